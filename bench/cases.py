@@ -1,0 +1,113 @@
+"""The commands that are compared, as data. All do base + sum of weight * (ft - base), from folders of one size.
+
+Commands run in the folder of the checkpoints, so their arguments are the short names base, ft1, ft2, ...
+"""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from checkpoints import CACHE, REPO
+from measure import Case
+
+BENCH = Path(__file__).resolve().parent
+PYTHON = sys.executable
+TASKVEC = str(Path(PYTHON).with_name("taskvec"))
+MERGEKIT_VENV = CACHE / "mergekit-venv"
+MERGEKIT = str(MERGEKIT_VENV / "bin" / "mergekit-yaml")
+MERGEKIT_PINS = ("mergekit==0.1.5", "torch==2.13.0")
+
+# Of ft1 ... ft8. No first few of them add up to 1: then the base would cancel out and we would not even read it.
+WEIGHTS = (0.6, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1)
+
+ASYNC = ("--async-write",)
+
+LIMIT = "limit: cat inputs, cp base"
+FLUSHED = "limit, then fsync"
+OURS = "taskvec merge"
+NAIVE = "naive torch script, fp32"
+PEER = "mergekit task_arithmetic"
+PEER_ASYNC = "mergekit, --async-write"
+
+
+def install_mergekit() -> None:
+    """A venv for the peer, once. It pins its own versions of what we also use, so it cannot share ours."""
+    stamp = MERGEKIT_VENV / "pins.txt"
+    wanted = "\n".join(MERGEKIT_PINS) + "\n"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(f"installing {' '.join(MERGEKIT_PINS)} (minutes)", flush=True)
+    subprocess.run([PYTHON, "-m", "venv", str(MERGEKIT_VENV)], check=True)
+    pip = [str(MERGEKIT_VENV / "bin" / "pip"), "install", "--quiet", "-c", str(REPO / "constraints.txt")]
+    subprocess.run([*pip, *MERGEKIT_PINS], check=True)
+    stamp.write_text(wanted)
+
+
+def models(tuned: int) -> list[str]:
+    """base, ft1, ... ft<tuned>."""
+    return ["base", *(f"ft{i + 1}" for i in range(tuned))]
+
+
+def output(home: Path, name: str) -> Path:
+    """Where a command writes: beside the checkpoints, so on the same disk."""
+    return home / "out" / name
+
+
+def limit(home: Path, tuned: int = 2, flush: bool = False) -> Case:
+    """Read every input byte once and write every output byte once, with the system's own tools, one after the other.
+
+    cp must write the holes of a sparse input, as any merge of it does; it may not share extents."""
+    out = output(home, "limit-flushed" if flush else "limit")
+    folder = shlex.quote(str(out))
+    steps = [
+        f"cat {' '.join(f'{m}/*.safetensors' for m in models(tuned))} >/dev/null",
+        f"mkdir -p {folder}",
+        f"cp --sparse=never base/*.safetensors {folder}",
+        *([f"sync {folder}/*"] if flush else []),
+    ]
+    return Case(FLUSHED if flush else LIMIT, ("sh", "-c", " && ".join(steps)), home, out)
+
+
+def ours(home: Path, tuned: int = 2) -> Case:
+    """Our command line, as a user would type it."""
+    terms = [f"{w}*({m} - base)" for w, m in zip(WEIGHTS, models(tuned)[1:], strict=False)]
+    recipe = " + ".join(["base", *terms])
+    out = output(home, "taskvec")
+    bound = [f"{m}={m}" for m in models(tuned)]
+    return Case(OURS, (TASKVEC, "merge", recipe, *bound, "-o", str(out), "--quiet"), home, out)
+
+
+def naive(home: Path) -> Case:
+    """bench/naive.py."""
+    out = output(home, "naive")
+    return Case(NAIVE, (PYTHON, str(BENCH / "naive.py"), *models(2), str(out)), home, out)
+
+
+def mergekit(home: Path, flags: tuple[str, ...] = ()) -> Case:
+    """mergekit on bench/task_arithmetic.yaml, spared the model card and the tokenizer, which we have none of."""
+    out = output(home, "mergekit" + "".join(flags))
+    quiet = ("--quiet", "--no-copy-tokenizer", "--no-write-model-card")
+    argv = (MERGEKIT, str(BENCH / "task_arithmetic.yaml"), str(out), *quiet, *flags)
+    return Case(PEER_ASYNC if flags else PEER, argv, home, out)
+
+
+def merges(home: Path) -> list[Case]:
+    """Everybody, on base and two fine-tunes."""
+    return [limit(home), limit(home, flush=True), ours(home), naive(home), mergekit(home), mergekit(home, ASYNC)]
+
+
+PASS = "python -c pass"
+IMPORT = "import taskvec"
+HELP = "taskvec --help"
+PEER_HELP = "mergekit-yaml --help"
+
+
+def starts() -> list[Case]:
+    """What one waits for before any work begins."""
+    return [
+        Case(PASS, (PYTHON, "-c", "pass"), BENCH),
+        Case(IMPORT, (PYTHON, "-c", "import taskvec"), BENCH),
+        Case(HELP, (TASKVEC, "--help"), BENCH),
+        Case(PEER_HELP, (MERGEKIT, "--help"), BENCH),
+    ]

@@ -1,0 +1,195 @@
+"""results.json -> tables in markdown, and the promises of the project held against them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cases import FLUSHED, HELP, IMPORT, LIMIT, OURS, PASS, PEER, PEER_HELP
+from kernel import KERNEL, MEMCPY
+from measure import Samples, Stat, field, ratio, stat
+
+Results = dict[str, Any]
+BEGIN, END = "<!-- results: written by `run.py --write-readme` -->", "<!-- end of results -->"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table, numbers to the right; its columns padded so that it also reads as plain text."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (w + 1)}:|" for w in widths[1:])
+    return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def short(x: float) -> str:
+    """About three digits: 226, 12.4, 0.62, 0.014."""
+    return f"{x:.{0 if x >= 100 else 1 if x >= 10 else 2 if x >= 0.1 else 3}f}"
+
+
+def spread(values: Stat) -> str:
+    """median (min-max), or one number where there is but one."""
+    median, low, high = map(short, values)
+    return median if low == high else f"{median} ({low}-{high})"
+
+
+def seconds(samples: Samples, case: str, key: str = "wall") -> str:
+    return spread(stat(field(samples, case, key)))
+
+
+def megabytes(samples: Samples, case: str) -> str:
+    """The highest of the peaks of memory, in MB (1e6 bytes)."""
+    return f"{max(field(samples, case, 'rss_anon')) / 1e6:.0f}"
+
+
+def rate(samples: Samples, case: str, size: int) -> str:
+    """GB/s (1e9 bytes), when `size` bytes are moved a run."""
+    return spread(stat([size / wall / 1e9 for wall in field(samples, case, "wall")]))
+
+
+def times(samples: Samples, case: str, to: str) -> str:
+    """How many times as long as `to`, paired; a dash where `to` was not run."""
+    return spread(ratio(samples, case, to)) if to in samples else "-"
+
+
+# --- one table a section ------------------------------------------------------------------------------------------
+
+
+def starts(found: Results) -> str:
+    samples = found["samples"]
+    rows = [[case, seconds(samples, case), times(samples, case, PASS)] for case in samples]
+    return table(["start", "wall s", f"x `{PASS}`"], rows)
+
+
+def merges(found: Results) -> str:
+    samples = found["samples"]
+    rows = [
+        [
+            case,
+            seconds(samples, case),
+            seconds(samples, case, "cpu"),
+            megabytes(samples, case),
+            times(samples, case, LIMIT),
+            times(samples, case, OURS),
+        ]
+        for case in samples
+    ]
+    head = ["base + 2 fine-tunes", "wall s", "CPU s", "RssAnon MB", "x limit", "x taskvec"]
+    return f"{found['size']}, {gigabytes(found)}:\n\n{table(head, rows)}"
+
+
+def agreement(found: Results) -> str:
+    return (
+        f"Of {found['numbers']:,} numbers, {found['differ']:,} differ from mergekit's, by at most {found['max_ulp']} "
+        f"ulp of bfloat16, but for {found['cancelled']:,} whose sums cancel to rounding noise (see agree.py)."
+    )
+
+
+def kernels(found: Results) -> str:
+    samples = found["samples"]
+    rows = [[case, rate(samples, case, found["bytes"]), times(samples, case, MEMCPY)] for case in samples]
+    return table(["in memory, one thread", "GB/s read + written", "x memcpy's time"], rows)
+
+
+def gigabytes(found: Results) -> str:
+    return f"{found['read'] / 1e9:.2f} GB in, {found['written'] / 1e9:.2f} GB out"
+
+
+def growth(found: Results) -> str:
+    rows = []
+    for row in found["rows"]:
+        samples, size = row["samples"], row["read"] + row["written"]
+        if OURS in samples:
+            cells = [seconds(samples, OURS), rate(samples, OURS, size), megabytes(samples, OURS)]
+            cells += [times(samples, OURS, LIMIT)]
+        else:
+            cells = ["-"] * 4
+        rows.append([f"{row['size']}, base + {row['tuned']}", gigabytes(row), *cells, seconds(samples, LIMIT)])
+    return table(["taskvec merge", "data", "wall s", "GB/s", "RssAnon MB", "x limit", "limit s"], rows)
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: Callable[[Results], str]
+
+
+SECTIONS = {
+    "start": Section("Start", starts),
+    "merge": Section("A merge", merges),
+    "agree": Section("The same numbers", agreement),
+    "kernel": Section("The arithmetic alone", kernels),
+    "models": Section("More models", growth),
+    "sizes": Section("Larger models", growth),
+}
+
+# --- promises -----------------------------------------------------------------------------------------------------
+
+
+def median(samples: Samples, case: str) -> float:
+    return stat(field(samples, case, "wall"))[0]
+
+
+def largest(found: Results) -> float:
+    """The highest RssAnon of ours over all rows of a growth section, in MB."""
+    return max(max(field(row["samples"], OURS, "rss_anon")) for row in found["rows"]) / 1e6
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A figure of one section, and the bound it must keep: at most, or with `least` at least."""
+
+    text: str
+    section: str
+    figure: Callable[[Results], float]
+    bound: float
+    least: bool = False
+
+    def kept(self, value: float) -> bool:
+        return value >= self.bound if self.least else value <= self.bound
+
+
+PROMISES = (
+    Promise("merge: wall / limit", "merge", lambda f: ratio(f["samples"], OURS, LIMIT)[0], 0.8),
+    Promise("merge: wall / (limit + fsync)", "merge", lambda f: ratio(f["samples"], OURS, FLUSHED)[0], 0.8),
+    Promise("merge: mergekit / taskvec", "merge", lambda f: ratio(f["samples"], PEER, OURS)[0], 12, least=True),
+    Promise("merge: RssAnon, MB", "merge", lambda f: max(field(f["samples"], OURS, "rss_anon")) / 1e6, 200),
+    Promise("more models: RssAnon, MB", "models", largest, 200),
+    Promise("larger models: RssAnon, MB", "sizes", largest, 200),
+    Promise("mergekit's numbers, within ulps", "agree", lambda f: f["max_ulp"], 1),
+    Promise("kernel: speed / memcpy's", "kernel", lambda f: ratio(f["samples"], MEMCPY, KERNEL)[0], 0.8, least=True),
+    Promise("taskvec --help, s", "start", lambda f: median(f["samples"], HELP), 0.4),
+    Promise("import taskvec, s", "start", lambda f: median(f["samples"], IMPORT), 0.2),
+    Promise("--help: mergekit / taskvec", "start", lambda f: ratio(f["samples"], PEER_HELP, HELP)[0], 10, least=True),
+)
+
+
+def promises(results: Results) -> str:
+    """The promises whose figures were measured, each kept or missed."""
+    rows = []
+    for promise in PROMISES:
+        try:
+            value = promise.figure(results[promise.section])
+        except KeyError:  # that section, or one of its cases, was not run
+            continue
+        bound = f"{'>=' if promise.least else '<='} {promise.bound:g}"
+        rows.append([promise.text, short(value), bound, "kept" if promise.kept(value) else "MISSED"])
+    return table(["promise", "measured", "bound", ""], rows)
+
+
+def markdown(results: Results) -> str:
+    """Everything, in the order of SECTIONS."""
+    machine = ", ".join(f"{k} {v}" for k, v in results["machine"].items())
+    parts = [f"{machine}. Median (min-max); ratios are taken pair by pair within a round.", promises(results)]
+    parts += [f"### {s.title}\n\n{s.text(results[k])}" for k, s in SECTIONS.items() if k in results]
+    return "\n\n".join(parts)
+
+
+def write_readme(readme: Path, results: Results) -> None:
+    """Put the tables between the two marks of the README."""
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{after}")

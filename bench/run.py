@@ -1,0 +1,192 @@
+"""The whole benchmark: `make bench`, or `python bench/run.py [--only NAME] [--rounds N] [--quick] [--write-readme]`.
+
+Makes what it needs (checkpoints, and a venv for mergekit) under .cache/bench, measures section by section, writes
+bench/results.json after each, and prints the tables. See bench/README.md for what they mean.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cases
+import kernel
+import report
+from agree import agree
+from checkpoints import CACHE, SIZES, checkpoints, numbers, weight_bytes, weight_files
+from measure import clear, installed, measure, rounds, settle
+
+BENCH = Path(__file__).resolve().parent
+RAM = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure: the size of the merge, the rows of the growth tables, rounds, and numbers for the kernel."""
+
+    size: str
+    models: tuple[str, tuple[int, ...]]
+    sizes: tuple[str, ...]
+    rounds: int
+    growth_rounds: int
+    kernel: int
+    results: Path
+
+
+FULL = Settings(
+    size="1.1B",
+    models=("300M", (1, 2, 4, 8)),
+    sizes=("100M", "300M", "1.1B", "3B", "8B"),
+    rounds=5,
+    growth_rounds=3,
+    kernel=kernel.NUMBERS,
+    results=BENCH / "results.json",
+)
+QUICK = Settings(
+    size="10M",
+    models=("10M", (1, 3)),
+    sizes=("10M", "100M"),
+    rounds=1,
+    growth_rounds=1,
+    kernel=kernel.NUMBERS // 32,
+    results=CACHE / "results-quick.json",
+)
+
+
+# --- sections -----------------------------------------------------------------------------------------------------
+
+
+def data(size: str, tuned: int) -> dict[str, Any]:
+    """Which checkpoints a row is about, and the bytes its merge reads and writes; makes them if they are missing."""
+    home = checkpoints(size, tuned)
+    read = sum(weight_bytes(home / m) for m in cases.models(tuned))
+    return {"size": size, "tuned": tuned, "read": read, "written": weight_bytes(home / "base")}
+
+
+def settled(about: dict[str, Any]) -> Callable[[], None]:
+    """What happens ahead of each run of a row: its inputs are read, and memory for its output and 4 GB more is used."""
+    inputs = [file for m in cases.models(about["tuned"]) for file in weight_files(CACHE / about["size"] / m)]
+    memory = min(about["written"] + 4_000_000_000, RAM // 3)
+    return lambda: settle(inputs if about["read"] < RAM // 2 else [], memory)
+
+
+def start(s: Settings) -> dict[str, Any]:
+    return {"samples": rounds(cases.starts(), s.rounds)}
+
+
+def merge(s: Settings) -> dict[str, Any]:
+    about = data(s.size, 2)
+    return {**about, "samples": rounds(cases.merges(CACHE / s.size), s.rounds, before=settled(about))}
+
+
+def agreement(s: Settings) -> dict[str, Any] | None:
+    home = checkpoints(s.size, 2)
+    pair = [cases.ours(home), cases.mergekit(home)]
+    if not all(installed(case) for case in pair):
+        return None
+    clear(pair[0])
+    for case in pair:
+        measure(case)
+    a, b = (cases.output(home, name) for name in ("taskvec", "mergekit"))
+    found = agree(a, b, [home / m for m in cases.models(2)])
+    clear(pair[0])
+    return {"size": s.size, **asdict(found)}
+
+
+def kernels(s: Settings) -> dict[str, Any] | None:
+    try:
+        return {"bytes": 4 * 2 * s.kernel, "samples": kernel.against_memcpy(s.kernel)}
+    except ImportError as missing:
+        print(f"  left out: {missing}")
+        return None
+
+
+def grow(s: Settings, rows: list[tuple[str, int]]) -> dict[str, Any]:
+    found = []
+    for size, tuned in rows:
+        about = data(size, tuned)
+        print(f"  {size} ({numbers(SIZES[size]) / 1e9:.2f}e9 numbers), {tuned} fine-tunes")
+        pair = [cases.limit(CACHE / size, tuned), cases.ours(CACHE / size, tuned)]
+        found.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about))})
+    return {"rows": found}
+
+
+SECTIONS: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
+    "start": start,
+    "merge": merge,
+    "agree": agreement,
+    "kernel": kernels,
+    "models": lambda s: grow(s, [(s.models[0], n) for n in s.models[1]]),
+    "sizes": lambda s: grow(s, [(size, 2) for size in s.sizes]),
+}
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(": ")[1] for line in info if line.startswith("model name")), platform.machine())
+    where = subprocess.run(["findmnt", "-no", "FSTYPE", "-T", str(CACHE)], capture_output=True, text=True, check=False)
+    packages = {name: installed_version(name) for name in ("taskvec", "numpy", "torch")}
+    return {
+        "CPU": f"{cpu} x {os.cpu_count()}",
+        "RAM": f"{RAM / 2**30:.0f} GiB",
+        "file system": where.stdout.strip(),
+        "Linux": platform.release().split("-")[0],
+        "Python": platform.python_version(),
+        **packages,
+        "mergekit": cases.MERGEKIT_PINS[0].split("==")[1],
+    }
+
+
+def installed_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure taskvec against the machine's limit and its peers.")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="measure this section (may be repeated)")
+    parser.add_argument("--rounds", type=int, help="rounds of every section (default: 5; 3 for models and sizes)")
+    parser.add_argument("--quick", action="store_true", help="small models, one round: does it all run?")
+    parser.add_argument("--no-mergekit", action="store_true", help="do not install the peer; its rows are left out")
+    parser.add_argument("--write-readme", action="store_true", help="measure nothing; put results.json into README.md")
+    return parser.parse_args()
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    s = QUICK if args.quick else FULL
+    return Settings(**{**vars(s), "rounds": args.rounds, "growth_rounds": args.rounds}) if args.rounds else s
+
+
+def main() -> None:
+    args = arguments()
+    s = settings(args)
+    results = json.loads(s.results.read_text()) if s.results.exists() else {}
+    if args.write_readme:
+        report.write_readme(BENCH / "README.md", results)
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if not args.no_mergekit:
+        cases.install_mergekit()
+    results["machine"] = machine()
+    for name in args.only or SECTIONS:
+        print(f"{name}:", flush=True)
+        found = SECTIONS[name](s)
+        if found:
+            results[name] = found
+            s.results.write_text(json.dumps(results, indent=1) + "\n")
+    print("\n" + report.markdown(results))
+
+
+if __name__ == "__main__":
+    main()

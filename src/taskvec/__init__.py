@@ -1,0 +1,45 @@
+"""Editing neural networks by arithmetic on their weights.
+
+>>> import taskvec as tv
+>>> base = tv.load("org/base")
+>>> math = tv.load("org/base-math") - base
+>>> tv.save(base + 0.4 * math, "edited/")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from taskvec.version import __version__
+
+if TYPE_CHECKING:
+    from taskvec.coefficients import knob, layers, only, per, without
+    from taskvec.engine import Saved, load_into, save
+    from taskvec.errors import TaskvecError
+    from taskvec.lineage import verify
+    from taskvec.measures import compare
+    from taskvec.planning import Plan, plan
+    from taskvec.recipe import load, parse
+    from taskvec.source import Source, Spec
+    from taskvec.weights import Weights, from_arrays
+
+# Public name -> its module. Imported when first asked for, so that `import taskvec` costs next to nothing.
+_HOME = {
+    "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
+    "Weights": "weights", "compare": "measures", "from_arrays": "weights", "knob": "coefficients",
+    "layers": "coefficients", "load": "recipe", "load_into": "engine", "only": "coefficients", "parse": "recipe",
+    "per": "coefficients", "plan": "planning", "save": "engine", "verify": "lineage", "without": "coefficients",
+}  # fmt: skip
+__all__ = [  # noqa: RUF022 - as _HOME
+    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
+    "load_into", "only", "parse", "per", "plan", "save", "verify", "without", "__version__",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'taskvec' has no attribute {name!r}")
+    return getattr(import_module(f"taskvec.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m taskvec`."""
+
+from taskvec.cli import main
+
+main()

@@ -1,0 +1,346 @@
+/* The streaming kernels: decode, scale-accumulate, encode; low-rank rows; Gram sums.
+ *
+ * Every function works on raw little-endian buffers, releases the GIL, allocates nothing, and rounds each operation
+ * on its own (no fused multiply-add: the build passes -ffp-contract=off), so that every machine and the numpy path of
+ * kernels.py give the same bits. Dtype codes are those of kernels.py. Limited API: one binary for CPython >= 3.11.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { F32, F64, F16, BF16, F8_E4M3, F8_E5M2, DTYPES };
+static const int WIDTH[DTYPES] = {4, 8, 2, 2, 1, 1};
+enum { NONFINITE = 1, OVERFLOWED = 2 };
+enum { TILE = 2048, MAX_INPUTS = 4096 };
+
+/* ---- decoding to float ---------------------------------------------------------------------------------------- */
+INLINE float as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+INLINE uint32_t as_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+
+INLINE float from_bf16(uint16_t h) { return as_float((uint32_t)h << 16); }
+
+INLINE float from_f16(uint16_t h) {
+    uint32_t shifted = (uint32_t)(h & 0x7fff) << 13;                 /* exponent and mantissa in float's place     */
+    uint32_t normal = as_bits(as_float(shifted) * 0x1p112f);         /* rebias; subnormals come out exact          */
+    uint32_t special = shifted | 0x7f800000u;                        /* Inf and NaN keep their payload             */
+    uint32_t bits = (h & 0x7c00) == 0x7c00 ? special : normal;
+    return as_float(bits | (uint32_t)(h & 0x8000) << 16);
+}
+
+static float e4m3_table[256], e5m2_table[256];
+
+static void fill_tables(void) {
+    for (int i = 0; i < 256; i++) {
+        int e = i >> 3 & 15, m = i & 7;
+        float f = e ? ldexpf(1.0f + m / 8.0f, e - 7) : ldexpf(m / 8.0f, -6);
+        if ((i & 0x7f) == 0x7f) f = as_float(0x7fc00000u);           /* e4m3 has NaN and no Inf                    */
+        e4m3_table[i] = i & 0x80 ? -f : f;
+        e5m2_table[i] = from_f16((uint16_t)(i << 8));                /* e5m2 is the upper byte of float16          */
+    }
+}
+
+/* ---- encoding from float, to nearest even --------------------------------------------------------------------- */
+INLINE uint16_t to_bf16(float f) {
+    uint32_t u = as_bits(f);
+    uint32_t rounded = (u + 0x7fffu + (u >> 16 & 1)) >> 16;
+    uint32_t quiet = u >> 16 | 0x40;
+    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+/* A float with `mbits` of mantissa and minimum normal exponent `emin`, by adding and removing a power of two. */
+INLINE float round_at(float magnitude, int mbits, int emin) {
+    uint32_t exponent = as_bits(magnitude) & 0x7f800000u;
+    uint32_t least = (uint32_t)(emin + 127) << 23;
+    float magic = as_float((exponent > least ? exponent : least) + ((uint32_t)(23 - mbits) << 23));
+    return (magnitude + magic) - magic;
+}
+
+INLINE uint16_t to_f16(float f) {
+    uint32_t u = as_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffffu;
+    float small = as_float(a < 0x47800000u ? a : 0);                 /* below 65536: no overflow in what follows    */
+    uint32_t bits = as_bits(round_at(small, 10, -14) * 0x1p-112f) >> 13;
+    uint32_t big = a > 0x7f800000u ? 0x7e00u | (a >> 13 & 0x3ff) : 0x7c00u;
+    return (uint16_t)((a < 0x47800000u ? bits : big) | sign);
+}
+
+INLINE uint8_t to_e5m2(float f) {
+    uint32_t u = as_bits(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    float small = as_float(a < 0x47800000u ? a : 0);
+    uint32_t bits = as_bits(round_at(small, 2, -14) * 0x1p-112f) >> 21;
+    uint32_t big = a > 0x7f800000u ? 0x7eu : 0x7cu;
+    return (uint8_t)((a < 0x47800000u ? bits : big) | sign);
+}
+
+INLINE uint8_t to_e4m3(float f) {                                    /* overflow is NaN, as in torch and ml_dtypes  */
+    uint32_t u = as_bits(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    float rounded = round_at(as_float(a < 0x44000000u ? a : 0), 3, -6);
+    uint32_t bits = as_bits(rounded * 0x1p-120f) >> 20;
+    return (uint8_t)((a < 0x44000000u && rounded <= 448.0f ? bits : 0x7fu) | sign);
+}
+
+/* ---- one tile: acc = c*x or acc += c*x, then out = encode(acc) -------------------------------------------------- */
+#define EACH(expr) do { \
+        if (first) for (int i = 0; i < n; i++) acc[i] = c * (expr); \
+        else for (int i = 0; i < n; i++) acc[i] = acc[i] + c * (expr); } while (0)
+
+#define DEFINE_ACCUMULATE(NAME, REAL) \
+CLONES static void NAME(REAL *restrict acc, const void *restrict x, int dtype, double scale, int first, int n) { \
+    const REAL c = (REAL)scale; \
+    switch (dtype) { \
+    case F32: { const float *v = x; EACH((REAL)v[i]); break; } \
+    case F64: { const double *v = x; EACH((REAL)v[i]); break; } \
+    case F16: { const uint16_t *v = x; EACH((REAL)from_f16(v[i])); break; } \
+    case BF16: { const uint16_t *v = x; EACH((REAL)from_bf16(v[i])); break; } \
+    case F8_E4M3: { const uint8_t *v = x; EACH((REAL)e4m3_table[v[i]]); break; } \
+    case F8_E5M2: { const uint8_t *v = x; EACH((REAL)e5m2_table[v[i]]); break; } \
+    } \
+}
+DEFINE_ACCUMULATE(accumulate32, float)
+DEFINE_ACCUMULATE(accumulate64, double)
+
+/* Bits of the least magnitude that has no finite value in a dtype (Inf's own bits where all finite floats have one). */
+static const uint32_t TOO_BIG[DTYPES] = {0x7f800000u, 0x7f800000u, 0x477ff000u, 0x7f7f8000u, 0x43e80001u, 0x47700000u};
+
+INLINE int flags_of(uint32_t top, int dtype) {
+    return top >= 0x7f800000u ? NONFINITE : top >= TOO_BIG[dtype] ? OVERFLOWED : 0;
+}
+INLINE uint32_t greater(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+#define WRITE(TYPE, expr) do { TYPE *v = out; for (int i = 0; i < n; i++) v[i] = (TYPE)(expr); } while (0)
+
+/* Returns NONFINITE if an accumulated value is Inf or NaN, else OVERFLOWED if one is not finite once encoded. */
+CLONES static int encode32(void *restrict out, int dtype, const float *restrict acc, int n) {
+    uint32_t top = 0;
+    for (int i = 0; i < n; i++) top = greater(top, as_bits(acc[i]) & 0x7fffffffu);
+    switch (dtype) {
+    case F32: memcpy(out, acc, (size_t)n * 4); break;
+    case F64: WRITE(double, acc[i]); break;
+    case F16: WRITE(uint16_t, to_f16(acc[i])); break;
+    case BF16: WRITE(uint16_t, to_bf16(acc[i])); break;
+    case F8_E4M3: WRITE(uint8_t, to_e4m3(acc[i])); break;
+    case F8_E5M2: WRITE(uint8_t, to_e5m2(acc[i])); break;
+    }
+    return flags_of(top, dtype);
+}
+
+/* float64 accumulators meet float64 outputs; narrower ones are reached through one rounding to odd (no double rounding). */
+CLONES static int encode64(void *restrict out, int dtype, const double *restrict acc, int n) {
+    float narrow[TILE] = {0};
+    uint32_t bad_in = 0;
+    for (int i = 0; i < n; i++) bad_in |= !(fabs(acc[i]) <= 0x1.fffffffffffffp1023);
+    if (dtype == F64) { memcpy(out, acc, (size_t)n * 8); return bad_in ? NONFINITE : 0; }
+    for (int i = 0; i < n; i++) {
+        float f = (float)acc[i];
+        if (dtype != F32 && isfinite(f) && (double)f != acc[i]) {    /* round to odd: keep a sticky last bit        */
+            uint32_t u = as_bits(f);
+            if (fabs((double)f) > fabs(acc[i])) u -= 1;
+            f = as_float(u | 1);
+        }
+        narrow[i] = f;
+    }
+    int flags = encode32(out, dtype, narrow, n);
+    return bad_in ? NONFINITE : flags ? OVERFLOWED : 0;
+}
+
+/* The common case, up to three sources and the output in bfloat16: one sweep that keeps nothing but registers. The
+ * quick rounding is wrong for NaN alone, which the greatest magnitude betrays: then the tile is done again with care. */
+#define SWEEP(SUM) do { \
+        uint32_t top = 0; \
+        for (int i = 0; i < n; i++) { \
+            uint32_t u = as_bits(SUM); \
+            top = greater(top, u & 0x7fffffffu); \
+            out[i] = (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16); \
+        } \
+        if (top > 0x7f800000u) for (int i = 0; i < n; i++) out[i] = to_bf16(SUM); \
+        return flags_of(top, BF16); } while (0)
+
+CLONES static int sweep_bf16(uint16_t *restrict out, const uint16_t *restrict x, const uint16_t *restrict y,
+                             const uint16_t *restrict z, const float *c, int m, int n) {
+    const float a = c[0], b = c[m > 1], d = c[m > 2 ? 2 : 0];
+    if (m == 1) SWEEP(a * from_bf16(x[i]));
+    if (m == 2) SWEEP(a * from_bf16(x[i]) + b * from_bf16(y[i]));
+    SWEEP((a * from_bf16(x[i]) + b * from_bf16(y[i])) + d * from_bf16(z[i]));
+}
+
+/* ---- Python: buffers in, flags out -------------------------------------------------------------------------------- */
+typedef struct { Py_buffer view; int held; } Held;
+
+static int hold(Held *h, PyObject *o, int writable, Py_ssize_t least) {
+    if (PyObject_GetBuffer(o, &h->view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0) return -1;
+    h->held = 1;
+    if (h->view.len >= least) return 0;
+    PyErr_Format(PyExc_ValueError, "a buffer of %zd bytes where %zd are needed", h->view.len, least);
+    return -1;
+}
+static void release(Held *h, Py_ssize_t count) {
+    for (Py_ssize_t k = 0; k < count; k++) if (h[k].held) PyBuffer_Release(&h[k].view);
+}
+
+static int combine_tiles(void *out, int out_dtype, const Held *in, const int *dtypes, const double *c, const float *c32,
+                         int m, size_t n, int wide, int sweep) {
+    double acc64[TILE];
+    float *acc32 = (float *)acc64;
+    int flags = 0;
+    for (size_t at = 0; at < n; at += TILE) {
+        int len = n - at < TILE ? (int)(n - at) : TILE;
+        char *to = (char *)out + at * WIDTH[out_dtype];
+        if (sweep) {
+            const uint16_t *x = in[0].view.buf, *y = in[m > 1].view.buf, *z = in[m > 2 ? 2 : 0].view.buf;
+            flags |= sweep_bf16((uint16_t *)to, x + at, y + at, z + at, c32, m, len);
+            continue;
+        }
+        for (int k = 0; k < m; k++) {
+            const char *from = (const char *)in[k].view.buf + at * WIDTH[dtypes[k]];
+            if (wide) accumulate64(acc64, from, dtypes[k], c[k], k == 0, len);
+            else accumulate32(acc32, from, dtypes[k], c[k], k == 0, len);
+        }
+        flags |= wide ? encode64(to, out_dtype, acc64, len) : encode32(to, out_dtype, acc32, len);
+    }
+    return flags & NONFINITE ? NONFINITE : flags;
+}
+
+static PyObject *combine(PyObject *self, PyObject *args) {
+    PyObject *out_obj, *inputs, *codes, *scales, *result = NULL;
+    int out_dtype;
+    Py_ssize_t n, m;
+    if (!PyArg_ParseTuple(args, "OiO!O!O!n", &out_obj, &out_dtype, &PyTuple_Type, &inputs, &PyTuple_Type, &codes,
+                          &PyTuple_Type, &scales, &n)) return NULL;
+    m = PyTuple_Size(inputs);
+    if (m < 1 || m > MAX_INPUTS || PyTuple_Size(codes) != m || PyTuple_Size(scales) != m || n < 0 || out_dtype < 0 ||
+        out_dtype >= DTYPES) {
+        PyErr_SetString(PyExc_ValueError, "combine: inputs, dtypes and scales must be tuples of one length");
+        return NULL;
+    }
+    Held *held = PyMem_Calloc((size_t)m + 1, sizeof(Held));
+    double *c = PyMem_Calloc((size_t)m, sizeof(double));
+    float *c32 = PyMem_Calloc((size_t)m, sizeof(float));
+    int *dtypes = PyMem_Calloc((size_t)m, sizeof(int));
+    if (!held || !c || !c32 || !dtypes) { PyErr_NoMemory(); goto done; }
+    if (hold(&held[m], out_obj, 1, n * WIDTH[out_dtype]) < 0) goto done;
+    int wide = out_dtype == F64, sweep = out_dtype == BF16 && m <= 3;
+    for (Py_ssize_t k = 0; k < m; k++) {
+        long code = PyLong_AsLong(PyTuple_GetItem(codes, k));
+        c[k] = PyFloat_AsDouble(PyTuple_GetItem(scales, k));
+        if (PyErr_Occurred()) goto done;
+        if (code < 0 || code >= DTYPES) { PyErr_SetString(PyExc_ValueError, "combine: unknown dtype code"); goto done; }
+        dtypes[k] = (int)code;
+        c32[k] = (float)c[k];
+        if (hold(&held[k], PyTuple_GetItem(inputs, k), 0, n * WIDTH[code]) < 0) goto done;
+        wide |= code == F64;
+        sweep &= code == BF16;
+    }
+    int flags;
+    Py_BEGIN_ALLOW_THREADS
+    flags = combine_tiles(held[m].view.buf, out_dtype, held, dtypes, c, c32, (int)m, (size_t)n, wide, sweep);
+    Py_END_ALLOW_THREADS
+    result = PyLong_FromLong(flags);
+done:
+    if (held) release(held, m + 1);
+    PyMem_Free(held); PyMem_Free(c); PyMem_Free(c32); PyMem_Free(dtypes);
+    return result;
+}
+
+/* ---- rows of scale * B @ A ---------------------------------------------------------------------------------------- */
+CLONES static void row_of(float *restrict out, const float *restrict b, const float *restrict a, Py_ssize_t stride,
+                          int rank, float scale, int n) {
+    for (int j = 0; j < n; j++) out[j] = 0.0f;
+    for (int k = 0; k < rank; k++) {
+        const float bk = b[k];
+        const float *restrict row = a + (size_t)k * (size_t)stride;
+        for (int j = 0; j < n; j++) out[j] = out[j] + bk * row[j];
+    }
+    for (int j = 0; j < n; j++) out[j] = scale * out[j];
+}
+
+static PyObject *lowrank(PyObject *self, PyObject *args) {
+    PyObject *out_obj, *b_obj, *a_obj, *result = NULL;
+    Py_ssize_t start, n, cols;
+    int rank;
+    double scale;
+    if (!PyArg_ParseTuple(args, "OOOnnnid", &out_obj, &b_obj, &a_obj, &start, &n, &cols, &rank, &scale)) return NULL;
+    Held h[3] = {0};
+    if (start < 0 || n < 0 || cols < 1 || rank < 0) { PyErr_SetString(PyExc_ValueError, "lowrank: bad range"); goto done; }
+    if (hold(&h[0], out_obj, 1, n * 4) < 0 || hold(&h[2], a_obj, 0, rank * cols * 4) < 0 ||
+        hold(&h[1], b_obj, 0, n ? ((start + n - 1) / cols + 1) * rank * 4 : 0) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    float *out = h[0].view.buf;
+    const float *b = h[1].view.buf, *a = h[2].view.buf;
+    for (Py_ssize_t done = 0; done < n;) {
+        Py_ssize_t row = (start + done) / cols, col = (start + done) % cols;
+        Py_ssize_t len = cols - col < n - done ? cols - col : n - done;
+        if (len > TILE) len = TILE;                                  /* the tile stays in L1 while k runs           */
+        row_of(out + done, b + row * rank, a + col, cols, rank, (float)scale, (int)len);
+        done += len;
+    }
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    release(h, 3);
+    return result;
+}
+
+/* ---- dot products and sign conflicts of pairs ----------------------------------------------------------------------- */
+enum { LANES = 16 };
+
+CLONES static double dot_of(const float *restrict x, const float *restrict y, size_t n) {
+    double lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) lane[l] = lane[l] + (double)x[i + l] * (double)y[i + l];
+    for (int l = 0; i < n; i++, l++) lane[l] = lane[l] + (double)x[i] * (double)y[i];
+    double sum = 0;
+    for (int l = 0; l < LANES; l++) sum += lane[l];
+    return sum;
+}
+
+CLONES static void signs_of(const float *restrict x, const float *restrict y, size_t n, int64_t *both, int64_t *against) {
+    int64_t b = 0, d = 0;
+    for (size_t at = 0; at < n; at += 1 << 20) {
+        int32_t cb = 0, cd = 0;
+        int len = n - at < 1 << 20 ? (int)(n - at) : 1 << 20;
+        for (int i = 0; i < len; i++) {
+            uint32_t u = as_bits(x[at + i]), v = as_bits(y[at + i]);
+            int32_t nonzero = ((u & 0x7fffffffu) != 0) & ((v & 0x7fffffffu) != 0);
+            cb += nonzero;
+            cd += nonzero & (int32_t)((u ^ v) >> 31);
+        }
+        b += cb; d += cd;
+    }
+    *both = b; *against = d;
+}
+
+static PyObject *pair(PyObject *self, PyObject *args) {
+    PyObject *x_obj, *y_obj, *result = NULL;
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(args, "OOn", &x_obj, &y_obj, &n)) return NULL;
+    Held h[2] = {0};
+    double dot;
+    int64_t both, against;
+    if (hold(&h[0], x_obj, 0, n * 4) < 0 || hold(&h[1], y_obj, 0, n * 4) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    dot = dot_of(h[0].view.buf, h[1].view.buf, (size_t)n);
+    signs_of(h[0].view.buf, h[1].view.buf, (size_t)n, &both, &against);
+    Py_END_ALLOW_THREADS
+    result = Py_BuildValue("dLL", dot, (long long)both, (long long)against);
+done:
+    release(h, 2);
+    return result;
+}
+
+static PyMethodDef functions[] = {
+    {"combine", combine, METH_VARARGS, "combine(out, dtype, inputs, dtypes, scales, n) -> flags"},
+    {"lowrank", lowrank, METH_VARARGS, "lowrank(out, B, A, start, n, cols, rank, scale)"},
+    {"pair", pair, METH_VARARGS, "pair(x, y, n) -> (dot, both_nonzero, opposite_signs)"},
+    {NULL, NULL, 0, NULL},
+};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "taskvec._kernels", NULL, -1, functions, NULL, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); return PyModule_Create(&module); }

@@ -1,0 +1,66 @@
+"""The command line: one thin command a verb, in one tuple. Nothing heavy is imported before a command runs."""
+
+import sys
+
+import click
+
+from taskvec.version import __version__
+
+VERBS = {  # verb -> module that has it
+    "merge": "edit", "plan": "edit", "diff": "edit", "negate": "edit", "add": "edit", "analogy": "edit",
+    "show": "inspect", "check": "inspect", "compare": "inspect", "verify": "inspect", "log": "inspect",
+}  # fmt: skip
+
+
+class Verbs(click.Group):
+    """Imports a verb's module when the verb, or the help, asks for it."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """In the order of VERBS: from doing to looking."""
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The verb, or None."""
+        from importlib import import_module
+
+        if name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"taskvec.cli.{VERBS[name]}"), name)
+        return command
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="taskvec")
+def taskvec() -> None:
+    """Edit neural networks by arithmetic on their weights.
+
+    \b
+    taskvec merge "base + 0.4*(math - base) - 0.3*(toxic - base)" base=DIR math=DIR toxic=DIR -o edited/
+    """
+
+
+def main() -> None:
+    """Entry point: exit code 0, 1 (a stated error) or 2 (usage); 130 after Ctrl-C."""
+    from taskvec.errors import TaskvecError
+
+    try:
+        taskvec.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _stop("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _stop("interrupted; nothing under the output's name was changed, the same command goes on from here", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except TaskvecError as error:
+        _stop(f"error: {error}", 1)
+    except MemoryError:
+        _stop("error: out of memory; give the merge less (--ram, --threads)", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)

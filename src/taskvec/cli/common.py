@@ -1,0 +1,131 @@
+"""What the verbs share: options, NAME=URI arguments, progress, and the two ways to print."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taskvec.coefficients import Coefficient
+from taskvec.errors import RecipeError, TaskvecError
+from taskvec.recipe import load, parse
+from taskvec.weights import Weights
+
+Command = Callable[..., Any]
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several decorators as one, the first on top of the help."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+as_json = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: the cores, at most 8).")
+setting = click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Bind a knob of the recipe.")
+laying_out = options(
+    click.option("--like", metavar="NAME|URI", help="Model whose dtypes, config and tokenizer the output has."),
+    click.option("--dtype", help="Output dtype: float32, bfloat16, float16, ... (default: as the model's)."),
+    click.option("--shard-size", default="5GB", show_default=True, help="Largest output file."),
+    click.option("--ram", default="1GB", show_default=True, help="Memory that is never exceeded."),
+    threads,
+)
+writing = options(
+    click.option("-o", "--out", required=True, type=click.Path(), help="Output: a folder, or FILE.safetensors."),
+    laying_out,
+    click.option("--overwrite", is_flag=True, help="Replace the output if it exists, once the new one is whole."),
+    click.option("--no-resume", is_flag=True, help="Do not go on from an interrupted run: start again."),
+    click.option("--force", is_flag=True, help="Accept a vector that was made from another base (recorded)."),
+    click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN and Inf (recorded)."),
+    click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+    as_json,
+    quiet,
+)
+
+
+def named(arguments: tuple[str, ...]) -> dict[str, str]:
+    """("base=org/base", ...) -> {"base": "org/base"}. Raises RecipeError."""
+    found: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, uri = argument.partition("=")
+        if not (equals and uri and name.isidentifier()):
+            raise RecipeError(f"{argument!r} is not NAME=URI")
+        if name in found:
+            raise RecipeError(f"{name} is given twice")
+        found[name] = uri
+    return found
+
+
+def recipe_text(recipe: str) -> str:
+    """The recipe itself, or what a recipe file holds."""
+    try:
+        is_file = len(recipe) < 4096 and Path(recipe).is_file()
+    except (OSError, ValueError):
+        is_file = False
+    if not is_file:
+        return recipe
+    if Path(recipe).suffix == ".safetensors":
+        raise RecipeError(f'{recipe} is a checkpoint, not a recipe: write load("{recipe}"), or give it a name')
+    try:
+        return Path(recipe).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{recipe} cannot be read as a recipe: {error}") from None
+
+
+def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...]) -> Weights:
+    """The expression that the arguments of `merge` stand for, knobs bound. Every source is opened, then complained of."""
+    given, problems = {}, []
+    for name, uri in named(sources).items():
+        try:
+            given[name] = load(uri)
+        except TaskvecError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise TaskvecError(
+            problems[0] if len(problems) == 1 else "some sources cannot be read:", problems[1:] and problems
+        )
+    found = parse(recipe_text(recipe), **given)
+    return found.bind(**{name: number(name, text) for name, text in named(settings).items()})
+
+
+def number(name: str, text: str) -> Coefficient:
+    """A number as a recipe would write it: 0.3, -1, 1/3."""
+    top, slash, bottom = text.partition("/")
+    try:
+        value = Coefficient.of(float(top) if not _whole(top) else int(top))
+        return value / (float(bottom) if not _whole(bottom) else int(bottom)) if slash else value
+    except ValueError:
+        raise RecipeError(f"{name}={text}: {text!r} is not a number") from None
+
+
+def _whole(text: str) -> bool:
+    return text.strip().lstrip("+-").isdigit()
+
+
+def show_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+@contextmanager
+def progress(silent: bool, label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with bytes, bytes a second and time left; on a terminal's stderr only."""
+    if silent or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

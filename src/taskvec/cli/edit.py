@@ -1,0 +1,142 @@
+"""The verbs that write: merge, plan, diff, negate, add, analogy. Each builds an expression and calls one function."""
+
+from typing import Any
+
+import click
+
+from taskvec.cli.common import (
+    as_json,
+    laying_out,
+    number,
+    options,
+    progress,
+    setting,
+    show_json,
+    weights_of,
+    writing,
+)
+from taskvec.planning import plan as make_plan
+from taskvec.recipe import load
+from taskvec.weights import Weights
+
+recipe_and_sources = options(
+    click.argument("recipe"),
+    click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
+    setting,
+)
+scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
+
+
+@click.command()
+@recipe_and_sources
+@writing
+def merge(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], **kwargs: Any) -> None:
+    """Compute RECIPE and write the result.
+
+    RECIPE is an expression or a file with one. Names in it are given as NAME=URI, numbers without a value by --set.
+
+    \b
+    taskvec merge "base + 0.4*(math - base)" base=org/base math=org/base-math -o edited/
+    taskvec merge "base + lam*only('*.mlp.*')*(math - base)" base=B math=M --set lam=0.3 -o edited/
+    taskvec merge recipe.py base=B -o edited/
+    """
+    _write(weights_of(recipe, sources, settings), **kwargs)
+
+
+@click.command()
+@recipe_and_sources
+@laying_out
+@as_json
+def plan(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], machine: bool, **kwargs: Any) -> None:
+    """Say what `merge` would do: passes, bytes, files, peak memory. Reads headers only."""
+    _print_plan(weights_of(recipe, sources, settings), machine, **kwargs)
+
+
+@click.command()
+@click.argument("tuned")
+@click.argument("base")
+@writing
+def diff(tuned: str, base: str, **kwargs: Any) -> None:
+    """Store the task vector τ = TUNED - BASE, in float32 unless --dtype says otherwise."""
+    _write(load(tuned).named("tuned") - load(base).named("base"), **kwargs)
+
+
+@click.command()
+@click.argument("base")
+@click.argument("vector")
+@scale
+@writing
+def negate(base: str, vector: str, scale: str, **kwargs: Any) -> None:
+    """Forget a task: BASE - λτ. VECTOR is a task vector, a LoRA, or a fine-tuned model."""
+    ground = load(base).named("base")
+    _write(ground - number("scale", scale) * _vector(vector, ground, "vector"), **kwargs)
+
+
+@click.command()
+@click.argument("base")
+@click.argument("vectors", nargs=-1, required=True, metavar="VECTOR...")
+@scale
+@writing
+def add(base: str, vectors: tuple[str, ...], scale: str, **kwargs: Any) -> None:
+    """Learn tasks: BASE + λΣτ. Each VECTOR is a task vector, a LoRA, or a fine-tuned model."""
+    ground = load(base).named("base")
+    total = sum((_vector(uri, ground) for uri in vectors), Weights({}))
+    _write(ground + number("scale", scale) * total, **kwargs)
+
+
+@click.command()
+@click.argument("base")
+@click.option("--a", "a", required=True, metavar="VECTOR", help="A, which is to B")
+@click.option("--b", "b", required=True, metavar="VECTOR", help="B, as")
+@click.option("--c", "c", required=True, metavar="VECTOR", help="C is to the task that is wanted.")
+@scale
+@writing
+def analogy(base: str, a: str, b: str, c: str, scale: str, **kwargs: Any) -> None:
+    """A is to B as C is to D, a task without data: BASE + λ(τ_C + τ_B - τ_A)."""
+    ground = load(base).named("base")
+    tau = {name: _vector(uri, ground, name) for name, uri in {"a": a, "b": b, "c": c}.items()}
+    _write(ground + number("scale", scale) * (tau["c"] + tau["b"] - tau["a"]), **kwargs)
+
+
+def _vector(uri: str, base: Weights, name: str = "") -> Weights:
+    """A task vector as it is; from a fine-tuned model the base is subtracted."""
+    found = load(uri).named(name) if name else load(uri)
+    return found - base if found.mass else found
+
+
+def _write(weights: Weights, *, out: str, dry_run: bool, machine: bool, quiet: bool, no_resume: bool, **kwargs: Any) -> None:  # fmt: skip # noqa: E501
+    if dry_run:
+        keys = ("like", "dtype", "shard_size", "ram", "threads")
+        _print_plan(weights, machine, filename=_alone(out), **{k: kwargs[k] for k in keys})
+        return
+    from taskvec.engine import save
+
+    like = _like(weights, kwargs.pop("like"))
+    with progress(quiet or machine, "merging") as report:
+        saved = save(weights, out, like=like, resume=not no_resume, progress=report, **kwargs)
+    if machine:
+        show_json(saved.as_dict())
+    elif not quiet:
+        click.echo(saved)
+        if saved.nonfinite:
+            click.echo(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
+
+
+def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: Any) -> None:
+    found = make_plan(weights, like=_like(weights, like), **kwargs)
+    if machine:
+        show_json(found.as_dict())
+    else:
+        click.echo(found)
+
+
+def _alone(out: str) -> str | None:
+    return out.rsplit("/", 1)[-1] if out.endswith(".safetensors") else None
+
+
+def _like(weights: Weights, text: str | None) -> Weights | None:
+    """A name that the recipe uses, or a uri."""
+    if text is None:
+        return None
+    by_name = {name: source for source, name in weights.names().items()}
+    return Weights({by_name[text]: 1}) if text in by_name else load(text)

@@ -1,0 +1,184 @@
+"""The verbs that look: show, check, compare, verify, log."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taskvec.cli.common import as_json, options, progress, quiet, show_json, threads
+from taskvec.errors import FormatError, TaskvecError
+from taskvec.measures import Comparison
+from taskvec.measures import compare as measure
+from taskvec.planning import readable
+from taskvec.recipe import load
+from taskvec.storage import resolve
+from taskvec.weights import Weights
+
+
+@click.command()
+@click.argument("path")
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@as_json
+def show(path: str, tensors: bool, machine: bool) -> None:
+    """Say what PATH is: kind, tensors, dtypes, size, lineage. Reads headers only."""
+    source = next(iter(load(path).terms))
+    kinds: dict[str, int] = {}
+    for spec in source.specs.values():
+        kinds[spec.dtype] = kinds.get(spec.dtype, 0) + spec.numel
+    found: dict[str, Any] = {
+        "path": path,
+        "kind": "model" if source.mass else "LoRA" if source.partial else "task vector",
+        "mass": source.mass,
+        "tensors": len(source.specs),
+        "elements": sum(kinds.values()),
+        "bytes": sum(f.size for f in getattr(source, "files", {}).values()),
+        "files": list(getattr(source, "files", {})),
+        "dtypes": kinds,
+        "fingerprint": source.fingerprint,
+        "base": source.base,
+        "recipe": (getattr(source, "metadata", None) or {}).get("taskvec.recipe"),
+        "metadata": {k: v for k, v in (getattr(source, "metadata", None) or {}).items() if k != "taskvec.lineage"},
+    }
+    if machine:
+        listing = {name: {"shape": list(spec.shape), "dtype": spec.dtype} for name, spec in source.specs.items()}
+        show_json(found | ({"specs": listing} if tensors else {}))
+        return
+    click.echo(f"{path}: a {found['kind']} (mass {source.mass})")
+    click.echo(f"tensors      {found['tensors']}, {found['elements']:,} elements")
+    click.echo(f"dtypes       {', '.join(f'{kind} {count:,}' for kind, count in sorted(kinds.items()))}")
+    click.echo(f"files        {len(found['files'])}, {readable(found['bytes'])}")
+    click.echo(f"fingerprint  {source.fingerprint}")
+    for key in ("base", "recipe"):
+        if found[key]:
+            click.echo(f"{key:12} {found[key]}")
+    for key, value in found["metadata"].items():
+        if not key.startswith("taskvec.") and key != "format":
+            click.echo(f"{key:12} {value}")
+    for name, spec in source.specs.items() if tensors else ():
+        click.echo(f"  {name}  {spec}")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH PATH...")
+@as_json
+def check(paths: tuple[str, ...], machine: bool) -> None:
+    """Say whether these can be merged: every problem at once, from headers only. Exit code 1 if they cannot."""
+    sources, problems = [], []
+    for path in paths:
+        try:
+            sources.append(load(path))
+        except TaskvecError as error:
+            problems.append(str(error))
+    together = sum(sources, Weights({}))
+    for find in (lambda: together.specs, together.check_bases):
+        try:
+            find()
+        except TaskvecError as error:
+            problems += error.problems
+    if machine:
+        show_json({"mergeable": not problems, "problems": problems})
+    if problems:
+        if not machine:
+            raise TaskvecError("these cannot be merged as they are:", problems)
+        raise SystemExit(1)
+    if not machine:
+        click.echo(f"these can be merged: {len(sources)} sources, {len(together.specs)} tensors of the same shapes")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--base", metavar="PATH", help="Subtracted from models; relative sizes refer to it.")
+@click.option("--plot", type=click.Path(), help="Write the cosine matrix as a picture (.png, .svg, .pdf; extra: plot).")
+@click.option("--layers/--no-layers", default=True, help="Also by layer.", show_default=True)
+@options(threads, as_json, quiet)
+def compare(paths: tuple[str, ...], base: str | None, plot: str | None, layers: bool, threads: int | None, machine: bool, quiet: bool) -> None:  # fmt: skip # noqa: E501
+    """Compare task vectors: norms, cosines, sign conflicts, sizes relative to the base; whole and by layer."""
+    with progress(quiet or machine, "reading") as report:
+        found = measure(paths, base=base, threads=threads, progress=report)
+    if plot:
+        from taskvec.report.plots import cosine_heatmap
+
+        cosine_heatmap(found, plot)
+    if machine:
+        show_json(found.as_dict())
+    elif not quiet:
+        _tables(found, layers)
+
+
+def _tables(found: Comparison, layers: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, whole = Console(), found.whole
+    table = Table("vector", "norm", "relative", title="size")
+    for name, norm, relative in zip(found.names, whole.norms, whole.relative, strict=True):
+        table.add_row(name, f"{norm:.4g}", _share(relative))
+    console.print(table)
+    if len(found.names) > 1:
+        for title, matrix in (("cosine", whole.cosine), ("sign conflict", whole.sign_conflict)):
+            table = Table("", *found.names, title=title)
+            for name, row in zip(found.names, matrix, strict=True):
+                table.add_row(name, *(_number(value) for value in row))
+            console.print(table)
+    if layers:
+        table = Table(
+            "layer", *found.names, title="norm by layer" if math.isnan(whole.relative[0]) else "relative size by layer"
+        )
+        for layer, pairs in found.layers.items():
+            sizes = pairs.norms if math.isnan(whole.relative[0]) else pairs.relative
+            table.add_row(layer, *(f"{size:.4g}" for size in sizes))
+        console.print(table)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3%}"
+
+
+@click.command()
+@click.argument("path")
+@options(threads, as_json, quiet)
+def verify(path: str, threads: int | None, machine: bool, quiet: bool) -> None:
+    """Prove that PATH holds what taskvec wrote: recompute the digest of every tensor. Exit code 1 if it does not."""
+    from taskvec.lineage import verify as recompute
+
+    with progress(quiet or machine, "verifying") as report:
+        found = recompute(path, threads=threads, progress=report)
+    if machine:
+        show_json({"path": path, "whole": True, "tensors": found.tensors, "bytes": found.bytes})
+    elif not quiet:
+        click.echo(found)
+
+
+@click.command()
+@click.argument("path")
+@as_json
+def log(path: str, machine: bool) -> None:
+    """Say what PATH was made from, back to models that taskvec did not write."""
+    from taskvec.lineage import read
+
+    found = read(resolve(path))
+    if not found:
+        raise FormatError(f"{path} has no lineage: taskvec did not write it")
+    if machine:
+        show_json({key: value for key, value in found.items() if key != "tensors"})
+        return
+    click.echo(f"{Path(path).name} = {found['recipe']}")
+    for flag in ("forced", "nonfinite"):
+        if found.get(flag):
+            click.echo(f"  {flag}: {found[flag]}")
+    _inputs(found["inputs"], "  ")
+
+
+def _inputs(inputs: dict[str, Any], indent: str) -> None:
+    for name, source in inputs.items():
+        kind = "model" if source["mass"] else "task vector"
+        made = source.get("made_from")
+        click.echo(f"{indent}{name}: {kind} {source.get('uri', '(in memory)')}  {source['fingerprint'][:16]}")
+        if made:
+            click.echo(f"{indent}  = {made['recipe']}")
+            _inputs(made["inputs"], indent + "  ")

@@ -1,0 +1,359 @@
+"""What may stand in front of a source: numbers, knobs, filters, tables of patterns, gradients over the layers.
+
+A coefficient is a polynomial with exact rational numbers over *factors*. A factor is a knob (a name that is bound later)
+or depends on the tensor's name alone, so coefficients add and multiply pointwise, `1 - 0.4 - 0.4 + 0.3` is exactly
+0.5, and `only(p) + without(p)` is exactly 1. Equality and printing are those of the dict of monomials.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from functools import cache
+from numbers import Rational, Real
+from types import MappingProxyType
+
+from taskvec.errors import RecipeError, UnboundKnob
+
+Number = int | float | Fraction
+
+
+def exact(number: Number) -> Fraction:
+    """The rational that was written: 0.1 is 1/10. Raises RecipeError for NaN, infinities and what is not a number."""
+    if isinstance(number, Rational):
+        if abs(number.numerator).bit_length() - number.denominator.bit_length() > 1000:
+            raise RecipeError("a coefficient is too large for a float")
+        return Fraction(number)
+    if not isinstance(number, Real) or isinstance(number, bool):
+        raise RecipeError(f"a coefficient must be a number, not {type(number).__name__}")
+    if not math.isfinite(number):
+        raise RecipeError(f"a coefficient must be finite, not {float(number)}")
+    return Fraction(repr(float(number)))
+
+
+def number_text(value: Fraction) -> str:
+    """A text that `exact` reads back: `0.4`, `-2`, `1/3`."""
+    decimal = repr(float(value))
+    return decimal.removesuffix(".0") if Fraction(decimal) == value else f"{value.numerator}/{value.denominator}"
+
+
+# ---- where a tensor stands among the layers ------------------------------------------------------------------------------
+_LAYER = re.compile(r"^(?:(.*?)\.)?(\d+)(?:\.|$)")
+
+
+def layer_of(name: str) -> tuple[str, int] | None:
+    """The stack and the number of a tensor's layer: "model.layers.3.mlp.up.weight" -> ("model.layers", 3); else None."""
+    found = _LAYER.match(name)
+    return (found[1] or "", int(found[2])) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor's name and its relative depth in its stack of layers: 0 the first, 1 the last, None outside them."""
+
+    name: str
+    depth: Fraction | None = None
+
+
+def places(names: Iterable[str]) -> dict[str, Place]:
+    """The place of every name, depths counted over the layers that these names show: layer l of L has depth l / (L-1)."""
+    found = {name: layer_of(name) for name in names}
+    last: dict[str, int] = {}
+    for layer in found.values():
+        if layer:
+            last[layer[0]] = max(layer[1], last.get(layer[0], 0))
+    depths = {n: Fraction(at[1], last[at[0]] or 1) if at else None for n, at in found.items()}
+    return {name: Place(name, depth) for name, depth in depths.items()}
+
+
+# ---- factors -----------------------------------------------------------------------------------------------------------
+@cache
+def matches(pattern: str, name: str) -> bool:
+    """Shell-style: `*` any run, `?` one character, `[ab]`; the whole name must fit, case counts."""
+    return fnmatchcase(name, pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A number with a name, to be bound later."""
+
+    name: str
+
+    def at(self, place: Place) -> "Coefficient":
+        """Itself: a knob is the same for every tensor."""
+        return Coefficient({(self,): Fraction(1)})
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """1 on tensors that fit one of the patterns, 0 elsewhere."""
+
+    patterns: tuple[str, ...]
+
+    def at(self, place: Place) -> "Coefficient":
+        """0 or 1."""
+        return Coefficient.of(int(any(matches(p, place.name) for p in self.patterns)))
+
+    def __str__(self) -> str:
+        return f"only({', '.join(map(quoted, self.patterns))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Per:
+    """A table: the value of the first pattern that fits."""
+
+    table: "tuple[tuple[str, Coefficient], ...]"
+
+    def at(self, place: Place) -> "Coefficient":
+        """The value of the first pattern that fits; RecipeError if none does."""
+        for pattern, value in self.table:
+            if matches(pattern, place.name):
+                return value
+        raise RecipeError(f'no pattern of {self} fits tensor {place.name}: add "*": a number for the rest')
+
+    def __str__(self) -> str:
+        return f"per({{{', '.join(f'{quoted(p)}: {v}' for p, v in self.table)}}})"
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A gradient: piecewise linear over the depth of the layers, from the first point to the last."""
+
+    points: "tuple[Coefficient, ...]"
+    outside: "Coefficient | None" = None
+
+    def at(self, place: Place) -> "Coefficient":
+        """The value at the tensor's depth; `outside` for tensors of no layer, RecipeError where that was not given."""
+        if place.depth is None:
+            if self.outside is None:
+                raise RecipeError(f"tensor {place.name} belongs to no layer: give {self} an outside=")
+            return self.outside
+        position = place.depth * (len(self.points) - 1)
+        below = min(math.floor(position), len(self.points) - 2) if len(self.points) > 1 else 0
+        above, share = min(below + 1, len(self.points) - 1), position - below
+        return self.points[below] * (1 - share) + self.points[above] * share
+
+    def __str__(self) -> str:
+        outside = [] if self.outside is None else [f"outside={self.outside}"]
+        return f"layers({', '.join([*map(str, self.points), *outside])})"
+
+
+Factor = Knob | Only | Per | Layers
+Monomial = tuple[Factor, ...]
+
+
+def quoted(text: str) -> str:
+    """A string literal that a recipe reads back."""
+    return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
+
+
+# ---- the polynomial ----------------------------------------------------------------------------------------------------
+def monomial(factors: Iterable[Factor]) -> Monomial:
+    """Factors in a canonical order; a filter twice is that filter once."""
+    kept: list[Factor] = []
+    for factor in sorted(factors, key=lambda f: (not isinstance(f, Knob), type(f).__name__, str(f))):
+        if not (isinstance(factor, Only) and factor in kept):
+            kept.append(factor)
+    return tuple(kept)
+
+
+class Coefficient:
+    """A polynomial {factors: rational}. Immutable, hashable, exact under + - * and / by a number."""
+
+    __slots__ = ("terms",)
+    terms: Mapping[Monomial, Fraction]
+
+    def __init__(self, terms: Mapping[Monomial, Fraction]):
+        self.terms = MappingProxyType({m: v for m, v in terms.items() if v})
+
+    @classmethod
+    def of(cls, value: "Number | Coefficient") -> "Coefficient":
+        """A number as a coefficient."""
+        return value if isinstance(value, Coefficient) else cls({(): exact(value)})
+
+    @property
+    def constant(self) -> Fraction | None:
+        """The number that this is, or None if it depends on a knob or on the tensor."""
+        return self.terms.get((), Fraction(0)) if not self.terms.keys() - {()} else None
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """The names that must be bound before this is a number."""
+        found: set[str] = set()
+        for factor in self.factors:
+            inner = [v for _, v in factor.table] if isinstance(factor, Per) else []
+            inner += [*factor.points, *filter(None, [factor.outside])] if isinstance(factor, Layers) else []
+            found |= {factor.name} if isinstance(factor, Knob) else {k for v in inner for k in v.knobs}
+        return frozenset(found)
+
+    @property
+    def factors(self) -> frozenset[Factor]:
+        """Every factor of every monomial."""
+        return frozenset(f for m in self.terms for f in m)
+
+    def bind(self, values: "Mapping[str, Number | Coefficient]") -> "Coefficient":
+        """Knobs replaced by numbers; names that are not knobs of this coefficient are let alone."""
+        given = {name: Coefficient.of(value) for name, value in values.items()}
+
+        def bound(factor: Factor) -> Coefficient:
+            match factor:
+                case Knob(name) if name in given:
+                    return given[name]
+                case Per(table):
+                    return Coefficient({(Per(tuple((p, v.bind(given)) for p, v in table)),): Fraction(1)})
+                case Layers(points, outside):
+                    ends = None if outside is None else outside.bind(given)
+                    return Coefficient({(Layers(tuple(p.bind(given) for p in points), ends),): Fraction(1)})
+            return Coefficient({(factor,): Fraction(1)})
+
+        return self._replaced(bound)
+
+    def at(self, place: Place) -> Fraction:
+        """The number for one tensor. Raises UnboundKnob."""
+        if (constant := self.constant) is not None:
+            return constant
+        value = self._replaced(lambda factor: factor.at(place))
+        if not value.knobs and value.constant is None:  # a table inside a table
+            return value.at(place)
+        if value.constant is None:
+            raise UnboundKnob(f"knobs without a value: {', '.join(sorted(self.knobs))}")
+        return value.constant
+
+    def _replaced(self, replace: "Callable[[Factor], Coefficient]") -> "Coefficient":
+        total = ZERO
+        for factors, value in self.terms.items():
+            product = Coefficient({(): value})
+            for factor in factors:
+                product = product * replace(factor)
+            total = total + product
+        return total
+
+    def __add__(self, other: "Number | Coefficient") -> "Coefficient":
+        if not isinstance(other, Coefficient | int | float | Fraction):
+            return NotImplemented
+        total = dict(self.terms)
+        for factors, value in Coefficient.of(other).terms.items():
+            total[factors] = total.get(factors, Fraction(0)) + value
+        return Coefficient(total)
+
+    def __mul__(self, other: "Number | Coefficient") -> "Coefficient":
+        if not isinstance(other, Coefficient | int | float | Fraction):
+            return NotImplemented
+        total: dict[Monomial, Fraction] = {}
+        for a, x in self.terms.items():
+            for b, y in Coefficient.of(other).terms.items():
+                key = monomial(a + b)
+                total[key] = total.get(key, Fraction(0)) + x * y
+        return Coefficient(total)
+
+    def __truediv__(self, other: "Number | Coefficient") -> "Coefficient":
+        if not isinstance(other, Coefficient | int | float | Fraction):
+            return NotImplemented
+        divisor = Coefficient.of(other).constant
+        if divisor is None:
+            raise RecipeError(f"divide by a number, not by {other}")
+        if not divisor:
+            raise RecipeError("division by zero")
+        return self * (1 / divisor)
+
+    def __neg__(self) -> "Coefficient":
+        return self * -1
+
+    def __sub__(self, other: "Number | Coefficient") -> "Coefficient":
+        return self + (-Coefficient.of(other))
+
+    def __rsub__(self, other: Number) -> "Coefficient":
+        return -self + other
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int | float | Fraction):
+            other = Coefficient.of(other)
+        return self.terms == other.terms if isinstance(other, Coefficient) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.terms.items()))
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    def __str__(self) -> str:
+        parts = [monomial_text(factors, value) for factors, value in sorted(self.terms.items(), key=_print_order)]
+        return joined(parts) if parts else "0"
+
+    __repr__ = __str__
+
+
+ZERO = Coefficient({})
+
+
+def _print_order(item: tuple[Monomial, Fraction]) -> tuple[int, str]:
+    return len(item[0]), " ".join(map(str, item[0]))
+
+
+def monomial_text(factors: Monomial, value: Fraction) -> str:
+    """`0.4*lam*only("*.mlp.*")`, with the number left out where it is 1 or -1."""
+    text = "*".join(map(str, factors))
+    if not text:
+        return number_text(value)
+    return text if value == 1 else f"-{text}" if value == -1 else f"{number_text(value)}*{text}"
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Summands with their signs: ["a", "-0.3*b"] -> "a - 0.3*b"."""
+    first, *rest = parts
+    return first + "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in rest)
+
+
+# ---- what a recipe calls ---------------------------------------------------------------------------------------------------
+def knob(name: str) -> Coefficient:
+    """The coefficient that a name stands for until it is bound."""
+    if not name.isidentifier():
+        raise RecipeError(f"a knob's name must be an identifier, not {name!r}")
+    return Coefficient({(Knob(name),): Fraction(1)})
+
+
+def only(*patterns: str) -> Coefficient:
+    """1 on the tensors whose whole name fits a pattern (`*`, `?`, `[ab]`), 0 on the others.
+
+    >>> base + 0.4 * only("model.layers.*.mlp.*") * (math - base)
+    """
+    return Coefficient({(Only(tuple(sorted(_patterns(patterns)))),): Fraction(1)})
+
+
+def without(*patterns: str) -> Coefficient:
+    """0 on the tensors whose whole name fits a pattern, 1 on the others: exactly `1 - only(...)`."""
+    return 1 - only(*patterns)
+
+
+def per(table: "Mapping[str, Number | Coefficient]") -> Coefficient:
+    """A coefficient for each pattern; the first that fits counts: `per({"*.mlp.*": 0.5, "*": 0.3})`."""
+    if not isinstance(table, Mapping) or not table:
+        raise RecipeError('per needs a table: per({"*.mlp.*": 0.5, "*": 0.3})')
+    _patterns(table)
+    return Coefficient({(Per(tuple((p, Coefficient.of(v)) for p, v in table.items())),): Fraction(1)})
+
+
+def layers(*points: "Number | Coefficient", outside: "Number | Coefficient | None" = None) -> Coefficient:
+    """A gradient over the layers, linear between the points: `layers(0.2, 0.8)` runs from the first layer to the last.
+
+    The layer is the first number in a tensor's name (`model.layers.3.…`), its depth l/(L-1) within its own stack.
+    `outside` is for tensors of no layer (embeddings, head); needed if there are any.
+    """
+    if not points:
+        raise RecipeError("layers needs points: layers(0.2, 0.8)")
+    ends = None if outside is None else Coefficient.of(outside)
+    return Coefficient({(Layers(tuple(map(Coefficient.of, points)), ends),): Fraction(1)})
+
+
+def _patterns(patterns: Iterable[str]) -> list[str]:
+    found = list(patterns)
+    if not found or not all(isinstance(p, str) and p for p in found):
+        raise RecipeError(f'patterns are texts such as "model.layers.*.mlp.*", not {found}')
+    return found

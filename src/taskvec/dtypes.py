@@ -1,0 +1,38 @@
+"""The dtypes of the safetensors format: their names, widths in bits, and which of them take part in arithmetic."""
+
+from types import MappingProxyType
+
+from taskvec.errors import RecipeError
+
+BITS = MappingProxyType(
+    {
+        "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64,
+        "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+        "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+        "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
+    }
+)  # fmt: skip
+
+# Order = the dtype codes of _kernels.c.
+ARITHMETIC = ("F32", "F64", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+CODES = MappingProxyType({name: code for code, name in enumerate(ARITHMETIC)})
+
+LONG_NAMES = MappingProxyType(
+    {
+        "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+        "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+    }
+)  # fmt: skip
+
+
+def parse_dtype(name: str) -> str:
+    """`"bfloat16"`, `"torch.bfloat16"` or `"BF16"` -> `"BF16"`. Raises RecipeError for a dtype we cannot write."""
+    short = LONG_NAMES.get(name.removeprefix("torch."), name.upper())
+    if short not in CODES:
+        raise RecipeError(f"dtype {name!r} is not one we can compute: use one of {', '.join(LONG_NAMES)}")
+    return short
+
+
+def accumulator(*dtypes: str) -> str:
+    """Where a sum is held: F64 if any dtype is F64, else F32 (design: rounded once to the output dtype)."""
+    return "F64" if "F64" in dtypes else "F32"

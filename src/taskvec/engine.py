@@ -1,0 +1,395 @@
+"""From an expression to numbers: `save` streams it to disk, `load_into` into a live module.
+
+Blocks of the plan are computed by threads in any order, each in memory of its own that is never reallocated, hashed and
+written where the header says they belong. While threads compute, the main thread makes finished blocks durable and
+notes them in the journal. The header is written last, the folder gets its name after that.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskvec import kernels, lineage, sidecars
+from taskvec.dtypes import BITS
+from taskvec.errors import MismatchError, NonFiniteError, NotEnoughSpace, OutputError
+from taskvec.executors import default_threads, each
+from taskvec.formats.header import write_header
+from taskvec.planning import PIECE, Block, Plan, aligned, arena_bytes, plan, readable, shard
+from taskvec.source import Source, Spec
+from taskvec.staging import Done, Staging, finished_before, require_writable
+from taskvec.storage import existing_parent, free_bytes, stated, sync_folder, write_exactly
+from taskvec.weights import Weights, evaluate
+
+if TYPE_CHECKING:
+    import torch
+
+SYNC = 256 << 20  # bytes of finished blocks that are made durable together
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What `save` wrote."""
+
+    path: Path
+    kind: int
+    recipe: str
+    fingerprint: str
+    bytes_in: int
+    bytes_out: int
+    reused: int  # bytes that an interrupted run had left, checked and kept
+    seconds: float
+    nonfinite: tuple[str, ...] = ()  # tensors with NaN or Inf, if that was allowed
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"path": str(self.path)}
+
+    def __str__(self) -> str:
+        kept = f", {readable(self.reused)} of it kept from an interrupted run" if self.reused else ""
+        return (
+            f"{self.path}: {'a model' if self.kind else 'a task vector'} = {self.recipe}\n"
+            f"{readable(self.bytes_out)} in {self.seconds:.2f} s{kept}; fingerprint {self.fingerprint[:16]}"
+        )
+
+
+def save(
+    weights: Weights,
+    uri: str | os.PathLike[str],
+    *,
+    like: Weights | None = None,
+    dtype: str | None = None,
+    shard_size: str | int = "5GB",
+    ram: str | int = "1GB",
+    threads: int | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    force: bool = False,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> Saved:
+    """Compute an expression and write it: a model's folder, a task vector's, or one file if `uri` ends in .safetensors.
+
+    Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
+    moment; killed and called again it goes on where it was (`resume`). Same bytes for any `threads`, `ram`, `shard_size`
+    and order of the summands. `force` accepts a vector that was made from another base, `allow_nonfinite` NaN and Inf.
+    Raises TaskvecError and its kinds (errors.py).
+    """
+    began = time.perf_counter()
+    target = Path(uri).expanduser().resolve()
+    alone = target.name if target.suffix == ".safetensors" else None
+    todo = plan(weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone)
+    if not force:
+        weights.check_bases()
+    notes = {"forced": True} if force else {}
+    entry = lineage.record(weights, todo.specs, todo.kind, notes)
+    todo = replace(
+        todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(entry, bool(alone))) for s in todo.shards)
+    )
+    key = _key(todo, entry)
+    if not finished_before(target, key):
+        require_writable(target, overwrite, [p for s in weights.mentioned if (p := _path(s))])
+        _require_space(todo, target)
+        _require_same_integers(todo)
+        stage = Staging(target, key, resume)
+        try:
+            reused, nonfinite = _write(todo, stage, allow_nonfinite, progress)
+            _finish(todo, stage, entry, nonfinite)
+        except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
+            stage.close()
+            raise
+        except BaseException:
+            stage.discard()
+            raise
+    else:
+        reused, nonfinite = todo.bytes_out, ()
+    written = lineage.read(target) or {}
+    return Saved(
+        target, todo.kind, entry["recipe"], written.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
+        time.perf_counter() - began, tuple(written.get("nonfinite", nonfinite)),
+    )  # fmt: skip
+
+
+def _path(source: Source) -> Path | None:
+    return getattr(source, "path", None)
+
+
+def _key(todo: Plan, entry: Mapping[str, Any]) -> str:
+    """What must be the same for a finished block to be worth keeping: recipe, sources as files, layout, block size."""
+    from blake3 import blake3
+
+    stamps = [repr(getattr(source, "_key", source.text.__str__)()) for source in todo.weights.mentioned]
+    layout = [
+        (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()]) for s in todo.shards
+    ]
+    return blake3(repr((entry["recipe"], str(entry), stamps, layout, todo.block)).encode()).hexdigest()
+
+
+def _require_space(todo: Plan, target: Path) -> None:
+    parent = existing_parent(target.parent)
+    staged = target.with_name(f".{target.name}.taskvec") / "files"
+    already = sum(f.stat().st_blocks * 512 for f in staged.glob("*")) if staged.is_dir() else 0
+    free = free_bytes(parent) + already
+    if free < todo.bytes_out:
+        raise NotEnoughSpace(
+            f"{target} needs {readable(todo.bytes_out)}, the disk of {parent} has {readable(free)} left"
+        )
+
+
+def _require_same_integers(todo: Plan) -> None:
+    """Tensors that are not floating point must be the same in every model of the sum, unless `like` decides."""
+    reference = todo.weights.reference
+    names = [name for name, spec in todo.weights.specs.items() if not spec.arithmetic]
+    models = [s for s in todo.weights.terms if s.mass and s is not reference]
+    if reference is None or not names or (todo.like is not None and todo.like not in todo.weights.mentioned):
+        return
+    problems = [
+        f"{name} ({reference.specs[name]}) differs between {reference.text} and {source.text}"
+        for name in names
+        for source in models
+        if not _same(name, reference, source)
+    ]
+    if problems:
+        raise MismatchError("tensors that cannot be summed differ; name the model to take them from (like):", problems)
+
+
+def _same(name: str, a: Source, b: Source) -> bool:
+    spec = a.specs[name]
+    step = PIECE * 8 // BITS[spec.dtype]
+    for start in range(0, spec.numel, step):
+        size = min(step, spec.numel - start) * BITS[spec.dtype] // 8
+        one, two = bytearray(size), bytearray(size)
+        a.readinto(name, start, memoryview(one))
+        b.readinto(name, start, memoryview(two))
+        if one != two:
+            return False
+    return True
+
+
+# ---- computing ---------------------------------------------------------------------------------------------------------
+Terms = Mapping[str, list[tuple[Source, float]]]
+
+
+def _terms(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
+    return {name: weights.scales(name) if spec.arithmetic else [] for name, spec in specs.items()}
+
+
+def _fill(arena: memoryview, name: str, spec: Spec, start: int, count: int, terms: Terms, donor: Source | None) -> tuple[memoryview, int]:  # fmt: skip # noqa: E501
+    """Compute one block inside the arena: (the output's bytes, flags of the arithmetic)."""
+    size = count * BITS[spec.dtype] // 8
+    out, at = arena[:size], aligned(size)
+    if not spec.arithmetic:
+        assert donor is not None
+        donor.readinto(name, start, out)
+        return out, 0
+    views = []
+    for source, _ in terms[name]:
+        size = count * kernels.itemsize(source.specs[name].dtype)
+        views.append(arena[at : at + size])
+        at += aligned(size)
+    if not views:  # no source names this tensor, or every coefficient is 0 here
+        out[:] = bytes(len(out))
+        return out, 0
+    return out, evaluate(terms[name], name, start, count, spec.dtype, out, views)
+
+
+def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress | None) -> tuple[int, tuple[str, ...]]:
+    """Compute and write what the journal does not have: (bytes kept, tensors that are not finite)."""
+    terms, blocks = _terms(todo.weights, todo.specs), list(todo.blocks())
+    total = sum(_bytes(todo, b) for b in blocks)
+    with stated(stage.target, OutputError):
+        files = [os.open(stage.files / s.filename, os.O_RDWR | os.O_CREAT, 0o644) for s in todo.shards]
+    flagged: dict[int, Block] = {}
+    try:
+        kept = _kept(todo, stage, blocks, files) if stage.done else set()
+        reused = sum(_bytes(todo, blocks[k]) for k in kept)
+        for index in kept:
+            if stage.done[index].flags:
+                flagged[index] = blocks[index]
+        if flagged and not allow_nonfinite:
+            kept, reused = set(), 0
+            flagged.clear()
+
+        def work(block: Block, arena: memoryview) -> Done:
+            spec = todo.shards[block.shard].specs[block.name]
+            out, flags = _fill(arena, block.name, spec, block.start, block.count, terms, todo.like)
+            found = lineage.pieces(out)
+            if allow_nonfinite or not (flags or flagged):
+                for k in range(len(found)):
+                    piece = out[k * PIECE : (k + 1) * PIECE]
+                    write_exactly(files[block.shard], piece, block.offset + k * PIECE)
+            return Done(block.index, tuple(found), flags)
+
+        size = arena_bytes(todo.weights, todo.specs, todo.block)
+        finished, waiting, count = reused, [], 0
+        with stated(stage.target, OutputError):
+            for done in each(
+                (b for b in blocks if b.index not in kept), work, partial(_arena, size), min(todo.threads, len(blocks))
+            ):
+                stage.done[done.index] = done
+                if done.flags:
+                    flagged[done.index] = blocks[done.index]
+                finished += (size := _bytes(todo, blocks[done.index]))
+                waiting.append(done)
+                count += size
+                if count >= SYNC and (allow_nonfinite or not flagged):
+                    _make_durable(files, stage, waiting)
+                    waiting, count = [], 0
+                if progress:
+                    progress(finished, total)
+    except KeyboardInterrupt:
+        _make_durable(files, stage, waiting)
+        raise
+    finally:
+        for fd in files:
+            os.close(fd)
+    if flagged and not allow_nonfinite:
+        raise _nonfinite(todo, [flagged[k] for k in sorted(flagged)], terms)
+    return reused, tuple(dict.fromkeys(flagged[k].name for k in sorted(flagged)))
+
+
+def _arena(size: int) -> memoryview:
+    return memoryview(bytearray(size))
+
+
+def _bytes(todo: Plan, block: Block) -> int:
+    return block.count * BITS[todo.shards[block.shard].specs[block.name].dtype] // 8
+
+
+def _make_durable(files: list[int], stage: Staging, blocks: list[Done]) -> None:
+    for fd in files:
+        os.fdatasync(fd)
+    stage.record(blocks)
+
+
+def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[int]) -> set[int]:
+    """The journal's blocks whose data is on disk as the journal says."""
+
+    def work(index: int, buffer: bytearray) -> tuple[int, bool]:
+        block = blocks[index]
+        view = memoryview(buffer)[: _bytes(todo, block)]
+        done = 0
+        while done < len(view) and (count := os.preadv(files[block.shard], [view[done:]], block.offset + done)):
+            done += count
+        return index, done == len(view) and tuple(lineage.pieces(view)) == stage.done[index].pieces
+
+    known = [index for index in stage.done if 0 <= index < len(blocks)]
+    return {index for index, good in each(known, work, lambda: bytearray(todo.block), todo.threads) if good}
+
+
+def _nonfinite(todo: Plan, blocks: list[Block], terms: Terms) -> NonFiniteError:
+    """Name the tensors, and the sources whose NaN or Inf it was; else it was the output dtype that overflowed."""
+    found: dict[tuple[str, str], None] = {}
+    for block in blocks:
+        spec = todo.shards[block.shard].specs[block.name]
+        guilty = [s for s, _ in terms[block.name] if _is_nonfinite(s, block)]
+        for source in guilty:
+            found[f"{block.name} has NaN or Inf in {source.text}", ""] = None
+        if not guilty:
+            found[f"{block.name} overflows {spec.dtype}", ""] = None
+    return NonFiniteError(
+        "the output would not be finite (allow it with --allow-nonfinite):", [text for text, _ in found]
+    )
+
+
+def _is_nonfinite(source: Source, block: Block) -> bool:
+    kind = source.specs[block.name].dtype
+    raw, out = bytearray(block.count * kernels.itemsize(kind)), bytearray(block.count * 8)
+    return bool(evaluate([(source, 1.0)], block.name, block.start, block.count, "F64", out, [memoryview(raw)]))
+
+
+# ---- finishing ---------------------------------------------------------------------------------------------------------
+def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...]) -> None:
+    """Headers, side files and the record; everything durable; then the name."""
+    for source in todo.weights.mentioned:
+        if unchanged := getattr(source, "require_unchanged", None):
+            unchanged()
+    per_tensor: dict[str, list[bytes]] = {name: [] for name in todo.specs}
+    for block in todo.blocks():
+        per_tensor[block.name] += stage.done[block.index].pieces
+    for name, found in per_tensor.items():
+        entry["tensors"][name]["digest"] = lineage.digest(found)
+    if nonfinite:
+        entry["nonfinite"] = list(nonfinite)
+    alone = todo.shards[0].filename if stage.target.suffix == ".safetensors" else None
+    with stated(stage.target, OutputError):
+        _write_headers(todo, stage, entry, bool(alone))
+        entry["fingerprint"] = sidecars.fingerprint_of(stage.files, alone)
+        if alone:
+            _write_headers(todo, stage, entry, True)
+        else:
+            sidecars.write(stage.files, todo, entry)
+        sync_folder(stage.files)
+    stage.commit()
+
+
+def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: bool) -> None:
+    for s in todo.shards:
+        header, _ = write_header(s.specs, lineage.metadata(entry, alone))
+        assert len(header) == s.header_size, "a header's length is part of the plan"
+        fd = os.open(stage.files / s.filename, os.O_RDWR)
+        try:
+            write_exactly(fd, memoryview(header), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+# ---- into a live module ----------------------------------------------------------------------------------------------------
+def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | None = None) -> None:
+    """Set the parameters and buffers of a live torch module to the expression, in place and in the module's dtypes.
+
+    Always computed from the sources, so nothing drifts however often the coefficients change. Names must be those of
+    `module.state_dict()`; of tied parameters one name is enough. Raises MismatchError, which lists every difference,
+    before anything is touched, and NonFiniteError after (the module then holds what was computed).
+    """
+    import torch
+
+    weights.kind()
+    state = module.state_dict()
+    pointers = {(t.data_ptr(), tuple(t.shape)) for n, t in state.items() if n in weights.specs}
+    problems = [f"{n} is not in the module" for n in weights.specs if n not in state]
+    for name, tensor in state.items():
+        spec = weights.specs.get(name)
+        if spec is None and (tensor.data_ptr(), tuple(tensor.shape)) not in pointers:
+            problems.append(f"{name} is in the module, not in the weights")
+        elif spec is not None and spec.shape != tuple(tensor.shape):
+            problems.append(f"{name} is {list(tensor.shape)} in the module, {list(spec.shape)} in the weights")
+    kinds = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
+             torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}  # fmt: skip
+    targets = {name: state[name] for name in weights.specs if name in state}
+    problems += [
+        f"{n} is {t.dtype} in the module"
+        for n, t in targets.items()
+        if weights.specs[n].arithmetic and t.dtype not in kinds
+    ]
+    if problems:
+        raise MismatchError("the weights do not fit the module:", problems)
+    specs = {n: Spec(weights.specs[n].shape, kinds.get(t.dtype, weights.specs[n].dtype)) for n, t in targets.items()}
+    terms = _terms(weights, specs)
+    size = arena_bytes(weights, specs, 1 << 20)
+
+    def work(item: tuple[str, int, int], arena: memoryview) -> tuple[str, int]:
+        name, start, count = item
+        out, flags = _fill(arena, name, specs[name], start, count, terms, weights.reference)
+        with torch.no_grad():
+            values = torch.frombuffer(out, dtype=targets[name].dtype, count=count)
+            flat = targets[name].view(-1) if targets[name].is_contiguous() else targets[name].flatten()
+            flat[start : start + count].copy_(values)
+            if not targets[name].is_contiguous():
+                targets[name].copy_(flat.view(targets[name].shape))
+        return name, flags
+
+    items = [
+        (name, start, min(step, spec.numel - start))
+        for name, spec in specs.items()
+        for step in [(1 << 20) * 8 // BITS[spec.dtype] if targets[name].is_contiguous() else spec.numel or 1]
+        for start in range(0, spec.numel, step)
+    ]
+    bad = {name for name, flags in each(items, work, partial(_arena, size), threads or default_threads()) if flags}
+    if bad:
+        raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))

@@ -1,0 +1,28 @@
+"""The formats that can be read, one a module, in the order in which they are tried: the first whose `sniff` says yes."""
+
+import os
+from pathlib import Path
+
+from taskvec.errors import FormatError
+from taskvec.formats import checkpoint, peft
+from taskvec.source import Source
+from taskvec.storage import resolve, stated
+
+FORMATS = (peft, checkpoint)
+
+
+def open_source(uri: str | os.PathLike[str], revision: str | None = None) -> Source:
+    """The source at a path or hub id: headers are read and checked, data is not. Raises FormatError."""
+    path = resolve(uri, revision)
+    for form in FORMATS:
+        if form.sniff(path):
+            with stated(path):
+                return form.open_source(path, os.fspath(uri), revision)
+    raise FormatError(f"{uri} {_what_it_is(path)}: give a safetensors file, a folder with one, or a LoRA's folder")
+
+
+def _what_it_is(path: Path) -> str:
+    if path.is_file():
+        return "is not a safetensors file"
+    pickles = [p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf")]
+    return f"holds only {', '.join(sorted(pickles)[:3])}" if pickles else "holds no safetensors file"

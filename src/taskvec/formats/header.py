@@ -1,0 +1,137 @@
+"""The header of a safetensors file: 8 bytes of length, JSON, then the data. Read with every check, written in one layout."""
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taskvec.dtypes import BITS
+from taskvec.errors import FormatError
+from taskvec.source import Spec
+from taskvec.storage import File
+
+LONGEST = 100_000_000  # bytes of JSON, the limit of the safetensors library
+METADATA = "__metadata__"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Tensors in the order of their data, where each begins in the file, and the metadata."""
+
+    specs: Mapping[str, Spec]
+    offsets: Mapping[str, int]
+    metadata: Mapping[str, str]
+
+
+def read_header(file: File) -> Header:
+    """Parse and check a file's header. Raises FormatError that lists every defect found."""
+    if file.size < 8:
+        raise FormatError(f"{file.path} is no safetensors file: it has {file.size} bytes, a header length needs 8")
+    (length,) = struct.unpack("<Q", file.read(0, 8))
+    if length > file.size - 8:
+        raise FormatError(
+            f"{file.path} is no whole safetensors file: its header claims {length} bytes, {file.size - 8} follow"
+        )
+    if length > LONGEST:
+        raise FormatError(f"{file.path}: a header of {length} bytes is over the format's limit of {LONGEST}")
+    parsed = _parse(file.read(8, length), file)
+    metadata = parsed.pop(METADATA, {})
+    problems = [] if _is_text_table(metadata) else [f"{METADATA} must map texts to texts"]
+    entries, found = _entries(parsed, file.size - 8 - length)
+    problems += found or _coverage(entries, file.size - 8 - length)
+    if problems:
+        raise FormatError(f"{file.path} has a bad safetensors header:", problems[:50])
+    ordered = sorted(entries, key=lambda e: (e[2], e[3], e[0]))
+    start = 8 + length
+    return Header(
+        {name: spec for name, spec, _, _ in ordered}, {name: start + begin for name, _, begin, _ in ordered}, metadata
+    )
+
+
+def _parse(text: bytes, file: File) -> dict[str, Any]:
+    repeated: list[str] = []
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        repeated.extend(sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else [])
+        return dict(pairs)
+
+    try:
+        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=table)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{file.path} is no safetensors file: its header is not JSON ({error})") from None
+    if not isinstance(parsed, dict):
+        raise FormatError(f"{file.path} is no safetensors file: its header is not a JSON object")
+    if repeated:
+        raise FormatError(f"{file.path} has a bad safetensors header:", [f"key {k!r} stands twice" for k in repeated])
+    return parsed
+
+
+Entry = tuple[str, Spec, int, int]
+
+
+def _entries(parsed: Mapping[str, Any], size: int) -> tuple[list[Entry], list[str]]:
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for name, entry in parsed.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            problems.append(f"{name}: an entry needs dtype, shape and data_offsets, and nothing else")
+            continue
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if dtype not in BITS:
+            problems.append(f"{name}: dtype {dtype!r} is unknown")
+        elif not _naturals(shape):
+            problems.append(f"{name}: shape {shape} is not a list of sizes")
+        elif not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            problems.append(f"{name}: data_offsets {offsets} are not a range")
+        elif offsets[1] > size:
+            problems.append(f"{name}: its data ends at byte {offsets[1]}, the file's at {size} (truncated?)")
+        else:
+            spec = Spec(tuple(shape), dtype)
+            bits = spec.numel * BITS[dtype]
+            if bits != 8 * (offsets[1] - offsets[0]):
+                problems.append(f"{name}: {spec} takes {bits / 8:g} bytes, data_offsets give {offsets[1] - offsets[0]}")
+            else:
+                entries.append((name, spec, offsets[0], offsets[1]))
+    return entries, problems
+
+
+def _coverage(entries: Iterable[Entry], size: int) -> list[str]:
+    """Overlaps, holes and a rest: the data must lie gapless, as the format asks."""
+    problems, reached, last = [], 0, "the header"
+    for name, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
+        if begin < reached:
+            problems.append(f"{name} overlaps {last}")
+        elif begin > reached:
+            problems.append(f"{begin - reached} bytes before {name} belong to no tensor")
+        reached, last = max(reached, end), name
+    if reached < size:
+        problems.append(f"{size - reached} bytes after {last} belong to no tensor")
+    return problems
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
+
+
+def _is_text_table(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def write_header(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The bytes before the data, and where in the file each tensor begins.
+
+    Wider dtypes come first, so that every tensor is aligned to its element; within a width the order is that of
+    `specs`. The length is a multiple of 8, padded with spaces.
+    """
+    offsets: dict[str, int] = {}
+    table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    at = 0
+    for name, spec in sorted(specs.items(), key=lambda item: -BITS[item[1].dtype]):
+        table[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [at, at + spec.nbytes]}
+        offsets[name] = at
+        at += spec.nbytes
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, {name: 8 + len(text) + begin for name, begin in offsets.items()}

@@ -1,0 +1,185 @@
+"""The arithmetic of a block, on raw buffers: `combine` (decode, scale, sum, encode), `lowrank` (rows of B @ A), `pair`.
+
+Compiled in `_kernels.c`; where that could not be built, the numpy functions below give the same bits, slower.
+Rules: float32 accumulation in the order given (float64 when a source or the output is float64), every operation
+rounded on its own, one rounding to nearest even at the end. All functions release the GIL for most of their time.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from taskvec.dtypes import BITS, CODES, accumulator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+try:
+    from taskvec import _kernels
+except ImportError:  # no compiler when this was installed
+    _kernels = None  # type: ignore[assignment]
+
+Buffer = Any  # anything with the buffer protocol, contiguous
+
+NONFINITE, OVERFLOWED = 1, 2  # flags of `combine`
+COMPILED = _kernels is not None
+
+
+def combine(out: Buffer, dtype: str, inputs: Sequence[Buffer], dtypes: Sequence[str], scales: Sequence[float], n: int) -> int:  # fmt: skip # noqa: E501
+    """out[i] = encode(sum_k scales[k] * decode(inputs[k][i])), i < n, summed in order k = 0, 1, ...
+
+    Each scale is rounded to the accumulator's dtype first. Returns flags: NONFINITE if a sum is NaN or Inf, which it
+    is whenever an input is; OVERFLOWED if a finite sum has no finite value in `dtype`. Both are written as they are.
+    """
+    if _kernels is None:
+        return combine_numpy(out, dtype, inputs, dtypes, scales, n)
+    codes = tuple(CODES[d] for d in dtypes)
+    return _kernels.combine(out, CODES[dtype], tuple(inputs), codes, tuple(scales), n)
+
+
+def lowrank(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:
+    """out = (scale * B @ A).ravel()[start : start + n], all float32; B (rows, rank), A (rank, cols), row-major.
+
+    Every element is summed over k = 0 .. rank-1 in that order, so any split of the rows gives the same bits.
+    """
+    if _kernels is None:
+        lowrank_numpy(out, b, a, start, n, cols, rank, scale)
+    else:
+        _kernels.lowrank(out, b, a, start, n, cols, rank, scale)
+
+
+def pair(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
+    """(dot product in float64, entries nonzero in both, those of them with opposite signs) of two float32 buffers."""
+    if _kernels is None:
+        return pair_numpy(x, y, n)
+    return _kernels.pair(x, y, n)
+
+
+# ---- the same in numpy ------------------------------------------------------------------------------------------------
+# Each dtype is (mantissa bits, exponent bits, has infinities).
+MINIFLOATS = {"F16": (10, 5, True), "F8_E5M2": (2, 5, True), "F8_E4M3": (3, 4, False)}
+
+
+def combine_numpy(out: Buffer, dtype: str, inputs: Sequence[Buffer], dtypes: Sequence[str], scales: Sequence[float], n: int) -> int:  # fmt: skip # noqa: E501
+    """`combine`, without the compiled kernels."""
+    import numpy as np
+
+    real = np.float64 if accumulator(dtype, *dtypes) == "F64" else np.float32
+    with np.errstate(all="ignore"):
+        total = None
+        for raw, source, scale in zip(inputs, dtypes, scales, strict=True):
+            term = real(scale) * decode(raw, source, n).astype(real, copy=False)
+            total = term if total is None else total + term
+        assert total is not None
+        encoded = encode(total, dtype)
+    np.frombuffer(out, encoded.dtype)[:n] = encoded
+    if not np.isfinite(total).all():
+        return NONFINITE
+    return 0 if np.isfinite(decode(encoded, dtype, n)).all() else OVERFLOWED
+
+
+def decode(raw: Buffer, dtype: str, n: int) -> "NDArray[Any]":
+    """n elements of an arithmetic dtype as float32 (float64 for F64); every value is exact."""
+    import numpy as np
+
+    if dtype in ("F32", "F64"):
+        return np.frombuffer(raw, np.float32 if dtype == "F32" else np.float64, n)
+    if dtype == "BF16":
+        return (np.frombuffer(raw, np.uint16, n).astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F16":
+        return np.frombuffer(raw, np.float16, n).astype(np.float32)
+    table: NDArray[np.float32] = minifloat_values(dtype)
+    return table[np.frombuffer(raw, np.uint8, n)]
+
+
+def encode(values: "NDArray[Any]", dtype: str) -> "NDArray[Any]":
+    """float32 or float64 values -> the words of `dtype`, rounded once, to nearest even; overflow gives Inf (e4m3: NaN)."""
+    import numpy as np
+
+    if dtype in ("F32", "F64"):
+        return values.astype(np.float32 if dtype == "F32" else np.float64)
+    if values.dtype == np.float64:
+        values = to_odd(values)
+    bits = values.view(np.uint32)
+    nan = np.isnan(values)
+    if dtype == "BF16":
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
+    mantissa, exponent, infinite = MINIFLOATS[dtype]
+    bias = 2 ** (exponent - 1) - 1
+    magnitude = np.abs(values)
+    limit = np.float32(2.0) ** (bias + 1 if infinite else bias + 2)
+    small = np.where(magnitude < limit, magnitude, np.float32(0))
+    least = np.uint32((1 - bias + 127) << 23)
+    power = np.maximum(small.view(np.uint32) & np.uint32(0x7F800000), least) + np.uint32((23 - mantissa) << 23)
+    magic = power.view(np.float32)
+    rounded = (small + magic) - magic
+    words = (rounded * np.float32(2.0) ** (bias - 127)).view(np.uint32) >> (23 - mantissa)
+    everything = (1 << (mantissa + exponent)) - 1
+    top = everything - ((1 << mantissa) - 1) if infinite else everything
+    finite = (magnitude < limit) & (words < (top if infinite else everything))
+    quiet = top | (1 << (mantissa - 1)) | ((bits >> (23 - mantissa)) & ((1 << mantissa) - 1)) * (dtype == "F16")
+    words = np.where(finite, words, np.where(nan & infinite, quiet, top))
+    width = np.uint16 if dtype == "F16" else np.uint8
+    sign = (bits >> 31) << (mantissa + exponent)
+    return (words | sign).astype(width)
+
+
+def to_odd(values: "NDArray[np.float64]") -> "NDArray[np.float32]":
+    """float64 -> float32, towards zero with a sticky last bit, so that a second rounding rounds only once in effect."""
+    import numpy as np
+
+    nearest = values.astype(np.float32)
+    bits = nearest.view(np.uint32)
+    inexact = np.isfinite(nearest) & (nearest.astype(np.float64) != values)
+    away = np.abs(nearest.astype(np.float64)) > np.abs(values)
+    return np.where(inexact, (bits - away.astype(np.uint32)) | np.uint32(1), bits).astype(np.uint32).view(np.float32)
+
+
+@cache
+def minifloat_values(dtype: str) -> "NDArray[np.float32]":
+    """The 256 values of an 8-bit float, by their byte."""
+    import numpy as np
+
+    byte = np.arange(256)
+    if dtype == "F8_E5M2":
+        return (byte.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    exponent, mantissa = byte >> 3 & 15, (byte & 7).astype(np.float32)
+    value = np.where(exponent > 0, np.ldexp(1 + mantissa / 8, exponent - 7), np.ldexp(mantissa / 8, -6))
+    value = np.where(byte & 0x7F == 0x7F, np.nan, value)
+    return np.where(byte & 0x80, -value, value).astype(np.float32)
+
+
+def lowrank_numpy(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:
+    """`lowrank`, without the compiled kernels."""
+    import numpy as np
+
+    first, last = start // cols, -(-(start + n) // cols)
+    left = np.frombuffer(b, np.float32)[first * rank : last * rank].reshape(-1, rank)
+    right = np.frombuffer(a, np.float32)[: rank * cols].reshape(rank, cols)
+    rows = np.zeros((last - first, cols), np.float32)
+    for k in range(rank):
+        rows = rows + left[:, k : k + 1] * right[k]
+    np.frombuffer(out, np.float32)[:n] = (np.float32(scale) * rows).ravel()[start - first * cols :][:n]
+
+
+def pair_numpy(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
+    """`pair`, without the compiled kernels (same lanes, same order, same bits)."""
+    import numpy as np
+
+    lanes = 16
+    u, v = np.frombuffer(x, np.float32, n), np.frombuffer(y, np.float32, n)
+    products = u.astype(np.float64) * v.astype(np.float64)
+    padded = np.concatenate([products, np.zeros(-n % lanes)]).reshape(-1, lanes)
+    sums = np.add.accumulate(padded, axis=0)[-1] if n else np.zeros(lanes)
+    dot = 0.0
+    for lane in sums.tolist():
+        dot += lane
+    both = (u != 0) & (v != 0)
+    return dot, int(both.sum()), int((both & (np.signbit(u) != np.signbit(v))).sum())
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes an element of a whole-byte dtype."""
+    return BITS[dtype] // 8

@@ -1,0 +1,171 @@
+"""What was made from what: the record that every output carries, and the digests that prove it unchanged.
+
+A folder keeps the record in `taskvec.json`, a single file in its own metadata. It holds no time and no path but those
+that the user gave, so the same command makes the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskvec.dtypes import BITS
+from taskvec.errors import DigestError, FormatError
+from taskvec.executors import default_threads, each
+from taskvec.formats import open_source
+from taskvec.planning import PIECE
+from taskvec.source import Source, Spec
+from taskvec.storage import resolve
+from taskvec.version import __version__
+from taskvec.weights import Weights
+
+RECORD = "taskvec.json"
+IN_FILE = "taskvec.lineage"  # the key of a single file's metadata
+METHOD = "blake3 of the blake3 digests of its 256 KiB pieces"
+UNKNOWN = "0" * 64  # stands for a digest until the data is written, so that a header's length is known before
+
+
+def pieces(data: memoryview) -> list[bytes]:
+    """The BLAKE3 digest of every 256 KiB piece."""
+    from blake3 import blake3
+
+    return [blake3(data[at : at + PIECE]).digest() for at in range(0, len(data), PIECE)]
+
+
+def digest(of_pieces: Iterable[bytes]) -> str:
+    """A tensor's digest from those of its pieces, in order: independent of blocks, shards and threads."""
+    from blake3 import blake3
+
+    return blake3(b"".join(of_pieces)).hexdigest()
+
+
+def base_of(weights: Weights) -> str | None:
+    """The fingerprint of the model that a task vector is relative to: the one that is subtracted, or its vectors' own."""
+    subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
+    if len(subtracted) == 1:
+        return subtracted[0].fingerprint
+    bases = {s.base for s in weights.terms}
+    return bases.pop() if len(bases) == 1 and not subtracted else None
+
+
+def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The lineage of an output, digests still unknown. `notes`: what was forced or allowed, empty when nothing was."""
+    names = weights.names()
+    return {
+        "taskvec": __version__,
+        "mass": kind,
+        "recipe": weights.text(names),
+        "base": None if kind else base_of(weights),
+        "inputs": {name: _input(source) for source, name in names.items()},
+        **notes,
+        "fingerprint": UNKNOWN,
+        "digest": METHOD,
+        "tensors": {n: {"dtype": s.dtype, "shape": list(s.shape), "digest": UNKNOWN} for n, s in specs.items()},
+    }
+
+
+def _input(source: Source) -> dict[str, Any]:
+    found = {
+        "uri": getattr(source, "uri", None),
+        "revision": getattr(source, "revision", None),
+        "mass": source.mass,
+        "fingerprint": source.fingerprint,
+        "base": source.base,
+    }
+    path = getattr(source, "path", None)
+    parent = read(path) if isinstance(path, Path) else None
+    if parent:
+        found["made_from"] = {key: parent[key] for key in ("recipe", "inputs") if key in parent}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
+    """The `__metadata__` of an output file; one that stands alone carries its whole record."""
+    found = {
+        "format": "pt",
+        "taskvec.version": str(entry["taskvec"]),
+        "taskvec.mass": str(entry["mass"]),
+        "taskvec.recipe": str(entry["recipe"]),
+    }
+    if entry["base"]:
+        found["taskvec.base"] = str(entry["base"])
+    if alone:
+        found[IN_FILE] = json.dumps(entry, separators=(",", ":"))
+    return found
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The record of an output, or None if it has none. Raises FormatError if it cannot be read."""
+    where = path / RECORD if path.is_dir() else path
+    if not where.is_file():
+        return None
+    if where.name == RECORD:
+        text = where.read_text(encoding="utf-8")
+    else:
+        text = getattr(open_source(where), "metadata", {}).get(IN_FILE, "")
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} holds no record that can be read: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("tensors", {}), dict):
+        raise FormatError(f"{where} holds no record that can be read")
+    return found
+
+
+# ---- proof ---------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How many tensors and bytes still hold what was written."""
+
+    path: Path
+    tensors: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: all {self.tensors} tensors hold what was written"
+
+
+def verify(uri: str, *, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verified:
+    """Recompute the digest of every tensor and compare. Raises DigestError that lists every difference."""
+    path = resolve(uri)
+    expected = read(path)
+    if not expected:
+        raise DigestError(f"{uri} has no digests: taskvec did not write it")
+    source = open_source(path)
+    wanted: dict[str, Any] = expected["tensors"]
+    problems = [f"{name} is missing" for name in wanted if name not in source.specs]
+    problems += [f"{name} was not written by taskvec" for name in source.specs if name not in wanted]
+    shared = {name: spec for name, spec in source.specs.items() if name in wanted}
+    total, done = sum(spec.nbytes for spec in shared.values()), 0
+    for name, found in digests(source, shared, threads or default_threads()):
+        entry, spec = wanted[name], shared[name]
+        if (entry["dtype"], entry["shape"], entry["digest"]) != (spec.dtype, list(spec.shape), found):
+            problems.append(
+                f"{name} holds other {'data' if entry['dtype'] == spec.dtype else 'dtypes'} than were written"
+            )
+        done += spec.nbytes
+        if progress:
+            progress(done, total)
+    if not problems and source.fingerprint != expected["fingerprint"]:
+        problems.append("the fingerprint is another than the one that was written")
+    if problems:
+        raise DigestError(f"{uri} is not what was written:", sorted(problems))
+    return Verified(path, len(shared), total)
+
+
+def digests(source: Source, specs: Mapping[str, Spec], threads: int) -> Iterator[tuple[str, str]]:
+    """(name, digest) of each tensor, read in pieces."""
+
+    def work(name: str, buffer: bytearray) -> tuple[str, str]:
+        spec, found = specs[name], []
+        step = PIECE * 8 // BITS[spec.dtype]
+        for start in range(0, spec.numel, step):
+            view = memoryview(buffer)[: min(step, spec.numel - start) * BITS[spec.dtype] // 8]
+            source.readinto(name, start, view)
+            found += pieces(view)
+        return name, digest(found)
+
+    return each(specs, work, lambda: bytearray(PIECE), threads)

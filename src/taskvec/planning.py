@@ -1,0 +1,287 @@
+"""The plan is the header: names, shapes, sizes and offsets of the output, blocks of work and memory, before any data."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taskvec.dtypes import BITS, accumulator, parse_dtype
+from taskvec.errors import MismatchError, RecipeError, TaskvecError
+from taskvec.executors import default_threads
+from taskvec.formats import checkpoint
+from taskvec.formats.header import write_header
+from taskvec.source import Source, Spec
+from taskvec.weights import Weights
+
+PIECE = 256 << 10  # bytes of output that are hashed and written at once
+BLOCKS = (1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
+PROGRAM = 64 << 20  # bytes of anonymous memory of the program itself: interpreter, numpy, headers of usual size
+A_TENSOR, A_PIECE = 3000, 200  # bytes of bookkeeping
+UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One output file: its tensors and where each begins; the header's own bytes are written last."""
+
+    filename: str
+    specs: Mapping[str, Spec]
+    offsets: Mapping[str, int]
+    header_size: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Elements start .. start+count of one tensor, which go to `offset` of a shard's file."""
+
+    index: int
+    shard: int
+    name: str
+    start: int
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `save` would do. str(plan) says it to a person, `as_dict()` to a machine."""
+
+    weights: Weights
+    kind: int  # the mass of the output: 1 a model, 0 a task vector
+    like: Source | None  # whose dtypes, integer tensors and side files the output has
+    shards: tuple[Shard, ...]
+    block: int  # bytes of output a block
+    threads: int
+    peak: int  # bytes of anonymous memory, the program included: a promise
+    ram: int
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Every output tensor."""
+        return {name: spec for shard in self.shards for name, spec in shard.specs.items()}
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that will be read: every source once."""
+        return sum(_file_bytes(s, name) for s in self.weights.terms for name in self.specs if name in s.specs)
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of the output files, headers included."""
+        return sum(shard.size for shard in self.shards)
+
+    def blocks(self) -> Iterator[Block]:
+        """The work, in the order of the output files. Any order gives the same bytes."""
+        index = 0
+        for number, shard in enumerate(self.shards):
+            for name, offset in sorted(shard.offsets.items(), key=lambda item: item[1]):
+                spec = shard.specs[name]
+                bits = BITS[spec.dtype]
+                step = self.block * 8 // bits
+                for start in range(0, spec.numel, step):
+                    count = min(step, spec.numel - start)
+                    yield Block(index, number, name, start, count, offset + start * bits // 8)
+                    index += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        names = self.weights.names()
+        return {
+            "recipe": self.weights.text(names),
+            "mass": self.kind,
+            "sources": {name: source.text for source, name in names.items()},
+            "like": self.like.text if self.like else None,
+            "tensors": len(self.specs),
+            "passes": 1,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "shards": [{"file": s.filename, "tensors": len(s.specs), "bytes": s.size} for s in self.shards],
+            "threads": self.threads,
+            "block_bytes": self.block,
+            "peak_memory_bytes": self.peak,
+            "ram_bytes": self.ram,
+        }
+
+    def __str__(self) -> str:
+        kinds = sorted({spec.dtype for spec in self.specs.values()})
+        names = self.weights.names()
+        lines = [
+            f"recipe   {self.weights.text(names)}",
+            *(f"         {name} = {source.text} (mass {source.mass})" for source, name in names.items()),
+            f"output   {'a model' if self.kind else 'a task vector'}: {len(self.specs)} tensors, {', '.join(kinds)}, "
+            f"{readable(self.bytes_out)} in {len(self.shards)} file{'s' * (len(self.shards) != 1)}",
+            f"reads    {readable(self.bytes_in)} in 1 pass",
+            f"memory   at most {readable(self.peak)} of {readable(self.ram)}: {self.threads} threads, "
+            f"blocks of {readable(self.block)}",
+        ]
+        return "\n".join(lines)
+
+
+def plan(
+    weights: Weights,
+    *,
+    like: Weights | None = None,
+    dtype: str | None = None,
+    shard_size: str | int = "5GB",
+    ram: str | int = "1GB",
+    threads: int | None = None,
+    filename: str | None = None,
+) -> Plan:
+    """Lay out the output of `save` and check everything that the headers can tell. Reads no data.
+
+    Output dtypes, tensor by tensor: `dtype`, else that of `like`, else that of the first model in the expression; a
+    task vector is float32 (float64 if a source is), so that base + tau is the tuned model again. Raises MassError,
+    MismatchError, UnboundKnob, RecipeError, TaskvecError (memory).
+    """
+    kind = weights.kind()
+    if not weights.terms:
+        raise RecipeError("everything cancels: the expression is zero, there is nothing to write")
+    donor = _donor(weights, like, kind)
+    if donor is not None and donor not in weights.mentioned:
+        _require_same_names(weights, donor)
+    _refuse_scaled_fp8(weights)
+    specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
+    for c in weights.terms.values():  # a table or a gradient must have a value everywhere
+        for place in weights.places.values():
+            c.at(place)
+    shards = _shards(specs, parse_size(shard_size, "shard size"), kind, filename)
+    limit = parse_size(ram, "memory")
+    block, count, peak = _memory(weights, specs, limit, threads or default_threads(), fixed=threads is not None)
+    return Plan(weights, kind, donor, shards, block, count, peak, limit)
+
+
+def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
+    if like is not None:
+        if len(like.terms) != 1:
+            raise RecipeError("like= must be one model, not an expression")
+        return next(iter(like.terms))
+    return next((s for s in weights.mentioned if s.mass and s in weights.terms), weights.reference) if kind else None
+
+
+def _require_same_names(weights: Weights, donor: Source) -> None:
+    Weights({donor: 1}, {donor: "", **weights.mentioned}).specs  # noqa: B018 - raises MismatchError
+
+
+def _refuse_scaled_fp8(weights: Weights) -> None:
+    """float8 weights with scales beside them are not the numbers that they seem."""
+    endings = (".weight_scale", ".weight_scale_inv", ".input_scale", ".scale_weight", ".weight.scale")
+    problems = [
+        f"{source.text}: {name}"
+        for source in weights.mentioned
+        if any(spec.dtype.startswith("F8") for spec in source.specs.values())
+        for name in source.specs
+        if name.endswith(endings)
+    ]
+    if problems:
+        raise MismatchError(
+            "float8 weights with scales beside them cannot be summed; de-quantise first:", problems[:20]
+        )
+
+
+def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str | None) -> dict[str, Spec]:
+    found = {}
+    for name, spec in weights.specs.items():
+        model = (donor.specs.get(name) if donor else None) or spec
+        if not spec.arithmetic:
+            if kind:  # a difference of integers that agree is zero: a task vector does without them
+                found[name] = spec
+        elif dtype:
+            found[name] = Spec(spec.shape, dtype)
+        elif kind:
+            found[name] = Spec(spec.shape, model.dtype)
+        else:
+            found[name] = Spec(
+                spec.shape, accumulator(*(s.specs[name].dtype for s in weights.terms if name in s.specs))
+            )
+    return found
+
+
+def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | None) -> tuple[Shard, ...]:
+    groups: list[dict[str, Spec]] = [{}]
+    room = limit
+    for name, spec in specs.items():
+        if groups[-1] and spec.nbytes > room and filename is None:
+            groups.append({})
+            room = limit
+        groups[-1][name] = spec
+        room -= spec.nbytes
+    stem = (checkpoint.MODEL if kind else checkpoint.VECTOR).removesuffix(".safetensors")
+    many = [f"{stem}-{k + 1:05d}-of-{len(groups):05d}.safetensors" for k in range(len(groups))]
+    names = [filename] if filename else many if len(groups) > 1 else [f"{stem}.safetensors"]
+    return tuple(shard(name, group, {"format": "pt"}) for name, group in zip(names, groups, strict=True))
+
+
+def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Shard:
+    """A file's layout, with the given metadata in its header."""
+    header, offsets = write_header(specs, metadata)
+    size = len(header) + sum(spec.nbytes for spec in specs.values())
+    return Shard(filename, specs, offsets, len(header), size)
+
+
+def _memory(weights: Weights, specs: Mapping[str, Spec], limit: int, threads: int, fixed: bool) -> tuple[int, int, int]:
+    """(block bytes, threads, peak bytes): the most of each that fits in `limit`, or a TaskvecError that says the least."""
+    if threads < 1:
+        raise RecipeError(f"threads must be at least 1, not {threads}")
+    pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
+    resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
+    resident += sum(getattr(s, "resident", 0) for s in weights.mentioned)
+
+    def peak(block: int, count: int) -> int:
+        return resident + count * arena_bytes(weights, specs, block)
+
+    for count in [threads] if fixed else range(threads, 0, -1):
+        for block in BLOCKS:
+            if peak(block, count) <= limit:
+                return block, count, peak(block, count)
+    least = peak(PIECE, threads if fixed else 1)
+    raise TaskvecError(
+        f"this needs at least {readable(least)} of memory ({threads if fixed else 1} threads), not {readable(limit)}"
+    )
+
+
+def arena_bytes(weights: Weights, specs: Mapping[str, Spec], block: int) -> int:
+    """Memory of one thread: what its largest block needs."""
+    return max((_block_bytes(weights, name, spec, block) for name, spec in specs.items()), default=0)
+
+
+def _block_bytes(weights: Weights, name: str, spec: Spec, block: int) -> int:
+    """Memory of one thread for a block of this tensor: room for each source's elements and for the output's."""
+    count = min(spec.numel, block * 8 // BITS[spec.dtype])
+    sources = [s.specs[name].dtype for s in weights.terms if name in s.specs]
+    return sum(aligned(count * BITS[dtype] // 8) for dtype in [*sources, spec.dtype])
+
+
+def aligned(size: int) -> int:
+    """The next multiple of a cache line."""
+    return -(-size // 64) * 64
+
+
+def _file_bytes(source: Source, name: str) -> int:
+    return 0 if source.partial else source.specs[name].nbytes
+
+
+def parse_size(text: str | int, what: str) -> int:
+    """Bytes: "5GB", "200 MB", "1GiB", 1000. Raises RecipeError."""
+    if isinstance(text, int):
+        found = text
+    else:
+        compact = text.replace(" ", "").upper().removesuffix("B")
+        binary = compact.endswith("I")
+        number = compact.removesuffix("I").rstrip("KMGT")
+        unit = compact.removesuffix("I")[len(number) :]
+        try:
+            found = int(float(number) * (1024 ** ("BKMGT".index(unit or "B")) if binary else UNITS[unit]))
+        except (ValueError, KeyError, OverflowError):
+            raise RecipeError(f"{what}: {text!r} is no size; write 5GB, 200MB or 1GiB") from None
+    if found < 1:
+        raise RecipeError(f"{what}: {text!r} is not positive")
+    return found
+
+
+def readable(size: float) -> str:
+    """1234567 -> "1.23 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

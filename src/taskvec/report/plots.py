@@ -1,0 +1,46 @@
+"""Pictures, with matplotlib (the `plot` extra)."""
+
+import os
+from typing import Any
+
+from taskvec.errors import MissingExtra, OutputError
+from taskvec.measures import Comparison
+from taskvec.storage import stated
+
+
+def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: str = "Cosine of task vectors") -> None:
+    """The cosine matrix as a picture; the format is that of the suffix (.png, .svg, .pdf). Every cell prints its value."""
+    pyplot = _pyplot()
+    cosine, names = comparison.whole.cosine, comparison.names
+    side = 1.6 + 0.62 * len(names)
+    figure, axes = pyplot.subplots(figsize=(side + 1.2, side), layout="constrained")
+    image = axes.imshow(cosine, vmin=-1, vmax=1, cmap="RdBu_r")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    for i, row in enumerate(cosine):
+        for j, value in enumerate(row):
+            dark = abs(value) > 0.6
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    figure.colorbar(image, ax=axes, shrink=0.85, label="cosine")
+    axes.set_title(title)
+    _write(figure, path)
+    pyplot.close(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise MissingExtra("a picture", "plot") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    try:
+        with stated(path, OutputError):
+            figure.savefig(path, dpi=150)
+    except ValueError as error:
+        raise OutputError(f"{os.fspath(path)}: {error}") from None

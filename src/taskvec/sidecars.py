@@ -1,0 +1,98 @@
+"""What lies beside the weights in a checkpoint's folder: index, configuration, tokenizer, model card, record."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taskvec import lineage
+from taskvec.formats import checkpoint, open_source
+from taskvec.planning import Plan
+from taskvec.storage import write_text
+
+# Copied from the model that the output is like; everything else in its folder is left alone.
+COPIED = (
+    "config.json", "generation_config.json", "model_index.json", "chat_template*", "additional_chat_templates",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
+    "preprocessor_config.json", "processor_config.json", "image_processor_config.json", "video_preprocessor_config.json",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+TORCH_NAMES = {
+    "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+def write(folder: Path, plan: Plan, entry: Mapping[str, Any]) -> None:
+    """Everything but the weights themselves."""
+    if plan.kind and (source := getattr(plan.like, "folder", None)):
+        copy(source, folder)
+        _set_dtype(folder / "config.json", plan)
+    if len(plan.shards) > 1:
+        write_text(folder / _index_name(plan), _index(plan))
+    write_text(folder / "README.md", card(entry, plan))
+    write_text(folder / lineage.RECORD, json.dumps(entry, indent=1) + "\n")
+
+
+def copy(source: Path, folder: Path) -> None:
+    """The side files of a model's folder, by the patterns of COPIED."""
+    for pattern in COPIED:
+        for found in sorted(source.glob(pattern)):
+            if found.is_dir():
+                shutil.copytree(found, folder / found.name, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(found, folder / found.name)
+
+
+def _set_dtype(config: Path, plan: Plan) -> None:
+    """Let config.json name the dtype that the weights have, where it names one and they have one."""
+    kinds = {spec.dtype for spec in plan.specs.values() if spec.arithmetic}
+    if not config.is_file() or len(kinds) != 1:
+        return
+    name = TORCH_NAMES[kinds.pop()]
+    try:
+        table = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return
+    keys = [key for key in ("dtype", "torch_dtype") if isinstance(table, dict) and table.get(key) not in (None, name)]
+    if keys:
+        write_text(config, json.dumps(table | dict.fromkeys(keys, name), indent=2) + "\n")
+
+
+def _index_name(plan: Plan) -> str:
+    return ("model" if plan.kind else "task_vector") + checkpoint.INDEX
+
+
+def _index(plan: Plan) -> str:
+    table = {name: shard.filename for shard in plan.shards for name in shard.specs}
+    size = sum(spec.nbytes for spec in plan.specs.values())
+    return json.dumps({"metadata": {"total_size": size}, "weight_map": dict(sorted(table.items()))}, indent=2) + "\n"
+
+
+def card(entry: Mapping[str, Any], plan: Plan) -> str:
+    """The README.md of an output: what it is, of what, and how to make it again."""
+    kind = "model" if plan.kind else "task vector"
+    rows = [
+        f"| {n} | `{i.get('uri', '(in memory)')}` | {i['mass']} | `{i['fingerprint'][:16]}` |"
+        for n, i in entry["inputs"].items()
+    ]
+    arguments = " ".join(f"{name}={source.get('uri', '...')}" for name, source in entry["inputs"].items())
+    library = ["library_name: transformers"] if plan.kind else []
+    return "\n".join(
+        ["---", *library, "tags:", "- taskvec", "- merge", "---", "", f"# A {kind} made by task arithmetic", "", "```",
+         entry["recipe"], "```", "", "| name | source | mass | fingerprint |", "|---|---|---|---|", *rows, "",
+         "Mass 1 is a model, mass 0 a task vector (a difference of models). Digests of every tensor are in",
+         f"`{lineage.RECORD}`; `taskvec verify` recomputes them. Made with taskvec {entry['taskvec']}:", "", "```console",
+         f'$ taskvec merge "{entry["recipe"]}" {arguments} -o OUT', "```", ""]
+    )  # fmt: skip
+
+
+def fingerprint_of(folder: Path, filename: str | None) -> str:
+    """The fingerprint of the weights in a folder, or of one file in it, read back from disk."""
+    if filename:
+        return open_source(folder / filename).fingerprint
+    shards = sorted(folder.glob("*.safetensors"))
+    if len(shards) == 1:
+        return open_source(shards[0]).fingerprint
+    return open_source(folder).fingerprint

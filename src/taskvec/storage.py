@@ -1,0 +1,197 @@
+"""Files: from a uri to a path, from a path to exact reads, and from bytes to a durable file under its final name."""
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from taskvec.errors import FormatError, MissingExtra, OutputError, SourceChanged, TaskvecError
+
+HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md")
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+def resolve(uri: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The local file or folder that `uri` names: a path, or `org/name` on the Hugging Face hub (the `hub` extra)."""
+    path = Path(uri).expanduser()
+    if path.exists():
+        return path
+    if _HUB_ID.match(str(uri)) and not path.parent.is_dir():
+        return _from_hub(str(uri), revision)
+    raise FormatError(f"{uri} does not exist")
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtra(f"{name} is no local path; to look for it on the hub taskvec", "hub") from None
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FormatError(f"{name} is no local path, and the hub did not give it: {reason}") from None
+
+
+class File:
+    """A file opened once, read at exact positions by any thread, and known to be the one that was opened."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        with stated(path):
+            self._stamp = _stamp(os.stat(path))
+        self.size = self._stamp[0]
+
+    def fd(self) -> int:
+        """The descriptor, opened on first use."""
+        if self._fd is None:
+            with self._lock, stated(self.path):
+                if self._fd is None:
+                    self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                    self._require(_stamp(os.fstat(self._fd)))
+        return self._fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes at `offset`."""
+        piece = bytearray(length)
+        self.readinto(offset, memoryview(piece))
+        return bytes(piece)
+
+    def readinto(self, offset: int, out: memoryview) -> None:
+        """Fill `out` from `offset` on. Raises SourceChanged at an early end of the file."""
+        fd, done, view = self.fd(), 0, out.cast("B")
+        while done < len(view):
+            try:
+                count = os.preadv(fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise TaskvecError(f"{self.path} cannot be read: {error.strerror}") from None
+            if count == 0:
+                raise SourceChanged(f"{self.path} became shorter while it was read; nothing was written")
+            done += count
+
+    def require_unchanged(self) -> None:
+        """Raise SourceChanged unless the path still names the file as it was opened (size, time of change, inode)."""
+        try:
+            self._require(_stamp(os.stat(self.path)))
+        except FileNotFoundError:
+            raise SourceChanged(f"{self.path} vanished while it was read; nothing was written") from None
+
+    def _require(self, now: tuple[int, ...]) -> None:
+        if now != self._stamp:
+            raise SourceChanged(f"{self.path} changed while it was read; nothing was written")
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            os.close(self._fd)  # type: ignore[arg-type]
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
+
+
+class stated:  # noqa: N801 - reads as a word: with stated(path): ...
+    """Turns the operating system's refusals into stated errors about `path`."""
+
+    def __init__(self, path: os.PathLike[str] | str, kind: type[TaskvecError] = FormatError):
+        self.path, self.kind = path, kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            if error.errno == errno.ENOSPC:
+                raise OutputError(f"no space left on the disk of {self.path}") from None
+            what = {errno.EACCES: "permission denied", errno.ENOENT: "does not exist", errno.EISDIR: "is a folder"}
+            raise self.kind(f"{self.path}: {what.get(error.errno or 0, error.strerror or str(error))}") from None
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------------
+def write_exactly(fd: int, data: memoryview, offset: int) -> None:
+    """All of `data` at `offset`, in short writes if the system makes them short."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, durable on return."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def move_into_place(new: Path, target: Path) -> None:
+    """`new` under the name `target` in one step; what stood there before is removed only after.
+
+    Where the system can swap two names at once (Linux), `target` exists at every moment. Elsewhere the old one is set
+    aside first, under a hidden name, and put back if the step fails.
+    """
+    if not os.path.lexists(target):
+        new.rename(target)
+        sync_folder(target.parent)
+        return
+    if new.is_file() and not target.is_dir():
+        new.replace(target)
+    elif _swap(new, target):
+        remove(new)
+    else:
+        aside = target.with_name(f".{target.name}.taskvec-old")
+        target.rename(aside)
+        try:
+            new.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        remove(aside)
+    sync_folder(target.parent)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, gone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _swap(a: Path, b: Path) -> bool:
+    """Exchange two names atomically; False where the system cannot."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        renameat2: Callable[..., int] = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    return renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that can still be written on the disk of an existing folder."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder above `path` that exists."""
+    return next(p for p in [path.absolute(), *path.absolute().parents] if p.is_dir())
+
+
+def same_place(a: Path, others: Iterable[Path]) -> bool:
+    """Whether `a` is one of the others, through links."""
+    return any(a.exists() and other.exists() and a.samefile(other) for other in others)

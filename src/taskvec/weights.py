@@ -1,0 +1,339 @@
+"""Weights: an expression over checkpoints as the dict that it is, {source: coefficient}.
+
+`base + 0.4*(math - base)` collapses at once to `0.6*base + 0.4*math`. Nothing is read until a tensor is asked for.
+This module knows no file and no format.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from taskvec import kernels
+from taskvec.coefficients import ZERO, Coefficient, Number, Place, joined, monomial_text, places
+from taskvec.dtypes import accumulator
+from taskvec.errors import FingerprintError, MassError, MismatchError, TaskvecError, UnboundKnob
+from taskvec.source import ArraySource, Source, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Base = Mapping[str, NDArray[Any]]
+else:
+    Base = Mapping
+
+SHOWN = 50  # findings of one kind that an error prints
+
+
+class Weights(Base):
+    """A linear expression over sources. Adds, subtracts, scales; two are equal if their {source: coefficient} are.
+
+    As a Mapping it computes on demand: `w["layer.weight"]` is the tensor in float32 (float64 if a source is float64).
+    """
+
+    def __init__(self, terms: Mapping[Source, Coefficient | Number], mentioned: Mapping[Source, str] | None = None):
+        given = {source: Coefficient.of(c) for source, c in terms.items()}
+        self.terms: Mapping[Source, Coefficient] = MappingProxyType({s: c for s, c in given.items() if c})
+        # Every source in order of mention, also those that cancelled, with the name it was given ("" if none).
+        self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned or {}, dict.fromkeys(given, "")))
+
+    # ---- the vector space
+    def __add__(self, other: "Weights") -> "Weights":
+        if not isinstance(other, Weights):
+            return NotImplemented
+        total = dict(self.terms)
+        for source, c in other.terms.items():
+            total[source] = total.get(source, ZERO) + c
+        return Weights(total, _merged(self.mentioned, other.mentioned))
+
+    def __radd__(self, other: Any) -> "Weights":
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # sum([...]) starts from 0
+
+    def __mul__(self, scale: Number | Coefficient) -> "Weights":
+        if isinstance(scale, Weights):
+            raise TypeError("weights are scaled by numbers, not multiplied with one another")
+        return Weights({s: c * Coefficient.of(scale) for s, c in self.terms.items()}, self.mentioned)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Number) -> "Weights":
+        return Weights({s: c / divisor for s, c in self.terms.items()}, self.mentioned)
+
+    def __neg__(self) -> "Weights":
+        return self * -1
+
+    def __sub__(self, other: "Weights") -> "Weights":
+        return self + -other if isinstance(other, Weights) else NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        return self.terms == other.terms if isinstance(other, Weights) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.terms.items()))
+
+    def bind(self, **knobs: Number | Coefficient) -> "Weights":
+        """Knobs replaced by numbers. Raises UnboundKnob for a name that is no knob of this expression."""
+        if unknown := knobs.keys() - self.knobs:
+            raise UnboundKnob(
+                f"no knob named {', '.join(sorted(unknown))}: knobs are {', '.join(sorted(self.knobs)) or 'none'}"
+            )
+        return Weights({s: c.bind(knobs) for s, c in self.terms.items()}, self.mentioned)
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """Names that must be bound before this has values."""
+        return frozenset(k for c in self.terms.values() for k in c.knobs)
+
+    # ---- what it is
+    @property
+    def mass(self) -> Fraction:
+        """Sum of coefficient x mass of the source: 1 for a model, 0 for a task vector. One number for every tensor."""
+        self._require_bound()
+        total = sum((c * s.mass for s, c in self.terms.items()), ZERO)
+        if (constant := total.constant) is not None:
+            return constant
+        by_tensor = {name: total.at(place) for name, place in self.places.items()}
+        values = sorted(set(by_tensor.values()))
+        if len(values) > 1:
+            first = {value: next(n for n, v in by_tensor.items() if v == value) for value in values}
+            raise MassError(
+                "the mass differs from tensor to tensor, so this is neither a model nor a task vector:",
+                [f"mass {float(v):g} at {name}" for v, name in first.items()],
+            )
+        return values[0] if values else Fraction(0)
+
+    def kind(self) -> int:
+        """The mass, which must be 0 or 1. Raises MassError that says what to do."""
+        mass = self.mass
+        if mass not in (0, 1):
+            raise MassError(
+                f"this has mass {_readable(mass)}: a model has mass 1, a task vector 0. Subtract a base from fine-tuned "
+                "models (base + 0.4*(tuned - base)), or divide to average ((a + b)/2).\n"
+                f"  expression: {self}"
+            )
+        return int(mass)
+
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        """Name -> Spec that all sources share. Raises MismatchError with every difference, before anything is read."""
+        reference = self.reference
+        if reference is None:
+            return MappingProxyType({})
+        problems = [p for s in self.mentioned if s is not reference for p in differences(s, reference)]
+        if problems:
+            more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+            raise MismatchError("the sources do not fit together:", problems[:SHOWN] + more)
+        everyone = self.mentioned if reference.partial else [reference]  # LoRAs alone: what any of them names
+        return MappingProxyType({name: spec for source in everyone for name, spec in source.specs.items()})
+
+    @property
+    def reference(self) -> Source | None:
+        """Whose names and shapes count: the first model mentioned, else the first vector that is not partial, else the first."""
+        ranked = sorted(self.mentioned, key=lambda s: (not s.mass, s.partial))
+        return ranked[0] if ranked else None
+
+    @cached_property
+    def places(self) -> Mapping[str, Place]:
+        """Where each tensor stands among the layers, for coefficients that depend on it."""
+        return MappingProxyType(places(self.specs))
+
+    def check_bases(self) -> None:
+        """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions."""
+        models = {s.fingerprint: s for s in self.mentioned if s.mass}
+        problems = [
+            f"{s.text} was made from the model {s.base[:16]}; here are {', '.join(f'{m.text} ({f[:16]})' for f, m in models.items())}"
+            for s in self.terms
+            if models and s.base and s.base not in models
+        ]
+        if problems:
+            raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)
+
+    # ---- values
+    def ordered(self) -> list[tuple[Source, Coefficient]]:
+        """The terms in the order of summation: by fingerprint, so that equal expressions give equal bits anywhere."""
+        return sorted(self.terms.items(), key=lambda term: (term[0].fingerprint, term[0].text))
+
+    def scales(self, name: str) -> list[tuple[Source, float]]:
+        """(source, number) for the sources that take part in one tensor, in the order of summation."""
+        self._require_bound()
+        place = self.places[name]
+        found = [(s, c.at(place)) for s, c in self.ordered() if name in s.specs]
+        return [(s, float(c)) for s, c in found if c]
+
+    def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
+        """One tensor, or a range of its rows, computed: float32, or float64 if a source is. Other dtypes pass through."""
+        spec = self.specs[name]
+        if not spec.arithmetic:
+            return self._passed_through(name, spec, rows)
+        import numpy as np
+
+        terms = self.scales(name)
+        first, last, _ = (rows or slice(None)).indices(spec.shape[0] if spec.shape else 1)
+        shape = (max(0, last - first), *spec.shape[1:]) if spec.shape else ()
+        row = spec.numel // spec.shape[0] if spec.shape and spec.shape[0] else 1
+        dtype = accumulator(*(s.specs[name].dtype for s, _ in terms))
+        out = np.zeros(shape, np.float64 if dtype == "F64" else np.float32)
+        if terms and out.size:
+            buffers = [bytearray(out.size * kernels.itemsize(s.specs[name].dtype)) for s, _ in terms]
+            evaluate(terms, name, first * row, out.size, dtype, out.reshape(-1), [memoryview(b) for b in buffers])
+        return out
+
+    def _passed_through(self, name: str, spec: Spec, rows: slice | None) -> "NDArray[Any]":
+        import numpy as np
+
+        source = self.reference
+        assert source is not None
+        raw = bytearray(spec.nbytes)
+        source.readinto(name, 0, memoryview(raw))
+        kinds: dict[str, Any] = {"BOOL": np.bool_, "C64": np.complex64}
+        kind = kinds.get(spec.dtype) or _integer(spec.dtype)
+        array = np.frombuffer(raw, kind)
+        return (array.reshape(spec.shape) if array.size == spec.numel else array)[rows or ...]
+
+    def __getitem__(self, name: str) -> "NDArray[Any]":
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def _require_bound(self) -> None:
+        if self.knobs:
+            raise UnboundKnob(
+                f"names without a value: {', '.join(sorted(self.knobs))}. Bind each to a number (a knob) or to a model."
+            )
+
+    # ---- text
+    def text(self, names: Mapping[Source, str] | None = None) -> str:
+        """The recipe, with `names` for sources where given; `parse` reads it back."""
+        parts = []
+        for source, c in sorted(self.terms.items(), key=lambda term: [*self.mentioned].index(term[0])):
+            name = (names or {}).get(source, source.text)
+            if len(c.terms) == 1:
+                ((factors, value),) = c.terms.items()
+                number = monomial_text(factors, value)
+                parts.append({"1": name, "-1": f"-{name}"}.get(number, f"{number}*{name}"))
+            else:
+                parts.append(f"({c})*{name}")
+        return joined(parts) if parts else "0"
+
+    __str__ = text
+
+    def named(self, name: str) -> "Weights":
+        """The same, its one source called `name` in lineage and model cards."""
+        return Weights(self.terms, dict.fromkeys(self.mentioned, name)) if len(self.mentioned) == 1 else self
+
+    def names(self) -> dict[Source, str]:
+        """A distinct identifier for every source mentioned: the name it was given, else the end of its path."""
+        found: dict[Source, str] = {}
+        for source, given in self.mentioned.items():
+            name = wanted = given or _identifier(source.text)
+            count = 1
+            while name in found.values():
+                count += 1
+                name = f"{wanted}_{count}"
+            found[source] = name
+        return found
+
+    def __repr__(self) -> str:
+        return f"Weights({self.text()})"
+
+
+def evaluate(
+    terms: list[tuple[Source, float]],
+    name: str,
+    start: int,
+    n: int,
+    dtype: str,
+    out: Any,
+    buffers: list[memoryview],
+) -> int:
+    """Elements start .. start+n of one tensor, encoded as `dtype` into `out`; returns the flags of `kernels.combine`.
+
+    `buffers`: one per term, at least n elements of that term's dtype; they are scratch.
+    """
+    dtypes, inputs = [], []
+    for (source, _), buffer in zip(terms, buffers, strict=False):
+        kind = source.specs[name].dtype
+        view = buffer[: n * kernels.itemsize(kind)]
+        source.readinto(name, start, view)
+        dtypes.append(kind)
+        inputs.append(view)
+    return kernels.combine(out, dtype, inputs, dtypes, [c for _, c in terms], n)
+
+
+def differences(source: Source, reference: Source) -> list[str]:
+    """What keeps `source` from being added to `reference`, a line a tensor; dtypes may differ where arithmetic can."""
+    found = []
+    for name, spec in source.specs.items():
+        other = reference.specs.get(name)
+        if other is None:
+            if not reference.partial:
+                found.append(f"{name} is in {source.text}, not in {reference.text}")
+        elif spec.shape != other.shape:
+            found.append(f"{name} is {list(spec.shape)} in {source.text}, {list(other.shape)} in {reference.text}")
+        elif spec.dtype != other.dtype and not (spec.arithmetic and other.arithmetic):
+            found.append(f"{name} is {spec.dtype} in {source.text}, {other.dtype} in {reference.text}")
+    if not source.partial:
+        found += [
+            f"{name} is in {reference.text}, not in {source.text}"
+            for name, spec in reference.specs.items()
+            if name not in source.specs and (source.mass or spec.arithmetic)
+        ]
+    return found
+
+
+def from_arrays(arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1) -> Weights:
+    """Tensors in memory as Weights. numpy float16/32/64, integers and bool; ml_dtypes' bfloat16 and float8 as well.
+
+    `name` stands for them in recipes; `mass` is 1 for a model, 0 for a task vector.
+    """
+    import numpy as np
+
+    specs, kept = {}, {}
+    for key, array in arrays.items():
+        specs[key] = Spec(tuple(array.shape), _dtype_of(array.dtype, key))
+        kept[key] = np.ascontiguousarray(array)
+    return Weights({ArraySource(name, kept, specs, mass): 1})
+
+
+def _dtype_of(dtype: Any, name: str) -> str:
+    kinds = {"f": "F", "i": "I", "u": "U"}
+    special = {
+        "bool": "BOOL",
+        "complex64": "C64",
+        "bfloat16": "BF16",
+        "float8_e4m3fn": "F8_E4M3",
+        "float8_e5m2": "F8_E5M2",
+    }
+    if dtype.name in special:
+        return special[dtype.name]
+    if dtype.kind in kinds and dtype.itemsize <= 8:
+        return f"{kinds[dtype.kind]}{dtype.itemsize * 8}"
+    raise TaskvecError(f"{name} has dtype {dtype}, which the safetensors format does not know")
+
+
+def _integer(dtype: str) -> Any:
+    import numpy as np
+
+    kind = {"I": "int", "U": "uint"}.get(dtype[0])
+    return np.dtype(f"{kind}{dtype[1:]}") if kind else np.dtype(np.uint8)
+
+
+def _merged(first: Mapping[Source, str], second: Mapping[Source, str]) -> dict[Source, str]:
+    """Both, in order of mention; of two names for a source the first that is one."""
+    return {source: first.get(source) or second.get(source, "") for source in {**first, **second}}
+
+
+def _identifier(text: str) -> str:
+    last = re.split(r"[/\\]", re.sub(r'^load\("|/*"(?:, .*)?\)$', "", text))[-1].removesuffix(".safetensors")
+    return re.sub(r"^(?=\d)|\W", "_", last) or "source"
+
+
+def _readable(mass: Fraction) -> str:
+    return f"{float(mass):g}"
