@@ -23,6 +23,7 @@ from checkpoints import CACHE, SIZES, checkpoints, numbers, weight_bytes, weight
 from measure import clear, installed, measure, rounds, settle
 
 BENCH = Path(__file__).resolve().parent
+PEERS_OWN = 4_000_000_000  # bytes that the peers allocate for themselves, about
 RAM = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
 
 
@@ -69,10 +70,10 @@ def data(size: str, tuned: int) -> dict[str, Any]:
     return {"size": size, "tuned": tuned, "read": read, "written": weight_bytes(home / "base")}
 
 
-def settled(about: dict[str, Any]) -> Callable[[], None]:
-    """What happens ahead of each run of a row: its inputs are read, and memory for its output and 4 GB more is used."""
+def settled(about: dict[str, Any], own: int = 0) -> Callable[[], None]:
+    """What happens ahead of each run: its inputs are read, and memory for its output and `own` bytes more is used."""
     inputs = [file for m in cases.models(about["tuned"]) for file in weight_files(CACHE / about["size"] / m)]
-    memory = min(about["written"] + 4_000_000_000, RAM // 3)
+    memory = min(about["written"] + own, RAM // 3)
     return lambda: settle(inputs if about["read"] < RAM // 2 else [], memory)
 
 
@@ -82,7 +83,7 @@ def start(s: Settings) -> dict[str, Any]:
 
 def merge(s: Settings) -> dict[str, Any]:
     about = data(s.size, 2)
-    return {**about, "samples": rounds(cases.merges(CACHE / s.size), s.rounds, before=settled(about))}
+    return {**about, "samples": rounds(cases.merges(CACHE / s.size), s.rounds, before=settled(about, own=PEERS_OWN))}
 
 
 def agreement(s: Settings) -> dict[str, Any] | None:

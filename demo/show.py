@@ -13,6 +13,7 @@ from suite import Scores, Suite
 from torch import Tensor
 
 import taskvec as tv
+from taskvec.report.plots import cosine_heatmap
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
@@ -94,24 +95,10 @@ def paired(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 def cosines(vectors: dict[str, tv.Weights], path: Path) -> None:
     """The cosine of every pair of vectors as a picture: near 0 means that tasks hardly meet."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    matrix = tv.compare(list(vectors.values())).cosine
-    figure, axes = plt.subplots(figsize=(6.4, 5.6))
-    drawn = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-    axes.set_xticks(range(len(vectors)), vectors, rotation=45, ha="right")
-    axes.set_yticks(range(len(vectors)), vectors)
-    for i, row in enumerate(matrix):
-        for j, value in enumerate(row):
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if i == j else "black")
-    axes.set_title("Cosine between task vectors")
-    figure.colorbar(drawn, shrink=0.8)
+    comparison = tv.compare(vectors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-    plt.close(figure)
+    cosine_heatmap(comparison, path)
+    matrix = comparison.whole.cosine
     names = list(vectors)
     pairs = [(matrix[i][j], names[i], names[j]) for i in range(len(names)) for j in range(i)]
     (low, *few), (high, *many) = min(pairs), max(pairs)

@@ -1,7 +1,7 @@
 """What may stand in front of a source: numbers, knobs, filters, tables of patterns, gradients over the layers.
 
-A coefficient is a polynomial with exact rational numbers over *factors*. A factor is a knob (a name that is bound later)
-or depends on the tensor's name alone, so coefficients add and multiply pointwise, `1 - 0.4 - 0.4 + 0.3` is exactly
+A coefficient is a polynomial with exact rational numbers over *factors*. A factor is a knob (a name, bound later) or
+depends on the tensor's name alone, so coefficients add and multiply pointwise, `1 - 0.4 - 0.4 + 0.3` is exactly
 0.5, and `only(p) + without(p)` is exactly 1. Equality and printing are those of the dict of monomials.
 """
 
@@ -39,12 +39,12 @@ def number_text(value: Fraction) -> str:
     return decimal.removesuffix(".0") if Fraction(decimal) == value else f"{value.numerator}/{value.denominator}"
 
 
-# ---- where a tensor stands among the layers ------------------------------------------------------------------------------
+# ---- where a tensor stands among the layers ------------------------------------------------------
 _LAYER = re.compile(r"^(?:(.*?)\.)?(\d+)(?:\.|$)")
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
-    """The stack and the number of a tensor's layer: "model.layers.3.mlp.up.weight" -> ("model.layers", 3); else None."""
+    """A tensor's stack and layer: "model.layers.3.mlp.up.weight" -> ("model.layers", 3); else None."""
     found = _LAYER.match(name)
     return (found[1] or "", int(found[2])) if found else None
 
@@ -58,7 +58,7 @@ class Place:
 
 
 def places(names: Iterable[str]) -> dict[str, Place]:
-    """The place of every name, depths counted over the layers that these names show: layer l of L has depth l / (L-1)."""
+    """The place of every name, depths over the layers that the names show: layer l of L has depth l / (L-1)."""
     found = {name: layer_of(name) for name in names}
     last: dict[str, int] = {}
     for layer in found.values():
@@ -68,7 +68,7 @@ def places(names: Iterable[str]) -> dict[str, Place]:
     return {name: Place(name, depth) for name, depth in depths.items()}
 
 
-# ---- factors -----------------------------------------------------------------------------------------------------------
+# ---- factors -------------------------------------------------------------------------------------
 @cache
 def matches(pattern: str, name: str) -> bool:
     """Shell-style: `*` any run, `?` one character, `[ab]`; the whole name must fit, case counts."""
@@ -152,7 +152,7 @@ def quoted(text: str) -> str:
     return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
 
 
-# ---- the polynomial ----------------------------------------------------------------------------------------------------
+# ---- the polynomial ------------------------------------------------------------------------------
 def monomial(factors: Iterable[Factor]) -> Monomial:
     """Factors in a canonical order; a filter twice is that filter once."""
     kept: list[Factor] = []
@@ -311,7 +311,7 @@ def joined(parts: Iterable[str]) -> str:
     return first + "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in rest)
 
 
-# ---- what a recipe calls ---------------------------------------------------------------------------------------------------
+# ---- what a recipe calls -------------------------------------------------------------------------
 def knob(name: str) -> Coefficient:
     """The coefficient that a name stands for until it is bound."""
     if not name.isidentifier():

@@ -75,9 +75,9 @@ def save(
     """Compute an expression and write it: a model's folder, a task vector's, or one file if `uri` ends in .safetensors.
 
     Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
-    moment; killed and called again it goes on where it was (`resume`). Same bytes for any `threads`, `ram`, `shard_size`
-    and order of the summands. `force` accepts a vector that was made from another base, `allow_nonfinite` NaN and Inf.
-    Raises TaskvecError and its kinds (errors.py).
+    moment; killed and called again it goes on where it was (`resume`). Same bytes for any `threads`, `ram`,
+    `shard_size` and order of the summands. `force` accepts a vector that was made from another base,
+    `allow_nonfinite` NaN and Inf. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
     target = Path(uri).expanduser().resolve()
@@ -170,7 +170,7 @@ def _same(name: str, a: Source, b: Source) -> bool:
     return True
 
 
-# ---- computing ---------------------------------------------------------------------------------------------------------
+# ---- computing -----------------------------------------------------------------------------------
 Terms = Mapping[str, list[tuple[Source, float]]]
 
 
@@ -302,7 +302,7 @@ def _is_nonfinite(source: Source, block: Block) -> bool:
     return bool(evaluate([(source, 1.0)], block.name, block.start, block.count, "F64", out, [memoryview(raw)]))
 
 
-# ---- finishing ---------------------------------------------------------------------------------------------------------
+# ---- finishing -----------------------------------------------------------------------------------
 def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...]) -> None:
     """Headers, side files and the record; everything durable; then the name."""
     for source in todo.weights.mentioned:
@@ -339,7 +339,7 @@ def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: 
             os.close(fd)
 
 
-# ---- into a live module ----------------------------------------------------------------------------------------------------
+# ---- into a live module --------------------------------------------------------------------------
 def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | None = None) -> None:
     """Set the parameters and buffers of a live torch module to the expression, in place and in the module's dtypes.
 

@@ -56,7 +56,7 @@ def pair(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
     return _kernels.pair(x, y, n)
 
 
-# ---- the same in numpy ------------------------------------------------------------------------------------------------
+# ---- the same in numpy ---------------------------------------------------------------------------
 # Each dtype is (mantissa bits, exponent bits, has infinities).
 MINIFLOATS = {"F16": (10, 5, True), "F8_E5M2": (2, 5, True), "F8_E4M3": (3, 4, False)}
 
@@ -65,7 +65,7 @@ def combine_numpy(out: Buffer, dtype: str, inputs: Sequence[Buffer], dtypes: Seq
     """`combine`, without the compiled kernels."""
     import numpy as np
 
-    real = np.float64 if accumulator(dtype, *dtypes) == "F64" else np.float32
+    real: Any = np.float64 if accumulator(dtype, *dtypes) == "F64" else np.float32
     with np.errstate(all="ignore"):
         total = None
         for raw, source, scale in zip(inputs, dtypes, scales, strict=True):
@@ -94,7 +94,7 @@ def decode(raw: Buffer, dtype: str, n: int) -> "NDArray[Any]":
 
 
 def encode(values: "NDArray[Any]", dtype: str) -> "NDArray[Any]":
-    """float32 or float64 values -> the words of `dtype`, rounded once, to nearest even; overflow gives Inf (e4m3: NaN)."""
+    """float32 or float64 values -> words of `dtype`, rounded once to nearest even; overflow: Inf (e4m3: NaN)."""
     import numpy as np
 
     if dtype in ("F32", "F64"):
@@ -105,7 +105,7 @@ def encode(values: "NDArray[Any]", dtype: str) -> "NDArray[Any]":
     nan = np.isnan(values)
     if dtype == "BF16":
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-        return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16)
+        return np.asarray(np.where(nan, (bits >> 16) | 0x40, rounded), np.uint16)
     mantissa, exponent, infinite = MINIFLOATS[dtype]
     bias = 2 ** (exponent - 1) - 1
     magnitude = np.abs(values)
@@ -123,7 +123,7 @@ def encode(values: "NDArray[Any]", dtype: str) -> "NDArray[Any]":
     words = np.where(finite, words, np.where(nan & infinite, quiet, top))
     width = np.uint16 if dtype == "F16" else np.uint8
     sign = (bits >> 31) << (mantissa + exponent)
-    return (words | sign).astype(width)
+    return np.asarray(words | sign, width)
 
 
 def to_odd(values: "NDArray[np.float64]") -> "NDArray[np.float32]":
@@ -134,7 +134,8 @@ def to_odd(values: "NDArray[np.float64]") -> "NDArray[np.float32]":
     bits = nearest.view(np.uint32)
     inexact = np.isfinite(nearest) & (nearest.astype(np.float64) != values)
     away = np.abs(nearest.astype(np.float64)) > np.abs(values)
-    return np.where(inexact, (bits - away.astype(np.uint32)) | np.uint32(1), bits).astype(np.uint32).view(np.float32)
+    odd = np.where(inexact, (bits - away.astype(np.uint32)) | np.uint32(1), bits)
+    return odd.astype(np.uint32).view(np.float32)
 
 
 @cache

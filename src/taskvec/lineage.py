@@ -41,7 +41,7 @@ def digest(of_pieces: Iterable[bytes]) -> str:
 
 
 def base_of(weights: Weights) -> str | None:
-    """The fingerprint of the model that a task vector is relative to: the one that is subtracted, or its vectors' own."""
+    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
     subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
     if len(subtracted) == 1:
         return subtracted[0].fingerprint
@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Any] | None:
     return found
 
 
-# ---- proof ---------------------------------------------------------------------------------------------------------------
+# ---- proof ---------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Verified:
     """How many tensors and bytes still hold what was written."""

@@ -1,4 +1,4 @@
-"""Numbers that take a pass to know: norms, dot products, cosines, sign conflicts; exact, streamed, in bounded memory."""
+"""Numbers that take a pass to know: norms, dots, cosines, sign conflicts; exact, streamed, bounded."""
 
 import math
 import os
@@ -113,8 +113,8 @@ def compare(
 ) -> Comparison:
     """Norms, cosines and sign conflicts of task vectors, in one pass over their sources.
 
-    vectors: by name, or a list of Weights or uris. From models (mass 1) `base` is subtracted, if it is given; it is also
-    what `relative` sizes refer to. Tensors that are not floating point do not count. Raises MismatchError, MassError.
+    vectors: by name, or a list of Weights or uris. From models (mass 1) `base` is subtracted, if given; `relative`
+    sizes refer to it. Tensors that are not floating point do not count. Raises MismatchError, MassError.
     """
     ground = base if base is None or isinstance(base, Weights) else load(base)
     named = _named(vectors)

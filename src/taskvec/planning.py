@@ -1,4 +1,4 @@
-"""The plan is the header: names, shapes, sizes and offsets of the output, blocks of work and memory, before any data."""
+"""The plan is the header: names, shapes and offsets of the output, blocks and memory, before any data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -219,7 +219,7 @@ def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str])
 
 
 def _memory(weights: Weights, specs: Mapping[str, Spec], limit: int, threads: int, fixed: bool) -> tuple[int, int, int]:
-    """(block bytes, threads, peak bytes): the most of each that fits in `limit`, or a TaskvecError that says the least."""
+    """(block bytes, threads, peak bytes): the most that fits in `limit`, or an error that says the least."""
     if threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}")
     pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())

@@ -56,8 +56,8 @@ Value = Weights | Coefficient
 def parse(text: str, /, **names: "Weights | Coefficient | Number | str") -> Weights:
     """The expression that `text` stands for. `names` gives values to names: Weights, numbers, or uris to load.
 
-    Names with no value become knobs (`weights.knobs`), to be bound with `weights.bind(lam=0.3)`. Raises RecipeError with
-    the line and column, before anything is loaded that the text does not name.
+    Names with no value become knobs (`weights.knobs`), to be bound with `weights.bind(lam=0.3)`. Raises RecipeError
+    with the line and column, before anything is loaded that the text does not name.
     """
     tree = _tree(text)
     given = {name: _given(name, value) for name, value in names.items()}

@@ -15,8 +15,9 @@ from taskvec.storage import write_text
 COPIED = (
     "config.json", "generation_config.json", "model_index.json", "chat_template*", "additional_chat_templates",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
-    "preprocessor_config.json", "processor_config.json", "image_processor_config.json", "video_preprocessor_config.json",
-    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling", "LICENSE*", "NOTICE*",
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling",
+    "LICENSE*", "NOTICE*",
 )  # fmt: skip
 TORCH_NAMES = {
     "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -83,7 +84,7 @@ def card(entry: Mapping[str, Any], plan: Plan) -> str:
         ["---", *library, "tags:", "- taskvec", "- merge", "---", "", f"# A {kind} made by task arithmetic", "", "```",
          entry["recipe"], "```", "", "| name | source | mass | fingerprint |", "|---|---|---|---|", *rows, "",
          "Mass 1 is a model, mass 0 a task vector (a difference of models). Digests of every tensor are in",
-         f"`{lineage.RECORD}`; `taskvec verify` recomputes them. Made with taskvec {entry['taskvec']}:", "", "```console",
+         f"`{lineage.RECORD}`; `taskvec verify` recomputes them. taskvec {entry['taskvec']}:", "", "```console",
          f'$ taskvec merge "{entry["recipe"]}" {arguments} -o OUT', "```", ""]
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What anything readable looks like: named tensors whose headers are known and whose elements can be read in any range."""
+"""What anything readable looks like: named tensors, headers known, elements readable in any range."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -106,7 +106,7 @@ def samples(spec: Spec) -> list[tuple[int, int]]:
 
 
 class ArraySource:
-    """Tensors in memory, under a name. `arrays`: name -> C-contiguous numpy array; `dtypes` names those that numpy lacks."""
+    """Tensors in memory, under a name. `arrays`: name -> C-contiguous numpy array."""
 
     partial = False
 

@@ -45,7 +45,7 @@ class File:
         self._lock = threading.Lock()
         self._fd: int | None = None
         with stated(path):
-            self._stamp = _stamp(os.stat(path))
+            self._stamp = _stamp(path.stat())
         self.size = self._stamp[0]
 
     def fd(self) -> int:
@@ -78,7 +78,7 @@ class File:
     def require_unchanged(self) -> None:
         """Raise SourceChanged unless the path still names the file as it was opened (size, time of change, inode)."""
         try:
-            self._require(_stamp(os.stat(self.path)))
+            self._require(_stamp(self.path.stat()))
         except FileNotFoundError:
             raise SourceChanged(f"{self.path} vanished while it was read; nothing was written") from None
 
@@ -112,7 +112,7 @@ class stated:  # noqa: N801 - reads as a word: with stated(path): ...
             raise self.kind(f"{self.path}: {what.get(error.errno or 0, error.strerror or str(error))}") from None
 
 
-# ---- writing -------------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
 def write_exactly(fd: int, data: memoryview, offset: int) -> None:
     """All of `data` at `offset`, in short writes if the system makes them short."""
     done = 0

@@ -110,8 +110,8 @@ class Weights(Base):
         mass = self.mass
         if mass not in (0, 1):
             raise MassError(
-                f"this has mass {_readable(mass)}: a model has mass 1, a task vector 0. Subtract a base from fine-tuned "
-                "models (base + 0.4*(tuned - base)), or divide to average ((a + b)/2).\n"
+                f"this has mass {_readable(mass)}: a model has mass 1, a task vector 0. Subtract a base from "
+                "fine-tuned models (base + 0.4*(tuned - base)), or divide to average ((a + b)/2).\n"
                 f"  expression: {self}"
             )
         return int(mass)
@@ -131,7 +131,7 @@ class Weights(Base):
 
     @property
     def reference(self) -> Source | None:
-        """Whose names and shapes count: the first model mentioned, else the first vector that is not partial, else the first."""
+        """Whose names and shapes count: the first model's, else the first vector's that is not partial."""
         ranked = sorted(self.mentioned, key=lambda s: (not s.mass, s.partial))
         return ranked[0] if ranked else None
 
@@ -144,7 +144,8 @@ class Weights(Base):
         """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions."""
         models = {s.fingerprint: s for s in self.mentioned if s.mass}
         problems = [
-            f"{s.text} was made from the model {s.base[:16]}; here are {', '.join(f'{m.text} ({f[:16]})' for f, m in models.items())}"
+            f"{s.text} was made from the model {s.base[:16]}; here are "
+            + ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
             for s in self.terms
             if models and s.base and s.base not in models
         ]
@@ -164,7 +165,7 @@ class Weights(Base):
         return [(s, float(c)) for s, c in found if c]
 
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
-        """One tensor, or a range of its rows, computed: float32, or float64 if a source is. Other dtypes pass through."""
+        """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
         spec = self.specs[name]
         if not spec.arithmetic:
             return self._passed_through(name, spec, rows)

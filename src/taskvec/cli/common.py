@@ -82,7 +82,7 @@ def recipe_text(recipe: str) -> str:
 
 
 def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...]) -> Weights:
-    """The expression that the arguments of `merge` stand for, knobs bound. Every source is opened, then complained of."""
+    """The expression that the arguments of `merge` stand for, knobs bound; all unreadable sources at once."""
     given, problems = {}, []
     for name, uri in named(sources).items():
         try:

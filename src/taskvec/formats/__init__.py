@@ -1,14 +1,15 @@
-"""The formats that can be read, one a module, in the order in which they are tried: the first whose `sniff` says yes."""
+"""The formats that can be read, one a module, in the order in which they are tried: first `sniff` wins."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 from taskvec.errors import FormatError
 from taskvec.formats import checkpoint, peft
 from taskvec.source import Source
 from taskvec.storage import resolve, stated
 
-FORMATS = (peft, checkpoint)
+FORMATS: tuple[Any, ...] = (peft, checkpoint)
 
 
 def open_source(uri: str | os.PathLike[str], revision: str | None = None) -> Source:
@@ -17,7 +18,8 @@ def open_source(uri: str | os.PathLike[str], revision: str | None = None) -> Sou
     for form in FORMATS:
         if form.sniff(path):
             with stated(path):
-                return form.open_source(path, os.fspath(uri), revision)
+                found: Source = form.open_source(path, os.fspath(uri), revision)
+                return found
     raise FormatError(f"{uri} {_what_it_is(path)}: give a safetensors file, a folder with one, or a LoRA's folder")
 
 

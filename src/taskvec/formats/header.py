@@ -1,4 +1,4 @@
-"""The header of a safetensors file: 8 bytes of length, JSON, then the data. Read with every check, written in one layout."""
+"""The header of a safetensors file: 8 bytes of length, JSON, then the data. Read with every check."""
 
 import json
 import struct

@@ -9,7 +9,7 @@ from taskvec.storage import stated
 
 
 def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: str = "Cosine of task vectors") -> None:
-    """The cosine matrix as a picture; the format is that of the suffix (.png, .svg, .pdf). Every cell prints its value."""
+    """The cosine matrix as a picture in the format of the suffix (.png, .svg, .pdf); cells print their values."""
     pyplot = _pyplot()
     cosine, names = comparison.whole.cosine, comparison.names
     side = 1.6 + 0.62 * len(names)
