@@ -1,7 +1,8 @@
 """Run commands as child processes and measure what they cost: wall, CPU, and memory of their own.
 
-Memory is the peak of RssAnon, summed over the process and its descendants and read every POLL seconds. It counts the
-pages a process owns. RSS would also count the mapped pages of its input files, which the system can take back.
+Memory is the peak of RssAnon (with RssShmem: shared anonymous pages), summed over the process and its descendants and
+read every POLL seconds. It counts the pages a process owns. RSS would also count the mapped pages of its input files,
+which the system can take back.
 """
 
 import mmap
@@ -62,11 +63,10 @@ def descendants(pid: int) -> list[int]:
 
 
 def rss_anon(pid: int) -> int:
-    """RssAnon of one process now, in bytes; 0 when it is gone."""
-    with suppress(OSError), Path(f"/proc/{pid}/status").open() as status:
-        for line in status:
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
+    """RssAnon of one process now, and RssShmem, which is memory of its own as well; in bytes, 0 when it is gone."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
     return 0
 
 
@@ -141,7 +141,7 @@ def settle(files: Sequence[Path], memory: int) -> None:
     On a virtual machine a page that was never used, or was handed back, can cost seconds per GiB at first touch; what
     was just freed does not, so it is the same for whoever runs next."""
     subprocess.run(["cat", *map(str, files)], stdout=subprocess.DEVNULL, check=True)
-    with mmap.mmap(-1, memory) as pages:
+    with mmap.mmap(-1, memory, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
         pages.madvise(POPULATE_WRITE)
 
 

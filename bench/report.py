@@ -10,6 +10,7 @@ from kernel import KERNEL, MEMCPY
 from measure import Samples, Stat, field, ratio, stat
 
 Results = dict[str, Any]
+NOISY = 0.3  # of one core
 BEGIN, END = "<!-- results: written by `run.py --write-readme` -->", "<!-- end of results -->"
 
 
@@ -55,13 +56,21 @@ def times(samples: Samples, case: str, to: str) -> str:
     return spread(ratio(samples, case, to)) if to in samples else "-"
 
 
+def company(*series: Samples) -> str:
+    """How busy the machine was with other things while these samples were taken."""
+    runs = [run for samples in series for case in samples.values() for run in case]
+    share = sum(run["others"] for run in runs) / sum(run["wall"] for run in runs)
+    warning = " **Not quiet: do not quote these.**" if share > NOISY else ""
+    return f"Other work took {share:.0%} of one core meanwhile.{warning}"
+
+
 # --- one table a section ------------------------------------------------------------------------------------------
 
 
 def starts(found: Results) -> str:
     samples = found["samples"]
     rows = [[case, seconds(samples, case), times(samples, case, PASS)] for case in samples]
-    return table(["start", "wall s", f"x `{PASS}`"], rows)
+    return f"{company(samples)}\n\n{table(['start', 'wall s', f'x `{PASS}`'], rows)}"
 
 
 def merges(found: Results) -> str:
@@ -78,7 +87,7 @@ def merges(found: Results) -> str:
         for case in samples
     ]
     head = ["base + 2 fine-tunes", "wall s", "CPU s", "RssAnon MB", "x limit", "x taskvec"]
-    return f"{found['size']}, {gigabytes(found)}:\n\n{table(head, rows)}"
+    return f"{found['size']}, {gigabytes(found)}. {company(samples)}\n\n{table(head, rows)}"
 
 
 def agreement(found: Results) -> str:
@@ -108,7 +117,8 @@ def growth(found: Results) -> str:
         else:
             cells = ["-"] * 4
         rows.append([f"{row['size']}, base + {row['tuned']}", gigabytes(row), *cells, seconds(samples, LIMIT)])
-    return table(["taskvec merge", "data", "wall s", "GB/s", "RssAnon MB", "x limit", "limit s"], rows)
+    head = ["taskvec merge", "data", "wall s", "GB/s", "RssAnon MB", "x limit", "limit s"]
+    return f"{company(*(row['samples'] for row in found['rows']))}\n\n{table(head, rows)}"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from checkpoints import CACHE, SIZES, checkpoints, numbers, weight_bytes, weight
 from measure import clear, installed, measure, rounds, settle
 
 BENCH = Path(__file__).resolve().parent
-PEERS_OWN = 4_000_000_000  # bytes that the peers allocate for themselves, about
 RAM = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
 
 
@@ -70,10 +69,10 @@ def data(size: str, tuned: int) -> dict[str, Any]:
     return {"size": size, "tuned": tuned, "read": read, "written": weight_bytes(home / "base")}
 
 
-def settled(about: dict[str, Any], own: int = 0) -> Callable[[], None]:
-    """What happens ahead of each run: its inputs are read, and memory for its output and `own` bytes more is used."""
+def settled(about: dict[str, Any], outputs: float) -> Callable[[], None]:
+    """What happens ahead of each run: its inputs are read, and memory for so many times its output is used."""
     inputs = [file for m in cases.models(about["tuned"]) for file in weight_files(CACHE / about["size"] / m)]
-    memory = min(about["written"] + own, RAM // 3)
+    memory = min(int(outputs * about["written"]), RAM // 3)
     return lambda: settle(inputs if about["read"] < RAM // 2 else [], memory)
 
 
@@ -83,7 +82,7 @@ def start(s: Settings) -> dict[str, Any]:
 
 def merge(s: Settings) -> dict[str, Any]:
     about = data(s.size, 2)
-    return {**about, "samples": rounds(cases.merges(CACHE / s.size), s.rounds, before=settled(about, own=PEERS_OWN))}
+    return {**about, "samples": rounds(cases.merges(CACHE / s.size), s.rounds, before=settled(about, outputs=3))}
 
 
 def agreement(s: Settings) -> dict[str, Any] | None:
@@ -114,7 +113,7 @@ def grow(s: Settings, rows: list[tuple[str, int]]) -> dict[str, Any]:
         about = data(size, tuned)
         print(f"  {size} ({numbers(SIZES[size]) / 1e9:.2f}e9 numbers), {tuned} fine-tunes")
         pair = [cases.limit(CACHE / size, tuned), cases.ours(CACHE / size, tuned)]
-        found.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about))})
+        found.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about, outputs=1.25))})
     return {"rows": found}
 
 

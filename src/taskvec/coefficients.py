@@ -22,7 +22,7 @@ Number = int | float | Fraction
 
 def exact(number: Number) -> Fraction:
     """The rational that was written: 0.1 is 1/10. Raises RecipeError for NaN, infinities and what is not a number."""
-    if isinstance(number, Rational):
+    if isinstance(number, Rational) and not isinstance(number, bool):
         if abs(number.numerator).bit_length() - number.denominator.bit_length() > 1000:
             raise RecipeError("a coefficient is too large for a float")
         return Fraction(number)

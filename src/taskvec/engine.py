@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskvec import kernels, lineage, sidecars
+from taskvec import lineage, sidecars
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NonFiniteError, NotEnoughSpace, OutputError
 from taskvec.executors import default_threads, each
 from taskvec.formats.header import write_header
-from taskvec.planning import PIECE, Block, Plan, aligned, arena_bytes, plan, readable, shard
+from taskvec.planning import PIECE, Block, Plan, arena_bytes, plan, readable, shard
 from taskvec.source import Source, Spec
 from taskvec.staging import Done, Staging, finished_before, require_writable
-from taskvec.storage import existing_parent, free_bytes, stated, sync_folder, write_exactly
-from taskvec.weights import Weights, evaluate
+from taskvec.storage import existing_parent, free_bytes, stated, write_exactly
+from taskvec.weights import Weights, aligned, evaluate, scratch_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +70,7 @@ def save(
     resume: bool = True,
     force: bool = False,
     allow_nonfinite: bool = False,
+    durable: bool = True,
     progress: Progress | None = None,
 ) -> Saved:
     """Compute an expression and write it: a model's folder, a task vector's, or one file if `uri` ends in .safetensors.
@@ -77,7 +78,8 @@ def save(
     Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
     moment; killed and called again it goes on where it was (`resume`). Same bytes for any `threads`, `ram`,
     `shard_size` and order of the summands. `force` accepts a vector that was made from another base,
-    `allow_nonfinite` NaN and Inf. Raises TaskvecError and its kinds (errors.py).
+    `allow_nonfinite` NaN and Inf. `durable=False` leaves flushing to the system, as cp does: faster, safe against kills
+    and not against a power cut. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
     target = Path(uri).expanduser().resolve()
@@ -95,7 +97,7 @@ def save(
         require_writable(target, overwrite, [p for s in weights.mentioned if (p := _path(s))])
         _require_space(todo, target)
         _require_same_integers(todo)
-        stage = Staging(target, key, resume)
+        stage = Staging(target, key, resume, durable)
         try:
             reused, nonfinite = _write(todo, stage, allow_nonfinite, progress)
             _finish(todo, stage, entry, nonfinite)
@@ -178,23 +180,20 @@ def _terms(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
     return {name: weights.scales(name) if spec.arithmetic else [] for name, spec in specs.items()}
 
 
-def _fill(arena: memoryview, name: str, spec: Spec, start: int, count: int, terms: Terms, donor: Source | None) -> tuple[memoryview, int]:  # fmt: skip # noqa: E501
+def _fill(
+    arena: memoryview, name: str, spec: Spec, start: int, count: int, terms: Terms, donor: Source | None
+) -> tuple[memoryview, int]:
     """Compute one block inside the arena: (the output's bytes, flags of the arithmetic)."""
     size = count * BITS[spec.dtype] // 8
-    out, at = arena[:size], aligned(size)
+    out = arena[:size]
     if not spec.arithmetic:
         assert donor is not None
         donor.readinto(name, start, out)
         return out, 0
-    views = []
-    for source, _ in terms[name]:
-        size = count * kernels.itemsize(source.specs[name].dtype)
-        views.append(arena[at : at + size])
-        at += aligned(size)
-    if not views:  # no source names this tensor, or every coefficient is 0 here
+    if not terms[name]:  # no source names this tensor, or every coefficient is 0 here
         out[:] = bytes(len(out))
         return out, 0
-    return out, evaluate(terms[name], name, start, count, spec.dtype, out, views)
+    return out, evaluate(terms[name], name, start, count, spec.dtype, out, arena[aligned(size) :])
 
 
 def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress | None) -> tuple[int, tuple[str, ...]]:
@@ -237,12 +236,12 @@ def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
                 waiting.append(done)
                 count += size
                 if count >= SYNC and (allow_nonfinite or not flagged):
-                    _make_durable(files, stage, waiting)
+                    stage.record(waiting, files)
                     waiting, count = [], 0
                 if progress:
                     progress(finished, total)
     except KeyboardInterrupt:
-        _make_durable(files, stage, waiting)
+        stage.record(waiting, files)
         raise
     finally:
         for fd in files:
@@ -258,12 +257,6 @@ def _arena(size: int) -> memoryview:
 
 def _bytes(todo: Plan, block: Block) -> int:
     return block.count * BITS[todo.shards[block.shard].specs[block.name].dtype] // 8
-
-
-def _make_durable(files: list[int], stage: Staging, blocks: list[Done]) -> None:
-    for fd in files:
-        os.fdatasync(fd)
-    stage.record(blocks)
 
 
 def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[int]) -> set[int]:
@@ -297,9 +290,8 @@ def _nonfinite(todo: Plan, blocks: list[Block], terms: Terms) -> NonFiniteError:
 
 
 def _is_nonfinite(source: Source, block: Block) -> bool:
-    kind = source.specs[block.name].dtype
-    raw, out = bytearray(block.count * kernels.itemsize(kind)), bytearray(block.count * 8)
-    return bool(evaluate([(source, 1.0)], block.name, block.start, block.count, "F64", out, [memoryview(raw)]))
+    out, scratch = bytearray(block.count * 8), bytearray(scratch_bytes([source], block.name, block.count))
+    return bool(evaluate([(source, 1.0)], block.name, block.start, block.count, "F64", out, memoryview(scratch)))
 
 
 # ---- finishing -----------------------------------------------------------------------------------
@@ -315,15 +307,15 @@ def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[
         entry["tensors"][name]["digest"] = lineage.digest(found)
     if nonfinite:
         entry["nonfinite"] = list(nonfinite)
-    alone = todo.shards[0].filename if stage.target.suffix == ".safetensors" else None
+    alone = stage.target.suffix == ".safetensors"
     with stated(stage.target, OutputError):
-        _write_headers(todo, stage, entry, bool(alone))
-        entry["fingerprint"] = sidecars.fingerprint_of(stage.files, alone)
+        _write_headers(todo, stage, entry, alone)
+        sidecars.write_index(stage.files, todo, stage.durable)
+        entry["fingerprint"] = sidecars.fingerprint_of(stage.files, todo)
         if alone:
             _write_headers(todo, stage, entry, True)
         else:
-            sidecars.write(stage.files, todo, entry)
-        sync_folder(stage.files)
+            sidecars.write(stage.files, todo, entry, stage.durable)
     stage.commit()
 
 
@@ -334,7 +326,8 @@ def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: 
         fd = os.open(stage.files / s.filename, os.O_RDWR)
         try:
             write_exactly(fd, memoryview(header), 0)
-            os.fsync(fd)
+            if stage.durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
 

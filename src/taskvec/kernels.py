@@ -5,6 +5,7 @@ Rules: float32 accumulation in the order given (float64 when a source or the out
 rounded on its own, one rounding to nearest even at the end. All functions release the GIL for most of their time.
 """
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,21 +22,49 @@ except ImportError:  # no compiler when this was installed
     _kernels = None  # type: ignore[assignment]
 
 Buffer = Any  # anything with the buffer protocol, contiguous
+Input = Any  # a Buffer, or (file descriptor, offset)
+WINDOW = (
+    128 << 10
+)  # bytes of a file that are read at once: windows of a few files and a block fit the second-level cache
 
 NONFINITE, OVERFLOWED = 1, 2  # flags of `combine`
 COMPILED = _kernels is not None
 
 
-def combine(out: Buffer, dtype: str, inputs: Sequence[Buffer], dtypes: Sequence[str], scales: Sequence[float], n: int) -> int:  # fmt: skip # noqa: E501
+def combine(
+    out: Buffer,
+    dtype: str,
+    inputs: Sequence[Input],
+    dtypes: Sequence[str],
+    scales: Sequence[float],
+    n: int,
+    scratch: Buffer = b"",
+) -> int:
     """out[i] = encode(sum_k scales[k] * decode(inputs[k][i])), i < n, summed in order k = 0, 1, ...
 
-    Each scale is rounded to the accumulator's dtype first. Returns flags: NONFINITE if a sum is NaN or Inf, which it
-    is whenever an input is; OVERFLOWED if a finite sum has no finite value in `dtype`. Both are written as they are.
+    An input is a buffer, or (file descriptor, offset): then its elements are read through `scratch`, WINDOW bytes a
+    file or what there is, so that they stay in the cache. Each scale is rounded to the accumulator's dtype first.
+    Returns flags: NONFINITE if a sum is NaN or Inf, which it is whenever an input is; OVERFLOWED if a finite sum has no
+    finite value in `dtype`. Both are written as they are. Raises OSError; EOFError("input k") where a file ends early.
     """
     if _kernels is None:
+        pairs = enumerate(zip(inputs, dtypes, strict=True))
+        inputs = [_in_memory(k, given, n * itemsize(kind)) for k, (given, kind) in pairs]
         return combine_numpy(out, dtype, inputs, dtypes, scales, n)
     codes = tuple(CODES[d] for d in dtypes)
-    return _kernels.combine(out, CODES[dtype], tuple(inputs), codes, tuple(scales), n)
+    return _kernels.combine(out, CODES[dtype], tuple(inputs), codes, tuple(scales), n, scratch or bytearray())
+
+
+def _in_memory(index: int, source: Input, size: int) -> Buffer:
+    if not isinstance(source, tuple):
+        return source
+    found, (fd, offset) = bytearray(), source
+    while len(found) < size:
+        piece = os.pread(fd, size - len(found), offset + len(found))
+        if not piece:
+            raise EOFError(f"input {index}")
+        found += piece
+    return found
 
 
 def lowrank(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:
@@ -61,7 +90,9 @@ def pair(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
 MINIFLOATS = {"F16": (10, 5, True), "F8_E5M2": (2, 5, True), "F8_E4M3": (3, 4, False)}
 
 
-def combine_numpy(out: Buffer, dtype: str, inputs: Sequence[Buffer], dtypes: Sequence[str], scales: Sequence[float], n: int) -> int:  # fmt: skip # noqa: E501
+def combine_numpy(
+    out: Buffer, dtype: str, inputs: Sequence[Buffer], dtypes: Sequence[str], scales: Sequence[float], n: int
+) -> int:
     """`combine`, without the compiled kernels."""
     import numpy as np
 

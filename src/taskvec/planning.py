@@ -10,7 +10,7 @@ from taskvec.executors import default_threads
 from taskvec.formats import checkpoint
 from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
-from taskvec.weights import Weights
+from taskvec.weights import Weights, aligned, scratch_bytes
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
 BLOCKS = (1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
@@ -130,8 +130,9 @@ def plan(
     """Lay out the output of `save` and check everything that the headers can tell. Reads no data.
 
     Output dtypes, tensor by tensor: `dtype`, else that of `like`, else that of the first model in the expression; a
-    task vector is float32 (float64 if a source is), so that base + tau is the tuned model again. Raises MassError,
-    MismatchError, UnboundKnob, RecipeError, TaskvecError (memory).
+    task vector is float32 (float64 if a source is), in which differences of 16-bit floats are exact as long as they are
+    within a factor of 2**13 or more, so that base + tau is the tuned model again. Raises MassError, MismatchError,
+    UnboundKnob, RecipeError, TaskvecError (memory).
     """
     kind = weights.kind()
     if not weights.terms:
@@ -245,15 +246,11 @@ def arena_bytes(weights: Weights, specs: Mapping[str, Spec], block: int) -> int:
 
 
 def _block_bytes(weights: Weights, name: str, spec: Spec, block: int) -> int:
-    """Memory of one thread for a block of this tensor: room for each source's elements and for the output's."""
+    """Memory of one thread for a block of this tensor: the output's bytes, and what its sources need."""
     count = min(spec.numel, block * 8 // BITS[spec.dtype])
-    sources = [s.specs[name].dtype for s in weights.terms if name in s.specs]
-    return sum(aligned(count * BITS[dtype] // 8) for dtype in [*sources, spec.dtype])
-
-
-def aligned(size: int) -> int:
-    """The next multiple of a cache line."""
-    return -(-size // 64) * 64
+    return aligned(count * BITS[spec.dtype] // 8) + (
+        scratch_bytes([s for s in weights.terms if name in s.specs], name, count) if spec.arithmetic else 0
+    )
 
 
 def _file_bytes(source: Source, name: str) -> int:

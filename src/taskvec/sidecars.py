@@ -25,15 +25,13 @@ TORCH_NAMES = {
 }  # fmt: skip
 
 
-def write(folder: Path, plan: Plan, entry: Mapping[str, Any]) -> None:
-    """Everything but the weights themselves."""
+def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> None:
+    """Everything but the weights and their index."""
     if plan.kind and (source := getattr(plan.like, "folder", None)):
         copy(source, folder)
-        _set_dtype(folder / "config.json", plan)
-    if len(plan.shards) > 1:
-        write_text(folder / _index_name(plan), _index(plan))
-    write_text(folder / "README.md", card(entry, plan))
-    write_text(folder / lineage.RECORD, json.dumps(entry, indent=1) + "\n")
+        _set_dtype(folder / "config.json", plan, durable)
+    write_text(folder / "README.md", card(entry, plan), durable)
+    write_text(folder / lineage.RECORD, json.dumps(entry, indent=1) + "\n", durable)
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -46,7 +44,7 @@ def copy(source: Path, folder: Path) -> None:
                 shutil.copyfile(found, folder / found.name)
 
 
-def _set_dtype(config: Path, plan: Plan) -> None:
+def _set_dtype(config: Path, plan: Plan, durable: bool) -> None:
     """Let config.json name the dtype that the weights have, where it names one and they have one."""
     kinds = {spec.dtype for spec in plan.specs.values() if spec.arithmetic}
     if not config.is_file() or len(kinds) != 1:
@@ -58,17 +56,18 @@ def _set_dtype(config: Path, plan: Plan) -> None:
         return
     keys = [key for key in ("dtype", "torch_dtype") if isinstance(table, dict) and table.get(key) not in (None, name)]
     if keys:
-        write_text(config, json.dumps(table | dict.fromkeys(keys, name), indent=2) + "\n")
+        write_text(config, json.dumps(table | dict.fromkeys(keys, name), indent=2) + "\n", durable)
 
 
-def _index_name(plan: Plan) -> str:
-    return ("model" if plan.kind else "task_vector") + checkpoint.INDEX
-
-
-def _index(plan: Plan) -> str:
-    table = {name: shard.filename for shard in plan.shards for name in shard.specs}
+def write_index(folder: Path, plan: Plan, durable: bool) -> None:
+    """Where each tensor is, for an output of several files; nothing for one."""
+    if len(plan.shards) < 2:
+        return
+    name = ("model" if plan.kind else "task_vector") + checkpoint.INDEX
+    table = {tensor: shard.filename for shard in plan.shards for tensor in shard.specs}
     size = sum(spec.nbytes for spec in plan.specs.values())
-    return json.dumps({"metadata": {"total_size": size}, "weight_map": dict(sorted(table.items()))}, indent=2) + "\n"
+    entry = {"metadata": {"total_size": size}, "weight_map": dict(sorted(table.items()))}
+    write_text(folder / name, json.dumps(entry, indent=2) + "\n", durable)
 
 
 def card(entry: Mapping[str, Any], plan: Plan) -> str:
@@ -89,11 +88,7 @@ def card(entry: Mapping[str, Any], plan: Plan) -> str:
     )  # fmt: skip
 
 
-def fingerprint_of(folder: Path, filename: str | None) -> str:
-    """The fingerprint of the weights in a folder, or of one file in it, read back from disk."""
-    if filename:
-        return open_source(folder / filename).fingerprint
-    shards = sorted(folder.glob("*.safetensors"))
-    if len(shards) == 1:
-        return open_source(shards[0]).fingerprint
-    return open_source(folder).fingerprint
+def fingerprint_of(folder: Path, plan: Plan) -> str:
+    """The fingerprint of the weights that were written, read back from disk."""
+    alone = folder / plan.shards[0].filename if len(plan.shards) == 1 else folder
+    return open_source(alone).fingerprint

@@ -34,8 +34,8 @@ class Done:
 class Staging:
     """The folder for one output and one plan. `done` holds the blocks that an earlier run recorded."""
 
-    def __init__(self, target: Path, key: str, resume: bool):
-        self.target = target
+    def __init__(self, target: Path, key: str, resume: bool, durable: bool):
+        self.target, self.durable = target, durable
         self.folder = target.with_name(f".{target.name}.taskvec")
         self.files = self.folder / "files"
         self._journal_path = self.folder / "journal.jsonl"
@@ -59,19 +59,21 @@ class Staging:
         except OSError:
             raise OutputError(f"another taskvec is writing {self.target} at this moment") from None
 
-    def record(self, blocks: Iterable[Done]) -> None:
-        """Note blocks whose data is on disk. A line that never gets there costs only doing its blocks again."""
+    def record(self, blocks: Iterable[Done], files: Iterable[int]) -> None:
+        """Make the data of finished blocks durable, then note them; a line that is lost costs only its blocks."""
+        for fd in files if self.durable else ():
+            os.fdatasync(fd)
         lines = [json.dumps([d.index, d.flags, b"".join(d.pieces).hex()]) + "\n" for d in blocks]
         self._journal.write("".join(lines))
         self._journal.flush()
 
     def commit(self) -> None:
         """The whole output under its name, in one step; then the staging folder is gone."""
-        sync_folder(self.files)
+        sync_folder(self.files, self.durable)
         only = [*self.files.iterdir()]
         new = only[0] if self.target.suffix == ".safetensors" and len(only) == 1 else self.files
         with stated(self.target, OutputError):
-            move_into_place(new, self.target)
+            move_into_place(new, self.target, self.durable)
         self.discard()
 
     def discard(self) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -53,8 +54,10 @@ class File:
         if self._fd is None:
             with self._lock, stated(self.path):
                 if self._fd is None:
-                    self._fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-                    self._require(_stamp(os.fstat(self._fd)))
+                    fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                    weakref.finalize(self, os.close, fd)
+                    self._require(_stamp(os.fstat(fd)))
+                    self._fd = fd
         return self._fd
 
     def read(self, offset: int, length: int) -> bytes:
@@ -86,10 +89,6 @@ class File:
         if now != self._stamp:
             raise SourceChanged(f"{self.path} changed while it was read; nothing was written")
 
-    def __del__(self) -> None:
-        if getattr(self, "_fd", None) is not None:
-            os.close(self._fd)  # type: ignore[arg-type]
-
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
@@ -120,16 +119,19 @@ def write_exactly(fd: int, data: memoryview, offset: int) -> None:
         done += os.pwrite(fd, data[done:], offset + done)
 
 
-def write_text(path: Path, text: str) -> None:
-    """A small file, durable on return."""
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """A small file, on the disk itself on return if it is to be `durable`."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: Path, durable: bool = True) -> None:
     """Make the names in a folder durable."""
+    if not durable:
+        return
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -137,7 +139,7 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def move_into_place(new: Path, target: Path) -> None:
+def move_into_place(new: Path, target: Path, durable: bool = True) -> None:
     """`new` under the name `target` in one step; what stood there before is removed only after.
 
     Where the system can swap two names at once (Linux), `target` exists at every moment. Elsewhere the old one is set
@@ -145,7 +147,7 @@ def move_into_place(new: Path, target: Path) -> None:
     """
     if not os.path.lexists(target):
         new.rename(target)
-        sync_folder(target.parent)
+        sync_folder(target.parent, durable)
         return
     if new.is_file() and not target.is_dir():
         new.replace(target)
@@ -160,7 +162,7 @@ def move_into_place(new: Path, target: Path) -> None:
             aside.rename(target)
             raise
         remove(aside)
-    sync_folder(target.parent)
+    sync_folder(target.parent, durable)
 
 
 def remove(path: Path) -> None:

@@ -5,7 +5,7 @@ This module knows no file and no format.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec import kernels
 from taskvec.coefficients import ZERO, Coefficient, Number, Place, joined, monomial_text, places
 from taskvec.dtypes import accumulator
-from taskvec.errors import FingerprintError, MassError, MismatchError, TaskvecError, UnboundKnob
+from taskvec.errors import FingerprintError, MassError, MismatchError, SourceChanged, TaskvecError, UnboundKnob
 from taskvec.source import ArraySource, Source, Spec
 
 if TYPE_CHECKING:
@@ -178,8 +178,8 @@ class Weights(Base):
         dtype = accumulator(*(s.specs[name].dtype for s, _ in terms))
         out = np.zeros(shape, np.float64 if dtype == "F64" else np.float32)
         if terms and out.size:
-            buffers = [bytearray(out.size * kernels.itemsize(s.specs[name].dtype)) for s, _ in terms]
-            evaluate(terms, name, first * row, out.size, dtype, out.reshape(-1), [memoryview(b) for b in buffers])
+            scratch = memoryview(bytearray(scratch_bytes([s for s, _ in terms], name, out.size)))
+            evaluate(terms, name, first * row, out.size, dtype, out.reshape(-1), scratch)
         return out
 
     def _passed_through(self, name: str, spec: Spec, rows: slice | None) -> "NDArray[Any]":
@@ -246,26 +246,44 @@ class Weights(Base):
 
 
 def evaluate(
-    terms: list[tuple[Source, float]],
-    name: str,
-    start: int,
-    n: int,
-    dtype: str,
-    out: Any,
-    buffers: list[memoryview],
+    terms: list[tuple[Source, float]], name: str, start: int, n: int, dtype: str, out: Any, scratch: memoryview
 ) -> int:
     """Elements start .. start+n of one tensor, encoded as `dtype` into `out`; returns the flags of `kernels.combine`.
 
-    `buffers`: one per term, at least n elements of that term's dtype; they are scratch.
+    `scratch`: at least `scratch_bytes` of memory.
     """
-    dtypes, inputs = [], []
-    for (source, _), buffer in zip(terms, buffers, strict=False):
-        kind = source.specs[name].dtype
-        view = buffer[: n * kernels.itemsize(kind)]
+    inputs: list[Any] = []
+    at = 0
+    for source, _ in terms:
+        segment = getattr(source, "segment", None)
+        if segment:
+            inputs.append(segment(name, start))
+            continue
+        size = n * kernels.itemsize(source.specs[name].dtype)
+        view = scratch[at : at + size]
+        at += aligned(size)
         source.readinto(name, start, view)
-        dtypes.append(kind)
         inputs.append(view)
-    return kernels.combine(out, dtype, inputs, dtypes, [c for _, c in terms], n)
+    dtypes = [s.specs[name].dtype for s, _ in terms]
+    try:
+        return kernels.combine(out, dtype, inputs, dtypes, [c for _, c in terms], n, scratch[at:])
+    except EOFError as error:
+        source = terms[int(str(error).split()[-1])][0]
+        raise SourceChanged(f"{source.text} became shorter while it was read; nothing was written") from None
+
+
+def scratch_bytes(sources: Iterable[Source], name: str, n: int) -> int:
+    """Memory that `evaluate` needs for n elements: a window for each file, all elements of every other source."""
+    total = 0
+    for source in sources:
+        width = kernels.itemsize(source.specs[name].dtype)
+        total += max(kernels.WINDOW, 2048 * 8) if hasattr(source, "segment") else aligned(n * width)
+    return total
+
+
+def aligned(size: int) -> int:
+    """The next multiple of a cache line."""
+    return -(-size // 64) * 64
 
 
 def differences(source: Source, reference: Source) -> list[str]:

@@ -104,7 +104,17 @@ def _vector(uri: str, base: Weights, name: str = "") -> Weights:
     return found - base if found.mass else found
 
 
-def _write(weights: Weights, *, out: str, dry_run: bool, machine: bool, quiet: bool, no_resume: bool, **kwargs: Any) -> None:  # fmt: skip # noqa: E501
+def _write(
+    weights: Weights,
+    *,
+    out: str,
+    dry_run: bool,
+    machine: bool,
+    quiet: bool,
+    no_resume: bool,
+    no_fsync: bool,
+    **kwargs: Any,
+) -> None:
     if dry_run:
         keys = ("like", "dtype", "shard_size", "ram", "threads")
         _print_plan(weights, machine, filename=_alone(out), **{k: kwargs[k] for k in keys})
@@ -113,7 +123,7 @@ def _write(weights: Weights, *, out: str, dry_run: bool, machine: bool, quiet: b
 
     like = _like(weights, kwargs.pop("like"))
     with progress(quiet or machine, "merging") as report:
-        saved = save(weights, out, like=like, resume=not no_resume, progress=report, **kwargs)
+        saved = save(weights, out, like=like, resume=not no_resume, durable=not no_fsync, progress=report, **kwargs)
     if machine:
         show_json(saved.as_dict())
     elif not quiet:

@@ -92,7 +92,15 @@ def check(paths: tuple[str, ...], machine: bool) -> None:
 @click.option("--plot", type=click.Path(), help="Write the cosine matrix as a picture (.png, .svg, .pdf; extra: plot).")
 @click.option("--layers/--no-layers", default=True, help="Also by layer.", show_default=True)
 @options(threads, as_json, quiet)
-def compare(paths: tuple[str, ...], base: str | None, plot: str | None, layers: bool, threads: int | None, machine: bool, quiet: bool) -> None:  # fmt: skip # noqa: E501
+def compare(
+    paths: tuple[str, ...],
+    base: str | None,
+    plot: str | None,
+    layers: bool,
+    threads: int | None,
+    machine: bool,
+    quiet: bool,
+) -> None:
     """Compare task vectors: norms, cosines, sign conflicts, sizes relative to the base; whole and by layer."""
     with progress(quiet or machine, "reading") as report:
         found = measure(paths, base=base, threads=threads, progress=report)

@@ -60,6 +60,11 @@ class Checkpoint:
         file, offset, bits = self._at[name]
         file.readinto(offset + start * bits // 8, out)
 
+    def segment(self, name: str, start: int) -> tuple[int, int]:
+        """Where those elements lie: (file descriptor, offset), for a kernel that reads them itself."""
+        file, offset, bits = self._at[name]
+        return file.fd(), offset + start * bits // 8
+
     @cached_property
     def fingerprint(self) -> str:
         """See `source.fingerprint`."""

@@ -1,0 +1,156 @@
+"""Tiny checkpoints, and the arithmetic of the papers in a few eager lines: what the tests of this folder compare with.
+
+Nothing here uses taskvec, but for `order`, which asks in what order it sums.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+import taskvec as tv
+
+Tensors = dict[str, torch.Tensor]
+Scale = Fraction | Callable[[str], Fraction]  # one number, or one for each tensor's name
+
+DTYPES = {
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+LAYERS = 4
+SHAPES: dict[str, tuple[int, ...]] = {
+    "model.embed_tokens.weight": (24, 8),
+    **{
+        f"model.layers.{k}.{part}.weight": shape
+        for k in range(LAYERS)
+        for part, shape in {"input_layernorm": (8,), "self_attn.q_proj": (8, 8), "mlp.up_proj": (20, 8)}.items()
+    },
+    "model.norm.weight": (8,),
+    "lm_head.weight": (24, 8),
+}
+POSITIONS = "model.position_ids"  # an integer tensor, which passes through
+
+
+def random_model(seed: int, dtype: str, norms: str | None = None) -> Tensors:
+    """N(0, 1) with zeros of both signs, one number far below the rest, and norms in a dtype of their own if asked."""
+    draw = torch.Generator().manual_seed(seed)
+    found: Tensors = {POSITIONS: torch.arange(24)}
+    for name, shape in SHAPES.items():
+        values = torch.randn(shape, generator=draw, dtype=torch.float64)
+        flat = values.view(-1)
+        flat[seed % 8], flat[(seed + 3) % 8], flat[(seed + 5) % 8] = 0.0, -0.0, 1e-7
+        found[name] = values.to(DTYPES[norms if norms and "norm" in name else dtype])
+    return found
+
+
+def fine_tuned(base: Tensors, seed: int, noise: float = 0.05) -> Tensors:
+    """The base plus noise, in the base's dtypes."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: t
+        if name == POSITIONS
+        else (t.double() + noise * torch.randn(t.shape, generator=draw, dtype=torch.float64)).to(t.dtype)
+        for name, t in base.items()
+    }
+
+
+def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """A checkpoint's folder with one file, written by the safetensors package."""
+    folder.mkdir(parents=True)
+    save_file(dict(tensors), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def read(path: Path) -> Tensors:
+    """All tensors of a folder with one file, or of a file, read by the safetensors package."""
+    return load_file(path if path.is_file() else next(path.glob("*.safetensors")))
+
+
+def taskvec(*arguments: object, fails: bool = False) -> str:
+    """Run the command line in a process of its own; what it printed."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "taskvec", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode != 0) == fails, ran.stderr + ran.stdout
+    return ran.stderr if fails else ran.stdout
+
+
+# ---- eager arithmetic ----------------------------------------------------------------------------
+def order(folders: Mapping[str, Path]) -> list[str]:
+    """Names in the order of summation: that of the sources' fingerprints, as `Weights.ordered` documents."""
+    return sorted(folders, key=lambda name: next(iter(tv.load(folders[name]).terms)).fingerprint)
+
+
+def eager_sum(scales: Mapping[str, Fraction], tensors: Mapping[str, torch.Tensor], names: list[str]) -> np.ndarray:
+    """sum_k scale_k * tensor_k in the order of `names`, in float32, or in float64 if one of them is float64."""
+    used = [name for name in names if scales.get(name)]
+    real = np.float64 if any(tensors[name].dtype == torch.float64 for name in used) else np.float32
+    total = None
+    for name in used:
+        term = real(float(scales[name])) * tensors[name].to(torch.float64).numpy().astype(real)
+        total = term if total is None else total + term
+    return np.zeros(tensors[names[0]].shape, np.float32) if total is None else total
+
+
+def eager_model(scales: Mapping[str, Scale], models: Mapping[str, Tensors], names: list[str], dtype: str = "") -> Tensors:  # fmt: skip # noqa: E501
+    """Tensor by tensor the sum, rounded once to `dtype`, else to that of the model called base."""
+    like = models["base" if "base" in models else names[0]]
+    found = {}
+    for name, tensor in like.items():
+        if name == POSITIONS:
+            found[name] = tensor
+            continue
+        here = {k: s(name) if callable(s) else s for k, s in scales.items()}
+        found[name] = rounded_once(
+            eager_sum(here, {k: m[name] for k, m in models.items()}, names), DTYPES.get(dtype, tensor.dtype)
+        )
+    return found
+
+
+def rounded_once(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """The nearest number of `dtype`, ties to the even one, found among all of them: no rounding on the way."""
+    if dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(values.astype(np.float32 if dtype == torch.float32 else np.float64))
+    numbers, words = every_number(dtype)
+    wanted = np.abs(values.astype(np.float64)).ravel()
+    above = np.clip(np.searchsorted(numbers, wanted), 1, len(numbers) - 1)
+    assert (wanted <= numbers[-1]).all(), "these tests stay clear of overflow"
+    low, high = numbers[above - 1], numbers[above]
+    middle = (low + high) / 2
+    up = (wanted > middle) | ((wanted == middle) & (words[above] % 2 == 0))
+    chosen = np.where(up, high, low)
+    return torch.from_numpy(np.copysign(chosen, values.ravel()).reshape(values.shape)).to(dtype)
+
+
+@cache
+def every_number(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """All finite numbers >= 0 of a dtype of 8 or 16 bits, rising, and their words."""
+    kind = torch.uint8 if dtype.itemsize == 1 else torch.int16
+    words = torch.arange(1 << (8 * dtype.itemsize - 1)).to(kind)
+    values = words.view(dtype).to(torch.float64)
+    keep = torch.isfinite(values)
+    return values[keep].numpy(), words[keep].to(torch.int64).numpy()
+
+
+# ---- comparing -----------------------------------------------------------------------------------
+def raw(tensor: torch.Tensor) -> bytes:
+    """The bytes of a tensor, so that zeros of different sign differ."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def assert_same_bits(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Same names, dtypes, shapes and bytes; the message names the first tensors that differ."""
+    assert found.keys() == expected.keys()
+    assert {n: (t.dtype, t.shape) for n, t in found.items()} == {n: (t.dtype, t.shape) for n, t in expected.items()}
+    unlike = [name for name, tensor in found.items() if raw(tensor) != raw(expected[name])]
+    assert not unlike, f"{len(unlike)} of {len(found)} tensors differ, first {unlike[:3]}"

@@ -1,0 +1,33 @@
+"""Every verb has help that says what it does, and every verb is in the README."""
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from taskvec.cli import VERBS, taskvec
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb):
+    found = CliRunner().invoke(taskvec, [verb, "--help"])
+    assert found.exit_code == 0
+    command = taskvec.get_command(click.Context(taskvec), verb)
+    assert command is not None and len((command.help or "").splitlines()[0]) > 20
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{verb} {parameter.opts[0]} has no help"
+    assert "--json" in found.output
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_in_the_readme(verb):
+    assert f"taskvec {verb}" in README
+
+
+def test_usage_errors_exit_with_two():
+    assert CliRunner().invoke(taskvec, ["merge"]).exit_code == 2
+    assert CliRunner().invoke(taskvec, ["mrege"]).exit_code == 2

@@ -1,0 +1,97 @@
+"""The house: imports point down only, no cycle, small rooms, and the public names are those that are promised."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import taskvec
+
+ROOT = Path(taskvec.__file__).parent
+LAYERS = {
+    "version": 0, "errors": 1, "dtypes": 1, "executors": 1, "source": 1, "kernels": 1, "storage": 1, "coefficients": 1,
+    "formats": 2, "weights": 2, "recipe": 3, "planning": 4, "measures": 4, "lineage": 4, "staging": 4, "sidecars": 4,
+    "engine": 5, "report": 5, "cli": 6, "__main__": 6,
+}  # fmt: skip
+PUBLIC = {
+    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
+    "layers", "load", "load_into", "only", "parse", "per", "plan", "save", "verify", "without",
+}  # fmt: skip
+MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of taskvec that a file imports, also within functions and for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "taskvec":
+            names = [node.module.split(".", 1)[1]] if "." in node.module else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("taskvec.")}
+    return found - {"_kernels"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_point_down(path):
+    here = LAYERS[room(path)]
+    upward = {name for name in imported(path) if LAYERS[name] > here or (LAYERS[name] == here and name == "__main__")}
+    assert not upward, f"{path.name} (layer {here}) imports {upward}"
+
+
+def test_no_import_cycle():
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        graph.setdefault(room(path), set()).update(imported(path) - {room(path)})
+    done: set[str] = set()
+    while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
+        done |= ready
+    assert done == graph.keys(), f"a cycle among {graph.keys() - done}"
+
+
+def test_every_room_has_its_layer():
+    assert {room(p) for p in MODULES} <= LAYERS.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_are_small_and_say_what_they_are_for(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "a module begins with its idea"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, f"{node.name} has {node.end_lineno - node.lineno} lines"
+
+
+def test_the_public_names_are_those_that_are_promised():
+    assert set(taskvec.__all__) == PUBLIC == set(dir(taskvec))
+    for name in PUBLIC:
+        assert getattr(taskvec, name) is not None
+        assert name == "__version__" or getattr(taskvec, name).__doc__, f"{name} has no docstring"
+
+
+def test_importing_taskvec_imports_nothing_heavy():
+    heavy = "{'numpy', 'torch', 'rich', 'click', 'blake3', 'matplotlib', 'transformers'}"
+    code = f"import sys, taskvec; print(sorted({heavy} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+def test_a_merge_of_files_needs_no_numpy_and_no_torch(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.ones(3, np.float32)}, tmp_path / "a.safetensors")
+    code = (
+        "import sys, taskvec as tv; a = tv.load('a.safetensors'); tv.save(0.5*a + 0.5*a, 'o.safetensors');"
+        "print(sorted({'numpy', 'torch'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
