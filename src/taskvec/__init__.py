@@ -13,9 +13,10 @@ from taskvec.version import __version__
 
 if TYPE_CHECKING:
     from taskvec.coefficients import knob, layers, only, per, without
-    from taskvec.engine import Saved, load_into, save
+    from taskvec.engine import Saved, save
     from taskvec.errors import TaskvecError
     from taskvec.lineage import verify
+    from taskvec.live import load_into
     from taskvec.measures import compare
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
     "Weights": "weights", "compare": "measures", "from_arrays": "weights", "knob": "coefficients",
-    "layers": "coefficients", "load": "recipe", "load_into": "engine", "only": "coefficients", "parse": "recipe",
+    "layers": "coefficients", "load": "recipe", "load_into": "live", "only": "coefficients", "parse": "recipe",
     "per": "coefficients", "plan": "planning", "save": "engine", "verify": "lineage", "without": "coefficients",
 }  # fmt: skip
 __all__ = [  # noqa: RUF022 - as _HOME

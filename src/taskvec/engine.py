@@ -1,4 +1,4 @@
-"""From an expression to numbers: `save` streams it to disk, `load_into` into a live module.
+"""`save`: from an expression to files.
 
 Blocks of the plan are computed by threads in any order, each in memory of its own that is never reallocated, hashed and
 written where the header says they belong. While threads compute, the main thread makes finished blocks durable and
@@ -11,21 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskvec import lineage, sidecars
+from taskvec.blocks import Terms, arena, fill, scales
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NonFiniteError, NotEnoughSpace, OutputError
-from taskvec.executors import default_threads, each
+from taskvec.executors import each
 from taskvec.formats.header import write_header
 from taskvec.planning import PIECE, Block, Plan, arena_bytes, plan, readable, shard
-from taskvec.source import Source, Spec
+from taskvec.source import Source
 from taskvec.staging import Done, Staging, finished_before, require_writable
 from taskvec.storage import existing_parent, free_bytes, stated, write_exactly
-from taskvec.weights import Weights, aligned, evaluate, scratch_bytes
-
-if TYPE_CHECKING:
-    import torch
+from taskvec.weights import Weights, evaluate, scratch_bytes
 
 SYNC = 256 << 20  # bytes of finished blocks that are made durable together
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -173,32 +171,9 @@ def _same(name: str, a: Source, b: Source) -> bool:
 
 
 # ---- computing -----------------------------------------------------------------------------------
-Terms = Mapping[str, list[tuple[Source, float]]]
-
-
-def _terms(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
-    return {name: weights.scales(name) if spec.arithmetic else [] for name, spec in specs.items()}
-
-
-def _fill(
-    arena: memoryview, name: str, spec: Spec, start: int, count: int, terms: Terms, donor: Source | None
-) -> tuple[memoryview, int]:
-    """Compute one block inside the arena: (the output's bytes, flags of the arithmetic)."""
-    size = count * BITS[spec.dtype] // 8
-    out = arena[:size]
-    if not spec.arithmetic:
-        assert donor is not None
-        donor.readinto(name, start, out)
-        return out, 0
-    if not terms[name]:  # no source names this tensor, or every coefficient is 0 here
-        out[:] = bytes(len(out))
-        return out, 0
-    return out, evaluate(terms[name], name, start, count, spec.dtype, out, arena[aligned(size) :])
-
-
 def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress | None) -> tuple[int, tuple[str, ...]]:
     """Compute and write what the journal does not have: (bytes kept, tensors that are not finite)."""
-    terms, blocks = _terms(todo.weights, todo.specs), list(todo.blocks())
+    terms, blocks = scales(todo.weights, todo.specs), list(todo.blocks())
     total = sum(_bytes(todo, b) for b in blocks)
     with stated(stage.target, OutputError):
         files = [os.open(stage.files / s.filename, os.O_RDWR | os.O_CREAT, 0o644) for s in todo.shards]
@@ -215,7 +190,7 @@ def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
 
         def work(block: Block, arena: memoryview) -> Done:
             spec = todo.shards[block.shard].specs[block.name]
-            out, flags = _fill(arena, block.name, spec, block.start, block.count, terms, todo.like)
+            out, flags = fill(arena, block.name, spec, block.start, block.count, terms, todo.like)
             found = lineage.pieces(out)
             if allow_nonfinite or not (flags or flagged):
                 for k in range(len(found)):
@@ -227,7 +202,7 @@ def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
         finished, waiting, count = reused, [], 0
         with stated(stage.target, OutputError):
             for done in each(
-                (b for b in blocks if b.index not in kept), work, partial(_arena, size), min(todo.threads, len(blocks))
+                (b for b in blocks if b.index not in kept), work, partial(arena, size), min(todo.threads, len(blocks))
             ):
                 stage.done[done.index] = done
                 if done.flags:
@@ -249,10 +224,6 @@ def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
     if flagged and not allow_nonfinite:
         raise _nonfinite(todo, [flagged[k] for k in sorted(flagged)], terms)
     return reused, tuple(dict.fromkeys(flagged[k].name for k in sorted(flagged)))
-
-
-def _arena(size: int) -> memoryview:
-    return memoryview(bytearray(size))
 
 
 def _bytes(todo: Plan, block: Block) -> int:
@@ -330,59 +301,3 @@ def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: 
                 os.fsync(fd)
         finally:
             os.close(fd)
-
-
-# ---- into a live module --------------------------------------------------------------------------
-def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | None = None) -> None:
-    """Set the parameters and buffers of a live torch module to the expression, in place and in the module's dtypes.
-
-    Always computed from the sources, so nothing drifts however often the coefficients change. Names must be those of
-    `module.state_dict()`; of tied parameters one name is enough. Raises MismatchError, which lists every difference,
-    before anything is touched, and NonFiniteError after (the module then holds what was computed).
-    """
-    import torch
-
-    weights.kind()
-    state = module.state_dict()
-    pointers = {(t.data_ptr(), tuple(t.shape)) for n, t in state.items() if n in weights.specs}
-    problems = [f"{n} is not in the module" for n in weights.specs if n not in state]
-    for name, tensor in state.items():
-        spec = weights.specs.get(name)
-        if spec is None and (tensor.data_ptr(), tuple(tensor.shape)) not in pointers:
-            problems.append(f"{name} is in the module, not in the weights")
-        elif spec is not None and spec.shape != tuple(tensor.shape):
-            problems.append(f"{name} is {list(tensor.shape)} in the module, {list(spec.shape)} in the weights")
-    kinds = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
-             torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}  # fmt: skip
-    targets = {name: state[name] for name in weights.specs if name in state}
-    problems += [
-        f"{n} is {t.dtype} in the module"
-        for n, t in targets.items()
-        if weights.specs[n].arithmetic and t.dtype not in kinds
-    ]
-    if problems:
-        raise MismatchError("the weights do not fit the module:", problems)
-    specs = {n: Spec(weights.specs[n].shape, kinds.get(t.dtype, weights.specs[n].dtype)) for n, t in targets.items()}
-    terms = _terms(weights, specs)
-    size = arena_bytes(weights, specs, 1 << 20)
-
-    def work(item: tuple[str, int, int], arena: memoryview) -> tuple[str, int]:
-        name, start, count = item
-        out, flags = _fill(arena, name, specs[name], start, count, terms, weights.reference)
-        with torch.no_grad():
-            values = torch.frombuffer(out, dtype=targets[name].dtype, count=count)
-            flat = targets[name].view(-1) if targets[name].is_contiguous() else targets[name].flatten()
-            flat[start : start + count].copy_(values)
-            if not targets[name].is_contiguous():
-                targets[name].copy_(flat.view(targets[name].shape))
-        return name, flags
-
-    items = [
-        (name, start, min(step, spec.numel - start))
-        for name, spec in specs.items()
-        for step in [(1 << 20) * 8 // BITS[spec.dtype] if targets[name].is_contiguous() else spec.numel or 1]
-        for start in range(0, spec.numel, step)
-    ]
-    bad = {name for name, flags in each(items, work, partial(_arena, size), threads or default_threads()) if flags}
-    if bad:
-        raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))

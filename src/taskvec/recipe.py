@@ -12,6 +12,7 @@ import difflib
 import operator
 import os
 from collections.abc import Callable, Mapping
+from textwrap import dedent
 from types import MappingProxyType
 from typing import Any
 
@@ -86,7 +87,7 @@ def _tree(text: str) -> ast.Module:
     if len(text) > LONGEST:
         raise RecipeError(f"a recipe of {len(text)} characters is longer than {LONGEST}")
     try:
-        tree = ast.parse(text.strip())
+        tree = ast.parse(dedent(text).strip())
     except SyntaxError as error:
         raise RecipeError(
             f"the recipe is no expression: {error.msg} (line {error.lineno}, column {error.offset})"

@@ -86,7 +86,7 @@ def test_adding_a_stored_difference_gives_a_fine_tuned_model_byte_for_byte(model
     tuned = load_file(next(iter(b.terms)).path / "model.safetensors")
     for name in SHAPES:
         step = 0.01 * rng.standard_normal(SHAPES[name])
-        tuned[name] = (tuned[name].astype(np.float32) + step).astype(ml_dtypes.bfloat16)
+        tuned[name] = np.asarray(tuned[name].astype(np.float32) + step).astype(ml_dtypes.bfloat16)
     save_file(tuned, tmp_path / "tuned.safetensors")
     tv.save(tv.load(tmp_path / "tuned.safetensors") - b, tmp_path / "tau")
     tv.save(b + tv.load(tmp_path / "tau"), tmp_path / "again")

@@ -1,0 +1,38 @@
+"""One block of an output, computed in memory that is never reallocated: what `save` and `load_into` share."""
+
+from collections.abc import Mapping
+
+from taskvec.dtypes import BITS
+from taskvec.source import Source, Spec
+from taskvec.weights import Weights, aligned, evaluate
+
+Terms = Mapping[str, list[tuple[Source, float]]]  # tensor -> (source, number), in the order of summation
+
+
+def scales(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
+    """The numbers of every tensor; none for those that pass through."""
+    return {name: weights.scales(name) if spec.arithmetic else [] for name, spec in specs.items()}
+
+
+def arena(size: int) -> memoryview:
+    """One thread's memory; `planning.arena_bytes` says how much it needs."""
+    return memoryview(bytearray(size))
+
+
+def fill(
+    memory: memoryview, name: str, spec: Spec, start: int, count: int, terms: Terms, donor: Source | None
+) -> tuple[memoryview, int]:
+    """Elements start .. start+count of an output tensor: (their bytes inside `memory`, flags of the arithmetic).
+
+    Tensors that are not floating point are the donor's.
+    """
+    size = count * BITS[spec.dtype] // 8
+    out = memory[:size]
+    if not spec.arithmetic:
+        assert donor is not None
+        donor.readinto(name, start, out)
+        return out, 0
+    if not terms[name]:  # no source names this tensor, or every coefficient is 0 here
+        out[:] = bytes(len(out))
+        return out, 0
+    return out, evaluate(terms[name], name, start, count, spec.dtype, out, memory[aligned(size) :])

@@ -1,0 +1,76 @@
+"""The README is a contract: every block runs, in order, in one folder, as a reader would run it."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
+MODELS = ("org/base", "org/base-math", "org/base-code", "runs/toxic")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    home = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    names = ["embed.weight", *(f"layers.{k}.{part}.weight" for k in range(3) for part in ("self_attn.q", "mlp.up"))]
+    base = {name: rng.standard_normal((8, 8)).astype(np.float32) for name in names}
+    for model in MODELS:
+        tuned = {
+            n: a + (model != "org/base") * 0.01 * rng.standard_normal(a.shape).astype("f4") for n, a in base.items()
+        }
+        (home / model).mkdir(parents=True)
+        save_file(tuned, home / model / "model.safetensors")
+    return home
+
+
+def test_every_python_block_runs_after_those_above_it(folder):
+    script = "\n".join(block for language, block in BLOCKS if language == "python")
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == re.search(r"# (0\.5\*base .*)$", README, flags=re.M)[1]
+
+
+def test_every_console_line_runs_after_those_above_it(folder):
+    lines = [line for language, block in BLOCKS if language == "console" for line in block.splitlines()]
+    assert all(line.startswith("$ ") for line in lines)
+    for line in lines:
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.M), f"no target {words[1]}"
+            continue
+        assert words[0] == "taskvec"
+        done = subprocess.run([sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.stdout.strip()
+
+
+def test_the_python_and_the_shell_line_of_the_first_screen_give_the_same_weights(folder):
+    files = [folder / name / "model.safetensors" for name in ("edited", "edited-too")]
+    one, two = (f.read_bytes() for f in files)
+    assert one[-7 * 256 :] == two[-7 * 256 :]
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk():
+    tree = next(block for language, block in BLOCKS if not language)
+    named = set(re.findall(r"^  ([\w./]+) ", tree, flags=re.M))
+    package = ROOT / "src" / "taskvec"
+    there = {p.name + "/" * p.is_dir() for p in package.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert named == there - {"__main__.py", "version.py"}
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    suspicious = re.compile(r"/(?:root|home/\w+|work)/|pypi\.org|registry\.npmjs|deb\.debian")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".c", ".txt", ".yaml", ".yml") or path.name == "Makefile":
+            found = suspicious.search(path.read_text(encoding="utf-8"))
+            assert path == Path(__file__) or not found, f"{name}: {found[0]}"
