@@ -27,7 +27,7 @@ class Agreement:
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
     """Name -> the bits of a bfloat16 tensor, mapped from the files of a checkpoint."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for path in weight_files(folder):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

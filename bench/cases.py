@@ -87,7 +87,13 @@ def mergekit(home: Path, fast: bool = False) -> Case:
 
     `fast` trades accuracy for speed (see the YAML) and writes while it computes."""
     name = "mergekit_fast" if fast else "mergekit"
-    argv = (MERGEKIT, str(BENCH / f"{name}.yaml"), str(output(home, name)), "--quiet", "--no-copy-tokenizer")
+    argv: tuple[str, ...] = (
+        MERGEKIT,
+        str(BENCH / f"{name}.yaml"),
+        str(output(home, name)),
+        "--quiet",
+        "--no-copy-tokenizer",
+    )
     argv += ("--no-write-model-card", *(["--async-write"] if fast else []))
     return Case(PEER_FAST if fast else PEER, argv, home, output(home, name))
 

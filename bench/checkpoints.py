@@ -5,7 +5,7 @@ fine-tune is its base plus N(0, 5e-4), all in bfloat16. One tile of random numbe
 another place in it, so the bytes cost no more than writing them. Seeds are fixed: every machine gets the same files.
 
 Sizes marked `sparse` hold numbers only in the first HEAD bytes of each tensor; the rest is a hole, which reads as zeros
-through the page cache like any other page, without a disk behind it. All else is dense, and every byte is its own.
+through the page cache like any other page, without a disk behind it. All else is dense.
 """
 
 import json
@@ -168,11 +168,11 @@ def write_shard(path: Path, m: Llama, names: list[str], role: int) -> None:
             size = int(np.prod(shapes[name]))
             keep = min(size, HEAD // 2) if m.sparse else size
             if len(shapes[name]) == 1:
-                file.write(norm(role, places[name], size)[:keep])
+                file.write(norm(role, places[name], size)[:keep].data)
             else:
                 for at in range(0, keep, STEP):
                     start = (places[name] * 104_729 + at) % TILE
-                    file.write(tile(role)[start : start + min(STEP, keep - at)])
+                    file.write(tile(role)[start : start + min(STEP, keep - at)].data)
             file.seek(2 * (size - keep), os.SEEK_CUR)
         file.truncate()
 

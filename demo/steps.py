@@ -19,8 +19,8 @@ from torch import Tensor
 import taskvec as tv
 
 OUT = Path(__file__).resolve().parent.parent / "out" / "demo"
-VALIDATION, TEST = 80, 200  # texts a task, of the 300 and 500 there are: what two cores do in two minutes
-ADDED = (0.3, 0.4, 0.5, 0.6, 0.8)  # the lambdas tried for the sum,
+VALIDATION, TEST = 60, 200  # texts a task, of the 300 and 500 there are: what two cores do in two minutes
+ADDED = (0.3, 0.4, 0.5, 0.6)  # the lambdas tried for the sum,
 NEGATED = (4.0, 3.0, 2.0, 1.5, 1.0, 0.5)  # the negation, largest first,
 COMBINED = (0.25, 0.5, 0.75, 1.0)  # and the analogy
 FORGET = ("20ng",)

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from taskvec.errors import RecipeError, UnboundKnob
 
 Number = int | float | Fraction
+MOST_TERMS, LONGEST_NUMBER = 4096, 16_384  # monomials of a coefficient; bits of a numerator or denominator
 
 
 def exact(number: Number) -> Fraction:
@@ -31,6 +32,14 @@ def exact(number: Number) -> Fraction:
     if not math.isfinite(number):
         raise RecipeError(f"a coefficient must be finite, not {float(number)}")
     return Fraction(repr(float(number)))
+
+
+def _bounded(value: Fraction) -> Fraction:
+    """The same; RecipeError if it is too large for a float or too long to compute with."""
+    top, bottom = value.numerator.bit_length(), value.denominator.bit_length()
+    if top - bottom > 1000 or max(top, bottom) > LONGEST_NUMBER:
+        raise RecipeError("a coefficient is too large for a float" if top > bottom else "a coefficient is too small")
+    return value
 
 
 def number_text(value: Fraction) -> str:
@@ -245,10 +254,15 @@ class Coefficient:
         if not isinstance(other, Coefficient | int | float | Fraction):
             return NotImplemented
         total: dict[Monomial, Fraction] = {}
+        factor = Coefficient.of(other)
+        if len(self.terms) * len(factor.terms) > 16 * MOST_TERMS:
+            raise RecipeError(f"a product of coefficients has more than {MOST_TERMS} terms")
         for a, x in self.terms.items():
-            for b, y in Coefficient.of(other).terms.items():
+            for b, y in factor.terms.items():
                 key = monomial(a + b)
-                total[key] = total.get(key, Fraction(0)) + x * y
+                total[key] = _bounded(total.get(key, Fraction(0)) + x * y)
+        if len(total) > MOST_TERMS:
+            raise RecipeError(f"a product of coefficients has more than {MOST_TERMS} terms")
         return Coefficient(total)
 
     def __truediv__(self, other: "Number | Coefficient") -> "Coefficient":

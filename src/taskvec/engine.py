@@ -22,7 +22,7 @@ from taskvec.formats.header import write_header
 from taskvec.planning import PIECE, Block, Plan, arena_bytes, plan, readable, shard
 from taskvec.source import Source
 from taskvec.staging import Done, Staging, finished_before, require_writable
-from taskvec.storage import existing_parent, free_bytes, stated, write_exactly
+from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
 from taskvec.weights import Weights, evaluate, scratch_bytes
 
 SYNC = 256 << 20  # bytes of finished blocks that are made durable together
@@ -80,22 +80,25 @@ def save(
     and not against a power cut. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
-    target = Path(uri).expanduser().resolve()
+    target = place_to_write(uri)
     alone = target.name if target.suffix == ".safetensors" else None
     todo = plan(weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone)
     if not force:
         weights.check_bases()
     notes = {"forced": True} if force else {}
     entry = lineage.record(weights, todo.specs, todo.kind, notes)
+    longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})
     todo = replace(
-        todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(entry, bool(alone))) for s in todo.shards)
+        todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(longest, bool(alone))) for s in todo.shards)
     )
     key = _key(todo, entry)
     if not finished_before(target, key):
-        require_writable(target, overwrite, [p for s in weights.mentioned if (p := _path(s))])
-        _require_space(todo, target)
+        writable = partial(require_writable, target, overwrite, [p for s in _read_by(todo) if (p := _path(s))])
+        with stated(target, OutputError):
+            writable()
+            _require_space(todo, target)
         _require_same_integers(todo)
-        stage = Staging(target, key, resume, durable)
+        stage = Staging(target, key, resume, durable, writable)
         try:
             reused, nonfinite = _write(todo, stage, allow_nonfinite, progress)
             _finish(todo, stage, entry, nonfinite)
@@ -122,11 +125,16 @@ def _key(todo: Plan, entry: Mapping[str, Any]) -> str:
     """What must be the same for a finished block to be worth keeping: recipe, sources as files, layout, block size."""
     from blake3 import blake3
 
-    stamps = [repr(getattr(source, "_key", source.text.__str__)()) for source in todo.weights.mentioned]
+    stamps = [repr(getattr(source, "_key", source.text.__str__)()) for source in _read_by(todo)]
     layout = [
         (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()]) for s in todo.shards
     ]
     return blake3(repr((entry["recipe"], str(entry), stamps, layout, todo.block)).encode()).hexdigest()
+
+
+def _read_by(todo: Plan) -> list[Source]:
+    """Every source, and the model that the output is like."""
+    return list(dict.fromkeys([*todo.weights.mentioned, *filter(None, [todo.like])]))
 
 
 def _require_space(todo: Plan, target: Path) -> None:
@@ -176,8 +184,10 @@ def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
     terms, blocks = scales(todo.weights, todo.specs), list(todo.blocks())
     total = sum(_bytes(todo, b) for b in blocks)
     with stated(stage.target, OutputError):
+        stage.keep_only({s.filename: s.size for s in todo.shards})
         files = [os.open(stage.files / s.filename, os.O_RDWR | os.O_CREAT, 0o644) for s in todo.shards]
     flagged: dict[int, Block] = {}
+    waiting: list[Done] = []
     try:
         kept = _kept(todo, stage, blocks, files) if stage.done else set()
         reused = sum(_bytes(todo, blocks[k]) for k in kept)
@@ -199,7 +209,7 @@ def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
             return Done(block.index, tuple(found), flags)
 
         size = arena_bytes(todo.weights, todo.specs, todo.block)
-        finished, waiting, count = reused, [], 0
+        finished, count = reused, 0
         with stated(stage.target, OutputError):
             for done in each(
                 (b for b in blocks if b.index not in kept), work, partial(arena, size), min(todo.threads, len(blocks))
@@ -268,7 +278,7 @@ def _is_nonfinite(source: Source, block: Block) -> bool:
 # ---- finishing -----------------------------------------------------------------------------------
 def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...]) -> None:
     """Headers, side files and the record; everything durable; then the name."""
-    for source in todo.weights.mentioned:
+    for source in _read_by(todo):
         if unchanged := getattr(source, "require_unchanged", None):
             unchanged()
     per_tensor: dict[str, list[bytes]] = {name: [] for name in todo.specs}
@@ -292,7 +302,7 @@ def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[
 
 def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: bool) -> None:
     for s in todo.shards:
-        header, _ = write_header(s.specs, lineage.metadata(entry, alone))
+        header, _ = write_header(s.specs, lineage.metadata(entry, alone), s.header_size)
         assert len(header) == s.header_size, "a header's length is part of the plan"
         fd = os.open(stage.files / s.filename, os.O_RDWR)
         try:

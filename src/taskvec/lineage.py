@@ -16,7 +16,7 @@ from taskvec.executors import default_threads, each
 from taskvec.formats import open_source
 from taskvec.planning import PIECE
 from taskvec.source import Source, Spec
-from taskvec.storage import resolve
+from taskvec.storage import resolve, stated
 from taskvec.version import __version__
 from taskvec.weights import Weights
 
@@ -100,19 +100,35 @@ def read(path: Path) -> dict[str, Any] | None:
     where = path / RECORD if path.is_dir() else path
     if not where.is_file():
         return None
-    if where.name == RECORD:
-        text = where.read_text(encoding="utf-8")
-    else:
-        text = getattr(open_source(where), "metadata", {}).get(IN_FILE, "")
-    if not text:
-        return None
     try:
+        if where.name == RECORD:
+            with stated(where):
+                text = where.read_text(encoding="utf-8")
+        else:
+            text = getattr(open_source(where), "metadata", {}).get(IN_FILE, "")
+        if not text:
+            return None
         found = json.loads(text)
+        if not (_is_record(found) and _has(found, tensors=dict, fingerprint=str)) or not all(
+            _has(entry, dtype=str, shape=list, digest=str) for entry in found["tensors"].values()
+        ):
+            raise ValueError("it is not as taskvec writes it")
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where} holds no record that can be read: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("tensors", {}), dict):
-        raise FormatError(f"{where} holds no record that can be read")
+    assert isinstance(found, dict)
     return found
+
+
+def _is_record(found: Any) -> bool:
+    """Whether a record, or that of an input within it, has what `verify` and `log` read."""
+    return _has(found, recipe=str, inputs=dict) and all(
+        _has(i, mass=int, fingerprint=str) and ("made_from" not in i or _is_record(i["made_from"]))
+        for i in found["inputs"].values()
+    )
+
+
+def _has(found: Any, **kinds: type) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
 
 
 # ---- proof ---------------------------------------------------------------------------------------

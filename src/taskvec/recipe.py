@@ -23,6 +23,7 @@ from taskvec.formats import open_source
 from taskvec.weights import Weights
 
 LONGEST, DEEPEST = 100_000, 60  # characters of a recipe; levels of nesting
+LONGEST_VALUE = 20_000  # characters of a coefficient with a name, all names in it replaced
 
 
 def load(uri: str | os.PathLike[str], *, revision: str | None = None) -> Weights:
@@ -31,6 +32,8 @@ def load(uri: str | os.PathLike[str], *, revision: str | None = None) -> Weights
     `uri`: a .safetensors file, a folder (one file, or shards with an index), a PEFT adapter's folder, or `org/name` on
     the Hugging Face hub (extra `hub`). Raises FormatError.
     """
+    if not isinstance(revision, str | None):
+        raise TypeError("revision must be a text")
     return Weights({open_source(uri, revision): 1})
 
 
@@ -72,7 +75,9 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str") -> Weig
             raise _error(f"{name} is a function's name and cannot be assigned", line)
         if name in scope:
             raise _error(f"{name} has a value already", line)
-        scope[name] = _value(line.value, scope)
+        scope[name] = value = _value(line.value, scope)
+        if isinstance(value, Coefficient) and len(str(value)) > LONGEST_VALUE:
+            raise _error(f"{name} is longer than {LONGEST_VALUE} characters when it is written out", line)
     if not isinstance(last, ast.Expr):
         raise _error("the last line must be an expression, the model to make", last)
     result = _value(last.value, scope)

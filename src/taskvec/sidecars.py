@@ -52,7 +52,7 @@ def _set_dtype(config: Path, plan: Plan, durable: bool) -> None:
     name = TORCH_NAMES[kinds.pop()]
     try:
         table = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     keys = [key for key in ("dtype", "torch_dtype") if isinstance(table, dict) and table.get(key) not in (None, name)]
     if keys:

@@ -7,7 +7,7 @@ safely on disk. A killed process leaves both; the same command checks what is th
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +34,19 @@ class Done:
 class Staging:
     """The folder for one output and one plan. `done` holds the blocks that an earlier run recorded."""
 
-    def __init__(self, target: Path, key: str, resume: bool, durable: bool):
+    def __init__(self, target: Path, key: str, resume: bool, durable: bool, ready: Callable[[], None] = lambda: None):
+        """`ready` is called once the folder is ours: another process may have finished the output until then."""
         self.target, self.durable = target, durable
         self.folder = target.with_name(f".{target.name}.taskvec")
         self.files = self.folder / "files"
         self._journal_path = self.folder / "journal.jsonl"
         with stated(target, OutputError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("w")
             self._claim()
+            try:
+                ready()
+            except OutputError:
+                self._let_go()
+                raise
             earlier = _read_journal(self._journal_path, key) if resume else None
             if earlier is None:
                 shutil.rmtree(self.files, ignore_errors=True)
@@ -52,12 +56,25 @@ class Staging:
             self._journal: IO[str] = self._journal_path.open("a", encoding="utf-8")
 
     def _claim(self) -> None:
+        busy = OutputError(f"another taskvec is writing {self.target} at this moment: wait for it or take another name")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = (self.folder / "lock").open("w")
+        except FileNotFoundError:  # the other one has finished, and its folder went away under ours
+            raise busy from None
         if fcntl is None:
             return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise OutputError(f"another taskvec is writing {self.target} at this moment") from None
+            raise busy from None
+        if not os.fstat(self._lock.fileno()).st_nlink:  # it finished just now, with its folder
+            raise busy
+
+    def _let_go(self) -> None:
+        with suppress(OSError):
+            remove(self.folder)
+        self._lock.close()  # after the folder is gone: who locks it next has a new one
 
     def record(self, blocks: Iterable[Done], files: Iterable[int]) -> None:
         """Make the data of finished blocks durable, then note them; a line that is lost costs only its blocks."""
@@ -67,20 +84,34 @@ class Staging:
         self._journal.write("".join(lines))
         self._journal.flush()
 
+    def keep_only(self, sizes: Mapping[str, int]) -> None:
+        """Remove what does not belong to the output (name -> size) from an earlier run's files."""
+        for found in self.files.iterdir():
+            if found.name not in sizes or not found.is_file() or found.is_symlink():
+                remove(found)
+            elif found.stat().st_size > sizes[found.name]:
+                os.truncate(found, sizes[found.name])
+
     def commit(self) -> None:
-        """The whole output under its name, in one step; then the staging folder is gone."""
+        """The whole output under its name, in one step; then the staging folder is gone.
+
+        The journal says first which folder or file that is, so that a run that finds it in place knows it is done.
+        """
         sync_folder(self.files, self.durable)
         only = [*self.files.iterdir()]
         new = only[0] if self.target.suffix == ".safetensors" and len(only) == 1 else self.files
         with stated(self.target, OutputError):
+            self._journal.write(json.dumps({"whole": _identity(new)}) + "\n")
+            self._journal.flush()
+            if self.durable:
+                os.fsync(self._journal.fileno())
             move_into_place(new, self.target, self.durable)
         self.discard()
 
     def discard(self) -> None:
         """Remove everything that was staged."""
-        self.close()
-        with suppress(OSError):
-            remove(self.folder)
+        self._journal.close()
+        self._let_go()
 
     def close(self) -> None:
         """Let go of the folder and leave it for the next run."""
@@ -121,7 +152,8 @@ def require_writable(target: Path, overwrite: bool, sources: Iterable[Path]) -> 
             )
         if target.is_dir() and not any(target.glob("*.safetensors*")):
             raise OutputError(f"{target} holds files and no safetensors: it is no checkpoint, so it is not replaced")
-        inside = [str(s) for s in sources if target in s.resolve().parents and s.resolve().parent != target]
+        folders = [s if s.is_dir() else s.parent for s in map(Path.resolve, sources)]
+        inside = [str(folder) for folder in folders if target in folder.parents]
         if target.is_dir() and (inside or target in Path.cwd().parents):
             raise OutputError(
                 f"{target} holds what is still needed ({', '.join(inside) or 'this folder'}): not replaced"
@@ -136,9 +168,18 @@ def require_writable(target: Path, overwrite: bool, sources: Iterable[Path]) -> 
 def finished_before(target: Path, key: str) -> bool:
     """Whether a run of the same plan was killed after its last step, with only the clearing up left; clears up then."""
     folder = target.with_name(f".{target.name}.taskvec")
-    if not os.path.lexists(target) or (folder / "files").exists():
+    try:
+        lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+        known = lines[:1] == [json.dumps({"plan": key})]
+        done = known and json.dumps({"whole": _identity(target)}) in lines
+    except (OSError, ValueError):
         return False
-    if _read_journal(folder / "journal.jsonl", key) is None:
-        return False
-    remove(folder)
-    return True
+    if done:
+        remove(folder)
+    return done
+
+
+def _identity(path: Path) -> list[int]:
+    """What a file or folder keeps when it is renamed."""
+    found = path.stat()
+    return [found.st_dev, found.st_ino]

@@ -18,12 +18,30 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 def resolve(uri: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The local file or folder that `uri` names: a path, or `org/name` on the Hugging Face hub (the `hub` extra)."""
-    path = Path(uri).expanduser()
-    if path.exists():
-        return path
+    with stated(uri):
+        path = expanded(uri)
+        if path.exists():
+            return path
     if _HUB_ID.match(str(uri)) and not path.parent.is_dir():
         return _from_hub(str(uri), revision)
     raise FormatError(f"{uri} does not exist")
+
+
+def expanded(uri: str | os.PathLike[str]) -> Path:
+    """The path, with ~ replaced. Raises OSError where there is no such home."""
+    try:
+        return Path(uri).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(errno.ENOENT, "no such home", os.fspath(uri)) from None
+
+
+def place_to_write(uri: str | os.PathLike[str]) -> Path:
+    """The absolute path, through links, of what is to be written. Raises OutputError."""
+    try:
+        with stated(uri, OutputError):
+            return expanded(uri).resolve()
+    except RuntimeError as error:  # links in a circle
+        raise OutputError(f"{os.fspath(uri)} cannot be written to: {error}") from None
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -106,9 +124,12 @@ class stated:  # noqa: N801 - reads as a word: with stated(path): ...
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             if error.errno == errno.ENOSPC:
-                raise OutputError(f"no space left on the disk of {self.path}") from None
+                raise OutputError(
+                    f"no space left on the disk of {self.path}; make room and run the same command again"
+                ) from None
+            where = error.filename if isinstance(error.filename, str) else self.path
             what = {errno.EACCES: "permission denied", errno.ENOENT: "does not exist", errno.EISDIR: "is a folder"}
-            raise self.kind(f"{self.path}: {what.get(error.errno or 0, error.strerror or str(error))}") from None
+            raise self.kind(f"{where}: {what.get(error.errno or 0, error.strerror or str(error))}") from None
 
 
 # ---- writing -------------------------------------------------------------------------------------

@@ -41,27 +41,31 @@ SHAPES: dict[str, tuple[int, ...]] = {
 POSITIONS = "model.position_ids"  # an integer tensor, which passes through
 
 
-def random_model(seed: int, dtype: str, norms: str | None = None) -> Tensors:
-    """N(0, 1) with zeros of both signs, one number far below the rest, and norms in a dtype of their own if asked."""
+def random_model(seed: int) -> Tensors:
+    """N(0, 1) in float64, with zeros of both signs and one number far below the rest in every tensor."""
     draw = torch.Generator().manual_seed(seed)
     found: Tensors = {POSITIONS: torch.arange(24)}
     for name, shape in SHAPES.items():
-        values = torch.randn(shape, generator=draw, dtype=torch.float64)
-        flat = values.view(-1)
-        flat[seed % 8], flat[(seed + 3) % 8], flat[(seed + 5) % 8] = 0.0, -0.0, 1e-7
-        found[name] = values.to(DTYPES[norms if norms and "norm" in name else dtype])
+        found[name] = torch.randn(shape, generator=draw, dtype=torch.float64)
+        flat = found[name].view(-1)
+        flat[1], flat[3], flat[5] = 0.0, -0.0, 1e-7
     return found
 
 
-def fine_tuned(base: Tensors, seed: int, noise: float = 0.05) -> Tensors:
-    """The base plus noise, in the base's dtypes."""
+def fine_tuned(base: Tensors, seed: int, noise: float = 0.2) -> Tensors:
+    """The base plus noise; what was zero there stays so."""
     draw = torch.Generator().manual_seed(seed)
-    return {
-        name: t
-        if name == POSITIONS
-        else (t.double() + noise * torch.randn(t.shape, generator=draw, dtype=torch.float64)).to(t.dtype)
-        for name, t in base.items()
-    }
+    found = dict(base)
+    for name in SHAPES:
+        step = noise * torch.randn(SHAPES[name], generator=draw, dtype=torch.float64)
+        found[name] = torch.where(base[name] == 0, base[name], base[name] + step)
+    return found
+
+
+def cast(model: Tensors, dtype: str, norms: str = "") -> Tensors:
+    """In another dtype, the norms in one of their own if given; integers as they are."""
+    kinds = {name: DTYPES[norms if norms and "norm" in name else dtype] for name in SHAPES}
+    return {name: t.to(kinds.get(name, t.dtype)) for name, t in model.items()}
 
 
 def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
@@ -102,18 +106,18 @@ def eager_sum(scales: Mapping[str, Fraction], tensors: Mapping[str, torch.Tensor
     return np.zeros(tensors[names[0]].shape, np.float32) if total is None else total
 
 
-def eager_model(scales: Mapping[str, Scale], models: Mapping[str, Tensors], names: list[str], dtype: str = "") -> Tensors:  # fmt: skip # noqa: E501
-    """Tensor by tensor the sum, rounded once to `dtype`, else to that of the model called base."""
-    like = models["base" if "base" in models else names[0]]
+def eager_model(
+    scales: Mapping[str, Scale], models: Mapping[str, Tensors], names: list[str], like: Tensors, dtype: str = ""
+) -> Tensors:
+    """Tensor by tensor the sum, rounded once to `dtype`, else to that of `like`, which also gives the integers."""
     found = {}
     for name, tensor in like.items():
         if name == POSITIONS:
             found[name] = tensor
             continue
         here = {k: s(name) if callable(s) else s for k, s in scales.items()}
-        found[name] = rounded_once(
-            eager_sum(here, {k: m[name] for k, m in models.items()}, names), DTYPES.get(dtype, tensor.dtype)
-        )
+        total = eager_sum(here, {k: m[name] for k, m in models.items()}, names)
+        found[name] = rounded_once(total, DTYPES[dtype] if dtype else tensor.dtype)
     return found
 
 

@@ -6,6 +6,7 @@ An expression collapses to {model: coefficient}, coefficients exact rationals. E
 on its own, and the sum is rounded once to the output's dtype.
 """
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -16,8 +17,10 @@ import torch
 from paper_builders import (
     DTYPES,
     LAYERS,
+    SHAPES,
     Tensors,
     assert_same_bits,
+    cast,
     eager_model,
     eager_sum,
     fine_tuned,
@@ -25,7 +28,6 @@ from paper_builders import (
     random_model,
     raw,
     read,
-    rounded_once,
     taskvec,
     write,
 )
@@ -62,34 +64,27 @@ OPERATIONS: dict[str, tuple[str, dict[str, Fraction]]] = {
     "uniform soup": ("(a + b + c)/3", {"a": Q(1, 3), "b": Q(1, 3), "c": Q(1, 3)}),
     "extrapolation, ExPO": ("a + 0.3*(a - base)", {"a": Q("1.3"), "base": Q("-0.3")}),
 }
-# Dtypes of base, a, b, c; and of the base's norms where they have one of their own.
-MIXTURES: dict[str, tuple[tuple[str, str, str, str], str | None]] = {
-    **{dtype: ((dtype,) * 4, None) for dtype in DTYPES},
-    "BF16 with F32 norms": (("BF16",) * 4, "F32"),
-    "BF16 base, wider tunes": (("BF16", "F32", "F16", "BF16"), None),
-    "F32 base, F64 among the tunes": (("F32", "F64", "F32", "BF16"), None),
-    "F8 base, other tunes": (("F8_E4M3", "BF16", "F8_E5M2", "F16"), None),
+# Dtypes of base, a, b and c, and of the norms where they have one of their own.
+MIXTURES: dict[str, tuple[str, ...]] = {
+    **{dtype: (dtype,) * 4 for dtype in DTYPES},
+    "BF16, norms F32": ("BF16",) * 4 + ("F32",),
+    "BF16 base, wider tunes": ("BF16", "F32", "F16", "BF16"),
+    "F32 base, one tune F64": ("F32", "F64", "F32", "BF16"),
+    "F8 base, other tunes": ("F8_E4M3", "BF16", "F8_E5M2", "F16"),
 }
+Written = Callable[[str], tuple[dict[str, Tensors], dict[str, Path]]]
 
 
 def models_of(mixture: str) -> dict[str, Tensors]:
-    dtypes, norms = MIXTURES[mixture]
-    first = random_model(1, "F64")
-    base = {n: t if t.dtype == torch.int64 else t.to(DTYPES[_dtype(n, dtypes[0], norms)]) for n, t in first.items()}
-    tuned = {
-        k: {n: t if t.dtype == torch.int64 else t.to(DTYPES[_dtype(n, d, norms)]) for n, t in fine.items()}
-        for k, d, fine in zip("abc", dtypes[1:], (fine_tuned(first, seed, 0.2) for seed in (2, 3, 4)), strict=True)
-    }
-    return {"base": base, **tuned}
-
-
-def _dtype(name: str, dtype: str, norms: str | None) -> str:
-    return norms if norms and "norm" in name else dtype
+    *dtypes, norms = MIXTURES[mixture] if len(MIXTURES[mixture]) == 5 else (*MIXTURES[mixture], "")
+    exact = random_model(1)
+    tuned = {name: fine_tuned(exact, seed) for seed, name in enumerate("abc", 2)}
+    return {n: cast(m, d, norms) for d, (n, m) in zip(dtypes, ({"base": exact} | tuned).items(), strict=True)}
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict[str, Tensors], dict[str, Path]]]:
-    """The four models of a mixture, and where they lie; each mixture is written once."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The four models of a mixture and where they lie; each mixture is written once."""
     home, made = tmp_path_factory.mktemp("models"), {}
 
     def get(mixture: str) -> tuple[dict[str, Tensors], dict[str, Path]]:
@@ -101,23 +96,216 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[d
     return get
 
 
-def used(recipe: str, folders: dict[str, Path]) -> dict[str, Path]:
-    return {name: path for name, path in folders.items() if name in recipe}
+def eager(recipe: str, scales: dict[str, Fraction], models: dict[str, Tensors], folders: dict[str, Path]) -> Tensors:
+    """The sum in the dtypes of the first model that the recipe names and that does not cancel."""
+    like = models[min(scales, key=lambda name: re.search(rf"\b{name}\b", recipe).start())]
+    return eager_model(scales, {k: models[k] for k in scales}, order({k: folders[k] for k in scales}), like)
 
 
-def expected(recipe: str, scales: dict[str, Fraction], models: dict[str, Tensors], folders: dict[str, Path]) -> Tensors:
-    """The eager result in the dtypes of the first model that the recipe names and keeps."""
-    first = min(scales, key=recipe.index)
+@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_is_its_eager_sum_bit_for_bit(
+    operation: str, mixture: str, written: Written, tmp_path: Path
+) -> None:
+    recipe, scales = OPERATIONS[operation]
+    models, folders = written(mixture)
+    tv.save(tv.parse(recipe, **{k: folders[k] for k in scales}), tmp_path / "out")
+    assert_same_bits(read(tmp_path / "out"), eager(recipe, scales, models, folders))
+
+
+@pytest.mark.parametrize("mixture", ["BF16", "F8 base, other tunes"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_command_line_merges_to_the_same_bits(
+    operation: str, mixture: str, written: Written, tmp_path: Path
+) -> None:
+    recipe, scales = OPERATIONS[operation]
+    models, folders = written(mixture)
+    taskvec("merge", recipe, *(f"{k}={folders[k]}" for k in scales), "-o", tmp_path / "out")
+    assert_same_bits(read(tmp_path / "out"), eager(recipe, scales, models, folders))
+
+
+# A verb with fine-tuned models -> the same in words, and its coefficients.
+VERBS: dict[str, tuple[list[str], dict[str, Fraction]]] = {
+    "negate": (["negate", "base", "a", "--scale", "0.7"], {"base": Q("1.7"), "a": Q("-0.7")}),
+    "add": (
+        ["add", "base", "a", "b", "c", "--scale", "1/3"],
+        {"base": Q(0), "a": Q(1, 3), "b": Q(1, 3), "c": Q(1, 3)},
+    ),
+    "analogy": (
+        ["analogy", "base", "--a", "a", "--b", "b", "--c", "c", "--scale", "0.8"],
+        {"base": Q("0.2"), "a": Q("-0.8"), "b": Q("0.8"), "c": Q("0.8")},
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_the_paper_s_equation(verb: str, written: Written, tmp_path: Path) -> None:
+    words, scales = VERBS[verb]
+    models, folders = written("BF16")
+    taskvec(*(folders.get(word, word) for word in words), "-o", tmp_path / "out")
+    assert_same_bits(read(tmp_path / "out"), eager_model(scales, models, order(folders), models["base"]))
+
+
+@pytest.mark.parametrize("out", DTYPES)
+@pytest.mark.parametrize("mixture", DTYPES)
+def test_the_sum_is_rounded_once_to_the_dtype_that_is_asked_for(
+    mixture: str, out: str, written: Written, tmp_path: Path
+) -> None:
+    models, folders = written(mixture)
+    scales = {"base": Q("0.7"), "a": Q("0.3")}
+    tv.save(tv.parse("0.7*base + 0.3*a", base=folders["base"], a=folders["a"]), tmp_path / "out", dtype=out)
+    two = {k: models[k] for k in scales}
+    if out == "F64":  # an output in float64 is summed in float64, whatever the sources are
+        two = {k: cast(m, "F64") for k, m in two.items()}
     names = order({k: folders[k] for k in scales})
-    return eager_model(scales, {"base": models[first]} | {k: models[k] for k in scales}, names) if first != "base" and "base" not in scales else _like(first, scales, models, names)  # fmt: skip # noqa: E501
+    assert_same_bits(read(tmp_path / "out"), eager_model(scales, two, names, models["base"], out))
 
 
-def _like(first: str, scales: dict[str, Fraction], models: dict[str, Tensors], names: list[str]) -> Tensors:
+# ---- differences ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_the_base_and_the_whole_difference_are_the_tuned_model_byte_for_byte(
+    mixture: str, written: Written, tmp_path: Path
+) -> None:
+    models, folders = written(mixture)
+    base, tuned = tv.load(folders["base"]), tv.load(folders["a"])
+    tv.save(base + (tuned - base), tmp_path / "out")
+    assert_same_bits(read(tmp_path / "out"), models["a"])
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_a_task_vector_is_the_difference_in_the_accumulator_s_dtype(
+    mixture: str, written: Written, tmp_path: Path
+) -> None:
+    models, folders = written(mixture)
+    taskvec("diff", folders["a"], folders["base"], "-o", tmp_path / "tau")
+    assert_same_bits(read(tmp_path / "tau"), difference(models["a"], models["base"]))
+
+
+def difference(tuned: Tensors, base: Tensors) -> Tensors:
+    """tuned - base in float32, or float64 if one of the two is; every subtraction rounded once. No integers."""
     found = {}
-    for name, tensor in models[first].items():
-        if tensor.dtype == torch.int64:
-            found[name] = tensor
-        else:
-            total = eager_sum(scales, {k: models[k][name] for k in scales}, names)
-            found[name] = rounded_once(total, tensor.dtype)
+    for name in SHAPES:
+        real = torch.float64 if torch.float64 in (tuned[name].dtype, base[name].dtype) else torch.float32
+        found[name] = tuned[name].to(real) - base[name].to(real)
     return found
+
+
+@pytest.mark.parametrize("mixture", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
+def test_a_stored_task_vector_brings_a_narrow_model_back_byte_for_byte(
+    mixture: str, written: Written, tmp_path: Path
+) -> None:
+    models, folders = written(mixture)
+    taskvec("diff", folders["a"], folders["base"], "-o", tmp_path / "tau")
+    taskvec("add", folders["base"], tmp_path / "tau", "-o", tmp_path / "out")
+    found, wanted = read(tmp_path / "out"), models["a"]
+    for name, tensor in wanted.items():  # as numbers: (-0) + ((-0) - (-0)) is +0
+        assert torch.equal(found[name].double(), tensor.double()), name
+
+
+@pytest.mark.parametrize("mixture", ["F32", "F64", "BF16", "BF16 base, wider tunes"])
+def test_stored_task_vectors_are_added_as_they_are(mixture: str, written: Written, tmp_path: Path) -> None:
+    models, folders = written(mixture)
+    stored = {}
+    for name in "ab":
+        taskvec("diff", folders[name], folders["base"], "-o", tmp_path / name)
+        stored[name] = read(tmp_path / name)
+    taskvec("add", folders["base"], tmp_path / "a", tmp_path / "b", "--scale", "0.4", "-o", tmp_path / "out")
+    scales = {"base": Q(1), "a": Q("0.4"), "b": Q("0.4")}
+    names = order({"base": folders["base"], "a": tmp_path / "a", "b": tmp_path / "b"})
+    assert_same_bits(
+        read(tmp_path / "out"), eager_model(scales, {"base": models["base"]} | stored, names, models["base"])
+    )
+
+
+def test_negating_a_task_twice_is_the_base(written: Written) -> None:
+    _, folders = written("F32")
+    base, tuned = tv.load(folders["base"]), tv.load(folders["a"])
+    forgotten, negated = base - (tuned - base), -(tuned - base)
+    assert forgotten + (tuned - base) == base
+    assert base - negated == tuned
+
+
+def test_the_soup_of_n_models_is_task_arithmetic_with_lambda_one_nth(written: Written) -> None:
+    _, folders = written("F32")
+    base, *tuned = (tv.load(folders[name]) for name in NAMES)
+    soup = sum(tuned[1:], tuned[0]) / 3
+    assert base + Q(1, 3) * sum((t - base for t in tuned), tv.Weights({})) == soup
+
+
+# ---- a coefficient for every tensor --------------------------------------------------------------
+def layer(name: str) -> int | None:
+    return int(name.split(".")[2]) if ".layers." in name else None
+
+
+def gradient(*points: Fraction, outside: Fraction) -> Callable[[str], Fraction]:
+    """Linear between the points, which stand evenly from the first layer to the last."""
+
+    def at(name: str) -> Fraction:
+        if layer(name) is None:
+            return outside
+        position = Q(layer(name), LAYERS - 1) * (len(points) - 1)
+        k = min(int(position), len(points) - 2)
+        return points[k] + (position - k) * (points[k + 1] - points[k])
+
+    return at
+
+
+PER_TENSOR: dict[str, tuple[str, Callable[[str], Fraction]]] = {
+    "a table": (
+        'per({"*.mlp.*": 0.5, "*norm*": 0, "model.layers.[01].*": 0.9, "*": 0.25})',
+        lambda n: Q("0.5") if ".mlp." in n else Q(0) if "norm" in n else Q("0.9") if layer(n) in (0, 1) else Q("0.25"),
+    ),
+    "only": ('0.6*only("model.layers.*.mlp.*", "lm_head.*")', lambda n: Q("0.6") * (".mlp." in n or "lm_head" in n)),
+    "without": ('0.6*without("*norm*", "*embed*")', lambda n: Q("0.6") * (not ("norm" in n or "embed" in n))),
+    "two filters": (
+        '(0.6*only("*.mlp.*") - 0.2*only("*.layers.1.*"))',
+        lambda n: Q("0.6") * (".mlp." in n) - Q("0.2") * (layer(n) == 1),
+    ),
+    "a gradient": ("layers(0.2, 0.8, outside=0.1)", gradient(Q("0.2"), Q("0.8"), outside=Q("0.1"))),
+    "a gradient of three points": (
+        "layers(1, -0.5, 0.25, outside=0)",
+        gradient(Q(1), Q("-0.5"), Q("0.25"), outside=Q(0)),
+    ),
+    "a gradient, filtered and scaled": (
+        'lam*only("*.mlp.*")*layers(0, 1, outside=1)',
+        lambda n: Q("0.3") * (".mlp." in n) * gradient(Q(0), Q(1), outside=Q(1))(n),
+    ),
+}
+
+
+@pytest.mark.parametrize("mixture", ["F32", "BF16, norms F32"])
+@pytest.mark.parametrize("kind", PER_TENSOR)
+def test_a_coefficient_may_differ_from_tensor_to_tensor(
+    kind: str, mixture: str, written: Written, tmp_path: Path
+) -> None:
+    text, scale = PER_TENSOR[kind]
+    models, folders = written(mixture)
+    binds = ["--set", "lam=0.3"] if "lam" in text else []
+    recipe = f"base + {text}*(a - base) - 0.1*(b - base)"
+    taskvec("merge", recipe, *(f"{k}={folders[k]}" for k in ("base", "a", "b")), *binds, "-o", tmp_path / "out")
+    scales = {"base": lambda n: Q("1.1") - scale(n), "a": scale, "b": Q("-0.1")}
+    three = {k: models[k] for k in scales}
+    names = order({k: folders[k] for k in scales})
+    assert_same_bits(read(tmp_path / "out"), eager_model(scales, three, names, models["base"]))
+
+
+def test_tensors_that_a_filter_leaves_out_keep_their_bytes(written: Written, tmp_path: Path) -> None:
+    models, folders = written("F16")
+    base, tuned = tv.load(folders["base"]), tv.load(folders["a"])
+    tv.save(base + 0.5 * tv.only("*.mlp.*") * (tuned - base), tmp_path / "out")
+    found = read(tmp_path / "out")
+    changed = {name for name in found if raw(found[name]) != raw(models["base"][name])}
+    assert changed == {name for name in SHAPES if ".mlp." in name}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_reading_one_tensor_gives_the_sum_before_it_is_rounded(mixture: str, written: Written) -> None:
+    models, folders = written(mixture)
+    recipe, scales = OPERATIONS["learning and forgetting"]
+    weights = tv.parse(recipe, **{k: folders[k] for k in scales})
+    names = order({k: folders[k] for k in scales})
+    for name in SHAPES:
+        wanted = eager_sum(scales, {k: models[k][name] for k in scales}, names)
+        assert weights[name].dtype == wanted.dtype
+        assert np.array_equal(weights[name], wanted), name
+        assert np.array_equal(weights.read(name, slice(3, 7)), wanted[3:7]), name

@@ -45,18 +45,18 @@ def main() -> None:
 
     try:
         taskvec.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        _stop("interrupted", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _stop("interrupted; nothing under the output's name was changed, the same command goes on from here", 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
     except TaskvecError as error:
         _stop(f"error: {error}", 1)
+    except OSError as error:  # what no part of the program expected of the system
+        _stop(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", 1)
     except MemoryError:
         _stop("error: out of memory; give the merge less (--ram, --threads)", 1)
 

@@ -55,13 +55,13 @@ writing = options(
 )
 
 
-def named(arguments: tuple[str, ...]) -> dict[str, str]:
+def named(arguments: tuple[str, ...], form: str = "NAME=URI") -> dict[str, str]:
     """("base=org/base", ...) -> {"base": "org/base"}. Raises RecipeError."""
     found: dict[str, str] = {}
     for argument in arguments:
         name, equals, uri = argument.partition("=")
         if not (equals and uri and name.isidentifier()):
-            raise RecipeError(f"{argument!r} is not NAME=URI")
+            raise RecipeError(f"{argument!r} is not {form}")
         if name in found:
             raise RecipeError(f"{name} is given twice")
         found[name] = uri
@@ -97,7 +97,7 @@ def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...])
             problems[0] if len(problems) == 1 else "some sources cannot be read:", problems[1:] and problems
         )
     found = parse(recipe_text(recipe), **given)
-    return found.bind(**{name: number(name, text) for name, text in named(settings).items()})
+    return found.bind(**{name: number(name, text) for name, text in named(settings, "KNOB=NUMBER").items()})
 
 
 def number(name: str, text: str) -> Coefficient:

@@ -15,9 +15,11 @@ FORMATS: tuple[Any, ...] = (peft, checkpoint)
 def open_source(uri: str | os.PathLike[str], revision: str | None = None) -> Source:
     """The source at a path or hub id: headers are read and checked, data is not. Raises FormatError."""
     path = resolve(uri, revision)
-    for form in FORMATS:
-        if form.sniff(path):
-            with stated(path):
+    with stated(path):
+        if path.is_dir():
+            next(path.iterdir(), None)  # a folder that cannot be listed is no empty one
+        for form in FORMATS:
+            if form.sniff(path):
                 found: Source = form.open_source(path, os.fspath(uri), revision)
                 return found
     raise FormatError(f"{uri} {_what_it_is(path)}: give a safetensors file, a folder with one, or a LoRA's folder")

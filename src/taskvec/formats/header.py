@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from taskvec.storage import File
 
 LONGEST = 100_000_000  # bytes of JSON, the limit of the safetensors library
 METADATA = "__metadata__"
+MOST_SIZES = 64  # sizes of a shape, the limit of torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,22 @@ def _parse(text: bytes, file: File) -> dict[str, Any]:
     repeated: list[str] = []
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        repeated.extend(sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else [])
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated.extend(sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+        return found
 
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=table)
+        if b"\\ud" in text.lower():  # half a character, which UTF-8 cannot write
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{file.path} is no safetensors file: its header is not JSON ({error})") from None
     if not isinstance(parsed, dict):
         raise FormatError(f"{file.path} is no safetensors file: its header is not a JSON object")
     if repeated:
-        raise FormatError(f"{file.path} has a bad safetensors header:", [f"key {k!r} stands twice" for k in repeated])
+        problems = [f"key {key!r} stands twice" for key in repeated[:50]]
+        raise FormatError(f"{file.path} has a bad safetensors header:", problems)
     return parsed
 
 
@@ -79,10 +85,10 @@ def _entries(parsed: Mapping[str, Any], size: int) -> tuple[list[Entry], list[st
             problems.append(f"{name}: an entry needs dtype, shape and data_offsets, and nothing else")
             continue
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype not in BITS:
+        if not isinstance(dtype, str) or dtype not in BITS:
             problems.append(f"{name}: dtype {dtype!r} is unknown")
-        elif not _naturals(shape):
-            problems.append(f"{name}: shape {shape} is not a list of sizes")
+        elif not _naturals(shape) or len(shape) > MOST_SIZES:
+            problems.append(f"{name}: shape {str(shape)[:100]} is not a list of at most {MOST_SIZES} sizes")
         elif not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
             problems.append(f"{name}: data_offsets {offsets} are not a range")
         elif offsets[1] > size:
@@ -119,11 +125,13 @@ def _is_text_table(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 
-def write_header(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+def write_header(
+    specs: Mapping[str, Spec], metadata: Mapping[str, str], least: int = 0
+) -> tuple[bytes, dict[str, int]]:
     """The bytes before the data, and where in the file each tensor begins.
 
     Wider dtypes come first, so that every tensor is aligned to its element; within a width the order is that of
-    `specs`. The length is a multiple of 8, padded with spaces.
+    `specs`. The length is a multiple of 8 and at least `least`, padded with spaces.
     """
     offsets: dict[str, int] = {}
     table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
@@ -133,5 +141,5 @@ def write_header(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tupl
         offsets[name] = at
         at += spec.nbytes
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * max(-len(text) % 8, least - 8 - len(text))
     return struct.pack("<Q", len(text)) + text, {name: 8 + len(text) + begin for name, begin in offsets.items()}

@@ -21,6 +21,8 @@ from taskvec.storage import File, stated
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # kinds of init_lora_weights
+VARIANTS = ("alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "lora_bias")
 _KEY = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?$")
 
 
@@ -157,6 +159,10 @@ def _config(path: Path) -> dict[str, Any]:
         problems.append(f"bias={config['bias']!r} holds biases, not differences of them: merge it into a model first")
     if config.get("modules_to_save"):
         problems.append(f"modules_to_save={config['modules_to_save']} holds whole weights: merge it into a model first")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(CHANGES_THE_BASE):
+        problems.append(f"init_lora_weights={init!r} took a part out of the base: convert it to a plain LoRA first")
+    problems += [f"{key} makes it more than B @ A: merge it into a model first" for key in VARIANTS if config.get(key)]
     if problems:
         raise FormatError(f"{path} cannot be read as a task vector:", problems)
     return config
@@ -168,7 +174,7 @@ def _bad_patterns(table: str, patterns: Any) -> list[str]:
     found = []
     for pattern in patterns:
         try:
-            re.compile(pattern)
+            re.compile(_whole(pattern))
         except re.error as error:
             found.append(f"{table}: {pattern!r} is no regular expression: {error}")
     return found
@@ -210,10 +216,15 @@ def _scale(module: str, config: Mapping[str, Any]) -> float:
 
     def value(table: str, default: Any) -> Any:
         patterns = config.get(table) or {}
-        return next((v for p, v in patterns.items() if re.match(rf"(?:.*\.)?(?:{p})$", module)), default)
+        return next((v for p, v in patterns.items() if re.match(_whole(p), module)), default)
 
     rank, alpha = value("rank_pattern", config["r"]), value("alpha_pattern", config["lora_alpha"])
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _whole(pattern: str) -> str:
+    """A pattern of the configuration as PEFT fits it: the end of a module's name, from a dot on."""
+    return rf"(?:.*\.)?(?:{pattern})$"
 
 
 def _spec(pair: Pair, specs: Mapping[str, Spec]) -> Spec:
