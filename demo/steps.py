@@ -21,9 +21,9 @@ import taskvec as tv
 OUT = Path(__file__).resolve().parent.parent / "out" / "demo"
 VALIDATION, TEST = 60, 200  # texts a task, of the 300 and 500 there are: what two cores do in two minutes
 ADDED = (0.3, 0.4, 0.5, 0.6)  # the lambdas tried for the sum,
-NEGATED = (4.0, 3.0, 2.0, 1.5, 1.0, 0.5)  # the negation, largest first,
+NEGATED = tuple(k / 10 for k in range(10, 0, -1))  # the negation: the paper's range 0 to 1, largest first,
 COMBINED = (0.25, 0.5, 0.75, 1.0)  # and the analogy
-FORGET = ("20ng",)
+FORGET = ("20ng", "r8")
 KEEP = 0.95  # of the base's mean control accuracy must survive the forgetting
 A, B, C, D = "movie", "amazon", "nyt", "tweets"  # critics : customers :: editorials : tweets
 

@@ -18,15 +18,13 @@ from types import MappingProxyType
 from taskvec.errors import RecipeError, UnboundKnob
 
 Number = int | float | Fraction
-MOST_TERMS, LONGEST_NUMBER = 4096, 16_384  # monomials of a coefficient; bits of a numerator or denominator
+MOST_TERMS, LONGEST_NUMBER = 4096, 8192  # monomials of a coefficient; bits of a numerator or denominator
 
 
 def exact(number: Number) -> Fraction:
     """The rational that was written: 0.1 is 1/10. Raises RecipeError for NaN, infinities and what is not a number."""
     if isinstance(number, Rational) and not isinstance(number, bool):
-        if abs(number.numerator).bit_length() - number.denominator.bit_length() > 1000:
-            raise RecipeError("a coefficient is too large for a float")
-        return Fraction(number)
+        return bounded(Fraction(number))
     if not isinstance(number, Real) or isinstance(number, bool):
         raise RecipeError(f"a coefficient must be a number, not {type(number).__name__}")
     if not math.isfinite(number):
@@ -34,18 +32,29 @@ def exact(number: Number) -> Fraction:
     return Fraction(repr(float(number)))
 
 
-def _bounded(value: Fraction) -> Fraction:
-    """The same; RecipeError if it is too large for a float or too long to compute with."""
-    top, bottom = value.numerator.bit_length(), value.denominator.bit_length()
-    if top - bottom > 1000 or max(top, bottom) > LONGEST_NUMBER:
-        raise RecipeError("a coefficient is too large for a float" if top > bottom else "a coefficient is too small")
+def bounded(value: Fraction) -> Fraction:
+    """The same; RecipeError if it is too long to compute with."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > LONGEST_NUMBER:
+        raise RecipeError(f"a coefficient has more than {LONGEST_NUMBER} bits")
     return value
+
+
+def as_float(value: Fraction) -> float:
+    """The nearest float. Raises RecipeError if there is none."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise RecipeError("a coefficient is too large for a float") from None
 
 
 def number_text(value: Fraction) -> str:
     """A text that `exact` reads back: `0.4`, `-2`, `1/3`."""
-    decimal = repr(float(value))
-    return decimal.removesuffix(".0") if Fraction(decimal) == value else f"{value.numerator}/{value.denominator}"
+    fraction = f"{value.numerator}/{value.denominator}".removesuffix("/1")
+    try:
+        decimal = repr(float(value))
+    except OverflowError:
+        return fraction
+    return decimal.removesuffix(".0") if Fraction(decimal) == value else fraction
 
 
 # ---- where a tensor stands among the layers ------------------------------------------------------
@@ -260,7 +269,7 @@ class Coefficient:
         for a, x in self.terms.items():
             for b, y in factor.terms.items():
                 key = monomial(a + b)
-                total[key] = _bounded(total.get(key, Fraction(0)) + x * y)
+                total[key] = bounded(total.get(key, Fraction(0)) + x * y)
         if len(total) > MOST_TERMS:
             raise RecipeError(f"a product of coefficients has more than {MOST_TERMS} terms")
         return Coefficient(total)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from taskvec import kernels
-from taskvec.coefficients import layer_of
+from taskvec.coefficients import as_float, layer_of
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors import default_threads, each
 from taskvec.recipe import load
@@ -158,7 +158,7 @@ def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLik
 
 def _scales(weights: Weights, name: str, everything: Weights) -> list[tuple[Source, float]]:
     place = everything.places[name]
-    return [(s, float(c.at(place))) for s, c in weights.ordered() if name in s.specs and c.at(place)]
+    return [(s, as_float(c.at(place))) for s, c in weights.ordered() if name in s.specs and c.at(place)]
 
 
 class _Scratch:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
-from taskvec.coefficients import ZERO, Coefficient, Number, Place, joined, monomial_text, places
+from taskvec.coefficients import ZERO, Coefficient, Number, Place, as_float, joined, monomial_text, places
 from taskvec.dtypes import accumulator
 from taskvec.errors import FingerprintError, MassError, MismatchError, SourceChanged, TaskvecError, UnboundKnob
 from taskvec.source import ArraySource, Source, Spec
@@ -101,7 +101,7 @@ class Weights(Base):
             first = {value: next(n for n, v in by_tensor.items() if v == value) for value in values}
             raise MassError(
                 "the mass differs from tensor to tensor, so this is neither a model nor a task vector:",
-                [f"mass {float(v):g} at {name}" for v, name in first.items()],
+                [f"mass {_readable(v)} at {name}" for v, name in first.items()],
             )
         return values[0] if values else Fraction(0)
 
@@ -162,7 +162,7 @@ class Weights(Base):
         self._require_bound()
         place = self.places[name]
         found = [(s, c.at(place)) for s, c in self.ordered() if name in s.specs]
-        return [(s, float(c)) for s, c in found if c]
+        return [(s, as_float(c)) for s, c in found if c]
 
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
         """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
@@ -355,4 +355,4 @@ def _identifier(text: str) -> str:
 
 
 def _readable(mass: Fraction) -> str:
-    return f"{float(mass):g}"
+    return f"{as_float(mass):g}"
