@@ -24,6 +24,7 @@ WEIGHTS = (0.6, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1)
 LIMIT = "limit: cat inputs, cp base"
 FLUSHED = "limit, then fsync"
 OURS = "taskvec merge"
+OURS_UNFLUSHED = "taskvec merge --no-fsync"
 NAIVE = "naive torch script, fp32"
 PEER = "mergekit, float32"
 PEER_FAST = "mergekit, bfloat16, async"
@@ -67,13 +68,14 @@ def limit(home: Path, tuned: int = 2, flush: bool = False) -> Case:
     return Case(FLUSHED if flush else LIMIT, ("sh", "-c", " && ".join(steps)), home, out)
 
 
-def ours(home: Path, tuned: int = 2) -> Case:
-    """Our command line, as a user would type it."""
+def ours(home: Path, tuned: int = 2, flush: bool = True) -> Case:
+    """Our command line, as a user would type it; without `flush` as careless of a power cut as cp is."""
     terms = [f"{w}*({m} - base)" for w, m in zip(WEIGHTS, models(tuned)[1:], strict=False)]
     recipe = " + ".join(["base", *terms])
-    out = output(home, "taskvec")
+    out = output(home, "taskvec" if flush else "taskvec-unflushed")
     bound = [f"{m}={m}" for m in models(tuned)]
-    return Case(OURS, (TASKVEC, "merge", recipe, *bound, "-o", str(out), "--quiet"), home, out)
+    words = ["merge", recipe, *bound, "-o", str(out), "--quiet", *([] if flush else ["--no-fsync"])]
+    return Case(OURS if flush else OURS_UNFLUSHED, (TASKVEC, *words), home, out)
 
 
 def naive(home: Path) -> Case:
@@ -100,7 +102,15 @@ def mergekit(home: Path, fast: bool = False) -> Case:
 
 def merges(home: Path) -> list[Case]:
     """Everybody, on base and two fine-tunes."""
-    return [limit(home), limit(home, flush=True), ours(home), naive(home), mergekit(home), mergekit(home, fast=True)]
+    return [
+        limit(home),
+        ours(home, flush=False),
+        limit(home, flush=True),
+        ours(home),
+        naive(home),
+        mergekit(home),
+        mergekit(home, fast=True),
+    ]
 
 
 PASS = "python -c pass"

@@ -112,7 +112,7 @@ def grow(s: Settings, rows: list[tuple[str, int]]) -> dict[str, Any]:
     for size, tuned in rows:
         about = data(size, tuned)
         print(f"  {size} ({numbers(SIZES[size]) / 1e9:.2f}e9 numbers), {tuned} fine-tunes")
-        pair = [cases.limit(CACHE / size, tuned), cases.ours(CACHE / size, tuned)]
+        pair = [cases.limit(CACHE / size, tuned), cases.ours(CACHE / size, tuned, flush=False)]
         found.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about, outputs=1.25))})
     return {"rows": found}
 

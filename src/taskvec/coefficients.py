@@ -307,7 +307,8 @@ class Coefficient:
         return bool(self.terms)
 
     def __str__(self) -> str:
-        parts = [monomial_text(factors, value) for factors, value in sorted(self.terms.items(), key=_print_order)]
+        terms = [(len(factors), "*".join(map(str, factors)), value) for factors, value in self.terms.items()]
+        parts = [_scaled(text, value) for _, text, value in sorted(terms)]
         return joined(parts) if parts else "0"
 
     __repr__ = __str__
@@ -316,13 +317,12 @@ class Coefficient:
 ZERO = Coefficient({})
 
 
-def _print_order(item: tuple[Monomial, Fraction]) -> tuple[int, str]:
-    return len(item[0]), " ".join(map(str, item[0]))
-
-
 def monomial_text(factors: Monomial, value: Fraction) -> str:
     """`0.4*lam*only("*.mlp.*")`, with the number left out where it is 1 or -1."""
-    text = "*".join(map(str, factors))
+    return _scaled("*".join(map(str, factors)), value)
+
+
+def _scaled(text: str, value: Fraction) -> str:
     if not text:
         return number_text(value)
     return text if value == 1 else f"-{text}" if value == -1 else f"{number_text(value)}*{text}"

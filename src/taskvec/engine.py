@@ -25,7 +25,7 @@ from taskvec.staging import Done, Staging, finished_before, require_writable
 from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
 from taskvec.weights import Weights, evaluate, scratch_bytes
 
-SYNC = 256 << 20  # bytes of finished blocks that are made durable together
+SYNC = 64 << 20  # bytes of finished blocks that are made durable together
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 

@@ -140,7 +140,7 @@ def _tables(found: Comparison, layers: bool) -> None:
 
 
 def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"
 
 
 def _share(value: float) -> str:

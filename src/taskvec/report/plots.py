@@ -20,7 +20,15 @@ def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: 
     for i, row in enumerate(cosine):
         for j, value in enumerate(row):
             dark = abs(value) > 0.6
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            axes.text(
+                j,
+                i,
+                f"{round(value, 2) + 0.0:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "black",
+            )
     figure.colorbar(image, ax=axes, shrink=0.85, label="cosine")
     axes.set_title(title)
     _write(figure, path)
