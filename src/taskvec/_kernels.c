@@ -310,8 +310,10 @@ static PyObject *combine(PyObject *self, PyObject *args) {
     flags = combine_all(held[m].view.buf, out_dtype, in, (int)m, (size_t)n, window, &failure);
     Py_END_ALLOW_THREADS
     if (failure.error > 0) {
+        PyObject *which = PyUnicode_FromFormat("input %d", failure.input);
         errno = failure.error;
-        PyErr_SetFromErrno(PyExc_OSError);
+        if (which) PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, which);
+        Py_XDECREF(which);
     } else if (failure.error) {
         PyErr_Format(PyExc_EOFError, "input %d", failure.input);
     } else {

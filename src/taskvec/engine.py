@@ -1,32 +1,27 @@
 """`save`: from an expression to files.
 
-Blocks of the plan are computed by threads in any order, each in memory of its own that is never reallocated, hashed and
-written where the header says they belong. While threads compute, the main thread makes finished blocks durable and
-notes them in the journal. The header is written last, the folder gets its name after that.
+Everything that can be checked is checked first; the data streams into a hidden folder (streaming.py); headers are
+written last, and the folder gets its name after that.
 """
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from taskvec import lineage, sidecars
-from taskvec.blocks import Terms, arena, fill, scales
 from taskvec.dtypes import BITS
-from taskvec.errors import MismatchError, NonFiniteError, NotEnoughSpace, OutputError
-from taskvec.executors import each
+from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
-from taskvec.planning import PIECE, Block, Plan, arena_bytes, plan, readable, shard
+from taskvec.planning import PIECE, Plan, plan, readable, shard
 from taskvec.source import Source
-from taskvec.staging import Done, Staging, finished_before, require_writable
+from taskvec.staging import Staging, finished_before, require_writable
 from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
-from taskvec.weights import Weights, evaluate, scratch_bytes
-
-SYNC = 64 << 20  # bytes of finished blocks that are made durable together
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+from taskvec.streaming import Progress, stream
+from taskvec.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +95,7 @@ def save(
         _require_same_integers(todo)
         stage = Staging(target, key, resume, durable, writable)
         try:
-            reused, nonfinite = _write(todo, stage, allow_nonfinite, progress)
+            reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
             _finish(todo, stage, entry, nonfinite)
         except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
             stage.close()
@@ -176,103 +171,6 @@ def _same(name: str, a: Source, b: Source) -> bool:
         if one != two:
             return False
     return True
-
-
-# ---- computing -----------------------------------------------------------------------------------
-def _write(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress | None) -> tuple[int, tuple[str, ...]]:
-    """Compute and write what the journal does not have: (bytes kept, tensors that are not finite)."""
-    terms, blocks = scales(todo.weights, todo.specs), list(todo.blocks())
-    total = sum(_bytes(todo, b) for b in blocks)
-    with stated(stage.target, OutputError):
-        stage.keep_only({s.filename: s.size for s in todo.shards})
-        files = [os.open(stage.files / s.filename, os.O_RDWR | os.O_CREAT, 0o644) for s in todo.shards]
-    flagged: dict[int, Block] = {}
-    waiting: list[Done] = []
-    try:
-        kept = _kept(todo, stage, blocks, files) if stage.done else set()
-        reused = sum(_bytes(todo, blocks[k]) for k in kept)
-        for index in kept:
-            if stage.done[index].flags:
-                flagged[index] = blocks[index]
-        if flagged and not allow_nonfinite:
-            kept, reused = set(), 0
-            flagged.clear()
-
-        def work(block: Block, arena: memoryview) -> Done:
-            spec = todo.shards[block.shard].specs[block.name]
-            out, flags = fill(arena, block.name, spec, block.start, block.count, terms, todo.like)
-            found = lineage.pieces(out)
-            if allow_nonfinite or not (flags or flagged):
-                for k in range(len(found)):
-                    piece = out[k * PIECE : (k + 1) * PIECE]
-                    write_exactly(files[block.shard], piece, block.offset + k * PIECE)
-            return Done(block.index, tuple(found), flags)
-
-        size = arena_bytes(todo.weights, todo.specs, todo.block)
-        finished, count = reused, 0
-        with stated(stage.target, OutputError):
-            for done in each(
-                (b for b in blocks if b.index not in kept), work, partial(arena, size), min(todo.threads, len(blocks))
-            ):
-                stage.done[done.index] = done
-                if done.flags:
-                    flagged[done.index] = blocks[done.index]
-                finished += (size := _bytes(todo, blocks[done.index]))
-                waiting.append(done)
-                count += size
-                if count >= SYNC and (allow_nonfinite or not flagged):
-                    stage.record(waiting, files)
-                    waiting, count = [], 0
-                if progress:
-                    progress(finished, total)
-    except KeyboardInterrupt:
-        stage.record(waiting, files)
-        raise
-    finally:
-        for fd in files:
-            os.close(fd)
-    if flagged and not allow_nonfinite:
-        raise _nonfinite(todo, [flagged[k] for k in sorted(flagged)], terms)
-    return reused, tuple(dict.fromkeys(flagged[k].name for k in sorted(flagged)))
-
-
-def _bytes(todo: Plan, block: Block) -> int:
-    return block.count * BITS[todo.shards[block.shard].specs[block.name].dtype] // 8
-
-
-def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[int]) -> set[int]:
-    """The journal's blocks whose data is on disk as the journal says."""
-
-    def work(index: int, buffer: bytearray) -> tuple[int, bool]:
-        block = blocks[index]
-        view = memoryview(buffer)[: _bytes(todo, block)]
-        done = 0
-        while done < len(view) and (count := os.preadv(files[block.shard], [view[done:]], block.offset + done)):
-            done += count
-        return index, done == len(view) and tuple(lineage.pieces(view)) == stage.done[index].pieces
-
-    known = [index for index in stage.done if 0 <= index < len(blocks)]
-    return {index for index, good in each(known, work, lambda: bytearray(todo.block), todo.threads) if good}
-
-
-def _nonfinite(todo: Plan, blocks: list[Block], terms: Terms) -> NonFiniteError:
-    """Name the tensors, and the sources whose NaN or Inf it was; else it was the output dtype that overflowed."""
-    found: dict[tuple[str, str], None] = {}
-    for block in blocks:
-        spec = todo.shards[block.shard].specs[block.name]
-        guilty = [s for s, _ in terms[block.name] if _is_nonfinite(s, block)]
-        for source in guilty:
-            found[f"{block.name} has NaN or Inf in {source.text}", ""] = None
-        if not guilty:
-            found[f"{block.name} overflows {spec.dtype}", ""] = None
-    return NonFiniteError(
-        "the output would not be finite (allow it with --allow-nonfinite):", [text for text, _ in found]
-    )
-
-
-def _is_nonfinite(source: Source, block: Block) -> bool:
-    out, scratch = bytearray(block.count * 8), bytearray(scratch_bytes([source], block.name, block.count))
-    return bool(evaluate([(source, 1.0)], block.name, block.start, block.count, "F64", out, memoryview(scratch)))
 
 
 # ---- finishing -----------------------------------------------------------------------------------

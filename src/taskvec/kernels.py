@@ -45,7 +45,7 @@ def combine(
     An input is a buffer, or (file descriptor, offset): then its elements are read through `scratch`, WINDOW bytes a
     file or what there is, so that they stay in the cache. Each scale is rounded to the accumulator's dtype first.
     Returns flags: NONFINITE if a sum is NaN or Inf, which it is whenever an input is; OVERFLOWED if a finite sum has no
-    finite value in `dtype`. Both are written as they are. Raises OSError; EOFError("input k") where a file ends early.
+    finite value in `dtype`. Both are written as they are. Raises EOFError("input k") at an early end, OSError.
     """
     if _kernels is None:
         pairs = enumerate(zip(inputs, dtypes, strict=True))
@@ -60,7 +60,10 @@ def _in_memory(index: int, source: Input, size: int) -> Buffer:
         return source
     found, (fd, offset) = bytearray(), source
     while len(found) < size:
-        piece = os.pread(fd, size - len(found), offset + len(found))
+        try:
+            piece = os.pread(fd, size - len(found), offset + len(found))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"input {index}") from None
         if not piece:
             raise EOFError(f"input {index}")
         found += piece

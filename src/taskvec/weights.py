@@ -267,9 +267,12 @@ def evaluate(
     dtypes = [s.specs[name].dtype for s, _ in terms]
     try:
         return kernels.combine(out, dtype, inputs, dtypes, [c for _, c in terms], n, scratch[at:])
-    except EOFError as error:
-        source = terms[int(str(error).split()[-1])][0]
-        raise SourceChanged(f"{source.text} became shorter while it was read; nothing was written") from None
+    except (EOFError, OSError) as error:
+        where = str(getattr(error, "filename", None) or error)
+        source = terms[int(where.split()[-1])][0]
+        if isinstance(error, EOFError):
+            raise SourceChanged(f"{source.text} became shorter while it was read; nothing was written") from None
+        raise TaskvecError(f"{source.text} cannot be read: {error.strerror}") from None
 
 
 def scratch_bytes(sources: Iterable[Source], name: str, n: int) -> int:

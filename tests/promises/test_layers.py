@@ -13,7 +13,7 @@ ROOT = Path(taskvec.__file__).parent
 LAYERS = {
     "version": 0, "errors": 1, "dtypes": 1, "executors": 1, "source": 1, "kernels": 1, "storage": 1, "coefficients": 1,
     "formats": 2, "weights": 2, "recipe": 3, "planning": 4, "measures": 4, "lineage": 4, "staging": 4, "sidecars": 4,
-    "blocks": 4, "engine": 5, "live": 5, "report": 5, "cli": 6, "__main__": 6,
+    "blocks": 4, "streaming": 4, "engine": 5, "live": 5, "report": 5, "cli": 6, "__main__": 6,
 }  # fmt: skip
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",

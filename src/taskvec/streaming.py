@@ -1,0 +1,136 @@
+"""The pass over the data: threads compute, hash and write blocks; the main thread makes them durable and notes them."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from taskvec import lineage
+from taskvec.blocks import Terms, arena, fill, scales
+from taskvec.dtypes import BITS
+from taskvec.errors import NonFiniteError, OutputError
+from taskvec.executors import each
+from taskvec.planning import PIECE, Block, Plan, arena_bytes
+from taskvec.source import Source
+from taskvec.staging import Done, Staging
+from taskvec.storage import stated, write_exactly
+from taskvec.weights import evaluate, scratch_bytes
+
+SYNC = 64 << 20  # bytes of finished blocks that are made durable together
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress | None) -> tuple[int, tuple[str, ...]]:
+    """Compute and write what the journal does not have: (bytes that it had, tensors that are not finite).
+
+    Fills `stage.done`. After the first NaN, Inf or overflow nothing more is written, only looked for, so that the
+    NonFiniteError names every tensor. Interrupted, it notes what is done and raises on.
+    """
+    blocks, terms = list(todo.blocks()), scales(todo.weights, todo.specs)
+    with stated(stage.target, OutputError), _opened(todo, stage) as files:
+        kept = _kept(todo, stage, blocks, files, allow_nonfinite)
+        flagged = {index for index in kept if stage.done[index].flags}
+
+        def work(block: Block, memory: memoryview) -> Done:
+            spec = todo.shards[block.shard].specs[block.name]
+            out, flags = fill(memory, block.name, spec, block.start, block.count, terms, todo.like)
+            if flags:
+                flagged.add(block.index)
+            found = lineage.pieces(out)
+            for k in range(len(found)) if allow_nonfinite or not flagged else ():
+                write_exactly(files[block.shard], out[k * PIECE : (k + 1) * PIECE], block.offset + k * PIECE)
+            return Done(block.index, tuple(found), flags)
+
+        todo_blocks = [block for block in blocks if block.index not in kept]
+        memory = partial(arena, arena_bytes(todo.weights, todo.specs, todo.block))
+        threads = min(todo.threads, len(todo_blocks))
+        reused = sum(size_of(todo, blocks[index]) for index in kept)
+        total = reused + sum(size_of(todo, block) for block in todo_blocks)
+        finished, waiting = reused, _Waiting(stage, files)
+        try:
+            for done in each(todo_blocks, work, memory, threads):
+                size = size_of(todo, blocks[done.index])
+                finished += size
+                waiting.add(done, size, hold=bool(flagged) and not allow_nonfinite)
+                if progress:
+                    progress(finished, total)
+        except KeyboardInterrupt:
+            waiting.record()
+            raise
+    if flagged and not allow_nonfinite:
+        raise _nonfinite(todo, [blocks[k] for k in sorted(flagged)], terms)
+    return reused, tuple(dict.fromkeys(blocks[k].name for k in sorted(flagged)))
+
+
+class _Waiting:
+    """Blocks that are written and not yet durable: recorded SYNC bytes at a time."""
+
+    def __init__(self, stage: Staging, files: list[int]):
+        self.stage, self.files = stage, files
+        self.blocks: list[Done] = []
+        self.bytes = 0
+
+    def add(self, done: Done, size: int, hold: bool) -> None:
+        """One more; `hold` keeps a run that is going to fail out of the journal."""
+        self.stage.done[done.index] = done
+        if hold:
+            return
+        self.blocks.append(done)
+        self.bytes += size
+        if self.bytes >= SYNC:
+            self.record()
+
+    def record(self) -> None:
+        """Make them durable and note them."""
+        self.stage.record(self.blocks, self.files)
+        self.blocks, self.bytes = [], 0
+
+
+@contextmanager
+def _opened(todo: Plan, stage: Staging) -> Iterator[list[int]]:
+    """A descriptor for each shard's file."""
+    stage.keep_only({s.filename: s.size for s in todo.shards})
+    files: list[int] = []
+    try:
+        for shard in todo.shards:
+            files.append(os.open(stage.files / shard.filename, os.O_RDWR | os.O_CREAT, 0o644))
+        yield files
+    finally:
+        for fd in files:
+            os.close(fd)
+
+
+def size_of(todo: Plan, block: Block) -> int:
+    """Bytes of a block."""
+    return block.count * BITS[todo.shards[block.shard].specs[block.name].dtype] // 8
+
+
+def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[int], allow_nonfinite: bool) -> set[int]:
+    """The journal's blocks whose data is on disk as the journal says, and is as finite as it must be."""
+
+    def work(index: int, buffer: bytearray) -> tuple[int, bool]:
+        block = blocks[index]
+        view = memoryview(buffer)[: size_of(todo, block)]
+        done = 0
+        while done < len(view) and (count := os.preadv(files[block.shard], [view[done:]], block.offset + done)):
+            done += count
+        return index, done == len(view) and tuple(lineage.pieces(view)) == stage.done[index].pieces
+
+    known = [k for k, done in stage.done.items() if 0 <= k < len(blocks) and (allow_nonfinite or not done.flags)]
+    return {index for index, good in each(known, work, lambda: bytearray(todo.block), todo.threads) if good}
+
+
+def _nonfinite(todo: Plan, blocks: list[Block], terms: Terms) -> NonFiniteError:
+    """Name the tensors, and the sources whose NaN or Inf it was; else it was the output dtype that overflowed."""
+    found: dict[str, None] = {}
+    for block in blocks:
+        guilty = [source for source, _ in terms[block.name] if _is_nonfinite(source, block)]
+        dtype = todo.shards[block.shard].specs[block.name].dtype
+        whose = [f"{block.name} has NaN or Inf in {s.text}" for s in guilty] or [f"{block.name} overflows {dtype}"]
+        found |= dict.fromkeys(whose)
+    return NonFiniteError("the output would not be finite (allow it with --allow-nonfinite):", found)
+
+
+def _is_nonfinite(source: Source, block: Block) -> bool:
+    out, scratch = bytearray(block.count * 8), bytearray(scratch_bytes([source], block.name, block.count))
+    return bool(evaluate([(source, 1.0)], block.name, block.start, block.count, "F64", out, memoryview(scratch)))
