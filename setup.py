@@ -1,0 +1,20 @@
+"""The compiled kernels; everything else is in pyproject.toml.
+
+Optional: without a C compiler the numpy path of kernels.py gives the same bits, slower. One binary for CPython >= 3.11.
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "taskvec._kernels",
+            ["src/taskvec/_kernels.c"],
+            define_macros=[("Py_LIMITED_API", "0x030b0000")],
+            extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
