@@ -1,14 +1,15 @@
 """Who does the work: threads that pull from one list of blocks, each with scratch memory of its own."""
 
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Scratch = TypeVar("Scratch")
 Result = TypeVar("Result")
+LOOK = 0.02  # seconds between two looks at what is done
 
 
 def default_threads() -> int:
@@ -25,8 +26,10 @@ def each(
     The first exception stops all threads and is raised here; so does leaving the iteration. When this returns or
     raises, no thread is running.
     """
-    pending, done = iter(items), queue.SimpleQueue[tuple[bool, Result | BaseException | None]]()
-    lock, stop = threading.Lock(), threading.Event()
+    pending, lock = iter(items), threading.Lock()
+    done: deque[Result] = deque()
+    failures: deque[BaseException] = deque()
+    stop, wake = threading.Event(), threading.Event()
 
     def run() -> None:
         try:
@@ -36,24 +39,26 @@ def each(
                     item = next(pending, None)
                 if item is None:
                     break
-                done.put((True, work(item, mine)))
-            done.put((False, None))
+                done.append(work(item, mine))
         except BaseException as error:
-            done.put((False, error))
+            failures.append(error)
+        finally:
+            wake.set()
 
     workers = [threading.Thread(target=run, daemon=True, name=f"taskvec-{k}") for k in range(threads)]
     for worker in workers:
         worker.start()
-    running = len(workers)
     try:
+        running = True
         while running:
-            is_result, value = done.get()
-            if is_result:
-                yield value  # type: ignore[misc]
-                continue
-            running -= 1
-            if isinstance(value, BaseException):
-                raise value
+            # A result does not wake this thread, which would take the interpreter's lock from the workers each time.
+            wake.wait(LOOK)
+            wake.clear()
+            running = any(worker.is_alive() for worker in workers)
+            while done:
+                yield done.popleft()
+            if failures:
+                raise failures[0]
     finally:
         stop.set()
         for worker in workers:

@@ -12,7 +12,7 @@ from taskvec.dtypes import BITS, CODES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROBES, PROBE_BYTES = 8, 4096  # samples a tensor that a fingerprint reads, and their size
+PROBES, PROBE_BYTES = 4, 4096  # samples a tensor that a fingerprint reads, and their size
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Source(Protocol):
 
 
 def fingerprint(specs: Mapping[str, Spec], readinto: Callable[[str, int, memoryview], None]) -> str:
-    """BLAKE3 over (name, dtype, shape, up to 8 evenly spaced samples of 4 KiB) of every tensor, in name order.
+    """BLAKE3 over (name, dtype, shape, up to 4 evenly spaced samples of 4 KiB) of every tensor, in name order.
 
     Independent of the container, of sharding and of tensor order. Milliseconds a model, so it cannot see a change that
     falls between the samples; digests (lineage.py) cover every byte.

@@ -23,11 +23,13 @@ from paper_builders import (
     cast,
     eager_model,
     eager_sum,
+    every_number,
     fine_tuned,
     order,
     random_model,
     raw,
     read,
+    rounded_once,
     taskvec,
     write,
 )
@@ -159,6 +161,16 @@ def test_the_sum_is_rounded_once_to_the_dtype_that_is_asked_for(
         two = {k: cast(m, "F64") for k, m in two.items()}
     names = order({k: folders[k] for k in scales})
     assert_same_bits(read(tmp_path / "out"), eager_model(scales, two, names, models["base"], out))
+
+
+@pytest.mark.parametrize("out", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
+def test_a_float64_sum_next_to_a_midpoint_is_not_rounded_twice(out: str, tmp_path: Path) -> None:
+    numbers, _ = every_number(DTYPES[out])
+    middle = (numbers[:-1] + numbers[1:]) / 2
+    beside = torch.from_numpy(np.concatenate([middle, middle * (1 + 2.0**-40), middle * (1 - 2.0**-40)]))
+    model = write(tmp_path / "model", {"values": beside})
+    tv.save(tv.load(model), tmp_path / "out", dtype=out)
+    assert_same_bits(read(tmp_path / "out"), {"values": rounded_once(beside.numpy(), DTYPES[out])})
 
 
 # ---- differences ---------------------------------------------------------------------------------

@@ -1,0 +1,280 @@
+"""Killed at any moment: the output is whole or absent, and the same command again ends in the bytes of a quiet run."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+
+import taskvec as tv
+from taskvec import streaming
+from taskvec.errors import OutputError
+
+MERGE = "base + 0.4*(math - base)"
+EVENTS = ("open", "os.", "shutil.", "ctypes.", "fcntl.")  # what the interpreter reports of work on files
+
+
+@pytest.fixture(scope="module")
+def quiet(big, tmp_path_factory):
+    """The command, and every byte of what it makes when nobody disturbs it."""
+    home = tmp_path_factory.mktemp("quiet")
+    tv.save(tv.parse(MERGE, base=big / "base", math=big / "math"), home / "out", shard_size="40MB")
+    yield {p.name: p.read_bytes() for p in (home / "out").iterdir()}
+    shutil.rmtree(home)
+
+
+def command(big, *more):
+    sources = (f"base={big / 'base'}", f"math={big / 'math'}")
+    return ("merge", MERGE, *sources, "-o", "out", "--shard-size", "40MB", *more)
+
+
+def require_same(folder, wanted):
+    """Every file of a folder, and nothing else in it or hidden beside it."""
+    assert {p.name for p in folder.iterdir()} == wanted.keys()
+    for name, content in wanted.items():
+        assert (folder / name).read_bytes() == content, name
+    assert [p.name for p in folder.parent.iterdir() if "taskvec" in p.name] == []
+
+
+# ---- at every call to the system ------------------------------------------------------------------
+def forked(work, die_at=0):
+    """`work()` in a child that kills itself at its `die_at`-th event: "died", "done", or "refused"."""
+    child = os.fork()
+    if not child:
+        seen = 0
+
+        def watch(event, arguments):
+            nonlocal seen
+            if event.startswith(EVENTS):
+                seen += 1
+                if seen == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(watch)
+            work()
+            os._exit(0)
+        except OutputError:
+            os._exit(1)
+        finally:
+            os._exit(2)
+    return {-signal.SIGKILL: "died", 0: "done", 1: "refused"}[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+
+
+OLD = {"nothing": None, "an empty folder": {}, "an older output": {"shards": 2}, "a longer file": {"shards": 1}}
+
+
+CASES = [("out", old) for old in OLD] + [("out.safetensors", old) for old in ("nothing", "a longer file")]
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "old"), CASES)
+def test_killed_at_any_call_to_the_system_and_run_again(tmp_path, build, monkeypatch, name, old, step):
+    """Every `step`-th of them: once the output is whole, the same command may also find that it exists."""
+    monkeypatch.setattr(streaming, "SYNC", 64)
+    build.model(tmp_path / "base", build.tensors(0))
+    build.model(tmp_path / "math", build.tensors(1))
+    long = build.tensors(2) | build.tensors(2, {"model.extra.weight": (64, 64)})
+    build.model(tmp_path / "old", long, **(OLD[old] or {}))
+    (tmp_path / "old/notes.txt").write_text("of the old one")
+    target, replaces = tmp_path / name, old not in ("nothing", "an empty folder")
+    monkeypatch.chdir(tmp_path)
+
+    def prepare():
+        shutil.rmtree(target, ignore_errors=True)
+        target.unlink() if target.is_file() else None
+        if old == "an empty folder":
+            target.mkdir()
+        elif old != "nothing" and name == "out":
+            shutil.copytree("old", target)
+        elif old != "nothing":
+            shutil.copyfile("old/model.safetensors", target)
+
+    def work():
+        w = tv.parse(MERGE, base="base", math="math")
+        tv.save(w, name, shard_size=300, threads=1, overwrite=replaces, durable=step == 1)
+
+    def state():
+        return target.read_bytes() if target.is_file() else target.exists() and build.contents(target)
+
+    prepare()
+    before = state()
+    assert forked(work) == "done"
+    after = state()
+    assert after not in (before, False)
+    die_at, ended, seen = 1 + CASES.index((name, old)) % step, "died", set()
+    while ended == "died":
+        prepare()
+        ended = forked(work, die_at)
+        between = state()
+        assert between in (before, after), f"event {die_at}: neither old nor new"
+        seen.add(between == after)
+        again = forked(work)
+        assert again == "done" or (between == after and not replaces), f"event {die_at}: {again}"
+        assert state() == after, f"event {die_at}"
+        if again == "done":
+            assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["base", "math", "old", name])
+        shutil.rmtree(tmp_path / f".{name}.taskvec", ignore_errors=True)
+        die_at += step
+    assert seen == {True, False} and die_at > 30
+
+
+# ---- at random moments ----------------------------------------------------------------------------
+def killed_at_random(start, tmp_path, big, quiet, rounds, seed, older=None):
+    began = time.monotonic()
+    assert start(*command(big)).result().code == 0
+    alive = time.monotonic() - began
+    shutil.rmtree(tmp_path / "out")
+    moments, died = random.Random(seed), 0
+    for k in range(rounds):
+        variant = [(), ("--threads", "1"), ("--ram", "90MB"), ("--threads", "2", "--ram", "200MB")][k % 4]
+        again = (*command(big, *variant), *(["--overwrite"] if older else []))
+        if older:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            shutil.copytree(older, tmp_path / "out")
+        for _ in range(1 + k % 2):
+            with start(*again) as process:
+                time.sleep(moments.uniform(0.15, alive))
+                process.send_signal(signal.SIGKILL)
+                code = process.wait()
+            died += code == -signal.SIGKILL
+            whole = tmp_path / "out"
+            if older and {p.name for p in whole.iterdir()} != quiet.keys():
+                require_loadable(whole, older)
+            elif whole.exists():
+                assert {p.name: p.read_bytes() for p in whole.iterdir()} == quiet
+                break
+        with start(*again, *(["--overwrite"] if not older and (tmp_path / "out").exists() else [])) as process:
+            found = process.result()
+        assert found.code == 0, found.stderr
+        require_same(tmp_path / "out", quiet)
+        shutil.rmtree(tmp_path / "out")
+    assert died
+
+
+def require_loadable(folder, older):
+    assert {p.name for p in folder.iterdir()} == {p.name for p in older.iterdir()}
+    assert tv.load(folder).specs == tv.load(older).specs
+
+
+def test_kill_9_at_random_moments_and_the_same_command_again(start, tmp_path, big, quiet):
+    killed_at_random(start, tmp_path, big, quiet, rounds=4, seed=1)
+
+
+def test_kill_9_over_an_older_output_which_stays_whole(start, tmp_path, big, quiet):
+    killed_at_random(start, tmp_path, big, quiet, rounds=3, seed=2, older=big / "math")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("older", [None, "math"])
+def test_kill_9_at_many_random_moments(start, tmp_path, big, quiet, older):
+    killed_at_random(start, tmp_path, big, quiet, rounds=60, seed=3, older=older and big / older)
+
+
+# ---- stopped with Ctrl-C, and what may happen until the next run ----------------------------------
+@pytest.fixture
+def interrupted(paused, big, tmp_path):
+    """A run that Ctrl-C ended in the middle: what it said. The next one finds its journal."""
+    for _ in range(5):
+        process = paused(*command(big, "--threads", "1"))
+        process.send_signal(signal.SIGINT)
+        found = process.result()
+        assert not (tmp_path / "out").exists()
+        if len((tmp_path / ".out.taskvec/journal.jsonl").read_text().splitlines()) > 10:
+            return found
+    pytest.fail("five times interrupted, and never more than ten blocks in the journal")
+
+
+def finished(run, big, tmp_path):
+    """The same command again: bytes that it did not have to compute again."""
+    found = run(*command(big, "--threads", "1", "--json"))
+    assert found.code == 0, found.stderr
+    return json.loads(found.stdout)["reused"]
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(interrupted, run, big, tmp_path, quiet):
+    assert interrupted.code == 130 and interrupted.stdout == ""
+    assert "the same command goes on from here" in interrupted.stderr and "Traceback" not in interrupted.stderr
+    assert finished(run, big, tmp_path) > 0
+    require_same(tmp_path / "out", quiet)
+
+
+def test_no_resume_starts_again(interrupted, run, big, tmp_path, quiet):
+    found = run(*command(big, "--no-resume", "--json"))
+    assert found.code == 0 and json.loads(found.stdout)["reused"] == 0
+    require_same(tmp_path / "out", quiet)
+
+
+def test_a_partial_file_that_was_damaged_meanwhile_is_not_believed(interrupted, run, big, tmp_path, quiet):
+    files = sorted((tmp_path / ".out.taskvec/files").iterdir())
+    assert files
+    for path in files:  # a byte in every eighth MB
+        damaged = bytearray(path.read_bytes())
+        damaged[5000 :: 8 << 20] = bytes(b ^ 0x55 for b in damaged[5000 :: 8 << 20])
+        path.write_bytes(damaged)
+    (tmp_path / ".out.taskvec/files/stray.txt").write_text("not ours")
+    with (tmp_path / ".out.taskvec/journal.jsonl").open("a") as journal:
+        journal.write('[3, 0, "00ff"]\n[99999999, 0, ""]\n{"torn": ')
+    assert finished(run, big, tmp_path) > 0
+    require_same(tmp_path / "out", quiet)
+
+
+def test_a_partial_file_that_is_gone_is_made_again(interrupted, run, big, tmp_path, quiet):
+    shutil.rmtree(tmp_path / ".out.taskvec/files")
+    assert finished(run, big, tmp_path) == 0
+    require_same(tmp_path / "out", quiet)
+
+
+def test_a_source_that_changed_meanwhile_is_not_mixed_with_the_old_one(paused, run, big, tmp_path):
+    shutil.copytree(big / "math", tmp_path / "math")
+    again = ("merge", MERGE, f"base={big / 'base'}", "math=math", "--threads", "1", "--json", "-o")
+    process = paused(*again, "out")
+    process.send_signal(signal.SIGINT)
+    assert process.result().code == 130
+    with (tmp_path / "math/model-00001-of-00002.safetensors").open("r+b") as file:
+        file.seek(-(1 << 20), os.SEEK_END)  # between the samples of the fingerprint: only the file's time tells
+        file.write(bytes(64))
+    assert json.loads(run(*again, "out").stdout)["reused"] == 0
+    assert run(*again, "fresh").code == 0
+    require_same(tmp_path / "out", {p.name: p.read_bytes() for p in (tmp_path / "fresh").iterdir()})
+
+
+def test_another_model_to_be_like_is_another_plan(paused, run, build, tmp_path, big):
+    process = paused(*command(big, "--threads", "1", "--like", big / "base"))
+    process.send_signal(signal.SIGINT)
+    assert process.result().code == 130
+    shutil.copytree(big / "base", tmp_path / "third")
+    (tmp_path / "third/config.json").write_text('{"model_type": "third"}')
+    found = run(*command(big, "--threads", "1", "--like", "third", "--json"))
+    assert found.code == 0 and json.loads(found.stdout)["reused"] == 0
+    assert (tmp_path / "out/config.json").read_text() == '{"model_type": "third"}'
+
+
+# ---- two at once ----------------------------------------------------------------------------------
+def test_of_two_that_write_the_same_output_one_wins_and_the_other_says_why(paused, run, big, tmp_path, quiet):
+    with paused(*command(big)) as first:
+        second = run(*command(big))
+        assert (second.code, second.stdout) == (1, "")
+        assert second.stderr.startswith("error: another taskvec is writing") and "out" in second.stderr
+        assert first.result().code == 0
+    require_same(tmp_path / "out", quiet)
+
+
+def test_two_that_race_leave_one_whole_output(start, tmp_path, build):
+    build.model(tmp_path / "base", build.tensors(0))
+    build.model(tmp_path / "math", build.tensors(1))
+    for k in range(6):
+        recipes = ("base + 0.25*(math - base)", "base + 0.75*(math - base)")
+        running = [start("merge", r, "base=base", "math=math", "-o", f"out{k}") for r in recipes]
+        found = [process.result() for process in running]
+        assert 0 in {f.code for f in found}, found
+        for loser in (f for f in found if f.code):
+            assert loser.code == 1 and loser.stderr.startswith("error: ") and "Traceback" not in loser.stderr
+            assert "another taskvec" in loser.stderr or "exists and is not empty" in loser.stderr, loser.stderr
+        assert [f.code for f in found].count(0) == 1
+        tv.verify(tmp_path / f"out{k}")
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

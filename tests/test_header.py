@@ -1,0 +1,132 @@
+"""The header of a safetensors file: what we write is read back, by us and by the safetensors package."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from taskvec.dtypes import BITS
+from taskvec.errors import FormatError, SourceChanged
+from taskvec.formats.header import LONGEST, read_header, write_header
+from taskvec.source import Spec
+from taskvec.storage import File
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda n: n != "__metadata__")
+shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
+
+
+@st.composite
+def specs(draw):
+    found = draw(st.dictionaries(names, st.builds(Spec, shapes, st.sampled_from(sorted(BITS))), max_size=8))
+    return {name: spec for name, spec in found.items() if spec.numel * BITS[spec.dtype] % 8 == 0}
+
+
+def written(path, specs, metadata, least=0):
+    header, offsets = write_header(specs, metadata, least)
+    path.write_bytes(header + bytes(k % 251 for k in range(sum(spec.nbytes for spec in specs.values()))))
+    return header, offsets
+
+
+def test_there_are_the_22_dtypes_of_the_format():
+    assert len(BITS) == 22
+
+
+@settings(deadline=None, max_examples=200)
+@given(specs(), st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), names), st.integers(0, 3000))
+def test_what_is_written_is_read_back(tmp_path_factory, specs, metadata, least):
+    path = tmp_path_factory.mktemp("header") / "x.safetensors"
+    header, offsets = written(path, specs, metadata, least)
+    found = read_header(File(path))
+    assert (dict(found.specs), found.offsets, found.metadata) == (specs, offsets, metadata)
+    assert len(header) % 8 == 0 or len(header) == least
+    assert len(header) >= least
+
+
+@settings(deadline=None, max_examples=100)
+@given(specs(), st.dictionaries(names, names))
+def test_the_safetensors_package_reads_the_same(tmp_path_factory, specs, metadata):
+    path = tmp_path_factory.mktemp("header") / "x.safetensors"
+    _, offsets = written(path, specs, metadata)
+    whole = path.read_bytes()
+    with safe_open(path, "np") as file:
+        assert set(file.keys()) == specs.keys()
+        assert (file.metadata() or {}) == metadata
+        for name, spec in specs.items():
+            piece = file.get_slice(name)
+            assert (tuple(piece.get_shape()), piece.get_dtype()) == (spec.shape, spec.dtype)
+            if spec.dtype in ("F32", "I64", "U8"):
+                assert file.get_tensor(name).tobytes() == whole[offsets[name] : offsets[name] + spec.nbytes]
+
+
+@pytest.mark.parametrize("dtype", sorted(BITS))
+def test_every_dtype_lies_on_a_multiple_of_its_width(tmp_path, dtype):
+    specs = {name: Spec((3,), kind) for name, kind in [("first", "U8"), ("b", "I16"), ("c", "F64")]}
+    specs |= {"x": Spec((8,), dtype), "y": Spec((0, 4), dtype), "last": Spec((), "BOOL")}
+    _, offsets = written(tmp_path / "x", specs, {})
+    for name, spec in specs.items():
+        assert offsets[name] % max(1, BITS[spec.dtype] // 8) == 0
+    assert dict(read_header(File(tmp_path / "x")).specs) == specs
+
+
+def test_a_scalar_has_one_element_and_an_empty_tensor_none(tmp_path):
+    specs = {"scalar": Spec((), "F32"), "empty": Spec((3, 0), "F32"), "": Spec((1,), "I8")}
+    written(tmp_path / "x", specs, {})
+    found = read_header(File(tmp_path / "x")).specs
+    assert [found[name].numel for name in ("scalar", "empty", "")] == [1, 0, 1]
+
+
+def test_every_defect_is_listed_at_once(tmp_path, build):
+    good = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    path = build.raw(tmp_path / "x", {"a": good | {"dtype": "Q"}, "b": good | {"shape": [2]}, "c": 7}, bytes(4))
+    with pytest.raises(FormatError) as error:
+        read_header(File(path))
+    assert len(error.value.problems) == 3 and str(path) in str(error.value)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_any_damage_to_a_header_is_a_stated_error_or_still_a_whole_header(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("header") / "x.safetensors"
+    specs = {"a.weight": Spec((2, 3), "F32"), "b": Spec((4,), "BF16"), "c": Spec((), "I64")}
+    header, _ = written(path, specs, {"format": "pt"})
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(whole[: data.draw(st.sampled_from([len(whole), len(whole) - 1, len(header), 8]))])
+    try:
+        found = read_header(File(path))
+    except FormatError as error:
+        assert str(path) in str(error)
+    else:
+        ends = [found.offsets[name] + spec.nbytes for name, spec in found.specs.items()]
+        assert max(ends, default=0) <= path.stat().st_size
+
+
+def test_a_header_may_be_padded_and_in_any_order_of_keys(tmp_path, build):
+    text = json.dumps({"b": {"data_offsets": [4, 8], "shape": [1], "dtype": "F32"},
+                       "a": {"shape": [1], "dtype": "F32", "data_offsets": [0, 4]}}, indent=4)  # fmt: skip
+    found = read_header(File(build.raw(tmp_path / "x", text.encode() + b" " * 100, bytes(8))))
+    assert list(found.specs) == ["a", "b"]
+
+
+def test_the_limit_of_the_format_is_the_limit_of_the_safetensors_package(tmp_path):
+    path = tmp_path / "x"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", LONGEST + 1))
+        file.truncate(LONGEST + 100)
+    with pytest.raises(FormatError, match="over the format's limit"):
+        read_header(File(path))
+    with pytest.raises(Exception, match=r"HeaderTooLarge|too large"), safe_open(path, "np"):
+        pass
+
+
+def test_a_file_that_shrinks_before_its_header_is_read_is_a_changed_source(tmp_path):
+    path = tmp_path / "x"
+    written(path, {"a": Spec((2,), "F32")}, {})
+    file = File(path)
+    path.write_bytes(b"1234")
+    with pytest.raises(SourceChanged):
+        read_header(file)
