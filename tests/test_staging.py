@@ -178,15 +178,17 @@ def test_only_a_checkpoint_is_replaced_and_only_when_asked(tmp_path, build):
     assert "--overwrite" in refusal(tmp_path / "model", False, [])
     assert "--overwrite" in refusal(tmp_path / "documents", False, [])
     assert "no checkpoint" in refusal(tmp_path / "documents", True, [])
+    (tmp_path / "model/notes.txt").write_text("what I thought of it")
+    assert "notes.txt" in refusal(tmp_path / "model", True, [])
     assert "is a file" in refusal(tmp_path / "documents/thesis.txt", True, [])
     assert "not a folder" in refusal(tmp_path / "documents/thesis.txt/x", True, [])
 
 
 def test_an_output_may_be_its_own_source_and_never_lie_around_one(tmp_path, build):
     model, file = build.model(tmp_path / "model", build.tensors(0)), tmp_path / "model/model.safetensors"
-    inner = build.model(tmp_path / "model/inner", build.tensors(0))
     require_writable(model, True, [model])
     require_writable(model, True, [file])
+    inner = build.model(tmp_path / "model/inner", build.tensors(0))
     require_writable(inner, True, [model])
     for source in (inner, inner / "model.safetensors"):
         assert str(inner) in refusal(model, True, [source])

@@ -9,7 +9,7 @@ import pytest
 
 from taskvec import storage
 from taskvec.errors import FormatError, OutputError, SourceChanged
-from taskvec.storage import File, expanded, move_into_place, place_to_write, resolve, same_place, stated
+from taskvec.storage import File, expanded, move_into_place, place_to_write, resolve, stated
 
 
 def test_a_file_is_read_at_exact_positions_by_many_threads(tmp_path):
@@ -133,12 +133,6 @@ def test_a_move_that_fails_puts_the_old_one_back(tmp_path, monkeypatch):
         move_into_place(tmp_path / "gone", tmp_path / "target")
     assert tree(tmp_path / "target") == {"old": "old"}
     assert [p.name for p in tmp_path.iterdir()] == ["target"]
-
-
-def test_the_same_place_is_seen_through_links(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").symlink_to("a")
-    assert same_place(tmp_path / "b", [tmp_path / "a"]) and not same_place(tmp_path / "c", [tmp_path / "a"])
 
 
 def test_what_is_removed_through_a_link_is_the_link(tmp_path):

@@ -1,6 +1,7 @@
 """`load_into`: from an expression into a live torch module, in place (the `torch` extra)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,9 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     """Set the parameters and buffers of a live torch module to the expression, in place and in the module's dtypes.
 
     Always computed from the sources, so nothing drifts however often the coefficients change. Names must be those of
-    `module.state_dict()` or of buffers that it leaves out; of tied parameters one name is enough. Raises MismatchError,
-    which lists every difference, before anything is touched, and NonFiniteError after (the module then holds what was
-    computed).
+    `module.state_dict()` or of buffers that it leaves out; of tied parameters one name is enough, and two must agree.
+    Raises MismatchError, which lists every difference, before anything is touched, and NonFiniteError after (the module
+    then holds what was computed).
     """
     try:
         import torch
@@ -37,30 +38,70 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     if problems := _differences(weights, targets, set(module.state_dict()), kinds):
         raise MismatchError("the weights do not fit the module:", problems)
     specs = {name: Spec(spec.shape, kinds[targets[name].dtype]) for name, spec in weights.specs.items()}
+    twins = _twins(specs, targets)
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
-    terms = scales(weights, specs)
+    terms, count = scales(weights, specs), threads or default_threads()
+    room = arena_bytes(weights, specs, BLOCK)
 
-    def work(item: tuple[str, int, int], memory: memoryview) -> tuple[str, int]:
-        name, start, count = item
-        out, flags = fill(memory, name, specs[name], start, count, terms, weights.reference)
+    def computed(name: str, block: Block, memory: memoryview) -> tuple[memoryview, int]:
+        return fill(memory, name, specs[name], block.start, block.count, terms, weights.reference)
+
+    def same(block: Block, memory: memoryview) -> tuple[str, bool]:
+        """Whether two names of one parameter have the same values."""
+        one, _ = computed(block.name, block, memory[:room])
+        two, _ = computed(twins[block.name], block, memory[room:])
+        return f"{twins[block.name]} and {block.name}", one == two
+
+    def write(block: Block, memory: memoryview) -> tuple[str, int]:
+        out, flags = computed(block.name, block, memory)
+        target = flat[block.name]
         with torch.no_grad():
-            flat[name][start : start + count].copy_(torch.frombuffer(out, dtype=flat[name].dtype, count=count))
-        return name, flags
+            values = torch.frombuffer(out, dtype=target.dtype, count=block.count)
+            target[block.start : block.start + block.count].copy_(values)
+        return block.name, flags
 
-    items = [
-        (name, start, min(step, spec.numel - start))
-        for name, spec in specs.items()
-        for step in [BLOCK * 8 // BITS[spec.dtype]]
-        for start in range(0, spec.numel, step)
-    ]
-    scratch = partial(arena, arena_bytes(weights, specs, BLOCK))
-    bad = {name for name, flags in each(items, work, scratch, threads or default_threads()) if flags}
+    if apart := {
+        names for names, equal in each(_blocks(specs, twins), same, partial(arena, 2 * room), count) if not equal
+    }:
+        raise MismatchError("the module ties tensors that the weights hold apart:", sorted(apart))
+    own = [name for name in specs if name not in twins]
+    bad = {name for name, flags in each(_blocks(specs, own), write, partial(arena, room), count) if flags}
     with torch.no_grad():
-        for name in specs:
+        for name in own:
             if not targets[name].is_contiguous():
                 targets[name].copy_(flat[name].view(targets[name].shape))
     if bad:
         raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Elements start .. start+count of one parameter."""
+
+    name: str
+    start: int
+    count: int
+
+
+def _blocks(specs: Mapping[str, Spec], names: Iterable[str]) -> list[Block]:
+    found = []
+    for name in names:
+        step = BLOCK * 8 // BITS[specs[name].dtype]
+        size = specs[name].numel
+        found += [Block(name, start, min(step, size - start)) for start in range(0, size, step)]
+    return found
+
+
+def _twins(specs: Mapping[str, Spec], targets: "Mapping[str, torch.Tensor]") -> dict[str, str]:
+    """Name -> the first name of the same memory, for tied parameters whose names the weights hold both."""
+    first: dict[object, str] = {}
+    found = {}
+    for name, spec in specs.items():
+        tensor = targets[name]
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if spec.numel else name
+        if first.setdefault(key, name) != name:
+            found[name] = first[key]
+    return found
 
 
 def _kinds(torch: Any) -> dict[Any, str]:
@@ -77,6 +118,8 @@ def _differences(
     weights: Weights, targets: "Mapping[str, torch.Tensor]", wanted: set[str], kinds: Mapping[Any, str]
 ) -> list[str]:
     """Names, shapes and dtypes that keep the weights from being the module's."""
+    if meta := [name for name, tensor in targets.items() if tensor.is_meta]:
+        return [f"{name} is on the meta device: it has no memory to write to" for name in meta]
     given = {(t.data_ptr(), tuple(t.shape)) for name, t in targets.items() if name in weights.specs}
     problems = [f"{name} is not in the module" for name in weights.specs if name not in targets]
     for name, tensor in targets.items():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ COPIED = (
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling",
     "LICENSE*", "NOTICE*",
 )  # fmt: skip
+WRITTEN = ("*.safetensors", f"*{checkpoint.INDEX}", lineage.RECORD, "README.md", ".gitattributes")
 TORCH_NAMES = {
     "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
@@ -44,6 +46,12 @@ def copy(source: Path, folder: Path) -> None:
                 shutil.copyfile(found, folder / found.name)
 
 
+def strangers(folder: Path) -> list[str]:
+    """What lies in a folder and is no part of a checkpoint."""
+    known = (*COPIED, *WRITTEN)
+    return sorted(p.name for p in folder.iterdir() if not any(fnmatchcase(p.name, pattern) for pattern in known))
+
+
 def _set_dtype(config: Path, plan: Plan, durable: bool) -> None:
     """Let config.json name the dtype that the weights have, where it names one and they have one."""
     kinds = {spec.dtype for spec in plan.specs.values() if spec.arithmetic}
@@ -54,9 +62,16 @@ def _set_dtype(config: Path, plan: Plan, durable: bool) -> None:
         table = json.loads(config.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         return
-    keys = [key for key in ("dtype", "torch_dtype") if isinstance(table, dict) and table.get(key) not in (None, name)]
-    if keys:
-        write_text(config, json.dumps(table | dict.fromkeys(keys, name), indent=2) + "\n", durable)
+    if (changed := _renamed(table, name)) != table:
+        write_text(config, json.dumps(changed, indent=2) + "\n", durable)
+
+
+def _renamed(value: Any, name: str) -> Any:
+    """The same JSON with every dtype, also of inner configurations (text_config, vision_config), replaced by `name`."""
+    if not isinstance(value, dict):
+        return value
+    named = {"dtype", "torch_dtype"}
+    return {k: name if k in named and v in TORCH_NAMES.values() else _renamed(v, name) for k, v in value.items()}
 
 
 def write_index(folder: Path, plan: Plan, durable: bool) -> None:

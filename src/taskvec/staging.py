@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from taskvec.errors import OutputError
+from taskvec.sidecars import strangers
 from taskvec.storage import move_into_place, remove, stated, sync_folder
 
 try:
@@ -139,7 +140,8 @@ def _read_journal(path: Path, key: str) -> list[Done] | None:
 def require_writable(target: Path, overwrite: bool, sources: Iterable[Path]) -> None:
     """Raise OutputError if `target` cannot become the output, before anything is made.
 
-    A folder is replaced only with `overwrite`, only if it is a checkpoint's, and never if a source lies within it.
+    A folder is replaced only with `overwrite`, only if it holds nothing but a checkpoint, and never if a source lies
+    within it.
     """
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         if not overwrite:
@@ -150,13 +152,15 @@ def require_writable(target: Path, overwrite: bool, sources: Iterable[Path]) -> 
             raise OutputError(
                 f"{target} is a {'folder' if target.is_dir() else 'file'}, the output is not; remove it first"
             )
-        if target.is_dir() and not any(target.glob("*.safetensors*")):
-            raise OutputError(f"{target} holds files and no safetensors: it is no checkpoint, so it is not replaced")
         folders = [s if s.is_dir() else s.parent for s in map(Path.resolve, sources)]
         inside = [str(folder) for folder in folders if target in folder.parents]
         if target.is_dir() and (inside or target in Path.cwd().parents):
             raise OutputError(
                 f"{target} holds what is still needed ({', '.join(inside) or 'this folder'}): not replaced"
+            )
+        if target.is_dir() and (others := strangers(target)):
+            raise OutputError(
+                f"{target} is no checkpoint, or not only that, so it is not replaced; it holds:", others[:20]
             )
     above = next((p for p in target.parents if os.path.lexists(p)), None)
     if above is None or not above.is_dir():

@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from taskvec.errors import FormatError, MissingExtra, OutputError, SourceChanged, TaskvecError
@@ -112,6 +112,14 @@ def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
 
 
+REFUSALS = {
+    errno.EACCES: "permission denied",
+    errno.ENOENT: "does not exist",
+    errno.EISDIR: "is a folder",
+    errno.EMFILE: "too many open files; write larger shards, or raise the limit (ulimit -n)",
+}
+
+
 class stated:  # noqa: N801 - reads as a word: with stated(path): ...
     """Turns the operating system's refusals into stated errors about `path`."""
 
@@ -128,8 +136,7 @@ class stated:  # noqa: N801 - reads as a word: with stated(path): ...
                     f"no space left on the disk of {self.path}; make room and run the same command again"
                 ) from None
             where = error.filename if isinstance(error.filename, str) else self.path
-            what = {errno.EACCES: "permission denied", errno.ENOENT: "does not exist", errno.EISDIR: "is a folder"}
-            raise self.kind(f"{where}: {what.get(error.errno or 0, error.strerror or str(error))}") from None
+            raise self.kind(f"{where}: {REFUSALS.get(error.errno or 0, error.strerror or str(error))}") from None
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -213,8 +220,3 @@ def free_bytes(path: Path) -> int:
 def existing_parent(path: Path) -> Path:
     """The nearest folder above `path` that exists."""
     return next(p for p in [path.absolute(), *path.absolute().parents] if p.is_dir())
-
-
-def same_place(a: Path, others: Iterable[Path]) -> bool:
-    """Whether `a` is one of the others, through links."""
-    return any(a.exists() and other.exists() and a.samefile(other) for other in others)

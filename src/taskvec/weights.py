@@ -296,18 +296,24 @@ def differences(source: Source, reference: Source) -> list[str]:
         other = reference.specs.get(name)
         if other is None:
             if not reference.partial:
-                found.append(f"{name} is in {source.text}, not in {reference.text}")
+                found.append(f"{name} is in {source.text}, not in {reference.text}{_tied(name)}")
         elif spec.shape != other.shape:
             found.append(f"{name} is {list(spec.shape)} in {source.text}, {list(other.shape)} in {reference.text}")
         elif spec.dtype != other.dtype and not (spec.arithmetic and other.arithmetic):
             found.append(f"{name} is {spec.dtype} in {source.text}, {other.dtype} in {reference.text}")
     if not source.partial:
         found += [
-            f"{name} is in {reference.text}, not in {source.text}"
+            f"{name} is in {reference.text}, not in {source.text}{_tied(name)}"
             for name, spec in reference.specs.items()
             if name not in source.specs and (source.mass or spec.arithmetic)
         ]
     return found
+
+
+def _tied(name: str) -> str:
+    """A hint for the tensor that checkpoints leave out when it is the embedding itself."""
+    heads = ("lm_head.weight", "cls.predictions.decoder.weight", "embed_out.weight", "output.weight")
+    return " (tied to the embedding there? save both models tied, or both untied)" if name.endswith(heads) else ""
 
 
 def from_arrays(arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1) -> Weights:

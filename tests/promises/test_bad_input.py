@@ -441,7 +441,7 @@ def test_an_output_that_is_not_empty_is_refused(world, refused):
     refused(*PAIR, "-o", "base", says=["base exists and is not empty", "--overwrite"])
     refused(*PAIR, "-o", "base/model.safetensors", says=["model.safetensors exists", "--overwrite"])
     refused(*PAIR, "-o", "kept", "--overwrite", says=["kept", "no checkpoint"])
-    refused(*PAIR, "-o", ".", "--overwrite", says="no checkpoint")
+    refused(*PAIR, "-o", ".", "--overwrite", says="still needed")
     refused(*PAIR, "-o", "base/config.json", "--overwrite", says=["config.json is a file", "remove it first"])
 
 

@@ -80,7 +80,7 @@ def test_killed_at_any_call_to_the_system_and_run_again(tmp_path, build, monkeyp
     build.model(tmp_path / "math", build.tensors(1))
     long = build.tensors(2) | build.tensors(2, {"model.extra.weight": (64, 64)})
     build.model(tmp_path / "old", long, **(OLD[old] or {}))
-    (tmp_path / "old/notes.txt").write_text("of the old one")
+    (tmp_path / "old/NOTICE.txt").write_text("of the old one")
     target, replaces = tmp_path / name, old not in ("nothing", "an empty folder")
     monkeypatch.chdir(tmp_path)
 
