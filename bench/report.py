@@ -98,9 +98,12 @@ def agreement(found: Results) -> str:
 
 
 def kernels(found: Results) -> str:
-    samples = found["samples"]
-    rows = [[case, rate(samples, case, found["bytes"]), times(samples, case, MEMCPY)] for case in samples]
-    return table(["in memory, one thread", "GB/s read + written", "x memcpy's time"], rows)
+    rows = [
+        [f"{case}, {where}", rate(samples, case, found["bytes"]), times(samples, case, MEMCPY)]
+        for where, samples in (("in the cache", found["cached"]), ("from memory", found["samples"]))
+        for case in samples
+    ]
+    return table(["one thread", "GB/s read + written", "x memcpy's time"], rows)
 
 
 def gigabytes(found: Results) -> str:
@@ -147,6 +150,11 @@ def median(samples: Samples, case: str) -> float:
     return stat(field(samples, case, "wall"))[0]
 
 
+def faster(samples: Samples) -> float:
+    """The kernel's speed over memcpy's."""
+    return ratio(samples, MEMCPY, KERNEL)[0]
+
+
 def largest(found: Results) -> float:
     """The highest RssAnon of ours over all rows of a growth section, in MB."""
     return max(max(field(row["samples"], OURS_UNFLUSHED, "rss_anon")) for row in found["rows"]) / 1e6
@@ -174,7 +182,8 @@ PROMISES = (
     Promise("more models: RssAnon, MB", "models", largest, 200),
     Promise("larger models: RssAnon, MB", "sizes", largest, 200),
     Promise("mergekit's numbers, within ulps", "agree", lambda f: f["max_ulp"], 1),
-    Promise("kernel: speed / memcpy's", "kernel", lambda f: ratio(f["samples"], MEMCPY, KERNEL)[0], 0.8, least=True),
+    Promise("kernel: speed / memcpy's, in the cache", "kernel", lambda f: faster(f["cached"]), 0.8, least=True),
+    Promise("kernel: speed / memcpy's, from memory", "kernel", lambda f: faster(f["samples"]), 0.8, least=True),
     Promise("taskvec --help, s", "start", lambda f: median(f["samples"], HELP), 0.4),
     Promise("import taskvec, s", "start", lambda f: median(f["samples"], IMPORT), 0.2),
     Promise("--help: mergekit / taskvec", "start", lambda f: ratio(f["samples"], PEER_HELP, HELP)[0], 10, least=True),

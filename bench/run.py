@@ -101,7 +101,12 @@ def agreement(s: Settings) -> dict[str, Any] | None:
 
 def kernels(s: Settings) -> dict[str, Any] | None:
     try:
-        return {"bytes": 4 * 2 * s.kernel, "samples": kernel.against_memcpy(s.kernel)}
+        times = s.kernel // kernel.CACHED
+        return {
+            "bytes": 4 * 2 * s.kernel,
+            "samples": kernel.against_memcpy(s.kernel),
+            "cached": kernel.against_memcpy(kernel.CACHED, times),
+        }
     except ImportError as missing:
         print(f"  left out: {missing}")
         return None
