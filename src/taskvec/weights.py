@@ -112,7 +112,7 @@ class Weights(Base):
             raise MassError(
                 f"this has mass {_readable(mass)}: a model has mass 1, a task vector 0. Subtract a base from "
                 "fine-tuned models (base + 0.4*(tuned - base)), or divide to average ((a + b)/2).\n"
-                f"  expression: {self}"
+                f"  expression: {self.text(self.names())}"
             )
         return int(mass)
 
