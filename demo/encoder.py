@@ -41,14 +41,8 @@ def base_folder() -> Path:
 
 
 def load(folder: Path) -> torch.nn.Module:
-    """The encoder of a Hugging Face folder, in float32, ready to evaluate.
-
-    The file holds embeddings.position_ids, which transformers keeps out of state_dict(): it is put back, so that the
-    module has all the names that the file has.
-    """
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    model.embeddings.register_buffer("position_ids", model.embeddings.position_ids, persistent=True)
-    return model
+    """The encoder of a Hugging Face folder, in float32, ready to evaluate."""
+    return AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
 
 
 @cache
