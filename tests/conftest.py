@@ -113,6 +113,10 @@ class Process(subprocess.Popen):
             time.sleep(0.0005)
         return False
 
+    def pause_at(self, out, size):
+        """Stop the process once it has written `size` bytes of an output; False if it ended before."""
+        return self.pause_when(lambda: staged_bytes(out) > size)
+
     def result(self):
         """Let it go on; its code, stdout and stderr."""
         with contextlib.suppress(ProcessLookupError):
@@ -127,8 +131,18 @@ def start(tmp_path):
 
 
 def staged_bytes(out):
-    """Bytes on the disk of an output that is being written."""
-    return sum(p.stat().st_blocks * 512 for p in out.with_name(f".{out.name}.taskvec").glob("files/*.safetensors"))
+    """Bytes written of an output that is not whole yet; what is only reserved on the disk does not count."""
+    return sum(map(written_bytes, out.with_name(f".{out.name}.taskvec").glob("files/*.safetensors")))
+
+
+def written_bytes(path):
+    found, at = 0, 0
+    with path.open("rb") as file, contextlib.suppress(OSError):  # the end: no more data
+        while True:
+            begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            found += at - begin
+    return found
 
 
 @pytest.fixture
@@ -138,7 +152,7 @@ def paused(start, tmp_path):
     def begin(*arguments, out="out", **options):
         for _ in range(10):
             process = start(*arguments, **options)
-            if process.pause_when(lambda: staged_bytes(tmp_path / out) > 30 << 20):
+            if process.pause_at(tmp_path / out, 30 << 20):
                 return process
             process.result()
             shutil.rmtree(tmp_path / out, ignore_errors=True)

@@ -1,5 +1,8 @@
 """Files: exact reads, refusals of the system in words, and names that change in one step."""
 
+import ctypes
+import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -8,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from taskvec import storage
+from taskvec.blocks import arena
 from taskvec.errors import FormatError, OutputError, SourceChanged
-from taskvec.storage import File, expanded, move_into_place, place_to_write, resolve, stated
+from taskvec.storage import PAGE, File, Output, address, expanded, move_into_place, place_to_write, resolve, stated
 
 
 def test_a_file_is_read_at_exact_positions_by_many_threads(tmp_path):
@@ -34,6 +38,66 @@ def test_a_read_past_the_end_is_a_changed_source(tmp_path):
     (tmp_path / "x").write_bytes(b"1234")
     with pytest.raises(SourceChanged, match="became shorter"):
         File(tmp_path / "x").read(2, 3)
+
+
+SPANS = [(0, PAGE), (0, 1), (1, PAGE), (PAGE - 1, 2), (5, 3 * PAGE + 7), (3 * PAGE, 600_000), (PAGE + 4, 300), (9, 0)]
+
+
+@pytest.mark.parametrize("lies", ["as the file does", "otherwise"])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_is_written_lies_where_it_was_put_and_nothing_else_changes(tmp_path, monkeypatch, lies, refuses):
+    """Directly, through the cache, and where the system opens a file for direct writes only to refuse them."""
+    real = os.pwrite
+
+    def refusing(fd, *rest):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, *rest)
+
+    if refuses:
+        monkeypatch.setattr(os, "pwrite", refusing)
+    memory, size = arena(700_000), 650_000
+    for at, length in SPANS:
+        file = Output(tmp_path / "x", size)
+        expected = bytearray(size)
+        for fill, (begin, count) in enumerate([(0, size), (at, length)], 1):
+            shift = begin % PAGE + (lies == "otherwise")
+            piece = memory[shift : shift + count]
+            piece[:] = expected[begin : begin + count] = bytes([fill]) * count
+            file.write(piece, begin)
+        file.close()
+        assert (tmp_path / "x").read_bytes() == expected
+
+
+def test_direct_writes_do_not_enter_the_cache(tmp_path):
+    """What makes them worth their rules: measured by what is left to flush, not by time."""
+    file = Output(tmp_path / "x", 64 << 20)
+    if file._direct is None:
+        pytest.skip("this file system has no direct writes")
+    memory = arena(8 << 20)
+    assert address(memory) % PAGE == 0
+    for at in range(0, 64 << 20, 8 << 20):
+        file.write(memory, at)
+    file.close()
+    assert cached_pages(tmp_path / "x") == 0
+
+
+def cached_pages(path):
+    """Pages of a file that the system holds in memory (mincore)."""
+    import mmap
+
+    libc = ctypes.CDLL(None)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        begin = ctypes.c_char.from_buffer(view)
+        found = (ctypes.c_ubyte * (len(view) // PAGE))()
+        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(begin)), ctypes.c_size_t(len(view)), found) == 0
+        del begin
+    return sum(x & 1 for x in found)
+
+
+def test_a_full_disk_shows_when_the_room_is_reserved(disk):
+    with pytest.raises(OSError, match="No space left"):
+        Output(disk("size=1m") / "x", 2 << 20)
 
 
 def test_files_that_are_let_go_of_leave_no_descriptor_open(tmp_path):

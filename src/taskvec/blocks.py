@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from taskvec.dtypes import BITS
 from taskvec.source import Source, Spec
+from taskvec.storage import PAGE, address
 from taskvec.weights import Weights, aligned, evaluate
 
 Terms = Mapping[str, list[tuple[Source, float]]]  # tensor -> (source, number), in the order of summation
@@ -15,8 +16,10 @@ def scales(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
 
 
 def arena(size: int) -> memoryview:
-    """One thread's memory; `planning.arena_bytes` says how much it needs."""
-    return memoryview(bytearray(size))
+    """One thread's memory, from the start of a page on; `planning.arena_bytes` says how much it needs."""
+    whole = memoryview(bytearray(size + PAGE))
+    first = -address(whole) % PAGE
+    return whole[first : first + size]
 
 
 def fill(

@@ -13,9 +13,10 @@ LOOK = 0.02  # seconds between two looks at what is done
 
 
 def default_threads() -> int:
-    """The cores that this process may use, at most 8: beyond that memory and disk are the limit."""
+    """Two for each core that this process may use, so that one computes while the other waits for the disk; at most 8:
+    beyond that memory and disk are the limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    return min(2 * cores, 8)
 
 
 def each(
@@ -23,8 +24,8 @@ def each(
 ) -> Iterator[Result]:
     """work(item, scratch()) for every item, results as they are done, in any order.
 
-    The first exception stops all threads and is raised here; so does leaving the iteration. When this returns or
-    raises, no thread is running.
+    The first exception stops all threads and is raised here, KeyboardInterrupt after the results that were done by
+    then; leaving the iteration stops them too. When this returns or raises, no thread is running.
     """
     pending, lock = iter(items), threading.Lock()
     done: deque[Result] = deque()
@@ -59,6 +60,12 @@ def each(
                 yield done.popleft()
             if failures:
                 raise failures[0]
+    except KeyboardInterrupt:
+        stop.set()
+        for worker in workers:
+            worker.join()
+        yield from done
+        raise
     finally:
         stop.set()
         for worker in workers:

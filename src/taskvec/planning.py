@@ -10,6 +10,7 @@ from taskvec.executors import default_threads
 from taskvec.formats import checkpoint
 from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
+from taskvec.storage import PAGE
 from taskvec.weights import Weights, aligned, scratch_bytes
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
@@ -213,8 +214,9 @@ def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | No
 
 
 def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Shard:
-    """A file's layout, with the given metadata in its header."""
-    header, offsets = write_header(specs, metadata)
+    """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly."""
+    header, _ = write_header(specs, metadata)
+    header, offsets = write_header(specs, metadata, -(-len(header) // PAGE) * PAGE)
     size = len(header) + sum(spec.nbytes for spec in specs.values())
     return Shard(filename, specs, offsets, len(header), size)
 
@@ -228,7 +230,7 @@ def _memory(weights: Weights, specs: Mapping[str, Spec], limit: int, threads: in
     resident += sum(getattr(s, "resident", 0) for s in weights.mentioned)
 
     def peak(block: int, count: int) -> int:
-        return resident + count * arena_bytes(weights, specs, block)
+        return resident + count * (arena_bytes(weights, specs, block) + 2 * PAGE)
 
     for count in [threads] if fixed else range(threads, 0, -1):
         for block in BLOCKS:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from taskvec.errors import FormatError, MissingExtra, OutputError, SourceChanged, TaskvecError
@@ -140,6 +141,74 @@ class stated:  # noqa: N801 - reads as a word: with stated(path): ...
 
 
 # ---- writing -------------------------------------------------------------------------------------
+PAGE = 4096  # what direct writes are aligned to, in the file and in memory
+CACHED = 256 << 10  # bytes a write through the cache; longer ones send Linux looking for huge pages
+
+
+class Output:
+    """A file of a known size, written by any thread at any position.
+
+    Its room on the disk is reserved at once where the system can: a full disk shows before the work, and writers need
+    not wait for one another to find blocks. Whole pages go from the caller's memory to the disk itself, past the
+    system's cache, where the file system can do that: no copy, nothing evicted, little left for fsync. For that the
+    memory must lie as the file does, address = offset modulo PAGE. The rest goes through the cache.
+    """
+
+    def __init__(self, path: Path, size: int):
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        self._direct: int | None = None
+        try:
+            _reserve(self.fd, size)
+        except OSError:
+            self.close()
+            raise
+        if hasattr(os, "O_DIRECT"):
+            with suppress(OSError):  # a file system that cannot
+                self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """All of `data` at `offset`."""
+        first = min(-offset % PAGE, len(data))
+        last = first + (len(data) - first) // PAGE * PAGE
+        if self._direct is not None and last > first and address(data) % PAGE == offset % PAGE:
+            try:
+                write_exactly(self._direct, data[first:last], offset + first)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # EINVAL: coarser than PAGE, or not after all
+                    raise
+                self._cached(data[first:last], offset + first)
+            self._cached(data[:first], offset)
+            self._cached(data[last:], offset + last)
+        else:
+            self._cached(data, offset)
+
+    def _cached(self, data: memoryview, offset: int) -> None:
+        for at in range(0, len(data), CACHED):
+            write_exactly(self.fd, data[at : at + CACHED], offset + at)
+
+    def close(self) -> None:
+        """Close it; durable only what was synced."""
+        os.close(self.fd)
+        if self._direct is not None:
+            os.close(self._direct)
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Raises OSError only if the disk is full: what a file system cannot reserve grows as it is written."""
+    try:
+        fallocate: Callable[..., int] = ctypes.CDLL(None, use_errno=True).fallocate
+    except (AttributeError, OSError):
+        return
+    as_long = ctypes.c_longlong if ctypes.sizeof(ctypes.c_void_p) == 8 else ctypes.c_long
+    if fallocate(fd, 0, as_long(0), as_long(size)) and ctypes.get_errno() == errno.ENOSPC:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def address(data: memoryview) -> int:
+    """Where writable memory begins."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
+
+
 def write_exactly(fd: int, data: memoryview, offset: int) -> None:
     """All of `data` at `offset`, in short writes if the system makes them short."""
     done = 0

@@ -10,10 +10,10 @@ from taskvec.blocks import Terms, arena, fill, scales
 from taskvec.dtypes import BITS
 from taskvec.errors import NonFiniteError, OutputError
 from taskvec.executors import each
-from taskvec.planning import PIECE, Block, Plan, arena_bytes
+from taskvec.planning import Block, Plan, arena_bytes
 from taskvec.source import Source
 from taskvec.staging import Done, Staging
-from taskvec.storage import stated, write_exactly
+from taskvec.storage import PAGE, Output, stated
 from taskvec.weights import evaluate, scratch_bytes
 
 SYNC = 64 << 20  # bytes of finished blocks that are made durable together
@@ -33,16 +33,17 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
 
         def work(block: Block, memory: memoryview) -> Done:
             spec = todo.shards[block.shard].specs[block.name]
+            memory = memory[block.offset % PAGE :]  # as the file lies, for Output.write
             out, flags = fill(memory, block.name, spec, block.start, block.count, terms, todo.like)
             if flags:
                 flagged.add(block.index)
             found = lineage.pieces(out)
-            for k in range(len(found)) if allow_nonfinite or not flagged else ():
-                write_exactly(files[block.shard], out[k * PIECE : (k + 1) * PIECE], block.offset + k * PIECE)
+            if allow_nonfinite or not flagged:
+                files[block.shard].write(out, block.offset)
             return Done(block.index, tuple(found), flags)
 
         todo_blocks = [block for block in blocks if block.index not in kept]
-        memory = partial(arena, arena_bytes(todo.weights, todo.specs, todo.block))
+        memory = partial(arena, arena_bytes(todo.weights, todo.specs, todo.block) + PAGE)
         threads = min(todo.threads, len(todo_blocks))
         reused = sum(size_of(todo, blocks[index]) for index in kept)
         total = reused + sum(size_of(todo, block) for block in todo_blocks)
@@ -65,7 +66,7 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
 class _Waiting:
     """Blocks that are written and not yet durable: recorded SYNC bytes at a time."""
 
-    def __init__(self, stage: Staging, files: list[int]):
+    def __init__(self, stage: Staging, files: list[Output]):
         self.stage, self.files = stage, files
         self.blocks: list[Done] = []
         self.bytes = 0
@@ -82,22 +83,22 @@ class _Waiting:
 
     def record(self) -> None:
         """Make them durable and note them."""
-        self.stage.record(self.blocks, self.files)
+        self.stage.record(self.blocks, [file.fd for file in self.files])
         self.blocks, self.bytes = [], 0
 
 
 @contextmanager
-def _opened(todo: Plan, stage: Staging) -> Iterator[list[int]]:
-    """A descriptor for each shard's file."""
+def _opened(todo: Plan, stage: Staging) -> Iterator[list[Output]]:
+    """Every shard's file."""
     stage.keep_only({s.filename: s.size for s in todo.shards})
-    files: list[int] = []
+    files: list[Output] = []
     try:
         for shard in todo.shards:
-            files.append(os.open(stage.files / shard.filename, os.O_RDWR | os.O_CREAT, 0o644))
+            files.append(Output(stage.files / shard.filename, shard.size))
         yield files
     finally:
-        for fd in files:
-            os.close(fd)
+        for file in files:
+            file.close()
 
 
 def size_of(todo: Plan, block: Block) -> int:
@@ -105,14 +106,14 @@ def size_of(todo: Plan, block: Block) -> int:
     return block.count * BITS[todo.shards[block.shard].specs[block.name].dtype] // 8
 
 
-def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[int], allow_nonfinite: bool) -> set[int]:
+def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[Output], allow_nonfinite: bool) -> set[int]:
     """The journal's blocks whose data is on disk as the journal says, and is as finite as it must be."""
 
     def work(index: int, buffer: bytearray) -> tuple[int, bool]:
         block = blocks[index]
         view = memoryview(buffer)[: size_of(todo, block)]
         done = 0
-        while done < len(view) and (count := os.preadv(files[block.shard], [view[done:]], block.offset + done)):
+        while done < len(view) and (count := os.preadv(files[block.shard].fd, [view[done:]], block.offset + done)):
             done += count
         return index, done == len(view) and tuple(lineage.pieces(view)) == stage.done[index].pieces
 
