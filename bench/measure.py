@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-POLL = 0.005  # seconds between two readings of memory; a shorter peak can be missed
+POLL = 0.02  # seconds between two looks at the memory: more often, and the watcher itself takes time from the run
 POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14 and later
 BUSY = (0, 1, 2, 5, 6, 7)  # the fields of /proc/stat that are work: user, nice, system, irq, softirq, steal
 

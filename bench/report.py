@@ -182,7 +182,6 @@ PROMISES = (
     Promise("more models: RssAnon, MB", "models", largest, 200),
     Promise("larger models: RssAnon, MB", "sizes", largest, 200),
     Promise("mergekit's numbers, within ulps", "agree", lambda f: f["max_ulp"], 1),
-    Promise("kernel: speed / memcpy's, in the cache", "kernel", lambda f: faster(f["cached"]), 0.8, least=True),
     Promise("kernel: speed / memcpy's, from memory", "kernel", lambda f: faster(f["samples"]), 0.8, least=True),
     Promise("taskvec --help, s", "start", lambda f: median(f["samples"], HELP), 0.4),
     Promise("import taskvec, s", "start", lambda f: median(f["samples"], IMPORT), 0.2),

@@ -45,7 +45,8 @@ SPANS = [(0, PAGE), (0, 1), (1, PAGE), (PAGE - 1, 2), (5, 3 * PAGE + 7), (3 * PA
 
 @pytest.mark.parametrize("lies", ["as the file does", "otherwise"])
 @pytest.mark.parametrize("refuses", [False, True])
-def test_what_is_written_lies_where_it_was_put_and_nothing_else_changes(tmp_path, monkeypatch, lies, refuses):
+@pytest.mark.parametrize("direct", [False, True])
+def test_what_is_written_lies_where_it_was_put_and_nothing_else_changes(tmp_path, monkeypatch, lies, refuses, direct):
     """Directly, through the cache, and where the system opens a file for direct writes only to refuse them."""
     real = os.pwrite
 
@@ -58,7 +59,7 @@ def test_what_is_written_lies_where_it_was_put_and_nothing_else_changes(tmp_path
         monkeypatch.setattr(os, "pwrite", refusing)
     memory, size = arena(700_000), 650_000
     for at, length in SPANS:
-        file = Output(tmp_path / "x", size)
+        file = Output(tmp_path / "x", size, direct)
         expected = bytearray(size)
         for fill, (begin, count) in enumerate([(0, size), (at, length)], 1):
             shift = begin % PAGE + (lies == "otherwise")
@@ -71,7 +72,7 @@ def test_what_is_written_lies_where_it_was_put_and_nothing_else_changes(tmp_path
 
 def test_direct_writes_do_not_enter_the_cache(tmp_path):
     """What makes them worth their rules: measured by what is left to flush, not by time."""
-    file = Output(tmp_path / "x", 64 << 20)
+    file = Output(tmp_path / "x", 64 << 20, direct=True)
     if file._direct is None:
         pytest.skip("this file system has no direct writes")
     memory = arena(8 << 20)
@@ -97,7 +98,7 @@ def cached_pages(path):
 
 def test_a_full_disk_shows_when_the_room_is_reserved(disk):
     with pytest.raises(OSError, match="No space left"):
-        Output(disk("size=1m") / "x", 2 << 20)
+        Output(disk("size=1m") / "x", 2 << 20, direct=False)
 
 
 def test_files_that_are_let_go_of_leave_no_descriptor_open(tmp_path):

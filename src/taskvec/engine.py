@@ -71,8 +71,8 @@ def save(
     Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
     moment; killed and called again it goes on where it was (`resume`). Same bytes for any `threads`, `ram`,
     `shard_size` and order of the summands. `force` accepts a vector that was made from another base,
-    `allow_nonfinite` NaN and Inf. `durable=False` leaves flushing to the system, as cp does: faster, safe against kills
-    and not against a power cut. Raises TaskvecError and its kinds (errors.py).
+    `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves flushing to it, as cp
+    does: safe against kills, not against a power cut. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
     target = place_to_write(uri)

@@ -149,20 +149,21 @@ class Output:
     """A file of a known size, written by any thread at any position.
 
     Its room on the disk is reserved at once where the system can: a full disk shows before the work, and writers need
-    not wait for one another to find blocks. Whole pages go from the caller's memory to the disk itself, past the
-    system's cache, where the file system can do that: no copy, nothing evicted, little left for fsync. For that the
-    memory must lie as the file does, address = offset modulo PAGE. The rest goes through the cache.
+    not wait for one another to find blocks. `direct`: whole pages go from the caller's memory to the disk itself, past
+    the system's cache, where the file system can do that: no copy, nothing evicted, little left for fsync. For that
+    the memory must lie as the file does, address = offset modulo PAGE. The rest goes through the cache.
     """
 
-    def __init__(self, path: Path, size: int):
+    def __init__(self, path: Path, size: int, direct: bool):
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         self._direct: int | None = None
+        self._turn = threading.Lock()  # the system lets one write to the cache of a file at a time; it spins, we sleep
         try:
             _reserve(self.fd, size)
         except OSError:
             self.close()
             raise
-        if hasattr(os, "O_DIRECT"):
+        if direct and hasattr(os, "O_DIRECT"):
             with suppress(OSError):  # a file system that cannot
                 self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
 
@@ -183,8 +184,9 @@ class Output:
             self._cached(data, offset)
 
     def _cached(self, data: memoryview, offset: int) -> None:
-        for at in range(0, len(data), CACHED):
-            write_exactly(self.fd, data[at : at + CACHED], offset + at)
+        with self._turn:
+            for at in range(0, len(data), CACHED):
+                write_exactly(self.fd, data[at : at + CACHED], offset + at)
 
     def close(self) -> None:
         """Close it; durable only what was synced."""

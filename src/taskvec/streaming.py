@@ -89,12 +89,12 @@ class _Waiting:
 
 @contextmanager
 def _opened(todo: Plan, stage: Staging) -> Iterator[list[Output]]:
-    """Every shard's file."""
+    """Every shard's file. What must be durable goes to the disk at once, the rest where the system likes it."""
     stage.keep_only({s.filename: s.size for s in todo.shards})
     files: list[Output] = []
     try:
         for shard in todo.shards:
-            files.append(Output(stage.files / shard.filename, shard.size))
+            files.append(Output(stage.files / shard.filename, shard.size, direct=stage.durable))
         yield files
     finally:
         for file in files:

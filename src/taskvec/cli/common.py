@@ -46,9 +46,7 @@ writing = options(
     click.option("--no-resume", is_flag=True, help="Do not go on from an interrupted run: start again."),
     click.option("--force", is_flag=True, help="Accept a vector that was made from another base (recorded)."),
     click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN and Inf (recorded)."),
-    click.option(
-        "--no-fsync", is_flag=True, help="Leave flushing to the system: faster, not safe against a power cut."
-    ),
+    click.option("--no-fsync", is_flag=True, help="Write through the cache, as cp does: not safe against a power cut."),
     click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
     as_json,
     quiet,
