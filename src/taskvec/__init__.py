@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from taskvec.lineage import verify
     from taskvec.live import load_into
     from taskvec.measures import compare
+    from taskvec.methods import method
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
     from taskvec.source import Source, Spec
@@ -27,16 +28,24 @@ if TYPE_CHECKING:
 _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
     "Weights": "weights", "compare": "measures", "from_arrays": "weights", "knob": "coefficients",
-    "layers": "coefficients", "load": "recipe", "load_into": "live", "only": "coefficients", "parse": "recipe",
-    "per": "coefficients", "plan": "planning", "save": "engine", "verify": "lineage", "without": "coefficients",
+    "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods", "only": "coefficients",
+    "parse": "recipe", "per": "coefficients", "plan": "planning", "save": "engine", "verify": "lineage",
+    "without": "coefficients",
 }  # fmt: skip
-__all__ = [  # noqa: RUF022 - as _HOME
+# The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
+_METHODS = (
+    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
+    "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+)  # fmt: skip
+__all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
-    "load_into", "only", "parse", "per", "plan", "save", "verify", "without", "__version__",
+    "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without", "__version__", *_METHODS,
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name in _METHODS:
+        return import_module("taskvec.methods").FUNCTIONS[name]
     if name not in _HOME:
         raise AttributeError(f"module 'taskvec' has no attribute {name!r}")
     return getattr(import_module(f"taskvec.{_HOME[name]}"), name)

@@ -6,7 +6,7 @@ written last, and the folder gets its name after that.
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from taskvec.source import Source
 from taskvec.staging import Staging, finished_before, require_writable
 from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
 from taskvec.streaming import Progress, stream
-from taskvec.weights import Weights
+from taskvec.weights import Weights, leaves_of, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ def save(
         _require_same_integers(todo)
         stage = Staging(target, key, resume, durable, writable)
         try:
+            prepare(weights, todo.threads, _measuring(weights, progress))
             reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
             _finish(todo, stage, entry, nonfinite)
         except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
@@ -110,6 +111,19 @@ def save(
         target, todo.kind, entry["recipe"], written.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
         time.perf_counter() - began, tuple(written.get("nonfinite", nonfinite)),
     )  # fmt: skip
+
+
+def _measuring(weights: Weights, progress: Progress | None) -> Callable[[int], None]:
+    """Progress of the passes before the one that writes, in bytes of float32."""
+    total, done = 4 * sum(getattr(s, "unmeasured", 0) for s in weights.terms), 0
+
+    def report(elements: int) -> None:
+        nonlocal done
+        done += 4 * elements
+        if progress:
+            progress(min(done, total), total)
+
+    return report
 
 
 def _path(source: Source) -> Path | None:
@@ -147,7 +161,8 @@ def _require_same_integers(todo: Plan) -> None:
     """Tensors that are not floating point must be the same in every model of the sum, unless `like` decides."""
     reference = todo.weights.reference
     names = [name for name, spec in todo.weights.specs.items() if not spec.arithmetic]
-    models = [s for s in todo.weights.terms if s.mass and s is not reference]
+    leaves = dict.fromkeys(leaf for term in todo.weights.terms for leaf in leaves_of(term))
+    models = [s for s in leaves if s.mass and s is not reference]
     if reference is None or not names or (todo.like is not None and todo.like not in todo.weights.mentioned):
         return
     problems = [

@@ -18,7 +18,7 @@ from taskvec.planning import PIECE
 from taskvec.source import Source, Spec
 from taskvec.storage import resolve, stated
 from taskvec.version import __version__
-from taskvec.weights import Weights
+from taskvec.weights import Weights, base_of
 
 RECORD = "taskvec.json"
 IN_FILE = "taskvec.lineage"  # the key of a single file's metadata
@@ -40,18 +40,12 @@ def digest(of_pieces: Iterable[bytes]) -> str:
     return blake3(b"".join(of_pieces)).hexdigest()
 
 
-def base_of(weights: Weights) -> str | None:
-    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
-    subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
-    if len(subtracted) == 1:
-        return subtracted[0].fingerprint
-    bases = {s.base for s in weights.terms}
-    return bases.pop() if len(bases) == 1 and not subtracted else None
-
-
 def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
     """The lineage of an output, digests still unknown. `notes`: what was forced or allowed, empty when nothing was."""
     names = weights.names()
+    own = {k: v for s in weights.terms for k, v in getattr(s, "methods", {}).items()}
+    if own:
+        notes = {**notes, "methods": {name: f"blake3 of its code: {digest}" for name, digest in own.items()}}
     return {
         "taskvec": __version__,
         "mass": kind,

@@ -11,7 +11,7 @@ from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
 from taskvec.executors import default_threads, each
 from taskvec.planning import arena_bytes
 from taskvec.source import Spec
-from taskvec.weights import Weights
+from taskvec.weights import Weights, prepare
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     twins = _twins(specs, targets)
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
     terms, count = scales(weights, specs), threads or default_threads()
+    prepare(weights, count)
     room = arena_bytes(weights, specs, BLOCK)
 
     def computed(name: str, block: Block, memory: memoryview) -> tuple[memoryview, int]:

@@ -9,6 +9,7 @@ from taskvec.errors import MismatchError, RecipeError, TaskvecError
 from taskvec.executors import default_threads
 from taskvec.formats import checkpoint
 from taskvec.formats.header import write_header
+from taskvec.methods import Applied
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
 from taskvec.weights import Weights, aligned, scratch_bytes
@@ -63,8 +64,13 @@ class Plan:
 
     @property
     def bytes_in(self) -> int:
-        """Bytes that will be read: every source once."""
+        """Bytes that will be read: every source once, those of a method once more for each of its passes."""
         return sum(_file_bytes(s, name) for s in self.weights.terms for name in self.specs if name in s.specs)
+
+    @property
+    def passes(self) -> int:
+        """Passes over the data: the one that writes, and before it those in which methods measure."""
+        return 1 + max((getattr(s, "passes", 0) for s in self.weights.terms), default=0)
 
     @property
     def bytes_out(self) -> int:
@@ -93,7 +99,7 @@ class Plan:
             "sources": {name: source.text for source, name in names.items()},
             "like": self.like.text if self.like else None,
             "tensors": len(self.specs),
-            "passes": 1,
+            "passes": self.passes,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "shards": [{"file": s.filename, "tensors": len(s.specs), "bytes": s.size} for s in self.shards],
@@ -111,7 +117,7 @@ class Plan:
             *(f"         {name} = {source.text} (mass {source.mass})" for source, name in names.items()),
             f"output   {'a model' if self.kind else 'a task vector'}: {len(self.specs)} tensors, {', '.join(kinds)}, "
             f"{readable(self.bytes_out)} in {len(self.shards)} file{'s' * (len(self.shards) != 1)}",
-            f"reads    {readable(self.bytes_in)} in 1 pass",
+            f"reads    {readable(self.bytes_in)} in {self.passes} pass{'es' * (self.passes != 1)}",
             f"memory   at most {readable(self.peak)} of {readable(self.ram)}: {self.threads} threads, "
             f"blocks of {readable(self.block)}",
         ]
@@ -227,7 +233,7 @@ def _memory(weights: Weights, specs: Mapping[str, Spec], limit: int, threads: in
         raise RecipeError(f"threads must be at least 1, not {threads}")
     pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
     resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
-    resident += sum(getattr(s, "resident", 0) for s in weights.mentioned)
+    resident += sum(getattr(s, "resident", 0) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
 
     def peak(block: int, count: int) -> int:
         return resident + count * (arena_bytes(weights, specs, block) + 2 * PAGE)
@@ -250,13 +256,19 @@ def arena_bytes(weights: Weights, specs: Mapping[str, Spec], block: int) -> int:
 def _block_bytes(weights: Weights, name: str, spec: Spec, block: int) -> int:
     """Memory of one thread for a block of this tensor: the output's bytes, and what its sources need."""
     count = min(spec.numel, block * 8 // BITS[spec.dtype])
-    return aligned(count * BITS[spec.dtype] // 8) + (
-        scratch_bytes([s for s in weights.terms if name in s.specs], name, count) if spec.arithmetic else 0
-    )
+    if not spec.arithmetic:
+        return aligned(count * BITS[spec.dtype] // 8)
+    sources = [s for s in weights.terms if name in s.specs]
+    own = sum(s.scratch(name) for s in sources if isinstance(s, Applied))
+    return aligned(count * BITS[spec.dtype] // 8) + scratch_bytes(sources, name, count) + own
 
 
 def _file_bytes(source: Source, name: str) -> int:
-    return 0 if source.partial else source.specs[name].nbytes
+    if not isinstance(source, Applied):
+        return 0 if source.partial else source.specs[name].nbytes
+    inside: Applied = source
+    once = sum(_file_bytes(s, name) for a in inside.args for s in a.terms if name in s.specs)
+    return once * (1 + inside.method.passes)
 
 
 def parse_size(text: str | int, what: str) -> int:

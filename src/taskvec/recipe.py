@@ -16,10 +16,11 @@ from textwrap import dedent
 from types import MappingProxyType
 from typing import Any
 
-from taskvec import coefficients
+from taskvec import coefficients, methods
 from taskvec.coefficients import Coefficient, Number, exact
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
+from taskvec.methods import Method
 from taskvec.weights import Weights
 
 LONGEST, DEEPEST = 100_000, 60  # characters of a recipe; levels of nesting
@@ -44,6 +45,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "without": coefficients.without,
         "per": coefficients.per,
         "layers": coefficients.layers,
+        **methods.FUNCTIONS,
     }
 )
 OPERATORS: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = MappingProxyType(
@@ -55,17 +57,19 @@ OPERATORS: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = MappingProxyTy
     }
 )
 Value = Weights | Coefficient
+Scope = Mapping[str, Value | Method]
 
 
-def parse(text: str, /, **names: "Weights | Coefficient | Number | str") -> Weights:
-    """The expression that `text` stands for. `names` gives values to names: Weights, numbers, or uris to load.
+def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Method") -> Weights:
+    """The expression that `text` stands for. `names` gives values to names: Weights, numbers, uris to load, or methods
+    of one's own to call (`method`).
 
     Names with no value become knobs (`weights.knobs`), to be bound with `weights.bind(lam=0.3)`. Raises RecipeError
     with the line and column, before anything is loaded that the text does not name.
     """
     tree = _tree(text)
     given = {name: _given(name, value) for name, value in names.items()}
-    scope: dict[str, Value] = dict(given)
+    scope: dict[str, Value | Method] = dict(given)
     *assignments, last = tree.body
     for line in assignments:
         if not (isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)):
@@ -107,30 +111,30 @@ def _tree(text: str) -> ast.Module:
     return tree
 
 
-def _given(name: str, value: Any) -> Value:
+def _given(name: str, value: Any) -> Value | Method:
     if not name.isidentifier() or name in FUNCTIONS:
         raise RecipeError(f"{name!r} cannot be a name in a recipe")
     if isinstance(value, Weights):
         return value.named(name)
-    if isinstance(value, Coefficient):
+    if isinstance(value, Coefficient | Method):
         return value
     if isinstance(value, str | os.PathLike):
         return load(value).named(name)
     return Coefficient.of(value)
 
 
-def _require_used(tree: ast.Module, given: Mapping[str, Value]) -> None:
+def _require_used(tree: ast.Module, given: Scope) -> None:
     """A name that was given and is not used is a misspelling in one of the two places."""
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in nodes} - FUNCTIONS.keys()
     assigned = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-    for name in sorted(given.keys() - used):
+    for name in sorted(key for key, value in given.items() if key not in used and not isinstance(value, Method)):
         raise UnknownName(
             f"{name} was given, and the recipe does not use it{_nearest(name, used - assigned - given.keys())}"
         )
 
 
-def _value(node: ast.expr, scope: Mapping[str, Value], depth: int = 0) -> Value:
+def _value(node: ast.expr, scope: Scope, depth: int = 0) -> Value:
     if depth > DEEPEST:
         raise _error("nested too deeply", node)
     match node:
@@ -139,7 +143,10 @@ def _value(node: ast.expr, scope: Mapping[str, Value], depth: int = 0) -> Value:
         case ast.Name(id=name):
             if name in FUNCTIONS:
                 raise _error(f"{name} is a function: call it, {name}(...)", node)
-            return scope[name] if name in scope else coefficients.knob(name)
+            value = scope[name] if name in scope else coefficients.knob(name)
+            if isinstance(value, Method):
+                raise _error(f"{name} is a method: call it, {name}(...)", node)
+            return value
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             return -_value(inner, scope, depth + 1)
         case ast.UnaryOp(op=ast.UAdd(), operand=inner):
@@ -153,7 +160,7 @@ def _value(node: ast.expr, scope: Mapping[str, Value], depth: int = 0) -> Value:
     )
 
 
-def _sum(node: ast.BinOp, scope: Mapping[str, Value], depth: int) -> Value:
+def _sum(node: ast.BinOp, scope: Scope, depth: int) -> Value:
     """A chain such as a + b - c, from the left and without recursion: a sum may be long, only nesting is bounded."""
     chain: list[ast.BinOp] = []
     left: ast.expr = node
@@ -168,7 +175,7 @@ def _sum(node: ast.BinOp, scope: Mapping[str, Value], depth: int) -> Value:
     return total
 
 
-def _apply(node: ast.BinOp, left: Value, right: Value, scope: Mapping[str, Value]) -> Value:
+def _apply(node: ast.BinOp, left: Value, right: Value, scope: Scope) -> Value:
     sign, apply = OPERATORS[type(node.op)]
     both = isinstance(left, Weights), isinstance(right, Weights)
     if sign in "+-" and both[0] != both[1]:
@@ -185,24 +192,28 @@ def _apply(node: ast.BinOp, left: Value, right: Value, scope: Mapping[str, Value
     return _at(node, apply, left, right)  # type: ignore[no-any-return]
 
 
-def _call(node: ast.Call, scope: Mapping[str, Value], depth: int) -> Value:
+def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
     if not isinstance(node.func, ast.Name):
         raise _error(f"{_what(node.func)} cannot be called: functions are {', '.join(FUNCTIONS)}", node)
     name = node.func.id
-    if name not in FUNCTIONS:
-        hint = _nearest(name, set(FUNCTIONS))
-        raise _error(f"no function is named {name}{hint}; functions are {', '.join(FUNCTIONS)}", node, UnknownName)
+    own = {key: value for key, value in scope.items() if isinstance(value, Method)}
+    known: dict[str, Callable[..., Any]] = {**FUNCTIONS, **own}
+    if name not in known:
+        raise _error(
+            f"no function is named {name}{_nearest(name, set(known))}; functions are {', '.join(known)}",
+            node, UnknownName,
+        )  # fmt: skip
     if any(keyword.arg is None for keyword in node.keywords):
         raise _error("** has no place in a recipe", node)
     arguments = [_argument(a, scope, depth + 1) for a in node.args]
     keywords = {str(k.arg): _argument(k.value, scope, depth + 1) for k in node.keywords}
     try:
-        return _at(node, FUNCTIONS[name], *arguments, **keywords)  # type: ignore[no-any-return]
+        return _at(node, known[name], *arguments, **keywords)  # type: ignore[no-any-return]
     except TypeError as error:
         raise _error(str(error), node) from None
 
 
-def _argument(node: ast.expr, scope: Mapping[str, Value], depth: int) -> Any:
+def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
     """What a function may be given: an expression, a text, or a table of texts to expressions."""
     match node:
         case ast.Constant(value=str() as text):

@@ -5,7 +5,7 @@ This module knows no file and no format.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property
 from types import MappingProxyType
@@ -38,7 +38,9 @@ class Weights(Base):
         given = {source: Coefficient.of(c) for source, c in terms.items()}
         self.terms: Mapping[Source, Coefficient] = MappingProxyType({s: c for s, c in given.items() if c})
         # Every source in order of mention, also those that cancelled, with the name it was given ("" if none).
-        self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned or {}, dict.fromkeys(given, "")))
+        # The result of a method is no source of its own in this list: what it was made from is.
+        leaves = [leaf for source in given for leaf in leaves_of(source)]
+        self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned or {}, dict.fromkeys(leaves, "")))
 
     # ---- the vector space
     def __add__(self, other: "Weights") -> "Weights":
@@ -80,12 +82,17 @@ class Weights(Base):
             raise UnboundKnob(
                 f"no knob named {', '.join(sorted(unknown))}: knobs are {', '.join(sorted(self.knobs)) or 'none'}"
             )
-        return Weights({s: c.bind(knobs) for s, c in self.terms.items()}, self.mentioned)
+        found = Weights({}, self.mentioned)
+        for source, c in self.terms.items():
+            call = getattr(source, "bind", None)
+            found += (call(knobs) if call else Weights({source: 1})) * c.bind(knobs)
+        return found
 
     @property
     def knobs(self) -> frozenset[str]:
         """Names that must be bound before this has values."""
-        return frozenset(k for c in self.terms.values() for k in c.knobs)
+        inner = (getattr(source, "knobs", ()) for source in self.terms)
+        return frozenset(k for c in self.terms.values() for k in c.knobs).union(*inner)
 
     # ---- what it is
     @property
@@ -146,7 +153,7 @@ class Weights(Base):
         problems = [
             f"{s.text} was made from the model {s.base[:16]}; here are "
             + ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
-            for s in self.terms
+            for s in dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
             if models and s.base and s.base not in models
         ]
         if problems:
@@ -212,9 +219,10 @@ class Weights(Base):
     # ---- text
     def text(self, names: Mapping[Source, str] | None = None) -> str:
         """The recipe, with `names` for sources where given; `parse` reads it back."""
-        parts = []
-        for source, c in sorted(self.terms.items(), key=lambda term: [*self.mentioned].index(term[0])):
-            name = (names or {}).get(source, source.text)
+        parts, order = [], [*self.mentioned]
+        for source, c in sorted(self.terms.items(), key=lambda term: order.index(leaves_of(term[0])[0])):
+            call = getattr(source, "written", None)
+            name = call(names or {}) if call else (names or {}).get(source, source.text)
             if len(c.terms) == 1:
                 ((factors, value),) = c.terms.items()
                 number = monomial_text(factors, value)
@@ -227,7 +235,7 @@ class Weights(Base):
 
     def named(self, name: str) -> "Weights":
         """The same, its one source called `name` in lineage and model cards."""
-        return Weights(self.terms, dict.fromkeys(self.mentioned, name)) if len(self.mentioned) == 1 else self
+        return Weights(self.terms, dict.fromkeys(self.mentioned, name)) if [*self.mentioned] == [*self.terms] else self
 
     def names(self) -> dict[Source, str]:
         """A distinct identifier for every source mentioned: the name it was given, else the end of its path."""
@@ -243,6 +251,27 @@ class Weights(Base):
 
     def __repr__(self) -> str:
         return f"Weights({self.text()})"
+
+
+def base_of(weights: Weights) -> str | None:
+    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
+    subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
+    if len(subtracted) == 1:
+        return subtracted[0].fingerprint
+    bases = {s.base for s in weights.terms}
+    return bases.pop() if len(bases) == 1 and not subtracted else None
+
+
+def leaves_of(source: Source) -> tuple[Source, ...]:
+    """The files and arrays that a source reads: itself, or what a method was given."""
+    return getattr(source, "leaves", (source,))
+
+
+def prepare(weights: Weights, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+    """Let every method measure what it must know beforehand. `progress` gets the elements of each part."""
+    for source in weights.terms:
+        if call := getattr(source, "prepare", None):
+            call(threads, progress)
 
 
 def evaluate(

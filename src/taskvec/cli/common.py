@@ -11,6 +11,8 @@ import click
 
 from taskvec.coefficients import Coefficient
 from taskvec.errors import RecipeError, TaskvecError
+from taskvec.methods import Method
+from taskvec.methods.user import methods_in
 from taskvec.recipe import load, parse
 from taskvec.weights import Weights
 
@@ -32,6 +34,7 @@ as_json = click.option("--json", "machine", is_flag=True, help="Print JSON, for 
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: the cores, at most 8).")
 setting = click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Bind a knob of the recipe.")
+methods = click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file.")
 laying_out = options(
     click.option("--like", metavar="NAME|URI", help="Model whose dtypes, config and tokenizer the output has."),
     click.option("--dtype", help="Output dtype: float32, bfloat16, float16, ... (default: as the model's)."),
@@ -82,9 +85,10 @@ def recipe_text(recipe: str) -> str:
         raise RecipeError(f"{recipe} cannot be read as a recipe: {error}") from None
 
 
-def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...]) -> Weights:
+def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None) -> Weights:
     """The expression that the arguments of `merge` stand for, knobs bound; all unreadable sources at once."""
-    given, problems = {}, []
+    given: dict[str, Weights | Method] = dict(methods_in(methods)) if methods else {}
+    problems = []
     for name, uri in named(sources).items():
         try:
             given[name] = load(uri)

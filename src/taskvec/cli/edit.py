@@ -7,6 +7,7 @@ import click
 from taskvec.cli.common import (
     as_json,
     laying_out,
+    methods,
     number,
     options,
     progress,
@@ -23,6 +24,7 @@ recipe_and_sources = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
     setting,
+    methods,
 )
 scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
 
@@ -30,7 +32,7 @@ scale = click.option("--scale", default="1", show_default=True, metavar="λ", he
 @click.command()
 @recipe_and_sources
 @writing
-def merge(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], **kwargs: Any) -> None:
+def merge(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None, **kwargs: Any) -> None:
     """Compute RECIPE and write the result.
 
     RECIPE is an expression or a file with one. Names in it are given as NAME=URI, numbers without a value by --set.
@@ -38,18 +40,26 @@ def merge(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], **kw
     \b
     taskvec merge "base + 0.4*(math - base)" base=org/base math=org/base-math -o edited/
     taskvec merge "base + lam*only('*.mlp.*')*(math - base)" base=B math=M --set lam=0.3 -o edited/
+    taskvec merge "base + ties(m - base, c - base, density=0.2)" base=B m=M c=C -o edited/
     taskvec merge recipe.py base=B -o edited/
     """
-    _write(weights_of(recipe, sources, settings), **kwargs)
+    _write(weights_of(recipe, sources, settings, methods), **kwargs)
 
 
 @click.command()
 @recipe_and_sources
 @laying_out
 @as_json
-def plan(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], machine: bool, **kwargs: Any) -> None:
+def plan(
+    recipe: str,
+    sources: tuple[str, ...],
+    settings: tuple[str, ...],
+    methods: str | None,
+    machine: bool,
+    **kwargs: Any,
+) -> None:
     """Say what `merge` would do: passes, bytes, files, peak memory. Reads headers only."""
-    _print_plan(weights_of(recipe, sources, settings), machine, **kwargs)
+    _print_plan(weights_of(recipe, sources, settings, methods), machine, **kwargs)
 
 
 @click.command()

@@ -1,0 +1,53 @@
+"""Names for what several methods say together. Each returns the expression it stands for, which prints as such."""
+
+from taskvec.coefficients import Coefficient, Number
+from taskvec.errors import RecipeError
+from taskvec.methods import consensus, geometry, sparsify
+from taskvec.weights import Weights
+
+TRIM, BREADCRUMBS, DARE, DELLA, RANDOM = sparsify.METHODS
+ELECT = consensus.METHODS[0]
+STOCK = geometry.METHODS[3]
+Value = Number | Coefficient
+
+
+def ties(
+    *taus: Weights, density: Value = 0.2, scope: str = "model", reduce: str = "mean", vote: str = "sum"
+) -> Weights:
+    """elect(trim(tau_1), ..., trim(tau_n)): TIES-Merging (Yadav et al., NeurIPS 2023).
+
+    Defaults of the paper: the largest 20 % of each whole vector, disjoint mean. Add it to the base:
+    `base + ties(math - base, code - base)`.
+    """
+    return ELECT(*(TRIM(t, density=density, scope=scope) for t in taus), reduce=reduce, vote=vote)
+
+
+def dare_ties(*taus: Weights, drop: Value = 0.5, seed: Value = 0, reduce: str = "mean", vote: str = "sum") -> Weights:
+    """elect(dare(tau_1), ..., dare(tau_n)), each with a seed of its own: seed, seed + 1, ...
+
+    DARE (Yu et al., ICML 2024) before TIES' election. Without the election it is a sum: `dare(a) + dare(b)`.
+    """
+    return ELECT(*(DARE(t, drop=drop, seed=seed + k) for k, t in enumerate(taus)), reduce=reduce, vote=vote)
+
+
+def della_ties(
+    *taus: Weights,
+    density: Value = 0.7,
+    epsilon: Value = 0.14,
+    seed: Value = 0,
+    reduce: str = "mean",
+    vote: str = "sum",
+) -> Weights:
+    """elect(della(tau_1), ..., della(tau_n)), each with a seed of its own: DELLA (Deep et al., 2024) as published."""
+    parts = (DELLA(t, density=density, epsilon=epsilon, seed=seed + k) for k, t in enumerate(taus))
+    return ELECT(*parts, reduce=reduce, vote=vote)
+
+
+def model_stock(base: Weights, *models: Weights, scope: str = "tensor") -> Weights:
+    """base + stock(model_1 - base, ..., model_n - base): Model Stock (Jang et al., ECCV 2024)."""
+    if len(models) < 2:
+        raise RecipeError(f"model_stock takes a base and at least two models, not {len(models)}")
+    return base + STOCK(*(m - base for m in models), scope=scope)
+
+
+FUNCTIONS = (ties, dare_ties, della_ties, model_stock)

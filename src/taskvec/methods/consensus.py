@@ -1,0 +1,85 @@
+"""Consensus: from several task vectors to one, entry by entry. Pure functions of float32 arrays of one shape."""
+
+from typing import TYPE_CHECKING, Any
+
+from taskvec.methods.lift import Method
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def elect(*taus: "NDArray[Any]", reduce: str = "mean", vote: str = "sum") -> "NDArray[Any]":
+    """The mean (or sum) of the entries that agree with the elected sign sgn(sum_t tau_t); the others do not count.
+
+    TIES-Merging (Yadav et al., NeurIPS 2023), steps 2-3, "disjoint mean". vote="sum" weighs each vote with its
+    magnitude, as the paper does; vote="count" counts signs. The coefficients of the vectors count in both:
+    `elect(0.5*a, b)` lets the half of a vote. Deviation: an exact tie elects nobody, the entry is 0 (the authors' code
+    asks the majority of the whole model, mergekit says plus).
+    """
+    import numpy as np
+
+    total = sum((np.sign(t) for t in taus), np.zeros_like(taus[0])) if vote == "count" else _sum(taus)
+    kept, agree = np.zeros_like(taus[0]), np.zeros_like(taus[0])
+    for tau in taus:
+        yes = tau * np.sign(total) > 0
+        kept += np.where(yes, tau, np.float32(0))
+        agree += yes
+    return kept if reduce == "sum" else kept / np.maximum(agree, np.float32(1))
+
+
+def unified(*taus: "NDArray[Any]") -> "NDArray[Any]":
+    """EMR's unified vector: the elected sign with the largest magnitude among the entries that agree with it.
+
+    EMR-Merging (Huang et al., NeurIPS 2024, arXiv 2405.17461): gamma = sgn(mean tau), gamma * max agreeing |tau|. Its
+    masks and rescalers, one a task, are not part of this.
+    """
+    import numpy as np
+
+    sign = np.sign(_sum(taus))
+    largest = np.zeros_like(taus[0])
+    for tau in taus:
+        largest = np.maximum(largest, tau * sign)
+    return np.asarray(sign * largest)
+
+
+def magmax(*taus: "NDArray[Any]") -> "NDArray[Any]":
+    """Entry by entry the value of the largest magnitude; of equal ones the first.
+
+    MagMax (Marczak et al., ECCV 2024, arXiv 2407.06322).
+    """
+    import numpy as np
+
+    best = taus[0].copy()
+    for tau in taus[1:]:
+        best = np.where(np.abs(tau) > np.abs(best), tau, best)
+    return best
+
+
+def consensus(*taus: "NDArray[Any]", k: float = 2, lam: float = 0.6) -> "NDArray[Any]":
+    """The sum of the vectors where at least k of their TALL masks agree that it matters, 0 elsewhere.
+
+    Consensus merging (Wang et al., ICML 2024, arXiv 2405.07813): mask_t = |tau_t| >= lam * |tau - tau_t|, with
+    tau = sum of all. lam is one number here; the paper picks one a task from {.2, ..., .6} on validation data.
+    """
+    import numpy as np
+
+    total = _sum(taus)
+    votes = np.zeros_like(total)
+    for tau in taus:
+        votes += np.abs(tau) >= np.float32(lam) * np.abs(total - tau)
+    return np.where(votes >= k, total, np.float32(0))
+
+
+def _sum(taus: "tuple[NDArray[Any], ...]") -> "NDArray[Any]":
+    total = taus[0].copy()
+    for tau in taus[1:]:
+        total += tau
+    return total
+
+
+METHODS = (
+    Method(elect, local=True, choices={"reduce": ("mean", "sum"), "vote": ("sum", "count")}),
+    Method(unified, local=True),
+    Method(magmax, local=True),
+    Method(consensus, local=True, least=2),
+)

@@ -1,0 +1,172 @@
+"""What lifts a pure function over arrays to one over Weights: `Method`, and `@method` for one of your own."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from taskvec.coefficients import Coefficient, Number, as_float
+from taskvec.errors import MassError, RecipeError
+from taskvec.methods.applied import Applied, Measured, Parameter
+from taskvec.source import Source
+from taskvec.weights import Weights
+
+VECTORS, ALIKE = "task vectors", "models or task vectors"
+Measure = Callable[[Applied, int, Callable[[int], None]], Measured]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval of numbers for a parameter."""
+
+    low: float
+    high: float
+    open_below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.open_below else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'(' if self.open_below else '['}{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """`fn`, a pure function over float32 arrays, callable on Weights; `fn` itself is the bare one.
+
+    local: `fn` may be given any range of elements, flat; otherwise whole tensors in their shape.
+    keyed: it takes `name` and `start`, which seed what it draws.
+    combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
+    measure: a pass over the data that finds what `fn` must be told beside the arrays.
+    """
+
+    fn: Callable[..., Any]
+    local: bool = False
+    keyed: bool = False
+    combines: bool = False
+    measure: Measure | None = None
+    passes: int = 0
+    takes: str = VECTORS
+    least: int = 1
+    most: int | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    source: str = ""  # the digest of the code of a user's own method
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        return self.fn.__name__
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.fn.__doc__
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters that a caller may give, and their values otherwise."""
+        found = inspect.signature(self.fn).parameters.values()
+        return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+    def __call__(self, *args: Weights, **params: "Number | Coefficient | str") -> Weights:
+        """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
+        self._require_arguments(args)
+        if unknown := params.keys() - self.defaults.keys():
+            name = sorted(unknown)[0]
+            near = difflib.get_close_matches(name, self.defaults, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise RecipeError(f"{self.name} has no parameter {name}{hint}; it has {', '.join(self.defaults) or 'none'}")
+        given = {key: self._parameter(key, value) for key, value in (self.defaults | params).items()}
+        source = Applied(self, args, given)
+        mentioned: dict[Source, str] = {}
+        for weights in args:
+            for leaf, name in weights.mentioned.items():
+                mentioned[leaf] = mentioned.get(leaf) or name
+        return Weights({source: 1}, mentioned)
+
+    def _require_arguments(self, args: Sequence[Any]) -> None:
+        if wrong := [type(a).__name__ for a in args if not isinstance(a, Weights)]:
+            raise RecipeError(f"{self.name} works on {self.takes}, not on {', '.join(wrong)}; parameters have names")
+        if len(args) < self.least or (self.most is not None and len(args) > self.most):
+            many = f"exactly {self.least}" if self.most == self.least else f"at least {self.least}"
+            raise RecipeError(f"{self.name} takes {many} {self.takes}, not {len(args)}")
+        if any(a.knobs for a in args):
+            return  # the masses are known once they are bound
+        masses = [a.kind() for a in args]
+        if self.takes is VECTORS and any(masses):
+            raise MassError(
+                f"{self.name} works on task vectors (mass 0), and argument {masses.index(1) + 1} is a model: "
+                "subtract its base"
+            )
+        if len(set(masses)) > 1:
+            raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")
+
+    def _parameter(self, key: str, value: Any) -> Parameter:
+        if isinstance(self.defaults[key], str):
+            if value not in self.choices[key]:
+                raise RecipeError(f"{self.name}: {key} is one of {', '.join(self.choices[key])}, not {value!r}")
+            return str(value)
+        if isinstance(value, str | Weights):
+            raise RecipeError(f"{self.name}: {key} is a number, not {type(value).__name__}")
+        number = Coefficient.of(value)
+        if number.constant is not None:
+            self.require(key, as_float(number.constant))
+        return number
+
+    def require(self, key: str, value: float, where: str = "") -> float:
+        """The value, if it lies in its range."""
+        if key in self.ranges and value not in self.ranges[key]:
+            raise RecipeError(f"{self.name}: {key} must lie in {self.ranges[key]}, not {value:g}{where}")
+        return value
+
+
+def method(
+    *,
+    local: bool = False,
+    keyed: bool = False,
+    takes: str = ALIKE,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+) -> Callable[[Callable[..., Any]], Method]:
+    """Lifts a function of float32 arrays of one shape, which returns an array of that shape, to one over Weights.
+
+    >>> @method(local=True)
+    ... def clip(tau, *, limit=0.01):
+    ...     return np.clip(tau, -limit, limit)
+
+    Positional arguments are expressions, keyword-only ones are parameters with defaults: numbers (which may differ from
+    tensor to tensor), or texts out of `choices`. `local`: the function may be given any range of elements, flat; if
+    not, it sees whole tensors, and the plan counts their memory. `keyed`: it also takes `name` and `start`, the tensor
+    and the position of its first element, to seed what it draws (methods/draws.py). `fn` of the result is the bare
+    function.
+    """
+
+    def lift(fn: Callable[..., Any]) -> Method:
+        kinds = inspect.signature(fn).parameters.values()
+        count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in kinds)
+        many = any(p.kind is p.VAR_POSITIONAL for p in kinds)
+        if not count and not many:
+            raise RecipeError(f"{fn.__name__} takes no arrays: its positional arguments are expressions")
+        told = {"name", "start"} if keyed else set()
+        if bare := [p.name for p in kinds if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in told]:
+            raise RecipeError(f"{fn.__name__}: parameters need defaults: {', '.join(bare)}")
+        limits = {key: Range(low, high) for key, (low, high) in (ranges or {}).items()}
+        return Method(
+            fn, local, keyed, takes=takes, least=max(1, count), most=None if many else count, ranges=limits,
+            choices=choices or {}, source=_digest(fn),
+        )  # fmt: skip
+
+    return lift
+
+
+def _digest(fn: Callable[..., Any]) -> str:
+    """BLAKE3 of a function's source, or of its compiled code where there is no source to be had."""
+    from blake3 import blake3
+
+    try:
+        code = inspect.getsource(fn)
+    except (OSError, TypeError):
+        code = repr((fn.__code__.co_code, fn.__code__.co_consts, fn.__code__.co_names))
+    return blake3(code.encode()).hexdigest()

@@ -1,0 +1,235 @@
+"""Methods are sources like the rest: they print, parse, scale, take knobs, stream to the same bytes, and refuse."""
+
+import numpy as np
+import pytest
+
+import taskvec as tv
+from taskvec.errors import MassError, RecipeError, TaskvecError, UnboundKnob
+from taskvec.methods.applied import TILE
+
+RECIPES = [
+    "base + 0.4*ties(math - base, code - base, density=0.3)",
+    'base + ties(0.5*(math - base), code - base, scope="tensor", reduce="sum")',
+    "base + dare_ties(math - base, code - base, seed=3)",
+    "base + breadcrumbs(math - base) - 0.5*dare(code - base, drop=0.9)",
+    "base + della(math - base, density=0.5)",
+    "slerp(math, code, t=0.3)",
+    "0.5*slerp(base, math) + 0.5*karcher(base, math, code)",
+    "model_stock(base, math, code)",
+    "base + random_like(math - base, seed=1)",
+    "base + elect(trim(math - base), dare(code - base)) + geometric_median(math - base, code - base)",
+    'base + only("*.weight")*magmax(math - base, unified(code - base, math - base))',
+    "ties(math - base, code - base)",
+]
+
+
+@pytest.fixture(scope="module")
+def models(build, tmp_path_factory):
+    """Three models in float16, with tensors longer than a tile, odd sizes and one that is not floating point."""
+    home = tmp_path_factory.mktemp("models")
+    shapes = {"model.embed.weight": (10, 4), "model.layers.0.mlp.weight": (9, 5), "model.layers.1.mlp.weight": (9, 5)}
+    shapes |= {"model.norm.bias": (7,), "model.big.weight": (3, TILE // 2 + 7)}
+    for seed, name in enumerate(("base", "math", "code")):
+        content = build.tensors(seed, shapes, np.float16) | {"model.ids": np.arange(5)}
+        build.model(home / name, content, shards=2 if name == "math" else 1)
+    return home
+
+
+def given(models, recipe):
+    return {name: tv.load(models / name) for name in ("base", "math", "code") if name in recipe}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_with_methods_prints_what_parses_to_the_same(models, recipe):
+    w = tv.parse(recipe, **given(models, recipe))
+    assert tv.parse(str(w)) == w and hash(tv.parse(str(w))) == hash(w)
+    assert w.mass == (0 if recipe.startswith("ties") else 1)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_bytes_for_any_threads_blocks_and_shards(models, recipe, tmp_path):
+    w = tv.parse(recipe, **given(models, recipe))
+    tv.save(w, tmp_path / "one", threads=1)
+    tv.save(tv.parse(str(w)), tmp_path / "two", threads=3, ram="400MB", shard_size="300KB")
+    one, two = tv.load(tmp_path / "one"), tv.load(tmp_path / "two")
+    assert list(one) and one.keys() == two.keys()
+    for name in one:
+        assert np.array_equal(one[name], two[name], equal_nan=True), name
+    tv.verify(tmp_path / "one")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_read_is_what_is_saved(models, recipe, tmp_path):
+    w = tv.parse(recipe, **given(models, recipe))
+    tv.save(w, tmp_path / "out", dtype="float32")
+    saved = tv.load(tmp_path / "out")
+    for name in w:
+        if w.specs[name].arithmetic:
+            assert np.array_equal(saved[name], w[name]), name
+            rows = w.specs[name].shape[0] if w.specs[name].shape else 1
+            if rows > 2:
+                assert np.array_equal(w.read(name, slice(1, 3)), w[name][1:3]), name
+
+
+def test_knobs_in_arguments_and_parameters(models):
+    free = tv.parse("base + lam*ties(a*(math - base), code - base, density=d)", **given(models, "base math code"))
+    assert free.knobs == {"lam", "a", "d"}
+    bound = tv.parse("base + 0.5*ties(2*(math - base), code - base, density=0.1)", **given(models, "base math code"))
+    assert free.bind(lam=0.5, a=2, d=0.1) == bound
+    with pytest.raises(UnboundKnob):
+        free.bind(lam=0.5, a=2).read("model.big.weight")
+    with pytest.raises(RecipeError, match="density must lie in"):
+        free.bind(d=2)
+
+
+def test_the_plan_counts_passes_and_keeps_its_memory(models):
+    w = tv.parse("base + ties(math - base, code - base)", **given(models, "base math code"))
+    todo = tv.plan(w)
+    assert todo.as_dict()["passes"] == 3 and "3 passes" in str(todo)
+    assert tv.plan(tv.parse("slerp(math, code)", **given(models, "math code"))).as_dict()["passes"] == 2
+    assert tv.plan(tv.parse("base + math - code", **given(models, "base math code"))).as_dict()["passes"] == 1
+
+
+def test_lineage_and_card_name_the_models_that_a_method_read(models, tmp_path):
+    w = tv.parse("base + ties(math - base, code - base)", **given(models, "base math code"))
+    saved = tv.save(w, tmp_path / "out")
+    assert saved.recipe == "base + elect(trim(math - base), trim(code - base))"
+    import json
+
+    record = json.loads((tmp_path / "out/taskvec.json").read_text())
+    assert record["inputs"].keys() == {"base", "math", "code"}
+
+
+def test_a_stored_vector_remembers_its_base_and_progress_covers_every_pass(models, tmp_path):
+    base, math, code = (tv.load(models / name) for name in ("base", "math", "code"))
+    seen = []
+    tv.save(tv.ties(math - base, code - base), tmp_path / "v", progress=lambda done, total: seen.append((done, total)))
+    assert all(0 <= done <= total for done, total in seen) and len({total for _, total in seen}) == 2
+    vector = tv.load(tmp_path / "v")
+    tv.save(base + vector, tmp_path / "ok")
+    with pytest.raises(TaskvecError, match="was made from"):
+        tv.save(math + vector, tmp_path / "no")
+
+
+WRONG = [
+    ("base + ties(math, code - base)", MassError, "argument 1 is a model"),
+    ("base + ties(math - base, density=0)", RecipeError, r"density must lie in \(0, 1\], not 0"),
+    ("base + ties(math - base, density=1.5)", RecipeError, "not 1.5"),
+    ("base + ties(math - base, dens=0.5)", RecipeError, "dens"),
+    ("base + trim(math - base, dens=0.5)", RecipeError, "did you mean density"),
+    ("base + trim(math - base, code - base)", RecipeError, "takes at least 1|takes exactly 1"),
+    ('base + trim(math - base, scope="layer")', RecipeError, "one of model, tensor"),
+    ("base + trim(math - base, density=\"big\")", RecipeError, "is a number"),
+    ("slerp(math)", RecipeError, "exactly 2"),
+    ("slerp(math, code, base)", RecipeError, "exactly 2"),
+    ("slerp(math, code - base)", MassError, "not on both"),
+    ("slerp(math, code, t=1.5)", RecipeError, "t must lie in"),
+    ("model_stock(base, math)", RecipeError, "at least two models"),
+    ("base + dare(math - base, drop=1)", RecipeError, "drop must lie in"),
+    ("base + elect(0.5, math - base)", RecipeError, "works on task vectors"),
+    ("base + elect()", RecipeError, "at least 1"),
+    ("base + tiess(math - base)", RecipeError, "did you mean ties"),
+    ("base + trim(math - base, density=layers(0.1, 0.5, outside=0.2))", RecipeError, "one number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "kind", "message"), WRONG, ids=[w[0] for w in WRONG])
+def test_what_a_method_cannot_take_is_a_stated_error(models, tmp_path, recipe, kind, message):
+    with pytest.raises(kind, match=message):
+        tv.save(tv.parse(recipe, **given(models, recipe)), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_slerp_with_one_zero_tensor_is_refused_and_with_two_gives_zero(tmp_path):
+    zero, one = {"w": np.zeros(4, np.float32)}, {"w": np.ones(4, np.float32)}
+    a, b = tv.from_arrays(zero, "a"), tv.from_arrays(one, "b")
+    assert not tv.parse("slerp(a, c)", a=a, c=tv.from_arrays(zero, "c"))["w"].any()
+    with pytest.raises(TaskvecError, match="no angle"):
+        tv.save(tv.parse("slerp(a, b)", a=a, b=b), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_is_reported_by_tensor(tmp_path, bad):
+    bad = {"w": np.array([1, bad, 2], np.float32)}
+    good = {"w": np.ones(3, np.float32)}
+    b, x = tv.from_arrays(good, "b"), tv.from_arrays(bad, "x")
+    for recipe in ("b + elect(x - b)", "b + trim(x - b)", "slerp(b, x)", "b + dare(x - b)", "b + della(x - b)"):
+        with pytest.raises(TaskvecError, match="w has NaN or Inf"):
+            tv.save(tv.parse(recipe, b=b, x=x), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- a method of one's own ------------------------------------------------------------------------
+CLIP = """
+import numpy as np
+from taskvec import method
+
+
+@method(local=True)
+def clip(tau, *, limit=0.01):
+    return np.clip(tau, -limit, limit)
+
+
+@method()
+def centred(*taus):
+    return sum(taus) - np.mean(taus)
+"""
+
+
+def test_a_method_of_ones_own_from_a_file(models, tmp_path, run):
+    (tmp_path / "mine.py").write_text(CLIP)
+    recipe = "base + clip(math - base, limit=layers(0.1, 0.2, outside=0.3)) + centred(code - base, math - base)"
+    sources = [f"{name}={models / name}" for name in ("base", "math", "code")]
+    assert (
+        "did you mean"
+        in run("merge", recipe.replace("clip", "clop"), *sources, "--methods", "mine.py", "-o", "x").stderr
+    )
+    found = run("merge", recipe, *sources, "--methods", "mine.py", "-o", "out")
+    assert found.code == 0, found.stderr
+    base, math, code = (tv.load(models / name) for name in ("base", "math", "code"))
+    out = tv.load(tmp_path / "out")
+    for name, limit in (
+        ("model.layers.0.mlp.weight", 0.1),
+        ("model.layers.1.mlp.weight", 0.2),
+        ("model.big.weight", 0.3),
+    ):
+        a, b = math[name] - base[name], code[name] - base[name]
+        wanted = base[name] + np.clip(a, -limit, limit) + (a + b - np.mean([a, b]))
+        np.testing.assert_allclose(out[name], wanted, atol=3e-3)
+    record = (tmp_path / "out/taskvec.json").read_text()
+    assert "clip" in record and "blake3 of its code" in record
+
+
+BROKEN = [
+    ("x = (", "cannot be run"),
+    ("1 / 0", "ZeroDivisionError"),
+    ("def clip(tau): return tau", "holds no method"),
+    ("from taskvec import method\n@method()\ndef f(*, a=1): return a", "takes no arrays"),
+    ("from taskvec import method\n@method()\ndef f(x, *, a): return a", "need defaults: a"),
+    ("from taskvec import method\n@method()\ndef ties(x): return x", "is the name of"),
+]
+
+
+@pytest.mark.parametrize(("code", "message"), BROKEN)
+def test_a_file_of_methods_that_cannot_be_used_is_a_stated_error(models, tmp_path, run, code, message):
+    (tmp_path / "mine.py").write_text(code)
+    found = run("merge", "base", f"base={models / 'base'}", "--methods", "mine.py", "-o", "out")
+    assert (found.code, found.stdout) == (1, "") and message in found.stderr and "Traceback" not in found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_fails_or_makes_another_shape_is_a_stated_error(models, tmp_path):
+    @tv.method()
+    def half(x):
+        return x[: len(x) // 2]
+
+    @tv.method(local=True)
+    def broken(x):
+        raise ValueError("no luck")
+
+    base = tv.load(models / "base")
+    for method, message in ((half, "made .* of model"), (broken, "broken failed .*: ValueError: no luck")):
+        with pytest.raises(TaskvecError, match=message):
+            tv.save(method(base), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

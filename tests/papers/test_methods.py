@@ -1,0 +1,267 @@
+"""Every method against a few eager lines of its paper, on whole arrays in memory."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import taskvec as tv
+from taskvec.methods import METHODS
+from taskvec.methods.draws import normal, philox, uniform
+
+SHAPES = {"embed.weight": (31, 24), "layers.0.w": (24, 24), "layers.0.b": (24,), "layers.1.w": (24, 24), "one": (1,)}
+
+
+def arrays(seed, scale=1.0, coarse=False):
+    """Named float32 arrays; `coarse` ones take few values, so that many magnitudes are equal."""
+    rng = np.random.default_rng(seed)
+    found = {name: (scale * rng.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    return {k: np.round(2 * v) / 2 for k, v in found.items()} if coarse else found
+
+
+@pytest.fixture(params=[False, True], ids=["fine", "coarse"])
+def taus(request):
+    return [arrays(seed, coarse=request.param) for seed in (1, 2, 3)]
+
+
+def vectors(taus):
+    return {f"t{k}": tv.from_arrays(tau, f"t{k}", mass=0) for k, tau in enumerate(taus)}
+
+
+def made(recipe, taus):
+    """The tensors that a recipe over t0, t1, ... makes."""
+    known = vectors(taus)
+    found = tv.parse(recipe, **{k: v for k, v in known.items() if k in recipe})
+    return {name: found[name] for name in found}
+
+
+def flat(tau):
+    return np.concatenate([x.ravel() for x in tau.values()])
+
+
+def trimmed(tau, density, whole):
+    def cut(values):
+        rank = int(density * values.size)
+        return np.sort(np.abs(values).ravel())[::-1][rank - 1] if rank else np.inf
+
+    return {k: np.where(np.abs(v) >= cut(flat(tau) if whole else v), v, 0).astype(np.float32) for k, v in tau.items()}
+
+
+def same(found, wanted, rtol=0.0):
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=rtol, atol=rtol, err_msg=name)
+
+
+# ---- sparsify x consensus -------------------------------------------------------------------------
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.9, 1])
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+def test_trim_keeps_the_largest_and_their_equals(taus, density, scope):
+    same(made(f'trim(t0, density={density}, scope="{scope}")', taus), trimmed(taus[0], density, scope == "model"))
+
+
+def elected(taus, reduce="mean", vote="sum"):
+    found = {}
+    for name in taus[0]:
+        x = np.stack([t[name] for t in taus]).astype(np.float64)
+        sign = np.sign((np.sign(x) if vote == "count" else x).sum(0))
+        agree = x * sign > 0
+        total = np.where(agree, x, 0).sum(0)
+        found[name] = total if reduce == "sum" else total / np.maximum(1, agree.sum(0))
+    return found
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("vote", ["sum", "count"])
+def test_elect_is_the_disjoint_mean(taus, reduce, vote):
+    same(made(f'elect(t0, t1, t2, reduce="{reduce}", vote="{vote}")', taus), elected(taus, reduce, vote), 1e-6)
+
+
+def test_ties_is_trim_elect_and_disjoint_mean(taus):
+    same(made("ties(t0, t1, t2)", taus), elected([trimmed(t, 0.2, True) for t in taus]), 1e-6)
+    half = {k: v / 2 for k, v in taus[0].items()}
+    wanted = elected([trimmed(t, 0.5, False) for t in (half, taus[1])])
+    same(made('ties(0.5*t0, t1, density=0.5, scope="tensor")', taus), wanted, 1e-6)
+
+
+def test_breadcrumbs_drops_the_outliers_and_the_small_ones(taus):
+    found = made("breadcrumbs(t0, density=0.2, gamma=0.05)", taus)
+    for name, tau in taus[0].items():
+        size = np.sort(np.abs(tau).ravel())[::-1]
+        low, high = int(0.25 * tau.size), int(0.05 * tau.size)
+        wanted = np.abs(tau) >= size[low - 1] if low else np.zeros(tau.shape, bool)
+        wanted &= np.abs(tau) < size[high - 1] if high else True
+        same({name: found[name]}, {name: np.where(wanted, tau, 0)})
+
+
+def test_unified_magmax_and_consensus_are_their_formulas(taus):
+    x = {name: np.stack([t[name] for t in taus]) for name in taus[0]}
+    sign = {k: np.sign(v.sum(0)) for k, v in x.items()}
+    same(made("unified(t0, t1, t2)", taus), {k: sign[k] * np.maximum(0, v * sign[k]).max(0) for k, v in x.items()})
+    pick = {k: np.take_along_axis(v, np.abs(v).argmax(0)[None], 0)[0] for k, v in x.items()}
+    same(made("magmax(t0, t1, t2)", taus), pick)
+    votes = {k: (np.abs(v) >= np.float32(0.4) * np.abs(v.sum(0) - v)).sum(0) for k, v in x.items()}
+    wanted = {k: np.where(votes[k] >= 2, v.sum(0), 0) for k, v in x.items()}
+    same(made("consensus(t0, t1, t2, k=2, lam=0.4)", taus), wanted, 1e-6)
+
+
+# ---- randomness -------------------------------------------------------------------------------------
+KNOWN = [  # the generator's published test vectors: counter, key, result
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
+def test_philox_gives_the_published_numbers(counter, key, result):
+    assert tuple(philox(np.array([counter], np.uint32), key)[0]) == result
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 1_000_001])
+def test_a_draw_depends_on_its_position_alone(start):
+    whole = uniform(7, "w", start - start % 4, 50)
+    assert np.array_equal(uniform(7, "w", start, 20), whole[start % 4 :][:20])
+    assert not np.array_equal(uniform(8, "w", start, 20), uniform(7, "w", start, 20))
+    assert not np.array_equal(uniform(7, "v", start, 20), uniform(7, "w", start, 20))
+
+
+def test_uniform_is_uniform_and_normal_is_normal():
+    """Chi-square over 64 bins, lag-1 correlation, moments; 1e6 draws, bounds at about five standard errors."""
+    u = uniform(0, "w", 0, 1_000_000).astype(np.float64)
+    assert u.min() >= 0 and u.max() < 1
+    counts = np.histogram(u, 64, (0, 1))[0]
+    assert abs(((counts - 15625) ** 2 / 15625).sum() - 63) < 5 * np.sqrt(2 * 63)
+    assert abs(np.corrcoef(u[1:], u[:-1])[0, 1]) < 5e-3
+    z = normal(0, "w", 0, 1_000_000).astype(np.float64)
+    assert abs(z.mean()) < 5e-3 and abs(z.std() - 1) < 5e-3 and abs((z**4).mean() - 3) < 0.05
+
+
+@pytest.mark.parametrize("drop", [0.1, 0.5, 0.9])
+def test_dare_drops_at_its_rate_and_keeps_the_expectation(drop):
+    tau = {"w": np.full(200_000, 2, np.float32)}
+    found = made(f"dare(t0, drop={drop}, seed=3)", [tau])["w"]
+    assert set(np.unique(found)) == {np.float32(0), np.float32(2) * np.float32(1 / (1 - drop))}
+    error = np.sqrt(drop * (1 - drop) / 200_000)
+    assert abs((found == 0).mean() - drop) < 5 * error and abs(found.mean() / 2 - 1) < 5 * error / (1 - drop)
+    assert np.array_equal(found, made(f"dare(t0, drop={drop}, seed=3)", [tau])["w"])
+
+
+def test_dare_ties_gives_every_vector_its_own_draws():
+    assert str(tv.parse("dare_ties(t0, t1, seed=5)", **vectors([arrays(1), arrays(2)]))) == (
+        "elect(dare(t0, seed=5), dare(t1, seed=6))"
+    )
+
+
+def test_della_keeps_the_large_ones_more_often():
+    """Keep rates of the ranks of a row are density -+ epsilon/2 at the ends, and kept entries are divided by them."""
+    tau = {"w": np.tile(np.arange(1, 6, dtype=np.float32), (40_000, 1))}
+    found = made("della(t0, density=0.6, epsilon=0.4, seed=1)", [tau])["w"]
+    p = np.linspace(0.4, 0.8, 5)
+    assert np.allclose((found != 0).mean(0), p, atol=0.015)
+    assert np.allclose(found.mean(0), np.arange(1, 6), rtol=0.04)
+
+
+def test_random_like_has_the_norm_of_every_tensor_and_no_direction_in_common(taus):
+    found = made("random_like(t0, seed=2)", taus)
+    for name, tau in taus[0].items():
+        assert np.linalg.norm(found[name]) == pytest.approx(np.linalg.norm(tau), rel=1e-5)
+    cosine = flat(found) @ flat(taus[0]) / np.linalg.norm(flat(found)) / np.linalg.norm(flat(taus[0]))
+    assert abs(cosine) < 5 / np.sqrt(flat(found).size)
+
+
+# ---- geometry ----------------------------------------------------------------------------------------
+def each(taus, function, *numbers):
+    return {k: function([t[k].astype(np.float64).ravel() for t in taus], *numbers).reshape(taus[0][k].shape)
+            for k in taus[0]}  # fmt: skip
+
+
+def eager_slerp(x, t):
+    a, b = (v / np.linalg.norm(v) for v in x)
+    w = np.arccos(np.clip(a @ b, -1, 1))
+    if abs(a @ b) > 0.9995:
+        return (1 - t) * x[0] + t * x[1]
+    return (np.sin((1 - t) * w) * x[0] + np.sin(t * w) * x[1]) / np.sin(w)
+
+
+@pytest.mark.parametrize("t", [0, 0.25, 0.5, 1])
+def test_slerp_is_shoemakes(t):
+    taus = [arrays(1), arrays(2)]
+    same(made(f"slerp(t0, t1, t={t})", taus), each(taus, eager_slerp, t), 2e-6)
+    near = [taus[0], {k: v * np.float32(1.01) for k, v in taus[0].items()}]
+    same(made(f"slerp(t0, t1, t={t})", near), each(near, eager_slerp, t), 2e-6)
+
+
+def test_slerps_t_may_follow_the_layers():
+    taus = [arrays(1), arrays(2)]
+    found = made("slerp(t0, t1, t=layers(0, 1, outside=0.5))", taus)
+    assert np.array_equal(found["layers.0.w"], taus[0]["layers.0.w"])
+    assert np.array_equal(found["layers.1.w"], taus[1]["layers.1.w"])
+
+
+def eager_karcher(x):
+    sizes = [np.linalg.norm(v) for v in x]
+    u = [v / s for v, s in zip(x, sizes, strict=True)]
+    m = np.mean(u, axis=0)
+    m /= np.linalg.norm(m)
+    for _ in range(200):
+        tangent = np.zeros_like(m)
+        for v in u:
+            angle = np.arccos(np.clip(m @ v, -1, 1))
+            tangent += (angle / np.sin(angle) if angle > 1e-9 else 1) * (v - (m @ v) * m) / len(u)
+        length = np.linalg.norm(tangent)
+        if length < 1e-9:
+            break
+        m = np.cos(length) * m + np.sin(length) * tangent / length
+    return m * np.mean(sizes)
+
+
+def test_karcher_is_the_mean_on_the_sphere():
+    taus = [{k: v for k, v in arrays(s).items() if k != "one"} for s in (1, 2, 3)]
+    same(made("karcher(t0, t1, t2, max_iter=200, tol=0.000000001)", taus), each(taus, eager_karcher), 1e-5)
+
+
+def test_the_geometric_median_cannot_be_improved():
+    taus = [arrays(s) for s in (1, 2, 3)]
+    found = made("geometric_median(t0, t1, t2)", taus)
+    rng = np.random.default_rng(0)
+    for name in SHAPES:
+        x = [t[name].astype(np.float64) for t in taus]
+        cost = lambda m, x=x: sum(np.linalg.norm(m - v) for v in x)  # noqa: E731
+        for _ in range(20):
+            assert cost(found[name]) <= cost(found[name] + 0.01 * rng.normal(size=SHAPES[name])) + 1e-6
+
+
+def eager_stock(x):
+    n = len(x)
+    pairs = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for i, a in enumerate(x) for b in x[:i]]
+    cosine = np.mean(pairs)
+    return n * cosine / (1 + (n - 1) * cosine) * np.mean(x, axis=0)
+
+
+def test_model_stock_is_its_ratio_times_the_mean():
+    shared = arrays(9, scale=2)
+    taus = [{k: v + shared[k] for k, v in arrays(s).items()} for s in (1, 2, 3)]
+    base = arrays(5)
+    models = {f"m{i}": tv.from_arrays({k: base[k] + t[k] for k in base}, f"m{i}") for i, t in enumerate(taus)}
+    found = tv.parse("model_stock(base, m0, m1, m2)", base=tv.from_arrays(base, "base"), **models)
+    deltas = [{k: (base[k] + t[k]) - base[k] for k in base} for t in taus]
+    wanted = each(deltas, eager_stock)
+    same({k: found[k] for k in found}, {k: base[k] + wanted[k] for k in base}, 2e-5)
+
+
+def test_metagpt_weighs_by_squared_norms(taus):
+    squares = [np.sum(flat(t).astype(np.float64) ** 2) for t in taus]
+    wanted = {k: sum(s / sum(squares) * t[k] for s, t in zip(squares, taus, strict=True)) for k in SHAPES}
+    same(made("metagpt(t0, t1, t2)", taus), wanted, 1e-6)
+
+
+def test_every_method_says_its_source_and_is_tested_here():
+    tested = Path(__file__).read_text(encoding="utf-8")
+    for method in METHODS:
+        assert re.search(r"arXiv|\(\d{4}\)|\d{4}|Weiszfeld|tangent", method.fn.__doc__), method.name
+        assert f"{method.name}(" in tested, method.name
