@@ -425,7 +425,174 @@ done:
     return result;
 }
 
+/* ---- what methods need: counts of magnitudes, random words, the election ------------------------------------------- */
+/* prefix < 0: counts[magnitude >> 16] += 1, 2^15 bins. Else counts[magnitude & 0xffff] += 1 where magnitude >> 16 is it. */
+static void count_of(uint32_t *restrict counts, const float *restrict x, size_t n, int64_t prefix) {
+    if (prefix < 0) for (size_t i = 0; i < n; i++) counts[(as_bits(x[i]) & 0x7fffffffu) >> 16]++;
+    else for (size_t i = 0; i < n; i++) {
+        uint32_t u = as_bits(x[i]) & 0x7fffffffu;
+        if (u >> 16 == (uint32_t)prefix) counts[u & 0xffffu]++;
+    }
+}
+
+static PyObject *count(PyObject *self, PyObject *args) {
+    PyObject *counts_obj, *x_obj, *result = NULL;
+    Py_ssize_t n;
+    long long prefix;
+    if (!PyArg_ParseTuple(args, "OOnL", &counts_obj, &x_obj, &n, &prefix)) return NULL;
+    Held h[2] = {0};
+    if (hold(&h[0], counts_obj, 1, (prefix < 0 ? 1 << 15 : 1 << 16) * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    count_of(h[0].view.buf, h[1].view.buf, (size_t)n, prefix);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    release(h, 2);
+    return result;
+}
+
+/* Philox4x32-10 of the counters first .. first+n, 128 bits each: the number, then the stream; four words a counter. */
+enum { LANE_COUNTERS = 256 };
+CLONES static void philox_of(uint32_t *restrict out, uint64_t first, int n, uint64_t stream, uint32_t k0, uint32_t k1) {
+    uint32_t a[LANE_COUNTERS], b[LANE_COUNTERS], c[LANE_COUNTERS], d[LANE_COUNTERS];
+    for (int i = 0; i < n; i++) {
+        a[i] = (uint32_t)(first + (uint64_t)i);
+        b[i] = (uint32_t)((first + (uint64_t)i) >> 32);
+        c[i] = (uint32_t)stream;
+        d[i] = (uint32_t)(stream >> 32);
+    }
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int i = 0; i < n; i++) {
+            uint64_t p = (uint64_t)a[i] * 0xD2511F53u, q = (uint64_t)c[i] * 0xCD9E8D57u;
+            a[i] = (uint32_t)(q >> 32) ^ b[i] ^ k0;
+            c[i] = (uint32_t)(p >> 32) ^ d[i] ^ k1;
+            b[i] = (uint32_t)q;
+            d[i] = (uint32_t)p;
+        }
+    for (int i = 0; i < n; i++) { out[4 * i] = a[i]; out[4 * i + 1] = b[i]; out[4 * i + 2] = c[i]; out[4 * i + 3] = d[i]; }
+}
+
+static PyObject *philox(PyObject *self, PyObject *args) {
+    PyObject *out_obj, *result = NULL;
+    Py_ssize_t n;
+    unsigned long long first, stream;
+    unsigned int k0, k1;
+    if (!PyArg_ParseTuple(args, "OnKKII", &out_obj, &n, &first, &stream, &k0, &k1)) return NULL;
+    Held h[1] = {0};
+    if (n < 0 || hold(&h[0], out_obj, 1, n * 16) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t at = 0; at < n; at += LANE_COUNTERS)
+        philox_of((uint32_t *)h[0].view.buf + 4 * at, first + (uint64_t)at, n - at < LANE_COUNTERS ? (int)(n - at) : LANE_COUNTERS,
+                  stream, k0, k1);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    release(h, 1);
+    return result;
+}
+
+/* out = x where low <= |x| < high (high = Inf: no bound), else 0. */
+CLONES static void keep_of(float *restrict out, const float *restrict x, size_t n, float low, float high) {
+    for (size_t i = 0; i < n; i++) {
+        float size = fabsf(x[i]);
+        out[i] = (size >= low) & (size < high) ? x[i] : 0.0f;
+    }
+}
+
+/* out = x * scale where the upper 24 bits of its word are at least `least`, else 0. */
+CLONES static void drop_of(float *restrict out, const float *restrict x, const uint32_t *restrict words, size_t n,
+                           uint32_t least, float scale) {
+    for (size_t i = 0; i < n; i++) out[i] = words[i] >> 8 >= least ? x[i] * scale : 0.0f;
+}
+
+static PyObject *keep(PyObject *self, PyObject *args) {
+    PyObject *out_obj, *x_obj, *result = NULL;
+    Py_ssize_t n;
+    double low, high;
+    if (!PyArg_ParseTuple(args, "OOndd", &out_obj, &x_obj, &n, &low, &high)) return NULL;
+    Held h[2] = {0};
+    if (hold(&h[0], out_obj, 1, n * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0) goto done;
+    Py_BEGIN_ALLOW_THREADS
+    keep_of(h[0].view.buf, h[1].view.buf, (size_t)n, (float)low, (float)high);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    release(h, 2);
+    return result;
+}
+
+static PyObject *drop(PyObject *self, PyObject *args) {
+    PyObject *out_obj, *x_obj, *words_obj, *result = NULL;
+    Py_ssize_t n;
+    unsigned int least;
+    double scale;
+    if (!PyArg_ParseTuple(args, "OOOnId", &out_obj, &x_obj, &words_obj, &n, &least, &scale)) return NULL;
+    Held h[3] = {0};
+    if (hold(&h[0], out_obj, 1, n * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0 || hold(&h[2], words_obj, 0, n * 4) < 0)
+        goto done;
+    Py_BEGIN_ALLOW_THREADS
+    drop_of(h[0].view.buf, h[1].view.buf, h[2].view.buf, (size_t)n, least, (float)scale);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    release(h, 3);
+    return result;
+}
+
+INLINE float sign_of(float x) { return (float)(x > 0) - (float)(x < 0); }
+
+CLONES static void elect_tile(float *restrict out, const float *const *x, int m, size_t at, int n, int by_count, int mean) {
+    float total[TILE], agree[TILE];
+    for (int i = 0; i < n; i++) { total[i] = 0; agree[i] = 0; out[i] = 0; }
+    for (int k = 0; k < m; k++) {
+        const float *restrict v = x[k] + at;
+        if (by_count) for (int i = 0; i < n; i++) total[i] += sign_of(v[i]);
+        else for (int i = 0; i < n; i++) total[i] += v[i];
+    }
+    for (int i = 0; i < n; i++) total[i] = sign_of(total[i]);
+    for (int k = 0; k < m; k++) {
+        const float *restrict v = x[k] + at;
+        for (int i = 0; i < n; i++) {
+            int yes = v[i] * total[i] > 0;
+            out[i] += yes ? v[i] : 0.0f;
+            agree[i] += (float)yes;
+        }
+    }
+    if (mean) for (int i = 0; i < n; i++) out[i] = out[i] / (agree[i] > 1 ? agree[i] : 1.0f);
+}
+
+static PyObject *elect(PyObject *self, PyObject *args) {
+    PyObject *out_obj, *inputs, *result = NULL;
+    Py_ssize_t n;
+    int by_count, mean;
+    if (!PyArg_ParseTuple(args, "OO!npp", &out_obj, &PyTuple_Type, &inputs, &n, &by_count, &mean)) return NULL;
+    Py_ssize_t m = PyTuple_Size(inputs);
+    if (m < 1 || m > MAX_INPUTS || n < 0) { PyErr_SetString(PyExc_ValueError, "elect: no inputs, or too many"); return NULL; }
+    Held *h = PyMem_Calloc((size_t)m + 1, sizeof(Held));
+    const float **x = PyMem_Calloc((size_t)m, sizeof(float *));
+    if (!h || !x) { PyErr_NoMemory(); goto done; }
+    if (hold(&h[m], out_obj, 1, n * 4) < 0) goto done;
+    for (Py_ssize_t k = 0; k < m; k++) {
+        if (hold(&h[k], PyTuple_GetItem(inputs, k), 0, n * 4) < 0) goto done;
+        x[k] = h[k].view.buf;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t at = 0; at < n; at += TILE)
+        elect_tile((float *)h[m].view.buf + at, x, (int)m, (size_t)at, n - at < TILE ? (int)(n - at) : TILE, by_count, mean);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    if (h) release(h, m + 1);
+    PyMem_Free(h); PyMem_Free(x);
+    return result;
+}
+
 static PyMethodDef functions[] = {
+    {"count", count, METH_VARARGS, "count(counts, x, n, prefix)"},
+    {"philox", philox, METH_VARARGS, "philox(out, n, first, stream, key0, key1)"},
+    {"keep", keep, METH_VARARGS, "keep(out, x, n, low, high)"},
+    {"drop", drop, METH_VARARGS, "drop(out, x, words, n, least, scale)"},
+    {"elect", elect, METH_VARARGS, "elect(out, inputs, n, by_count, mean)"},
     {"combine", combine, METH_VARARGS, "combine(out, dtype, inputs, dtypes, scales, n, scratch) -> flags"},
     {"lowrank", lowrank, METH_VARARGS, "lowrank(out, B, A, start, n, cols, rank, scale)"},
     {"pair", pair, METH_VARARGS, "pair(x, y, n) -> (dot, both_nonzero, opposite_signs)"},

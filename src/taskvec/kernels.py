@@ -88,6 +88,47 @@ def pair(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
     return _kernels.pair(x, y, n)
 
 
+def count(counts: Buffer, x: Buffer, n: int, prefix: int = -1) -> None:
+    """Add to uint32 counts of float32 magnitudes: by their bits >> 16, 2**15 bins; with a prefix >= 0, of those whose
+    bits >> 16 it is, by their bits & 0xFFFF, 2**16 bins."""
+    if _kernels is None:
+        count_numpy(counts, x, n, prefix)
+    else:
+        _kernels.count(counts, x, n, prefix)
+
+
+def philox(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
+    """Philox4x32-10 under two 32-bit key words: four uint32 for each counter (first + i, stream), i < n; 2 x 64 bits."""
+    if _kernels is None:
+        philox_numpy(out, n, first, stream, key)
+    else:
+        _kernels.philox(out, n, first, stream, *key)
+
+
+def keep(out: Buffer, x: Buffer, n: int, low: float, high: float) -> None:
+    """out[i] = x[i] if low <= |x[i]| < high else 0, float32."""
+    if _kernels is None:
+        keep_numpy(out, x, n, low, high)
+    else:
+        _kernels.keep(out, x, n, low, high)
+
+
+def drop(out: Buffer, x: Buffer, words: Buffer, n: int, least: int, scale: float) -> None:
+    """out[i] = scale * x[i] if the upper 24 bits of words[i] are at least `least`, else 0; float32, uint32."""
+    if _kernels is None:
+        drop_numpy(out, x, words, n, least, scale)
+    else:
+        _kernels.drop(out, x, words, n, least, scale)
+
+
+def elect(out: Buffer, inputs: Sequence[Buffer], n: int, by_count: bool, mean: bool) -> None:
+    """out = the sum (mean) of the entries that agree with the sign of the sum (of the signs), float32."""
+    if _kernels is None:
+        elect_numpy(out, inputs, n, by_count, mean)
+    else:
+        _kernels.elect(out, tuple(inputs), n, by_count, mean)
+
+
 # ---- the same in numpy ---------------------------------------------------------------------------
 # Each dtype is (mantissa bits, exponent bits, has infinities).
 MINIFLOATS = {"F16": (10, 5, True), "F8_E5M2": (2, 5, True), "F8_E4M3": (3, 4, False)}
@@ -213,6 +254,70 @@ def pair_numpy(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
         dot += lane
     both = (u != 0) & (v != 0)
     return dot, int(both.sum()), int((both & (np.signbit(u) != np.signbit(v))).sum())
+
+
+def count_numpy(counts: Buffer, x: Buffer, n: int, prefix: int = -1) -> None:
+    """`count`, without the compiled kernels."""
+    import numpy as np
+
+    bits = np.frombuffer(x, np.uint32, n) & np.uint32(0x7FFFFFFF)
+    upper = bits >> np.uint32(16)
+    bins = upper if prefix < 0 else bits[upper == prefix] & np.uint32(0xFFFF)
+    table = np.frombuffer(counts, np.uint32)
+    table += np.bincount(bins, minlength=table.size).astype(np.uint32)
+
+
+def philox_numpy(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
+    """`philox`, without the compiled kernels."""
+    import numpy as np
+
+    index = np.uint64(first) + np.arange(n, dtype=np.uint64)
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b = index & mask, index >> half
+    c, d = np.full(n, stream & 0xFFFFFFFF, np.uint64), np.full(n, stream >> 32, np.uint64)
+    k0, k1 = key
+    for _ in range(10):
+        p, q = a * np.uint64(0xD2511F53), c * np.uint64(0xCD9E8D57)
+        a, b, c, d = q >> half ^ b ^ np.uint64(k0), q & mask, p >> half ^ d ^ np.uint64(k1), p & mask
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    np.frombuffer(out, np.uint32, 4 * n)[:] = np.stack([a, b, c, d], axis=1).astype(np.uint32).ravel()
+
+
+def keep_numpy(out: Buffer, x: Buffer, n: int, low: float, high: float) -> None:
+    """`keep`, without the compiled kernels."""
+    import numpy as np
+
+    given = np.frombuffer(x, np.float32, n)
+    size = np.abs(given)
+    np.frombuffer(out, np.float32, n)[:] = np.where((size >= np.float32(low)) & (size < np.float32(high)), given, 0)
+
+
+def drop_numpy(out: Buffer, x: Buffer, words: Buffer, n: int, least: int, scale: float) -> None:
+    """`drop`, without the compiled kernels."""
+    import numpy as np
+
+    kept = np.frombuffer(words, np.uint32, n) >> np.uint32(8) >= np.uint32(least)
+    scaled = np.frombuffer(x, np.float32, n) * np.float32(scale)
+    np.frombuffer(out, np.float32, n)[:] = np.where(kept, scaled, np.float32(0))
+
+
+def elect_numpy(out: Buffer, inputs: Sequence[Buffer], n: int, by_count: bool, mean: bool) -> None:
+    """`elect`, without the compiled kernels."""
+    import numpy as np
+
+    x = [np.frombuffer(given, np.float32, n) for given in inputs]
+    total, agree = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    with np.errstate(all="ignore"):
+        for v in x:
+            total += np.sign(v) if by_count else v
+        found = np.frombuffer(out, np.float32, n)
+        found[:] = 0
+        for v in x:
+            yes = v * np.sign(total) > 0
+            found += np.where(yes, v, np.float32(0))
+            agree += yes
+        if mean:
+            found /= np.maximum(agree, np.float32(1))
 
 
 def itemsize(dtype: str) -> int:

@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from taskvec.kernels import (
+    count,
+    count_numpy,
+    drop,
+    drop_numpy,
+    elect,
+    elect_numpy,
+    keep,
+    keep_numpy,
+    philox,
+    philox_numpy,
+)  # fmt: skip
 from taskvec.methods import METHODS
-from taskvec.methods.draws import normal, philox, uniform
+from taskvec.methods.draws import normal, uniform
 
 SHAPES = {"embed.weight": (31, 24), "layers.0.w": (24, 24), "layers.0.b": (24,), "layers.1.w": (24, 24), "one": (1,)}
 
@@ -107,19 +119,49 @@ def test_unified_magmax_and_consensus_are_their_formulas(taus):
 
 
 # ---- randomness -------------------------------------------------------------------------------------
-KNOWN = [  # the generator's published test vectors: counter, key, result
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+KNOWN = [  # the generator's published test vectors: counter and stream, key, result
+    (0, 0, (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    (2**64 - 1, 2**64 - 1, (2**32 - 1,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
     (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+        0x85A308D3243F6A88, 0x0370734413198A2E, (0xA4093822, 0x299F31D0),
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
-def test_philox_gives_the_published_numbers(counter, key, result):
-    assert tuple(philox(np.array([counter], np.uint32), key)[0]) == result
+@pytest.mark.parametrize("function", [philox, philox_numpy])
+@pytest.mark.parametrize(("first", "stream", "key", "result"), KNOWN)
+def test_philox_gives_the_published_numbers(function, first, stream, key, result):
+    out = np.zeros(4, np.uint32)
+    function(out, 1, first, stream, key)
+    assert tuple(out) == result
+
+
+def test_the_compiled_kernels_of_methods_give_numpy_s_bits():
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 7, 255, 2049, 100_003):
+        one, two = np.zeros(4 * n, np.uint32), np.zeros(4 * n, np.uint32)
+        for function, out in ((philox, one), (philox_numpy, two)):
+            function(out, n, (1 << 32) - 5, 3, (0xDEADBEEF, 77))
+        assert np.array_equal(one, two)
+        x = rng.normal(size=(3, n)).astype(np.float32) * rng.integers(0, 2, (3, n)).astype(np.float32)
+        for prefix in (-1, 0x3F80, 0):
+            tables = [np.zeros(1 << (15 if prefix < 0 else 16), np.uint32) for _ in range(2)]
+            count(tables[0], x[0], n, prefix)
+            count_numpy(tables[1], x[0], n, prefix)
+            assert np.array_equal(*tables) and (prefix >= 0 or tables[0].sum() == n)
+        sieved = [np.zeros(n, np.float32) for _ in range(4)]
+        keep(sieved[0], x[0], n, 0.5, 1.5)
+        keep_numpy(sieved[1], x[0], n, 0.5, 1.5)
+        drop(sieved[2], x[0], one[:n], n, 1 << 23, 2.0)
+        drop_numpy(sieved[3], x[0], one[:n], n, 1 << 23, 2.0)
+        assert np.array_equal(sieved[0], sieved[1]) and np.array_equal(sieved[2], sieved[3])
+        for by_count in (False, True):
+            for mean in (False, True):
+                results = [np.zeros(n, np.float32) for _ in range(2)]
+                elect(results[0], list(x), n, by_count, mean)
+                elect_numpy(results[1], list(x), n, by_count, mean)
+                assert np.array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 1_000_001])

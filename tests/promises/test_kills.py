@@ -187,9 +187,7 @@ def test_kill_9_at_many_random_moments(start, tmp_path, big, quiet, older):
 def interrupted(paused, big, tmp_path):
     """A run that Ctrl-C ended in the middle: what it said. The next one finds its journal."""
     for _ in range(5):
-        process = paused(*command(big, "--threads", "1"))
-        process.send_signal(signal.SIGINT)
-        found = process.result()
+        found = paused(*command(big, "--threads", "1")).interrupt()
         assert not (tmp_path / "out").exists()
         if len((tmp_path / ".out.taskvec/journal.jsonl").read_text().splitlines()) > 10:
             return found
@@ -239,9 +237,7 @@ def test_a_partial_file_that_is_gone_is_made_again(interrupted, run, big, tmp_pa
 def test_a_source_that_changed_meanwhile_is_not_mixed_with_the_old_one(paused, run, big, tmp_path):
     shutil.copytree(big / "math", tmp_path / "math")
     again = ("merge", MERGE, f"base={big / 'base'}", "math=math", "--threads", "1", "--json", "-o")
-    process = paused(*again, "out")
-    process.send_signal(signal.SIGINT)
-    assert process.result().code == 130
+    assert paused(*again, "out").interrupt().code == 130
     with (tmp_path / "math/model-00001-of-00002.safetensors").open("r+b") as file:
         file.seek(-(1 << 20), os.SEEK_END)  # between the samples of the fingerprint: only the file's time tells
         file.write(bytes(64))
@@ -251,9 +247,7 @@ def test_a_source_that_changed_meanwhile_is_not_mixed_with_the_old_one(paused, r
 
 
 def test_another_model_to_be_like_is_another_plan(paused, run, build, tmp_path, big):
-    process = paused(*command(big, "--threads", "1", "--like", big / "base"))
-    process.send_signal(signal.SIGINT)
-    assert process.result().code == 130
+    assert paused(*command(big, "--threads", "1", "--like", big / "base")).interrupt().code == 130
     shutil.copytree(big / "base", tmp_path / "third")
     (tmp_path / "third/config.json").write_text('{"model_type": "third"}')
     found = run(*command(big, "--threads", "1", "--like", "third", "--json"))

@@ -33,6 +33,8 @@ class Applied:
         self.method, self.args, self.params = method, args, dict(params)
         self._lock = threading.RLock()
         self._measured: Measured | None = None
+        self._terms: dict[str, list[list[tuple[Source, float]]]] = {}
+        self._told: dict[str, dict[str, Any]] = {}
         self._whole: dict[str, NDArray[Any]] = {}
         self._room = threading.local()
 
@@ -192,7 +194,9 @@ class Applied:
         result = np.frombuffer(out, np.float32)
         self.prepare(1)
         assert self._measured is not None
-        told = self.numbers(name) | dict(self._measured.get(name, {}))
+        if name not in self._told:
+            self._told[name] = self.numbers(name) | dict(self._measured.get(name, {}))
+        told = dict(self._told[name])
         if self.method.combines:
             self._combine(name, start, result, told)
         elif self.method.local:
@@ -200,11 +204,17 @@ class Applied:
         else:
             result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
 
+    def terms(self, name: str) -> "list[list[tuple[Source, float]]]":
+        """For each argument the (source, number) of one tensor; found once."""
+        if name not in self._terms:
+            self._terms[name] = [scales_of(a, name, self.places) for a in self.args]
+        return self._terms[name]
+
     def _combine(self, name: str, start: int, out: "NDArray[Any]", told: dict[str, Any]) -> None:
         coefficients = self.method.fn(told.pop("gram"), **told)
         totals: dict[Source, float] = {}
-        for c, arg in zip(coefficients, self.args, strict=True):
-            for source, number in scales_of(arg, name, self.places):
+        for c, terms_of in zip(coefficients, self.terms(name), strict=True):
+            for source, number in terms_of:
                 totals[source] = totals.get(source, 0.0) + float(c) * number
         terms = [(s, c) for s, c in sorted(totals.items(), key=lambda term: term[0].fingerprint) if c]
         for at in range(0, out.size, TILE):
@@ -219,8 +229,8 @@ class Applied:
         for at in range(0, out.size, TILE):
             tile = out[at : at + TILE]
             arrays = [row[: tile.size] for row in self._room.tiles]
-            for row, arg in zip(arrays, self.args, strict=True):
-                self.values(scales_of(arg, name, self.places), name, start + at, row)
+            for row, terms in zip(arrays, self.terms(name), strict=True):
+                self.values(terms, name, start + at, row)
             key = {"name": name, "start": start + at} if self.method.keyed else {}
             tile[:] = self._called(name, arrays, told | key)
 
@@ -232,9 +242,8 @@ class Applied:
             if name not in self._whole:
                 spec = self.specs[name]
                 arrays = []
-                for arg in self.args:
+                for terms in self.terms(name):
                     array = np.empty(spec.numel, np.float32)
-                    terms = scales_of(arg, name, self.places)
                     for at in range(0, spec.numel, TILE):
                         self.values(terms, name, at, array[at : at + TILE])
                     arrays.append(array.reshape(spec.shape))

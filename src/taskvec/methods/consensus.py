@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from taskvec import kernels
 from taskvec.methods.lift import Method
 
 if TYPE_CHECKING:
@@ -18,13 +19,9 @@ def elect(*taus: "NDArray[Any]", reduce: str = "mean", vote: str = "sum") -> "ND
     """
     import numpy as np
 
-    total = sum((np.sign(t) for t in taus), np.zeros_like(taus[0])) if vote == "count" else _sum(taus)
-    kept, agree = np.zeros_like(taus[0]), np.zeros_like(taus[0])
-    for tau in taus:
-        yes = tau * np.sign(total) > 0
-        kept += np.where(yes, tau, np.float32(0))
-        agree += yes
-    return kept if reduce == "sum" else kept / np.maximum(agree, np.float32(1))
+    found = np.empty(taus[0].shape, np.float32)
+    kernels.elect(found, [np.ascontiguousarray(t) for t in taus], found.size, vote == "count", reduce == "mean")
+    return found
 
 
 def unified(*taus: "NDArray[Any]") -> "NDArray[Any]":

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from taskvec import kernels
 from taskvec.errors import RecipeError
 from taskvec.executors import each
-from taskvec.methods.applied import PART, TILE, Applied, Measured, scales_of
+from taskvec.methods.applied import PART, TILE, Applied, Measured
+from taskvec.source import Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +26,8 @@ def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measu
 
     def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, dict[tuple[int, int], float]]:
         name, start, count = part
-        for row, arg in zip(rows, call.args, strict=True):
-            _fill(call, arg, name, start, row[:count])
+        for row, terms in zip(rows, call.terms(name), strict=True):
+            _fill(call, terms, name, start, row[:count])
         pairs = {(i, j): kernels.pair(rows[i], rows[j], count)[0] for i in range(n) for j in range(i, n)}
         return name, count, pairs
 
@@ -74,13 +75,12 @@ def thresholds(
         def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, dict[int, "NDArray[Any]"]]:
             name, start, size = part
             row = rows[0][:size]
-            _fill(call, call.args[0], name, start, row)
-            bits = row.view(np.uint32) & np.uint32(0x7FFFFFFF)
-            upper = bits >> np.uint32(16)
-            if not prefixes:
-                return name, size, {-1: np.bincount(upper, minlength=HIGH)}
-            lower = {prefix: bits[upper == prefix] & np.uint32(0xFFFF) for prefix in prefixes[groups[name]]}
-            return name, size, {prefix: np.bincount(found, minlength=LOW) for prefix, found in lower.items()}
+            _fill(call, call.terms(name)[0], name, start, row)
+            found = {}
+            for prefix in prefixes[groups[name]] if prefixes else [-1]:
+                found[prefix] = np.zeros(HIGH if prefix < 0 else LOW, np.uint32)
+                kernels.count(found[prefix], row, size, prefix)
+            return name, size, found
 
         totals: dict[str, dict[int, NDArray[Any]]] = {}
         left = {group: sizes[group] for group in prefixes or sizes}
@@ -89,7 +89,7 @@ def thresholds(
             group = groups[name]
             total = totals.setdefault(group, {})
             for prefix, counts in found.items():
-                total[prefix] = total[prefix] + counts if prefix in total else counts
+                total[prefix] = total[prefix] + counts if prefix in total else counts.astype(np.int64)
             left[group] -= size
             if not left[group]:
                 finish(group, totals.pop(group))
@@ -140,7 +140,6 @@ def _rows(count: int) -> "NDArray[Any]":
     return np.empty((count, PART), np.float32)
 
 
-def _fill(call: Applied, arg: Any, name: str, start: int, out: "NDArray[Any]") -> None:
-    terms = scales_of(arg, name, call.places)
+def _fill(call: Applied, terms: list[tuple[Source, float]], name: str, start: int, out: "NDArray[Any]") -> None:
     for at in range(0, out.size, TILE):
         call.values(terms, name, start + at, out[at : at + TILE])

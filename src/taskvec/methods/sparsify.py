@@ -3,10 +3,12 @@
 Pure functions of a float32 array of any shape; what begins with `threshold` is measured in a pass before.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from taskvec import kernels
 from taskvec.methods.applied import Applied, Measured
-from taskvec.methods.draws import normal, uniform
+from taskvec.methods.draws import normal, uniform, words
 from taskvec.methods.lift import Method, Range
 from taskvec.methods.passes import grams, thresholds
 
@@ -31,9 +33,7 @@ def trim(tau: "NDArray[Any]", *, density: float = 0.2, scope: str = "model", thr
     magnitude are kept, with everything equal to it. Deviation: the authors' code keeps one entry more (`kthvalue` of
     d - k, and `>=`).
     """
-    import numpy as np
-
-    return np.where(np.abs(tau) >= np.float32(threshold), tau, np.float32(0))
+    return _band_of(tau, threshold, float("inf"))
 
 
 def _band(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
@@ -57,10 +57,15 @@ def breadcrumbs(
     Model Breadcrumbs (Davari & Belilovsky, ECCV 2024, arXiv 2312.06795): beta = density .1-.2, gamma .01-.1, per layer.
     Deviation: "layer" is one tensor. Entries equal to a threshold go with the larger ones.
     """
+    return _band_of(tau, threshold, outlier)
+
+
+def _band_of(tau: "NDArray[Any]", low: float, high: float) -> "NDArray[Any]":
     import numpy as np
 
-    size = np.abs(tau)
-    return np.where((size >= np.float32(threshold)) & (size < np.float32(outlier)), tau, np.float32(0))
+    found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
+    kernels.keep(found, given, found.size, low, high)
+    return found
 
 
 def dare(tau: "NDArray[Any]", *, drop: float = 0.5, seed: float = 0, name: str, start: int) -> "NDArray[Any]":
@@ -72,8 +77,10 @@ def dare(tau: "NDArray[Any]", *, drop: float = 0.5, seed: float = 0, name: str, 
     """
     import numpy as np
 
-    kept = uniform(int(seed), name, start, tau.size).reshape(tau.shape) >= np.float32(drop)
-    return np.where(kept, tau * np.float32(1 / (1 - drop)), np.float32(0))
+    found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
+    drawn = words(int(seed), name, start, tau.size)
+    kernels.drop(found, given, drawn, found.size, math.ceil(drop * 2**24), 1 / (1 - drop))
+    return found
 
 
 def della(
