@@ -98,7 +98,7 @@ def count(counts: Buffer, x: Buffer, n: int, prefix: int = -1) -> None:
 
 
 def philox(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
-    """Philox4x32-10 under two 32-bit key words: four uint32 for each counter (first + i, stream), i < n; 2 x 64 bits."""
+    """Philox4x32-10 under two 32-bit key words: four uint32 for each counter (first + i, stream), i < n."""
     if _kernels is None:
         philox_numpy(out, n, first, stream, key)
     else:
