@@ -93,12 +93,17 @@ def run(tmp_path):
     return taskvec
 
 
+def heeds_ctrl_c():
+    """A shell's background jobs ignore SIGINT, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Process(subprocess.Popen):
     """The real command in the background. Leaving the `with` kills it."""
 
     def __init__(self, *arguments, **options):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
-        super().__init__([*TASKVEC, *map(str, arguments)], **pipes | options)
+        super().__init__([*TASKVEC, *map(str, arguments)], **pipes | {"preexec_fn": heeds_ctrl_c} | options)
 
     def __exit__(self, *error):
         self.kill()
