@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from taskvec.dtypes import BITS
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE, address
-from taskvec.weights import Weights, aligned, evaluate
+from taskvec.terms import Term, aligned, evaluate
+from taskvec.weights import Weights
 
-Terms = Mapping[str, list[tuple[Source, float]]]  # tensor -> (source, number), in the order of summation
+Terms = Mapping[str, list[Term]]  # output tensor -> what is summed, in the order of summation
 
 
 def scales(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
@@ -38,4 +39,4 @@ def fill(
     if not terms[name]:  # no source names this tensor, or every coefficient is 0 here
         out[:] = bytes(len(out))
         return out, 0
-    return out, evaluate(terms[name], name, start, count, spec.dtype, out, memory[aligned(size) :])
+    return out, evaluate(terms[name], start, count, spec.dtype, out, memory[aligned(size) :])

@@ -6,7 +6,6 @@ depends on the tensor's name alone, so coefficients add and multiply pointwise, 
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +15,7 @@ from numbers import Rational, Real
 from types import MappingProxyType
 
 from taskvec.errors import RecipeError, UnboundKnob
+from taskvec.places import Place
 
 Number = int | float | Fraction
 MOST_TERMS, LONGEST_NUMBER = 4096, 8192  # monomials of a coefficient; bits of a numerator or denominator
@@ -55,35 +55,6 @@ def number_text(value: Fraction) -> str:
     except OverflowError:
         return fraction
     return decimal.removesuffix(".0") if Fraction(decimal) == value else fraction
-
-
-# ---- where a tensor stands among the layers ------------------------------------------------------
-_LAYER = re.compile(r"^(?:(.*?)\.)?(\d+)(?:\.|$)")
-
-
-def layer_of(name: str) -> tuple[str, int] | None:
-    """A tensor's stack and layer: "model.layers.3.mlp.up.weight" -> ("model.layers", 3); else None."""
-    found = _LAYER.match(name)
-    return (found[1] or "", int(found[2])) if found else None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A tensor's name and its relative depth in its stack of layers: 0 the first, 1 the last, None outside them."""
-
-    name: str
-    depth: Fraction | None = None
-
-
-def places(names: Iterable[str]) -> dict[str, Place]:
-    """The place of every name, depths over the layers that the names show: layer l of L has depth l / (L-1)."""
-    found = {name: layer_of(name) for name in names}
-    last: dict[str, int] = {}
-    for layer in found.values():
-        if layer:
-            last[layer[0]] = max(layer[1], last.get(layer[0], 0))
-    depths = {n: Fraction(at[1], last[at[0]] or 1) if at else None for n, at in found.items()}
-    return {name: Place(name, depth) for name, depth in depths.items()}
 
 
 # ---- factors -------------------------------------------------------------------------------------
@@ -161,7 +132,24 @@ class Layers:
         return f"layers({', '.join([*map(str, self.points), *outside])})"
 
 
-Factor = Knob | Only | Per | Layers
+@dataclass(frozen=True, slots=True)
+class Inverse:
+    """One over a coefficient that is no plain number: what division by it multiplies with."""
+
+    divisor: "Coefficient"
+
+    def at(self, place: Place) -> "Coefficient":
+        """The inverse of the divisor's value; RecipeError where that is zero."""
+        value = self.divisor.at(place)
+        if not value:
+            raise RecipeError(f"division by zero at {place.name}: {self.divisor} is 0 there")
+        return Coefficient.of(1 / value)
+
+    def __str__(self) -> str:
+        return f"1/({self.divisor})"
+
+
+Factor = Knob | Only | Per | Layers | Inverse
 Monomial = tuple[Factor, ...]
 
 
@@ -181,7 +169,7 @@ def monomial(factors: Iterable[Factor]) -> Monomial:
 
 
 class Coefficient:
-    """A polynomial {factors: rational}. Immutable, hashable, exact under + - * and / by a number."""
+    """A polynomial {factors: rational}. Immutable, hashable, exact under + - * and /."""
 
     __slots__ = ("terms",)
     terms: Mapping[Monomial, Fraction]
@@ -206,6 +194,7 @@ class Coefficient:
         for factor in self.factors:
             inner = [v for _, v in factor.table] if isinstance(factor, Per) else []
             inner += [*factor.points, *filter(None, [factor.outside])] if isinstance(factor, Layers) else []
+            inner += [factor.divisor] if isinstance(factor, Inverse) else []
             found |= {factor.name} if isinstance(factor, Knob) else {k for v in inner for k in v.knobs}
         return frozenset(found)
 
@@ -227,6 +216,8 @@ class Coefficient:
                 case Layers(points, outside):
                     ends = None if outside is None else outside.bind(given)
                     return Coefficient({(Layers(tuple(p.bind(given) for p in points), ends),): Fraction(1)})
+                case Inverse(divisor):
+                    return ONE / divisor.bind(given)
             return Coefficient({(factor,): Fraction(1)})
 
         return self._replaced(bound)
@@ -277,12 +268,15 @@ class Coefficient:
     def __truediv__(self, other: "Number | Coefficient") -> "Coefficient":
         if not isinstance(other, Coefficient | int | float | Fraction):
             return NotImplemented
-        divisor = Coefficient.of(other).constant
-        if divisor is None:
-            raise RecipeError(f"divide by a number, not by {other}")
-        if not divisor:
+        divisor = Coefficient.of(other)
+        if divisor.constant is None:
+            return self * Coefficient({(Inverse(divisor),): Fraction(1)})
+        if not divisor.constant:
             raise RecipeError("division by zero")
-        return self * (1 / divisor)
+        return self * (1 / divisor.constant)
+
+    def __rtruediv__(self, other: Number) -> "Coefficient":
+        return Coefficient.of(other) / self
 
     def __neg__(self) -> "Coefficient":
         return self * -1
@@ -314,7 +308,7 @@ class Coefficient:
     __repr__ = __str__
 
 
-ZERO = Coefficient({})
+ZERO, ONE = Coefficient({}), Coefficient({(): Fraction(1)})
 
 
 def monomial_text(factors: Monomial, value: Fraction) -> str:

@@ -6,13 +6,14 @@ written last, and the folder gets its name after that.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from taskvec import lineage, sidecars
+from taskvec.derived import Derived
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
@@ -143,7 +144,7 @@ def _key(todo: Plan, entry: Mapping[str, Any]) -> str:
 
 def _read_by(todo: Plan) -> list[Source]:
     """Every source, and the model that the output is like."""
-    return list(dict.fromkeys([*todo.weights.mentioned, *filter(None, [todo.like])]))
+    return list(dict.fromkeys([*todo.weights.mentioned, *(leaves_of(todo.like) if todo.like else ())]))
 
 
 def _require_space(todo: Plan, target: Path) -> None:
@@ -158,21 +159,25 @@ def _require_space(todo: Plan, target: Path) -> None:
 
 
 def _require_same_integers(todo: Plan) -> None:
-    """Tensors that are not floating point must be the same in every model of the sum, unless `like` decides."""
-    reference = todo.weights.reference
-    names = [name for name, spec in todo.weights.specs.items() if not spec.arithmetic]
-    leaves = dict.fromkeys(leaf for term in todo.weights.terms for leaf in leaves_of(term))
-    models = [s for s in leaves if s.mass and s is not reference]
-    if reference is None or not names or (todo.like is not None and todo.like not in todo.weights.mentioned):
+    """Tensors that are not floating point must be the same in every model of a sum, unless `like` decides."""
+    if todo.like is not None and todo.like not in todo.weights.summed:
         return
-    problems = [
-        f"{name} ({reference.specs[name]}) differs between {reference.text} and {source.text}"
-        for name in names
-        for source in models
-        if not _same(name, reference, source)
-    ]
-    if problems:
+    if problems := list(dict.fromkeys(_apart(todo.weights))):
         raise MismatchError("tensors that cannot be summed differ; name the model to take them from (like):", problems)
+
+
+def _apart(*args: Weights) -> Iterator[str]:
+    """The tensors that are not floating point and differ between the models of expressions, or within a call's."""
+    first = [a.reference for a in args]
+    models = dict.fromkeys(s for s in [*first, *(s for a in args for s in a.terms)] if s and s.mass)
+    for source in [*models][1:]:
+        reference = next(iter(models))
+        for name, spec in reference.specs.items():
+            if not spec.arithmetic and not _same(name, reference, source):
+                yield f"{name} ({spec}) differs between {reference.text} and {source.text}"
+    for call in dict.fromkeys(s for a in args for s in a.terms if isinstance(s, Derived)):
+        for together in [call.args] if call.alike else [(a,) for a in call.args]:
+            yield from _apart(*together)
 
 
 def _same(name: str, a: Source, b: Source) -> bool:

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from taskvec import kernels
-from taskvec.coefficients import as_float, layer_of
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors import default_threads, each
+from taskvec.places import layer_of
 from taskvec.recipe import load
-from taskvec.source import Source
+from taskvec.terms import Term
 from taskvec.weights import Weights
 
 BLOCK = 256 << 10  # elements that a thread holds of every vector
@@ -126,7 +126,7 @@ def compare(
     if not specs:
         raise MismatchError("no tensor is floating point: there is nothing to compare")
     columns = taus if ground is None else [*taus, ground]
-    scales = {name: [_scales(w, name, everything) for w in columns] for name in specs}
+    scales = {name: [w.scales(name, everything.places[name]) for w in columns] for name in specs}
     blocks = [(name, start) for name, spec in specs.items() for start in range(0, spec.numel, BLOCK)]
     found: dict[str, list[Pairs]] = {name: [] for name in specs}
     total, done = sum(spec.numel for spec in specs.values()), 0
@@ -134,7 +134,7 @@ def compare(
     def work(block: tuple[str, int], scratch: "_Scratch") -> tuple[str, int, Pairs]:
         name, start = block
         count = min(BLOCK, specs[name].numel - start)
-        return name, count, scratch.pairs(name, start, count, scales[name], has_base=ground is not None)
+        return name, count, scratch.pairs(start, count, scales[name], has_base=ground is not None)
 
     for name, count, pairs in each(blocks, work, partial(_Scratch, len(columns)), threads or default_threads()):
         found[name].append(pairs)
@@ -156,31 +156,25 @@ def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLik
     return found
 
 
-def _scales(weights: Weights, name: str, everything: Weights) -> list[tuple[Source, float]]:
-    place = everything.places[name]
-    return [(s, as_float(c.at(place))) for s, c in weights.ordered() if name in s.specs and c.at(place)]
-
-
 class _Scratch:
     """One thread's memory: a block of every vector in float32, and of each source as it is read."""
 
     def __init__(self, columns: int):
         self.rows = [memoryview(bytearray(4 * BLOCK)) for _ in range(columns)]
-        self.raw: dict[Source, memoryview] = {}
+        self.raw: list[memoryview] = []
 
-    def pairs(
-        self, name: str, start: int, count: int, scales: list[list[tuple[Source, float]]], has_base: bool
-    ) -> Pairs:
+    def pairs(self, start: int, count: int, scales: list[list[Term]], has_base: bool) -> Pairs:
         read = {}
-        for source in dict.fromkeys(s for terms in scales for s, _ in terms):
-            kind = source.specs[name].dtype
-            room = self.raw.setdefault(source, memoryview(bytearray(8 * BLOCK)))
-            read[source] = room[: count * kernels.itemsize(kind)]
-            source.readinto(name, start, read[source])
+        for k, (source, name) in enumerate(dict.fromkeys(term[:2] for terms in scales for term in terms)):
+            if k == len(self.raw):
+                self.raw.append(memoryview(bytearray(8 * BLOCK)))
+            read[source, name] = self.raw[k][: count * kernels.itemsize(source.specs[name].dtype)]
+            source.readinto(name, start, read[source, name])
         for row, terms in zip(self.rows, scales, strict=True):
             if terms:
-                kinds = [s.specs[name].dtype for s, _ in terms]
-                kernels.combine(row, "F32", [read[s] for s, _ in terms], kinds, [c for _, c in terms], count)
+                kinds = [s.specs[name].dtype for s, name, _ in terms]
+                inputs = [read[s, name] for s, name, _ in terms]
+                kernels.combine(row, "F32", inputs, kinds, [c for *_, c in terms], count)
             else:
                 row[: 4 * count] = bytes(4 * count)
         *vectors, last = self.rows if has_base else [*self.rows, memoryview(b"")]

@@ -4,15 +4,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from taskvec.derived import reads, room
 from taskvec.dtypes import BITS, accumulator, parse_dtype
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
 from taskvec.executors import default_threads
 from taskvec.formats import checkpoint
 from taskvec.formats.header import write_header
-from taskvec.methods import Applied
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
-from taskvec.weights import Weights, aligned, scratch_bytes
+from taskvec.terms import aligned
+from taskvec.weights import Weights
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
 BLOCKS = (1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
@@ -65,7 +66,7 @@ class Plan:
     @property
     def bytes_in(self) -> int:
         """Bytes that will be read: every source once, those of a method once more for each of its passes."""
-        return sum(_file_bytes(s, name) for s in self.weights.terms for name in self.specs if name in s.specs)
+        return sum(reads(self.weights, name) for name, spec in self.specs.items() if spec.arithmetic)
 
     @property
     def passes(self) -> int:
@@ -145,7 +146,7 @@ def plan(
     if not weights.terms:
         raise RecipeError("everything cancels: the expression is zero, there is nothing to write")
     donor = _donor(weights, like, kind)
-    if donor is not None and donor not in weights.mentioned:
+    if donor is not None and donor not in weights.summed:
         _require_same_names(weights, donor)
     _refuse_scaled_fp8(weights)
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
@@ -163,11 +164,11 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
         if len(like.terms) != 1:
             raise RecipeError("like= must be one model, not an expression")
         return next(iter(like.terms))
-    return next((s for s in weights.mentioned if s.mass and s in weights.terms), weights.reference) if kind else None
+    return next((s for s in weights.summed if s.mass and s in weights.terms), weights.reference) if kind else None
 
 
 def _require_same_names(weights: Weights, donor: Source) -> None:
-    Weights({donor: 1}, {donor: "", **weights.mentioned}).specs  # noqa: B018 - raises MismatchError
+    Weights({}, summed=(donor, *weights.summed)).specs  # noqa: B018 - raises MismatchError
 
 
 def _refuse_scaled_fp8(weights: Weights) -> None:
@@ -188,8 +189,9 @@ def _refuse_scaled_fp8(weights: Weights) -> None:
 
 def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str | None) -> dict[str, Spec]:
     found = {}
+    stored: Mapping[str, Spec] = getattr(donor, "stored", donor.specs) if donor else {}
     for name, spec in weights.specs.items():
-        model = (donor.specs.get(name) if donor else None) or spec
+        model = stored.get(name) or spec
         if not spec.arithmetic:
             if kind:  # a difference of integers that agree is zero: a task vector does without them
                 found[name] = spec
@@ -258,17 +260,7 @@ def _block_bytes(weights: Weights, name: str, spec: Spec, block: int) -> int:
     count = min(spec.numel, block * 8 // BITS[spec.dtype])
     if not spec.arithmetic:
         return aligned(count * BITS[spec.dtype] // 8)
-    sources = [s for s in weights.terms if name in s.specs]
-    own = sum(s.scratch(name) for s in sources if isinstance(s, Applied))
-    return aligned(count * BITS[spec.dtype] // 8) + scratch_bytes(sources, name, count) + own
-
-
-def _file_bytes(source: Source, name: str) -> int:
-    if not isinstance(source, Applied):
-        return 0 if source.partial else source.specs[name].nbytes
-    inside: Applied = source
-    once = sum(_file_bytes(s, name) for a in inside.args for s in a.terms if name in s.specs)
-    return once * (1 + inside.method.passes)
+    return aligned(count * BITS[spec.dtype] // 8) + room(weights, name, count)
 
 
 def parse_size(text: str | int, what: str) -> int:

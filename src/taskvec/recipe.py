@@ -214,14 +214,16 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
 
 
 def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
-    """What a function may be given: an expression, a text, or a table of texts to expressions."""
+    """What a function may be given: an expression, a text, a tuple of them, or a table of texts to them."""
     match node:
+        case ast.Tuple(elts=elements):
+            return tuple(_argument(e, scope, depth + 1) for e in elements)
         case ast.Constant(value=str() as text):
             return text
         case ast.Dict(keys=keys, values=values):
             if not all(isinstance(k, ast.Constant) and isinstance(k.value, str) for k in keys):
                 raise _error("the keys of a table must be texts", node)
-            return {k.value: _value(v, scope, depth + 1) for k, v in zip(keys, values, strict=True)}  # type: ignore[union-attr]
+            return {k.value: _argument(v, scope, depth + 1) for k, v in zip(keys, values, strict=True)}  # type: ignore[union-attr]
     return _value(node, scope, depth)
 
 

@@ -14,7 +14,7 @@ from taskvec.planning import Block, Plan, arena_bytes
 from taskvec.source import Source
 from taskvec.staging import Done, Staging
 from taskvec.storage import PAGE, Output, stated
-from taskvec.weights import evaluate, scratch_bytes
+from taskvec.terms import evaluate, scratch_bytes
 
 SYNC = 64 << 20  # bytes of finished blocks that are made durable together
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -125,13 +125,13 @@ def _nonfinite(todo: Plan, blocks: list[Block], terms: Terms) -> NonFiniteError:
     """Name the tensors, and the sources whose NaN or Inf it was; else it was the output dtype that overflowed."""
     found: dict[str, None] = {}
     for block in blocks:
-        guilty = [source for source, _ in terms[block.name] if _is_nonfinite(source, block)]
+        guilty = [(source, name) for source, name, _ in terms[block.name] if _is_nonfinite(source, name, block)]
         dtype = todo.shards[block.shard].specs[block.name].dtype
-        whose = [f"{block.name} has NaN or Inf in {s.text}" for s in guilty] or [f"{block.name} overflows {dtype}"]
+        whose = [f"{name} has NaN or Inf in {s.text}" for s, name in guilty] or [f"{block.name} overflows {dtype}"]
         found |= dict.fromkeys(whose)
     return NonFiniteError("the output would not be finite (allow it with --allow-nonfinite):", found)
 
 
-def _is_nonfinite(source: Source, block: Block) -> bool:
-    out, scratch = bytearray(block.count * 8), bytearray(scratch_bytes([source], block.name, block.count))
-    return bool(evaluate([(source, 1.0)], block.name, block.start, block.count, "F64", out, memoryview(scratch)))
+def _is_nonfinite(source: Source, name: str, block: Block) -> bool:
+    out, scratch = bytearray(block.count * 8), memoryview(bytearray(scratch_bytes([(source, name)], block.count)))
+    return bool(evaluate([(source, name, 1.0)], block.start, block.count, "F64", out, scratch))

@@ -11,11 +11,12 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from taskvec import kernels
-from taskvec.coefficients import ZERO, Coefficient, Number, Place, as_float, joined, monomial_text, places
+from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, monomial_text
 from taskvec.dtypes import accumulator
-from taskvec.errors import FingerprintError, MassError, MismatchError, SourceChanged, TaskvecError, UnboundKnob
+from taskvec.errors import FingerprintError, MassError, MismatchError, TaskvecError, UnboundKnob
+from taskvec.places import Place, places
 from taskvec.source import ArraySource, Source, Spec
+from taskvec.terms import Term, evaluate, scratch_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,13 +35,20 @@ class Weights(Base):
     As a Mapping it computes on demand: `w["layer.weight"]` is the tensor in float32 (float64 if a source is float64).
     """
 
-    def __init__(self, terms: Mapping[Source, Coefficient | Number], mentioned: Mapping[Source, str] | None = None):
+    def __init__(
+        self,
+        terms: Mapping[Source, Coefficient | Number],
+        mentioned: Mapping[Source, str] | None = None,
+        summed: Iterable[Source] = (),
+    ):
         given = {source: Coefficient.of(c) for source, c in terms.items()}
         self.terms: Mapping[Source, Coefficient] = MappingProxyType({s: c for s, c in given.items() if c})
         # Every source in order of mention, also those that cancelled, with the name it was given ("" if none).
-        # The result of a method is no source of its own in this list: what it was made from is.
+        # The result of a method or a view is no source of its own in this list: what it was made from is.
         leaves = [leaf for source in given for leaf in leaves_of(source)]
         self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned or {}, dict.fromkeys(leaves, "")))
+        # Every term, also those that cancelled: what must have the same names and shapes.
+        self.summed: tuple[Source, ...] = tuple(dict.fromkeys([*summed, *given]))
 
     # ---- the vector space
     def __add__(self, other: "Weights") -> "Weights":
@@ -49,7 +57,7 @@ class Weights(Base):
         total = dict(self.terms)
         for source, c in other.terms.items():
             total[source] = total.get(source, ZERO) + c
-        return Weights(total, _merged(self.mentioned, other.mentioned))
+        return Weights(total, _merged(self.mentioned, other.mentioned), (*self.summed, *other.summed))
 
     def __radd__(self, other: Any) -> "Weights":
         return self if isinstance(other, int) and other == 0 else NotImplemented  # sum([...]) starts from 0
@@ -57,12 +65,12 @@ class Weights(Base):
     def __mul__(self, scale: Number | Coefficient) -> "Weights":
         if isinstance(scale, Weights):
             raise TypeError("weights are scaled by numbers, not multiplied with one another")
-        return Weights({s: c * Coefficient.of(scale) for s, c in self.terms.items()}, self.mentioned)
+        return Weights({s: c * Coefficient.of(scale) for s, c in self.terms.items()}, self.mentioned, self.summed)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: Number) -> "Weights":
-        return Weights({s: c / divisor for s, c in self.terms.items()}, self.mentioned)
+    def __truediv__(self, divisor: Number | Coefficient) -> "Weights":
+        return Weights({s: c / divisor for s, c in self.terms.items()}, self.mentioned, self.summed)
 
     def __neg__(self) -> "Weights":
         return self * -1
@@ -82,9 +90,10 @@ class Weights(Base):
             raise UnboundKnob(
                 f"no knob named {', '.join(sorted(unknown))}: knobs are {', '.join(sorted(self.knobs)) or 'none'}"
             )
-        found = Weights({}, self.mentioned)
+        calls = {source: getattr(source, "bind", None) for source in self.summed}
+        found = Weights({}, self.mentioned, [source for source, call in calls.items() if not call])
         for source, c in self.terms.items():
-            call = getattr(source, "bind", None)
+            call = calls[source]
             found += (call(knobs) if call else Weights({source: 1})) * c.bind(knobs)
         return found
 
@@ -129,17 +138,17 @@ class Weights(Base):
         reference = self.reference
         if reference is None:
             return MappingProxyType({})
-        problems = [p for s in self.mentioned if s is not reference for p in differences(s, reference)]
+        problems = [p for s in self.summed if s is not reference for p in differences(s, reference)]
         if problems:
             more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
             raise MismatchError("the sources do not fit together:", problems[:SHOWN] + more)
-        everyone = self.mentioned if reference.partial else [reference]  # LoRAs alone: what any of them names
+        everyone = self.summed if reference.partial else [reference]  # LoRAs alone: what any of them names
         return MappingProxyType({name: spec for source in everyone for name, spec in source.specs.items()})
 
     @property
     def reference(self) -> Source | None:
         """Whose names and shapes count: the first model's, else the first vector's that is not partial."""
-        ranked = sorted(self.mentioned, key=lambda s: (not s.mass, s.partial))
+        ranked = sorted(self.summed, key=lambda s: (not s.mass, s.partial))
         return ranked[0] if ranked else None
 
     @cached_property
@@ -164,12 +173,24 @@ class Weights(Base):
         """The terms in the order of summation: by fingerprint, so that equal expressions give equal bits anywhere."""
         return sorted(self.terms.items(), key=lambda term: (term[0].fingerprint, term[0].text))
 
-    def scales(self, name: str) -> list[tuple[Source, float]]:
-        """(source, number) for the sources that take part in one tensor, in the order of summation."""
+    def parts(self, name: str, place: Place | None = None) -> "dict[tuple[Source, str], Fraction]":
+        """(source, its tensor) -> number, for all that takes part in one tensor; views are looked through.
+
+        `place`: where the tensor stands among the layers, if it is not this expression alone that says so.
+        """
         self._require_bound()
-        place = self.places[name]
-        found = [(s, c.at(place)) for s, c in self.ordered() if name in s.specs]
-        return [(s, as_float(c)) for s, c in found if c]
+        total: dict[tuple[Source, str], Fraction] = {}
+        for source, c in self.terms.items():
+            if name in source.specs and (value := c.at(place or self.places[name])):
+                through = getattr(source, "origin", None)
+                for key, number in (through(name) if through else {(source, name): Fraction(1)}).items():
+                    total[key] = total.get(key, Fraction(0)) + value * number
+        return {key: number for key, number in total.items() if number}
+
+    def scales(self, name: str, place: Place | None = None) -> "list[Term]":
+        """`parts` as floats, in the order of summation: by fingerprint."""
+        found = [(source, inner, as_float(number)) for (source, inner), number in self.parts(name, place).items()]
+        return sorted(found, key=lambda term: (term[0].fingerprint, term[0].text, term[1]))
 
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
         """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
@@ -182,11 +203,11 @@ class Weights(Base):
         first, last, _ = (rows or slice(None)).indices(spec.shape[0] if spec.shape else 1)
         shape = (max(0, last - first), *spec.shape[1:]) if spec.shape else ()
         row = spec.numel // spec.shape[0] if spec.shape and spec.shape[0] else 1
-        dtype = accumulator(*(s.specs[name].dtype for s, _ in terms))
+        dtype = accumulator(*(s.specs[inner].dtype for s, inner, _ in terms))
         out = np.zeros(shape, np.float64 if dtype == "F64" else np.float32)
         if terms and out.size:
-            scratch = memoryview(bytearray(scratch_bytes([s for s, _ in terms], name, out.size)))
-            evaluate(terms, name, first * row, out.size, dtype, out.reshape(-1), scratch)
+            scratch = memoryview(bytearray(scratch_bytes([term[:2] for term in terms], out.size)))
+            evaluate(terms, first * row, out.size, dtype, out.reshape(-1), scratch)
         return out
 
     def _passed_through(self, name: str, spec: Spec, rows: slice | None) -> "NDArray[Any]":
@@ -235,7 +256,8 @@ class Weights(Base):
 
     def named(self, name: str) -> "Weights":
         """The same, its one source called `name` in lineage and model cards."""
-        return Weights(self.terms, dict.fromkeys(self.mentioned, name)) if [*self.mentioned] == [*self.terms] else self
+        plain = [*self.mentioned] == [*self.terms]
+        return Weights(self.terms, dict.fromkeys(self.mentioned, name), self.summed) if plain else self
 
     def names(self) -> dict[Source, str]:
         """A distinct identifier for every source mentioned: the name it was given, else the end of its path."""
@@ -272,50 +294,6 @@ def prepare(weights: Weights, threads: int, progress: Callable[[int], None] = la
     for source in weights.terms:
         if call := getattr(source, "prepare", None):
             call(threads, progress)
-
-
-def evaluate(
-    terms: list[tuple[Source, float]], name: str, start: int, n: int, dtype: str, out: Any, scratch: memoryview
-) -> int:
-    """Elements start .. start+n of one tensor, encoded as `dtype` into `out`; returns the flags of `kernels.combine`.
-
-    `scratch`: at least `scratch_bytes` of memory.
-    """
-    inputs: list[Any] = []
-    at = 0
-    for source, _ in terms:
-        segment = getattr(source, "segment", None)
-        if segment:
-            inputs.append(segment(name, start))
-            continue
-        size = n * kernels.itemsize(source.specs[name].dtype)
-        view = scratch[at : at + size]
-        at += aligned(size)
-        source.readinto(name, start, view)
-        inputs.append(view)
-    dtypes = [s.specs[name].dtype for s, _ in terms]
-    try:
-        return kernels.combine(out, dtype, inputs, dtypes, [c for _, c in terms], n, scratch[at:])
-    except (EOFError, OSError) as error:
-        where = str(getattr(error, "filename", None) or error)
-        source = terms[int(where.split()[-1])][0]
-        if isinstance(error, EOFError):
-            raise SourceChanged(f"{source.text} became shorter while it was read; nothing was written") from None
-        raise TaskvecError(f"{source.text} cannot be read: {error.strerror}") from None
-
-
-def scratch_bytes(sources: Iterable[Source], name: str, n: int) -> int:
-    """Memory that `evaluate` needs for n elements: a window for each file, all elements of every other source."""
-    total = 0
-    for source in sources:
-        width = kernels.itemsize(source.specs[name].dtype)
-        total += max(kernels.WINDOW, 2048 * 8) if hasattr(source, "segment") else aligned(n * width)
-    return total
-
-
-def aligned(size: int) -> int:
-    """The next multiple of a cache line."""
-    return -(-size // 64) * 64
 
 
 def differences(source: Source, reference: Source) -> list[str]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from taskvec.coefficients import Coefficient, Number, as_float
+from taskvec.coefficients import Coefficient, as_float
+from taskvec.derived import Parameter
 from taskvec.errors import MassError, RecipeError
-from taskvec.methods.applied import Applied, Measured, Parameter
+from taskvec.methods.applied import Applied, Measured
 from taskvec.source import Source
 from taskvec.weights import Weights
 
@@ -70,7 +71,7 @@ class Method:
         found = inspect.signature(self.fn).parameters.values()
         return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
-    def __call__(self, *args: Weights, **params: "Number | Coefficient | str") -> Weights:
+    def __call__(self, *args: Weights, **params: Any) -> Weights:
         """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
         self._require_arguments(args)
         if unknown := params.keys() - self.defaults.keys():
@@ -78,7 +79,7 @@ class Method:
             near = difflib.get_close_matches(name, self.defaults, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise RecipeError(f"{self.name} has no parameter {name}{hint}; it has {', '.join(self.defaults) or 'none'}")
-        given = {key: self._parameter(key, value) for key, value in (self.defaults | params).items()}
+        given = {key: self._parameter(key, value, len(args)) for key, value in (self.defaults | params).items()}
         source = Applied(self, args, given)
         mentioned: dict[Source, str] = {}
         for weights in args:
@@ -103,12 +104,19 @@ class Method:
         if len(set(masses)) > 1:
             raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")
 
-    def _parameter(self, key: str, value: Any) -> Parameter:
+    def _parameter(self, key: str, value: Any, count: int) -> Parameter:
+        if isinstance(self.defaults[key], tuple):
+            if not isinstance(value, tuple | list) or len(value) not in (0, count):
+                raise RecipeError(f"{self.name}: {key} is one number an argument, {count} in parentheses, not {value}")
+            return tuple(self._number(key, v) for v in value)
         if isinstance(self.defaults[key], str):
             if value not in self.choices[key]:
                 raise RecipeError(f"{self.name}: {key} is one of {', '.join(self.choices[key])}, not {value!r}")
             return str(value)
-        if isinstance(value, str | Weights):
+        return self._number(key, value)
+
+    def _number(self, key: str, value: Any) -> Coefficient:
+        if isinstance(value, str | tuple | Weights):
             raise RecipeError(f"{self.name}: {key} is a number, not {type(value).__name__}")
         number = Coefficient.of(value)
         if number.constant is not None:
@@ -137,9 +145,10 @@ def method(
     ...     return np.clip(tau, -limit, limit)
 
     Positional arguments are expressions, keyword-only ones are parameters with defaults: numbers (which may differ from
-    tensor to tensor), or texts out of `choices`. `local`: the function may be given any range of elements, flat; if
-    not, it sees whole tensors, and the plan counts their memory. `keyed`: it also takes `name` and `start`, the tensor
-    and the position of its first element, to seed what it draws (methods/draws.py). `fn` of the result is the bare
+    tensor to tensor), texts out of `choices`, or `()` for a tuple of numbers, one an argument. `local`: the function
+    may be given any range of elements, flat; if not, it sees whole tensors, and the plan counts their memory. `keyed`:
+    it also takes `name` and `start`, the tensor and the position of its first element, to seed what it draws
+    (methods/draws.py). `fn` of the result is the bare
     function.
     """
 

@@ -12,7 +12,7 @@ from taskvec import kernels
 from taskvec.errors import RecipeError
 from taskvec.executors import each
 from taskvec.methods.applied import PART, TILE, Applied, Measured
-from taskvec.source import Source
+from taskvec.terms import Term
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measu
     def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, dict[tuple[int, int], float]]:
         name, start, count = part
         for row, terms in zip(rows, call.terms(name), strict=True):
-            _fill(call, terms, name, start, row[:count])
+            _fill(call, terms, start, row[:count])
         pairs = {(i, j): kernels.pair(rows[i], rows[j], count)[0] for i in range(n) for j in range(i, n)}
         return name, count, pairs
 
@@ -75,7 +75,7 @@ def thresholds(
         def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, dict[int, "NDArray[Any]"]]:
             name, start, size = part
             row = rows[0][:size]
-            _fill(call, call.terms(name)[0], name, start, row)
+            _fill(call, call.terms(name)[0], start, row)
             found = {}
             for prefix in prefixes[groups[name]] if prefixes else [-1]:
                 found[prefix] = np.zeros(HIGH if prefix < 0 else LOW, np.uint32)
@@ -140,6 +140,6 @@ def _rows(count: int) -> "NDArray[Any]":
     return np.empty((count, PART), np.float32)
 
 
-def _fill(call: Applied, terms: list[tuple[Source, float]], name: str, start: int, out: "NDArray[Any]") -> None:
+def _fill(call: Applied, terms: list[Term], start: int, out: "NDArray[Any]") -> None:
     for at in range(0, out.size, TILE):
-        call.values(terms, name, start + at, out[at : at + TILE])
+        call.values(terms, start + at, out[at : at + TILE])

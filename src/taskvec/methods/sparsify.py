@@ -116,7 +116,7 @@ def _sizes(call: Applied, threads: int, progress: "Callable[[int], None]") -> Me
 
     found: dict[str, dict[str, float]] = {}
     for name, told in grams(call, threads, progress).items():
-        seed, numel, square = int(call.numbers(name)["seed"]), call.specs[name].numel, 0.0
+        seed, numel, square = int(float(call.numbers(name)["seed"])), call.specs[name].numel, 0.0  # type: ignore[arg-type]
         for at in range(0, numel, 1 << 18):
             drawn = normal(seed, name, at, min(1 << 18, numel - at)).astype(np.float64)
             square += float(drawn @ drawn)

@@ -1,0 +1,210 @@
+"""What methods and views have in common: a call over expressions that is itself a source.
+
+It adds and scales like a checkpoint, prints as the call that it is, and computes when its elements are asked for.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from taskvec.coefficients import Coefficient, quoted
+from taskvec.source import Source, Spec
+from taskvec.terms import scratch_bytes
+from taskvec.weights import Weights, base_of
+
+Parameter = Coefficient | str | tuple[Coefficient, ...]
+
+
+class Derived:
+    """The call `name(*args, **params)`. A subclass says what its tensors are (`specs`, `stored`, `readinto`).
+
+    params: what was given or else the default, in the order of the signature. defaults: what need not be written.
+    """
+
+    own_passes = 0  # passes over the data before the one that computes
+    alike = True  # whether the arguments have the same names and shapes
+
+    def __init__(
+        self, name: str, args: tuple[Weights, ...], params: Mapping[str, Parameter], defaults: Mapping[str, Any]
+    ):
+        self.name, self.args, self.params, self.defaults = name, args, dict(params), defaults
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        raise NotImplementedError
+
+    def same(self) -> tuple[Any, ...]:
+        """What two equal calls share."""
+        return self.name, self.args, tuple(sorted(self.params.items(), key=lambda item: item[0]))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Derived) and self.same() == other.same()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.args))
+
+    # ---- what it is
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        """The tensors, with the dtypes in which they are computed."""
+        raise NotImplementedError
+
+    @property
+    def stored(self) -> Mapping[str, Spec]:
+        """The same with the dtypes that an output has unless another is asked for."""
+        raise NotImplementedError
+
+    @property
+    def leaves(self) -> tuple[Source, ...]:
+        """Every file or array below, in order of mention."""
+        return tuple(dict.fromkeys(leaf for a in self.args for leaf in a.mentioned))
+
+    @cached_property
+    def mass(self) -> int:
+        """That of its arguments, which is one."""
+        return self.args[0].kind()
+
+    @property
+    def base(self) -> str | None:
+        """The model that all arguments are relative to, if it is one."""
+        bases = {None if self.mass else base_of(a) for a in self.args}
+        return bases.pop() if len(bases) == 1 else None
+
+    @property
+    def partial(self) -> bool:
+        """Whether every argument is."""
+        return all(source.partial for a in self.args for source in a.summed)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the configuration and the tokenizer lie: with the first model."""
+        return next((f for leaf in self.leaves if leaf.mass and (f := getattr(leaf, "folder", None))), None)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Entries of config.json that are other than in `folder`."""
+        found: dict[str, Any] = {}
+        for inner in reversed(list(self.inner())):
+            found |= inner.config
+        return found
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """Names in arguments and parameters that have no value yet."""
+        return frozenset().union(*(a.knobs for a in self.args), *(c.knobs for c in self.coefficients()))
+
+    def coefficients(self) -> Iterator[Coefficient]:
+        """Every number among the parameters."""
+        for value in self.params.values():
+            if not isinstance(value, str):
+                yield from value if isinstance(value, tuple) else (value,)
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The user's own methods in here: name -> digest of its code."""
+        return {k: v for s in self.inner() for k, v in s.methods.items()}
+
+    def bind(self, values: Mapping[str, Any]) -> Weights:
+        """The same call with knobs replaced."""
+
+        def bound(value: Parameter) -> Parameter:
+            if isinstance(value, tuple):
+                return tuple(c.bind(values) for c in value)
+            return value if isinstance(value, str) else value.bind(values)
+
+        args = [a.bind(**{k: v for k, v in values.items() if k in a.knobs}) for a in self.args]
+        return self.rebuilt(tuple(args), {k: bound(p) for k, p in self.params.items()})
+
+    def written(self, names: Mapping[Source, str]) -> str:
+        """The call as a recipe writes it; parameters that have their default are left out."""
+        parts = [a.text(names) for a in self.args]
+        for key, value in self.params.items():
+            if value != as_parameter(self.defaults.get(key)):
+                parts.append(f"{key}={parameter_text(value)}")
+        return f"{self.name}({', '.join(parts)})"
+
+    @property
+    def text(self) -> str:
+        """The call, its sources as they write themselves."""
+        return self.written({})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """BLAKE3 of the call, its parameters and its arguments' coefficients and fingerprints."""
+        from blake3 import blake3
+
+        args = [[[str(c), s.fingerprint] for s, c in a.ordered()] for a in self.args]
+        params = {k: parameter_text(v) for k, v in self.params.items()}
+        return blake3(json.dumps([self.name, self.methods, params, args]).encode()).hexdigest()
+
+    # ---- what it costs
+    def inner(self) -> Iterator["Derived"]:
+        """The calls among the arguments."""
+        yield from {s: None for a in self.args for s in a.terms if isinstance(s, Derived)}
+
+    @property
+    def passes(self) -> int:
+        """Passes over the data before the one that computes, those of its arguments included."""
+        return self.own_passes + max((s.passes for s in self.inner()), default=0)
+
+    @property
+    def unmeasured(self) -> int:
+        """Elements that `prepare` has still to read."""
+        return sum(s.unmeasured for s in self.inner())
+
+    @property
+    def resident(self) -> int:
+        """Bytes held beside the blocks."""
+        return sum(getattr(s, "resident", 0) for a in self.args for s in a.terms)
+
+    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Measure what must be known before, arguments first; once."""
+        for inner in self.inner():
+            inner.prepare(threads, progress)
+
+    def scratch(self, name: str) -> int:
+        """Bytes that a thread holds while it computes a range of one tensor."""
+        raise NotImplementedError
+
+    def reads(self, name: str) -> int:
+        """Bytes of files that are read for one tensor, in all passes."""
+        return (1 + self.own_passes) * sum(reads(a, name) for a in self.args)
+
+    # ---- values
+    def readinto(self, name: str, start: int, out: memoryview) -> None:
+        """Fill `out` with elements of `name` from flat index `start` on."""
+        raise NotImplementedError
+
+
+def as_parameter(value: Any) -> Parameter | None:
+    """A default as it compares with what was given."""
+    if isinstance(value, tuple):
+        return tuple(map(Coefficient.of, value))
+    return value if isinstance(value, str) or value is None else Coefficient.of(value)
+
+
+def parameter_text(value: Parameter) -> str:
+    """A parameter as a recipe writes it."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(str, value))}{',' * (len(value) == 1)})"
+    return quoted(value) if isinstance(value, str) else str(value)
+
+
+def reads(weights: Weights, name: str) -> int:
+    """Bytes of files that an expression reads for one tensor."""
+    total = 0
+    for source, inner in weights.parts(name):
+        if isinstance(source, Derived):
+            total += source.reads(inner)
+        elif not source.partial:
+            total += source.specs[inner].nbytes
+    return total
+
+
+def room(weights: Weights, name: str, n: int) -> int:
+    """Bytes of scratch memory that n elements of one tensor need, what the calls in it hold included."""
+    parts = weights.parts(name)
+    own = sum(source.scratch(inner) for source, inner in parts if isinstance(source, Derived))
+    return scratch_bytes(parts, n) + own
