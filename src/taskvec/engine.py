@@ -65,6 +65,7 @@ def save(
     force: bool = False,
     allow_nonfinite: bool = False,
     durable: bool = True,
+    chat_template: str | None = None,
     progress: Progress | None = None,
 ) -> Saved:
     """Compute an expression and write it: a model's folder, a task vector's, or one file if `uri` ends in .safetensors.
@@ -73,7 +74,8 @@ def save(
     moment; killed and called again it goes on where it was (`resume`). Same bytes for any `threads`, `ram`,
     `shard_size` and order of the summands. `force` accepts a vector that was made from another base,
     `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves flushing to it, as cp
-    does: safe against kills, not against a power cut. Raises TaskvecError and its kinds (errors.py).
+    does: safe against kills, not against a power cut. `chat_template` (Jinja) replaces that of the model. Raises
+    TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
     target = place_to_write(uri)
@@ -81,7 +83,7 @@ def save(
     todo = plan(weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone)
     if not force:
         weights.check_bases()
-    notes = {"forced": True} if force else {}
+    notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
     entry = lineage.record(weights, todo.specs, todo.kind, notes)
     longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})
     todo = replace(

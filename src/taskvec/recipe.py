@@ -92,6 +92,12 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Method"
     return result
 
 
+def written(weights: Weights) -> str:
+    """A recipe file: a line for each source, then the expression. `parse` reads it back."""
+    names = {s: f"{n}_" if n in FUNCTIONS else n for s, n in weights.names().items()}
+    return "\n".join([*(f"{name} = {source.text}" for source, name in names.items()), weights.text(names)]) + "\n"
+
+
 def _tree(text: str) -> ast.Module:
     if len(text) > LONGEST:
         raise RecipeError(f"a recipe of {len(text)} characters is longer than {LONGEST}")

@@ -32,8 +32,27 @@ def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> 
     if plan.kind and (source := getattr(plan.like, "folder", None)):
         copy(source, folder)
         _set_dtype(folder / "config.json", plan, durable)
+        if template := entry.get("chat_template"):
+            _set_chat_template(folder, template, durable)
     write_text(folder / "README.md", card(entry, plan), durable)
     write_text(folder / lineage.RECORD, json.dumps(entry, indent=1) + "\n", durable)
+
+
+def _set_chat_template(folder: Path, template: str, durable: bool) -> None:
+    """In a file of its own, where today's loaders look first, and in the tokenizer's configuration, for older ones."""
+    write_text(folder / "chat_template.jinja", template, durable)
+    where = folder / "tokenizer_config.json"
+    if (table := _json(where)) is not None:
+        write_text(where, json.dumps(table | {"chat_template": template}, indent=2, ensure_ascii=False) + "\n", durable)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds, if it is there and a table."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return table if isinstance(table, dict) else None
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -55,13 +74,10 @@ def strangers(folder: Path) -> list[str]:
 def _set_dtype(config: Path, plan: Plan, durable: bool) -> None:
     """Let config.json name the dtype that the weights have, where it names one and they have one."""
     kinds = {spec.dtype for spec in plan.specs.values() if spec.arithmetic}
-    if not config.is_file() or len(kinds) != 1:
+    table = _json(config)
+    if table is None or len(kinds) != 1:
         return
     name = TORCH_NAMES[kinds.pop()]
-    try:
-        table = json.loads(config.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return
     if (changed := _renamed(table, name)) != table:
         write_text(config, json.dumps(changed, indent=2) + "\n", durable)
 

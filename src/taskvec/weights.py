@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property
+from keyword import iskeyword
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -265,7 +266,7 @@ class Weights(Base):
         for source, given in self.mentioned.items():
             name = wanted = given or _identifier(source.text)
             count = 1
-            while name in found.values():
+            while name in found.values() or iskeyword(name):
                 count += 1
                 name = f"{wanted}_{count}"
             found[source] = name

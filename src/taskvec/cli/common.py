@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,15 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 as_json = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: the cores, at most 8).")
-setting = click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Bind a knob of the recipe.")
-methods = click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file.")
+reading = options(
+    click.argument("recipe"),
+    click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
+    click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Bind a knob of the recipe."),
+    click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file."),
+    click.option("--document", metavar="NAME", help="Of a mergekit file with several documents, the one to make."),
+    click.option("--seed", default=0, show_default=True, help="Seed of what a mergekit file draws (DARE, DELLA)."),
+    click.option("--print-recipe", is_flag=True, help="Print the recipe that this stands for, and stop."),
+)
 laying_out = options(
     click.option("--like", metavar="NAME|URI", help="Model whose dtypes, config and tokenizer the output has."),
     click.option("--dtype", help="Output dtype: float32, bfloat16, float16, ... (default: as the model's)."),
@@ -43,7 +51,7 @@ laying_out = options(
     threads,
 )
 writing = options(
-    click.option("-o", "--out", required=True, type=click.Path(), help="Output: a folder, or FILE.safetensors."),
+    click.option("-o", "--out", type=click.Path(), help="Output: a folder, or FILE.safetensors."),
     laying_out,
     click.option("--overwrite", is_flag=True, help="Replace the output if it exists, once the new one is whole."),
     click.option("--no-resume", is_flag=True, help="Do not go on from an interrupted run: start again."),
@@ -83,6 +91,44 @@ def recipe_text(recipe: str) -> str:
         return Path(recipe).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{recipe} cannot be read as a recipe: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a recipe stands for, and what its file says of the output."""
+
+    weights: Weights
+    dtype: str | None = None
+    chat_template: str | None = None
+
+
+def made(
+    recipe: str,
+    sources: tuple[str, ...],
+    settings: tuple[str, ...],
+    methods: str | None,
+    document: str | None,
+    seed: int,
+) -> Made:
+    """The recipe of `merge`: text, a file with it, or a file of mergekit's."""
+    if not (recipe.endswith((".yml", ".yaml")) and Path(recipe).is_file()):
+        if document is not None:
+            raise RecipeError(f"--document {document}: the recipe is no file of mergekit's, which alone has documents")
+        return Made(weights_of(recipe, sources, settings, methods))
+    if settings or methods:
+        raise RecipeError("--set and --methods are for recipes; a file of mergekit's has neither knobs nor functions")
+    from taskvec.mergekit import read
+
+    found = read(Path(recipe), named(sources), seed)
+    by_name = {merge.name: merge for merge in found}
+    if document is None and len(found) == 1:
+        document = found[0].name
+    if document not in by_name:
+        raise RecipeError(
+            f"{recipe} has no document {document or 'without a name'}: give one of them", map(str, by_name)
+        )
+    one = by_name[document]
+    return Made(one.weights, one.dtype, one.chat_template)
 
 
 def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None) -> Weights:

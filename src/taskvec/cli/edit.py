@@ -5,61 +5,65 @@ from typing import Any
 import click
 
 from taskvec.cli.common import (
+    Made,
     as_json,
     laying_out,
-    methods,
+    made,
     number,
-    options,
     progress,
-    setting,
+    reading,
     show_json,
-    weights_of,
     writing,
 )
 from taskvec.planning import plan as make_plan
-from taskvec.recipe import load
+from taskvec.recipe import load, written
 from taskvec.weights import Weights
 
-recipe_and_sources = options(
-    click.argument("recipe"),
-    click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
-    setting,
-    methods,
-)
 scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
 
 
 @click.command()
-@recipe_and_sources
+@reading
 @writing
-def merge(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None, **kwargs: Any) -> None:
+def merge(print_recipe: bool, **kwargs: Any) -> None:
     """Compute RECIPE and write the result.
 
-    RECIPE is an expression or a file with one. Names in it are given as NAME=URI, numbers without a value by --set.
+    RECIPE is an expression, a file with one, or a YAML file of mergekit's. Names in it are given as NAME=URI, numbers
+    without a value by --set.
 
     \b
     taskvec merge "base + 0.4*(math - base)" base=org/base math=org/base-math -o edited/
     taskvec merge "base + lam*only('*.mlp.*')*(math - base)" base=B math=M --set lam=0.3 -o edited/
     taskvec merge "base + ties(m - base, c - base, density=0.2)" base=B m=M c=C -o edited/
     taskvec merge recipe.py base=B -o edited/
+    taskvec merge mergekit.yml -o edited/
     """
-    _write(weights_of(recipe, sources, settings, methods), **kwargs)
+    recipe = _made(kwargs)
+    if print_recipe:
+        click.echo(written(recipe.weights), nl=False)
+    else:
+        _write(
+            recipe.weights, chat_template=recipe.chat_template, **kwargs | {"dtype": kwargs["dtype"] or recipe.dtype}
+        )
 
 
 @click.command()
-@recipe_and_sources
+@reading
 @laying_out
 @as_json
-def plan(
-    recipe: str,
-    sources: tuple[str, ...],
-    settings: tuple[str, ...],
-    methods: str | None,
-    machine: bool,
-    **kwargs: Any,
-) -> None:
+def plan(print_recipe: bool, machine: bool, **kwargs: Any) -> None:
     """Say what `merge` would do: passes, bytes, files, peak memory. Reads headers only."""
-    _print_plan(weights_of(recipe, sources, settings, methods), machine, **kwargs)
+    recipe = _made(kwargs)
+    kwargs["dtype"] = kwargs["dtype"] or recipe.dtype
+    if print_recipe:
+        click.echo(written(recipe.weights), nl=False)
+    else:
+        _print_plan(recipe.weights, machine, **kwargs)
+
+
+def _made(kwargs: dict[str, Any]) -> Made:
+    """The expression of the arguments that say it, which are taken out of `kwargs`."""
+    return made(*(kwargs.pop(key) for key in ("recipe", "sources", "settings", "methods", "document", "seed")))
 
 
 @click.command()
@@ -117,7 +121,7 @@ def _vector(uri: str, base: Weights, name: str = "") -> Weights:
 def _write(
     weights: Weights,
     *,
-    out: str,
+    out: str | None,
     dry_run: bool,
     machine: bool,
     quiet: bool,
@@ -127,8 +131,10 @@ def _write(
 ) -> None:
     if dry_run:
         keys = ("like", "dtype", "shard_size", "ram", "threads")
-        _print_plan(weights, machine, filename=_alone(out), **{k: kwargs[k] for k in keys})
+        _print_plan(weights, machine, filename=_alone(out or ""), **{k: kwargs[k] for k in keys})
         return
+    if out is None:
+        raise click.UsageError("Missing option '-o' / '--out': where to write.")
     from taskvec.engine import save
 
     like = _like(weights, kwargs.pop("like"))
