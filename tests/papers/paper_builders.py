@@ -80,10 +80,10 @@ def read(path: Path) -> Tensors:
     return load_file(path if path.is_file() else next(path.glob("*.safetensors")))
 
 
-def taskvec(*arguments: object, fails: bool = False) -> str:
+def taskvec(*arguments: object, fails: bool = False, cwd: Path | None = None) -> str:
     """Run the command line in a process of its own; what it printed."""
     ran = subprocess.run(
-        [sys.executable, "-m", "taskvec", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "taskvec", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
     )
     assert (ran.returncode != 0) == fails, ran.stderr + ran.stdout
     return ran.stderr if fails else ran.stdout

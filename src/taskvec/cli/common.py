@@ -64,12 +64,12 @@ writing = options(
 )
 
 
-def named(arguments: tuple[str, ...], form: str = "NAME=URI") -> dict[str, str]:
-    """("base=org/base", ...) -> {"base": "org/base"}. Raises RecipeError."""
+def named(arguments: tuple[str, ...], form: str = "NAME=URI", any_name: bool = False) -> dict[str, str]:
+    """("base=org/base", ...) -> {"base": "org/base"}. Names are identifiers, unless any will do. Raises RecipeError."""
     found: dict[str, str] = {}
     for argument in arguments:
         name, equals, uri = argument.partition("=")
-        if not (equals and uri and name.isidentifier()):
+        if not (equals and uri and (any_name or name.isidentifier())):
             raise RecipeError(f"{argument!r} is not {form}")
         if name in found:
             raise RecipeError(f"{name} is given twice")
@@ -119,7 +119,7 @@ def made(
         raise RecipeError("--set and --methods are for recipes; a file of mergekit's has neither knobs nor functions")
     from taskvec.mergekit import read
 
-    found = read(Path(recipe), named(sources), seed)
+    found = read(Path(recipe), named(sources, "MODEL=URI", any_name=True), seed)
     by_name = {merge.name: merge for merge in found}
     if document is None and len(found) == 1:
         document = found[0].name
