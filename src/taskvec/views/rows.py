@@ -147,11 +147,12 @@ class Rows(View):
         end = start + len(out) // size
         if not width or start == end:
             return
+        scratch = self._scratch(name)
         for begin, stop, arg, row in self.plan(name).runs(start // width, -(-end // width)):
             first, last = max(begin * width, start), min(stop * width, end)
             piece = out[(first - start) * size : (last - start) * size]
             if arg >= 0:
-                summed(self._terms(arg, name), first + (row - begin) * width, dtype, piece, self._scratch(name))
+                summed(self._terms(arg, name), first + (row - begin) * width, dtype, piece, scratch)
             elif arg == ZERO:
                 piece[:] = bytes(len(piece))
             else:
@@ -208,8 +209,9 @@ class Rows(View):
 
     def _scratch(self, name: str) -> memoryview:
         """This thread's memory for sums of any argument."""
-        need = max(aligned(room(a, name, TILE)) for a in self.args if name in a.specs)
-        if getattr(self._room, "size", 0) < need:
-            self._room.memory, self._room.size = memoryview(bytearray(need)), need
-        found: memoryview = self._room.memory
-        return found
+        kept: dict[str, memoryview] = self._room.__dict__
+        if name not in kept:
+            need = max(aligned(room(a, name, TILE)) for a in self.args if name in a.specs)
+            large = [memory for memory in kept.values() if len(memory) >= need]
+            kept[name] = large[0] if large else memoryview(bytearray(need))
+        return kept[name]

@@ -5,7 +5,7 @@ A token is a text with an id, the row of the embedding that it has.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +20,7 @@ WORDS = ("vocab*", "merges.txt", "added_tokens.json", "*.model", "*.tiktoken")
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "chat_template*", "additional_chat_templates", *WORDS)
 IDS = ("*_token_id", "*_token_ids", "*_token_index")  # keys of config.json and generation_config.json that name tokens
 HIGHEST = 2**31 - 1
-FAR = 1000  # how much less likely than any other the pieces are that a Unigram model is given: it does not choose them
+FAR = 1000  # how much less likely than any other are the pieces that a Unigram model is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Table:
     def joined(self, other: "Table") -> "Table":
         """With the tokens of another, which get the next ids in the order of theirs."""
         new = sorted((t for t in other.ids if t not in self.ids), key=other.ids.__getitem__)
-        ids = {**self.ids, **{token: self.size + k for k, token in enumerate(new)}}
+        ids = {**self.ids, **{token: number for number, token in enumerate(new, self.size)}}
         more = {t: {**entry, "id": ids[t]} for t, entry in other.added.items() if t not in self.ids}
         return Table(ids, {**self.added, **more})
 
@@ -50,11 +50,11 @@ class Tokenizer:
     folder: Path
     others: tuple["Tokenizer", ...] = ()
 
-    def table(self) -> Table:
-        """Every token. Raises FormatError if a vocabulary cannot be read."""
-        found = read(self.folder)
+    def table(self, reader: Callable[[Path], Table] | None = None) -> Table:
+        """Every token; `reader` is `read` or remembers what that read. Raises FormatError for what cannot be read."""
+        found = (reader or read)(self.folder)
         for other in self.others:
-            found = found.joined(other.table())
+            found = found.joined(other.table(reader))
         return found
 
     @property
@@ -73,7 +73,7 @@ class Tokenizer:
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target / path.name)
         if grown and table is not None:
             document = extended(json_of(self.folder / "tokenizer.json"), table, self.folder)
-            write_text(target / "tokenizer.json", json.dumps(document, ensure_ascii=False, indent=2) + "\n", durable)
+            write_text(target / "tokenizer.json", json.dumps(document, ensure_ascii=False) + "\n", durable)
 
     def renumbered(self, settings: Mapping[str, Any], folder: Path, filename: str) -> dict[str, Any]:
         """A table of config.json or the like, of `folder`, with the ids of tokens as they are here.
@@ -168,9 +168,9 @@ def json_of(path: Path) -> dict[str, Any]:
 def extended(document: dict[str, Any], table: Table, folder: Path) -> dict[str, Any]:
     """A tokenizer.json with all tokens of a table, in place.
 
-    Every one gets a place in the model's vocabulary, where its id can be said. A BPE model, which makes tokens by
-    merging, and a Unigram model, for which they are far too unlikely, go on cutting text as before; added tokens of
-    the others are found in the text as they were there.
+    Every one gets a place in the model's vocabulary, where its id can be said. So a BPE model, which makes tokens by
+    merging, goes on cutting text as before; a Unigram model, for which they are far too unlikely, does where it had
+    tokens for the text. Added tokens of the others are found in the text as they were there.
     """
     model = document["model"]
     if isinstance(model["vocab"], dict):

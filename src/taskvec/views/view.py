@@ -64,12 +64,12 @@ class View(Derived):
     @cached_property
     def stored(self) -> Mapping[str, Spec]:
         """With the dtypes of each argument's first model."""
-        found = {}
-        for name, (k, inner) in self.tensors.items():
-            donor = self.args[k].donor
-            kept: Mapping[str, Spec] = getattr(donor, "stored", donor.specs) if donor else {}
-            found[name] = Spec(self.specs[name].shape, (kept.get(inner) or self.specs[name]).dtype)
-        return found
+        donors = [a.donor for a in self.args]
+        kept: list[Mapping[str, Spec]] = [getattr(d, "stored", d.specs) if d else {} for d in donors]
+        return {
+            name: Spec(self.specs[name].shape, (kept[k].get(inner) or self.specs[name]).dtype)
+            for name, (k, inner) in self.tensors.items()
+        }
 
     @property
     def folder(self) -> Path | None:
@@ -80,6 +80,12 @@ class View(Derived):
     def config(self) -> dict[str, Any]:
         """Entries of config.json that are other than in `folder`, those of the arguments included."""
         return self.configured(settings_of(self.args[0])).changes
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the first argument's model, where a view made it."""
+        donor = self.args[0].donor
+        return donor.tokenizer if isinstance(donor, Derived) else None
 
     def configured(self, settings: Settings) -> Settings:
         """What the first argument's config.json becomes."""

@@ -1,7 +1,7 @@
 """Views of vocabularies: the rows of embedding and head cut, padded, or in the order of another tokenizer."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from taskvec.coefficients import Coefficient
@@ -11,7 +11,7 @@ from taskvec.places import BIASES, HEADS, by_token
 from taskvec.source import Source
 from taskvec.views.rows import ALL, MEAN, ZERO, RowPlan, Rows
 from taskvec.views.settings import Settings, with_entry
-from taskvec.views.tokens import HIGHEST, Tokenizer
+from taskvec.views.tokens import HIGHEST, Tokenizer, read
 from taskvec.views.view import lifted, require_weights, texts, whole
 from taskvec.weights import SHOWN, Weights
 
@@ -241,8 +241,9 @@ class Aligned(Rows):
     @cached_property
     def _plan(self) -> RowPlan:
         rows = [a.specs[self.rearranged[0]].shape[0] for a in self.args]
-        tables = [tokenizer_of(a).table().ids for a in self.args]
-        target, size = self.tokenizer.table(), rows[self.owner]
+        reader = cache(read)
+        tables = [tokenizer_of(a).table(reader).ids for a in self.args]
+        target, size = self.tokenizer.table(reader), rows[self.owner]
         if target.ids.keys() != tables[self.owner].keys():
             size = max(size, target.size)
         if self.args[1].kind() > self.args[0].kind():  # models, that lend no rows to a task vector
@@ -299,13 +300,14 @@ def rows_in_order(
             token_at[number] = token
     arg, row = np.full(size, ZERO, np.int32), np.zeros(size, np.int32)
     means: list[tuple[tuple[int, int], ...]] = []
-    first = [k for k in (0, base) if k is not None]
     for place, known in enumerate(token_at):
         if known is None:
             owners = [(owner, place)] if place < rows[owner] else []
+        elif (n := ids[0].get(known, HIGHEST)) < rows[0]:
+            owners = [(0, n)]
         else:
             owners = [(k, n) for k, table in enumerate(ids) if (n := table.get(known, HIGHEST)) < rows[k]]
-            owners = next(([o] for k in first for o in owners if o[0] == k), owners)
+            owners = [o for o in owners if o[0] == base] or owners
         if len(owners) == 1:
             arg[place], row[place] = owners[0]
         elif owners:
