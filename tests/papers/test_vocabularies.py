@@ -121,6 +121,7 @@ def test_ids_in_the_settings_keep_naming_the_same_tokens(tmp_path):
     (tmp_path / "a/config.json").write_text(json.dumps(config))
     (tmp_path / "a/generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1], "bos_token_id": None}))
     (tmp_path / "b/config.json").write_text(json.dumps({"bos_token_id": 4}))
+    (tmp_path / "b/generation_config.json").write_text(json.dumps({"bos_token_id": 4}))
     tv.save(tv.align_vocab(a, b), tmp_path / "out")
     found = json.loads((tmp_path / "out/config.json").read_text())
     assert found == config | {

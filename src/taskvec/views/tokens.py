@@ -65,12 +65,15 @@ class Tokenizer:
 
     def write(self, target: Path, durable: bool) -> None:
         """Copy the files; where there are more tokens than in them, write a tokenizer.json that has them too."""
-        table, own = (self.table(), read(self.folder)) if self.others else (None, None)
-        grown = table is not None and own is not None and table.ids.keys() != own.ids.keys()
+        table = self.table() if self.others else None
+        grown = table is not None and len(table.ids) > len(read(self.folder).ids)
         for path in files_of(self.folder):
             if grown and any(fnmatchcase(path.name, pattern) for pattern in WORDS):
                 continue
-            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target / path.name)
+            if path.is_dir():
+                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(path, target / path.name)
         if grown and table is not None:
             document = extended(json_of(self.folder / "tokenizer.json"), table, self.folder)
             write_text(target / "tokenizer.json", json.dumps(document, ensure_ascii=False) + "\n", durable)
@@ -95,12 +98,10 @@ def _renumbered(
         if isinstance(value, dict):
             found[key] = _renumbered(value, tokens, ids, inner if isinstance(inner, dict) else {})
         elif any(fnmatchcase(key, pattern) for pattern in IDS):
-            several = [
-                ids.get(tokens[v]) if v in tokens else v for v in (value if isinstance(value, list) else [value])
-            ]
-            known = [v for v in several if v is not None]
-            whole = len(known) == len(several)
-            found[key] = (known if isinstance(value, list) else known[0]) if whole else inner
+            old = value if isinstance(value, list) else [value]
+            new = [ids.get(tokens[v]) if isinstance(v, int) and v in tokens else v for v in old]
+            lost = any(n is None and v is not None for v, n in zip(old, new, strict=True))
+            found[key] = inner if lost else new if isinstance(value, list) else new[0]
         else:
             found[key] = value
     return found

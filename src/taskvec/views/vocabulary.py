@@ -252,9 +252,9 @@ class Aligned(Rows):
 
     @property
     def resident(self) -> int:
-        """With the vocabularies while they are compared: one as JSON, all as tables."""
+        """With the vocabularies while they are compared and written: one as JSON, all as tables."""
         sizes = [tokenizer_of(a).nbytes for a in self.args]
-        return super().resident + 4 * max(sizes) + 2 * sum(sizes)
+        return super().resident + 6 * max(sizes) + 2 * sum(sizes)
 
     @property
     def verbatim(self) -> bool:
