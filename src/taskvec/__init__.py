@@ -37,15 +37,20 @@ _METHODS = (
     "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
     "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
 )  # fmt: skip
+# Views: the same numbers in other layers, under other names, in other rows.
+_VIEWS = ("align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie")
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
     "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without", "__version__", *_METHODS,
+    *_VIEWS,
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _METHODS:
         return import_module("taskvec.methods").FUNCTIONS[name]
+    if name in _VIEWS:
+        return import_module("taskvec.views").FUNCTIONS[name]
     if name not in _HOME:
         raise AttributeError(f"module 'taskvec' has no attribute {name!r}")
     return getattr(import_module(f"taskvec.{_HOME[name]}"), name)

@@ -91,6 +91,11 @@ class Derived:
         return found
 
     @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that goes with the result (views/tokens.py), where it is another than that in `folder`."""
+        return next((found for inner in self.inner() if (found := inner.tokenizer)), None)
+
+    @cached_property
     def knobs(self) -> frozenset[str]:
         """Names in arguments and parameters that have no value yet."""
         return frozenset().union(*(a.knobs for a in self.args), *(c.knobs for c in self.coefficients()))

@@ -138,6 +138,7 @@ def _key(todo: Plan, entry: Mapping[str, Any]) -> str:
     from blake3 import blake3
 
     stamps = [repr(getattr(source, "_key", source.text.__str__)()) for source in _read_by(todo)]
+    stamps += [source.fingerprint for source in todo.weights.terms]  # of a view: what it reads beside the weights, too
     layout = [
         (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()]) for s in todo.shards
     ]

@@ -164,7 +164,7 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
         if len(like.terms) != 1:
             raise RecipeError("like= must be one model, not an expression")
         return next(iter(like.terms))
-    return next((s for s in weights.summed if s.mass and s in weights.terms), weights.reference) if kind else None
+    return weights.donor if kind else None
 
 
 def _require_same_names(weights: Weights, donor: Source) -> None:

@@ -16,7 +16,7 @@ from textwrap import dedent
 from types import MappingProxyType
 from typing import Any
 
-from taskvec import coefficients, methods
+from taskvec import coefficients, methods, views
 from taskvec.coefficients import Coefficient, Number, exact
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
@@ -46,6 +46,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "per": coefficients.per,
         "layers": coefficients.layers,
         **methods.FUNCTIONS,
+        **views.FUNCTIONS,
     }
 )
 OPERATORS: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = MappingProxyType(

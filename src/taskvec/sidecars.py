@@ -2,23 +2,24 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from taskvec import lineage
+from taskvec.derived import Derived
 from taskvec.formats import checkpoint, open_source
 from taskvec.planning import Plan
 from taskvec.storage import write_text
+from taskvec.views.settings import merged, read_table
+from taskvec.views.tokens import TOKENIZER
 
 # Copied from the model that the output is like; everything else in its folder is left alone.
 COPIED = (
-    "config.json", "generation_config.json", "model_index.json", "chat_template*", "additional_chat_templates",
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling",
-    "LICENSE*", "NOTICE*",
+    *TOKENIZER, "config.json", "generation_config.json", "model_index.json", "preprocessor_config.json",
+    "processor_config.json", "video_preprocessor_config.json", "modules.json", "sentence_bert_config.json",
+    "config_sentence_transformers.json", "1_Pooling", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 WRITTEN = ("*.safetensors", f"*{checkpoint.INDEX}", lineage.RECORD, "README.md", ".gitattributes")
 TORCH_NAMES = {
@@ -30,8 +31,18 @@ TORCH_NAMES = {
 def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> None:
     """Everything but the weights and their index."""
     if plan.kind and (source := getattr(plan.like, "folder", None)):
-        copy(source, folder)
-        _set_dtype(folder / "config.json", plan, durable)
+        made = plan.like if isinstance(plan.like, Derived) else None
+        tokenizer = made.tokenizer if made else None
+        copy(source, folder, [pattern for pattern in COPIED if not (tokenizer and pattern in TOKENIZER)])
+        if tokenizer:
+            tokenizer.write(folder, durable)
+        for name in ("config.json", "generation_config.json"):
+            table = read_table(folder / name)
+            found = tokenizer.renumbered(table, source, name) if tokenizer and table else table
+            if name == "config.json":
+                found = with_dtype(merged(found, made.config if made else {}), plan)
+            if table and found != table:
+                write_text(folder / name, json.dumps(found, indent=2) + "\n", durable)
         if template := entry.get("chat_template"):
             _set_chat_template(folder, template, durable)
     write_text(folder / "README.md", card(entry, plan), durable)
@@ -42,22 +53,13 @@ def _set_chat_template(folder: Path, template: str, durable: bool) -> None:
     """In a file of its own, where today's loaders look first, and in the tokenizer's configuration, for older ones."""
     write_text(folder / "chat_template.jinja", template, durable)
     where = folder / "tokenizer_config.json"
-    if (table := _json(where)) is not None:
+    if table := read_table(where):
         write_text(where, json.dumps(table | {"chat_template": template}, indent=2, ensure_ascii=False) + "\n", durable)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds, if it is there and a table."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return table if isinstance(table, dict) else None
-
-
-def copy(source: Path, folder: Path) -> None:
-    """The side files of a model's folder, by the patterns of COPIED."""
-    for pattern in COPIED:
+def copy(source: Path, folder: Path, patterns: Iterable[str]) -> None:
+    """The side files of a model's folder."""
+    for pattern in patterns:
         for found in sorted(source.glob(pattern)):
             if found.is_dir():
                 shutil.copytree(found, folder / found.name, dirs_exist_ok=True)
@@ -71,15 +73,11 @@ def strangers(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not any(fnmatchcase(p.name, pattern) for pattern in known))
 
 
-def _set_dtype(config: Path, plan: Plan, durable: bool) -> None:
+def with_dtype(table: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """Let config.json name the dtype that the weights have, where it names one and they have one."""
     kinds = {spec.dtype for spec in plan.specs.values() if spec.arithmetic}
-    table = _json(config)
-    if table is None or len(kinds) != 1:
-        return
-    name = TORCH_NAMES[kinds.pop()]
-    if (changed := _renamed(table, name)) != table:
-        write_text(config, json.dumps(changed, indent=2) + "\n", durable)
+    found: dict[str, Any] = _renamed(table, TORCH_NAMES[kinds.pop()]) if len(kinds) == 1 else table
+    return found
 
 
 def _renamed(value: Any, name: str) -> Any:

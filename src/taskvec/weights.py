@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, monomial_text
 from taskvec.dtypes import accumulator
 from taskvec.errors import FingerprintError, MassError, MismatchError, TaskvecError, UnboundKnob
-from taskvec.places import Place, places
+from taskvec.places import HEADS, Place, by_token, places
 from taskvec.source import ArraySource, Source, Spec
 from taskvec.terms import Term, evaluate, scratch_bytes
 
@@ -159,7 +159,7 @@ class Weights(Base):
 
     def check_bases(self) -> None:
         """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions."""
-        models = {s.fingerprint: s for s in self.mentioned if s.mass}
+        models = {s.fingerprint: s for s in (*self.mentioned, *self.terms) if s.mass}
         problems = [
             f"{s.text} was made from the model {s.base[:16]}; here are "
             + ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
@@ -168,6 +168,11 @@ class Weights(Base):
         ]
         if problems:
             raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)
+
+    @property
+    def donor(self) -> Source | None:
+        """Whose dtypes, integers and side files a result has: the first model that takes part, else the reference."""
+        return next((s for s in self.summed if s.mass and s in self.terms), self.reference)
 
     # ---- values
     def ordered(self) -> list[tuple[Source, Coefficient]]:
@@ -306,7 +311,9 @@ def differences(source: Source, reference: Source) -> list[str]:
             if not reference.partial:
                 found.append(f"{name} is in {source.text}, not in {reference.text}{_tied(name)}")
         elif spec.shape != other.shape:
-            found.append(f"{name} is {list(spec.shape)} in {source.text}, {list(other.shape)} in {reference.text}")
+            hint = " (resize_vocab or align_vocab makes them alike)" if by_token(name) else ""
+            shapes = f"{list(spec.shape)} in {source.text}, {list(other.shape)} in {reference.text}"
+            found.append(f"{name} is {shapes}{hint}")
         elif spec.dtype != other.dtype and not (spec.arithmetic and other.arithmetic):
             found.append(f"{name} is {spec.dtype} in {source.text}, {other.dtype} in {reference.text}")
     if not source.partial:
@@ -320,8 +327,7 @@ def differences(source: Source, reference: Source) -> list[str]:
 
 def _tied(name: str) -> str:
     """A hint for the tensor that checkpoints leave out when it is the embedding itself."""
-    heads = ("lm_head.weight", "cls.predictions.decoder.weight", "embed_out.weight", "output.weight")
-    return " (tied to the embedding there? save both models tied, or both untied)" if name.endswith(heads) else ""
+    return " (tied to the embedding there? tie(...) drops it, untie(...) adds it)" if name.endswith(HEADS) else ""
 
 
 def from_arrays(arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1) -> Weights:

@@ -13,7 +13,7 @@ ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
     "errors dtypes executors source kernels storage places coefficients",
-    "formats terms weights derived",
+    "formats terms weights derived views",
     "methods recipe",
     "planning measures lineage staging sidecars blocks streaming mergekit",
     "engine live report",
@@ -25,6 +25,7 @@ PUBLIC = {
     "layers", "load", "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without",
     "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
     "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
@@ -85,6 +86,12 @@ def test_the_public_names_are_those_that_are_promised():
 
 def test_every_method_of_a_recipe_has_a_public_name():
     from taskvec.methods import FUNCTIONS
+
+    assert FUNCTIONS.keys() <= PUBLIC and all(getattr(taskvec, name) is f for name, f in FUNCTIONS.items())
+
+
+def test_every_view_of_a_recipe_has_a_public_name():
+    from taskvec.views import FUNCTIONS
 
     assert FUNCTIONS.keys() <= PUBLIC and all(getattr(taskvec, name) is f for name, f in FUNCTIONS.items())
 

@@ -39,6 +39,7 @@ class Checkpoint:
         headers = {name: read_header(file) for name, file in found.items()}
         _require_index(path, headers)
         self.files = found
+        self._identity = tuple((str(f.path.resolve()), f._stamp) for f in found.values())  # wherever we go from here
         self._at = {
             tensor: (found[name], header.offsets[tensor], BITS[spec.dtype])
             for name, header in headers.items()
@@ -76,7 +77,7 @@ class Checkpoint:
             file.require_unchanged()
 
     def _key(self) -> tuple[object, ...]:
-        return tuple((str(f.path.resolve()), f._stamp) for f in self.files.values())
+        return self._identity
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checkpoint) and self._key() == other._key()

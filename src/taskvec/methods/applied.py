@@ -63,8 +63,12 @@ class Applied(Derived):
     @cached_property
     def stored(self) -> Mapping[str, Spec]:
         """As the first model among the arguments has it."""
-        donor = sum(self.args, Weights({})).reference
-        return getattr(donor, "stored", donor.specs) if donor else {}
+        return getattr(self.donor, "stored", self.donor.specs) if self.donor else {}
+
+    @cached_property
+    def donor(self) -> Source | None:
+        """The first model among the arguments: its dtypes are those of an output, and its integers."""
+        return sum(self.args, Weights({})).donor
 
     @property
     def methods(self) -> dict[str, str]:
@@ -123,7 +127,8 @@ class Applied(Derived):
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """float32 elements from `start` on; tensors without arithmetic are the first model's."""
         if not self.specs[name].arithmetic:
-            next(leaf for leaf in self.leaves if leaf.mass).readinto(name, start, out)
+            assert self.donor is not None
+            self.donor.readinto(name, start, out)
             return
         import numpy as np
 

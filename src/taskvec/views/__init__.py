@@ -1,0 +1,22 @@
+"""Views: the same numbers under other names, in other layers, in other rows; sources over sources, always explicit.
+
+view.py         what they have in common: a tensor of a view is a tensor of an argument, and is read there
+settings.py     what config.json must say of the result
+layers.py       take_layers, stack
+names.py        rename, tie, untie
+rows.py         views that rearrange rows: where each row of the output comes from
+vocabulary.py   resize_vocab, pad_vocab, align_vocab
+tokens.py       the vocabulary of a folder's tokenizer, and the union of several
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from taskvec.views import layers, names, vocabulary
+from taskvec.weights import Weights
+
+__all__ = ["FUNCTIONS"]
+
+FUNCTIONS: Mapping[str, Callable[..., Weights]] = MappingProxyType(
+    {f.__name__: f for f in (*layers.FUNCTIONS, *names.FUNCTIONS, *vocabulary.FUNCTIONS)}
+)

@@ -1,0 +1,233 @@
+"""Views of layers: a part of a stack, and several stacks on top of one another."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from taskvec.coefficients import Coefficient
+from taskvec.derived import Parameter
+from taskvec.errors import MismatchError, RecipeError
+from taskvec.places import HEADS, layer_of
+from taskvec.views.settings import Settings, by_layer, settings_of, with_layers
+from taskvec.views.view import View, lifted, require_weights, texts, whole, without_collisions
+from taskvec.weights import SHOWN, Weights
+
+# Tensors of no layer that stand before the layers; every other one, and a head, stands after them.
+INPUT_SIDE = (
+    "*embed*",
+    "*emb.*",
+    "*wte*",
+    "*wpe*",
+    "shared.*",
+    "*position*",
+    "*patch*",
+    "*vision*",
+    "*visual*",
+    "*audio*",
+)
+
+
+def stacks(weights: Weights) -> dict[str, int]:
+    """Stack -> how many layers it has: "model.layers" -> 24."""
+    found: dict[str, int] = {}
+    for name in weights.specs:
+        if at := layer_of(name):
+            found[at[0]] = max(found.get(at[0], 0), at[1] + 1)
+    return found
+
+
+def renumbered(name: str, stack: str, layer: int) -> str:
+    """The same tensor in another layer of its stack."""
+    before = f"{stack}." if stack else ""
+    rest = name[len(before) :].partition(".")
+    return f"{before}{layer}{rest[1]}{rest[2]}"
+
+
+class Layered(View):
+    """What the views of layers share: the stack that is meant."""
+
+    def stack(self, k: int) -> tuple[str, int]:
+        """The stack of an argument, and how many layers it has."""
+        found = stacks(self.args[k])
+        wanted, text = self.params.get("stack"), self.args[k].text()
+        if not found:
+            raise RecipeError(f"{self.name}: {text} has no layers: no tensor has a number in its name")
+        listed = ", ".join(f'stack="{name}" ({count} layer{"s" * (count > 1)})' for name, count in found.items())
+        if isinstance(wanted, str):
+            if wanted not in found:
+                raise RecipeError(f'{self.name}: {text} has no stack "{wanted}"; it has {listed}')
+            return wanted, found[wanted]
+        if len(found) > 1:
+            raise RecipeError(f"{self.name}: {text} has {len(found)} stacks of layers, name the one you mean: {listed}")
+        return next(iter(found.items()))
+
+    def layers(self, k: int) -> dict[str, int]:
+        """The tensors of the stack of an argument, and the layer of each."""
+        stack, _ = self.stack(k)
+        places = {name: layer_of(name) for name in self.args[k].specs}
+        return {name: at[1] for name, at in places.items() if at and at[0] == stack}
+
+
+# ---- a part --------------------------------------------------------------------------------------
+def take_layers(m: Weights, start: int | Coefficient, stop: int | Coefficient, *, stack: str | None = None) -> Weights:
+    """The layers start <= l < stop of a model or a task vector, numbered from 0; tensors of no layer stay.
+
+    >>> take_layers(m, 8, 24)
+
+    The stack is the only one, or the one that `stack` names: the part of the names before the number, "model.layers".
+    config.json gets the new number of layers, and lists in it with one value a layer (`layer_types`) are cut alike;
+    entries that name layers in another way (`first_k_dense_replace`, `mlp_only_layers`) are left alone. Raises
+    RecipeError for a range that is empty or out of bounds, for no layers and for several stacks. A LoRA, which names
+    only the layers that it changes, knows no bound.
+    """
+    (m,) = require_weights("take_layers", [m])
+    first, last = whole("take_layers", "start", start, 0), whole("take_layers", "stop", stop, 1)
+    if (first.constant or 0) >= (last.constant or 0):
+        raise RecipeError(f"take_layers: there is no layer l with {first} <= l < {last}")
+    params: dict[str, Parameter] = {"start": first, "stop": last, **texts("take_layers", stack=stack)}
+    return lifted(TakeLayers("take_layers", (m,), params, {"stack": None}))
+
+
+class TakeLayers(Layered):
+    """See `take_layers`."""
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return take_layers(*args, **params)  # type: ignore[arg-type]
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first layer, and the one after the last."""
+        return _int(self.params["start"]), _int(self.params["stop"])
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """Those of the layers that are taken, renumbered, and those of none."""
+        (start, stop), (stack, count) = self.bounds, self.stack(0)
+        if stop > count and not self.partial:
+            raise RecipeError(
+                f"take_layers: {self.args[0].text()} has the layers 0 to {count - 1} in {stack}, so stop is at most "
+                f"{count}, not {stop}"
+            )
+        layers = self.layers(0)
+        kept = [name for name in self.args[0].specs if start <= layers.get(name, start) < stop]
+        return without_collisions(
+            "take_layers", ((renumbered(n, stack, layers[n] - start) if n in layers else n, (0, n)) for n in kept)
+        )
+
+    def configured(self, settings: Settings) -> Settings:
+        """Fewer layers."""
+        (start, stop), (stack, count) = self.bounds, self.stack(0)
+
+        def cut(inner: str | None, key: str) -> list[Any] | None:
+            found = by_layer(settings, inner, key, count)
+            return found[start:stop] if found is not None else None
+
+        return with_layers(settings, stack, cut, stop - start)
+
+
+# ---- several -------------------------------------------------------------------------------------
+def stack(*models: Weights, stack: str | None = None) -> Weights:
+    """The layers of the first argument, then those of the second, ...: depth up-scaling (SOLAR, Kim et al., NAACL 2024,
+    arXiv:2312.15166), a "frankenmerge" or passthrough merge.
+
+    >>> stack(take_layers(m, 0, 24), take_layers(m, 8, 32))
+
+    Tensors of no layer are the first argument's if they stand before the layers (a name that fits one of INPUT_SIDE:
+    embeddings, positions, vision) and the last one's if they stand after them (every other name: final norm, head).
+    All arguments are models, or all task vectors; the stack is the only one, or the one that `stack` names, and has the
+    same name in all. config.json is the first argument's, with the new number of layers; lists in it with one value a
+    layer (`layer_types`) are joined alike. Raises MismatchError where layers of different models have no shape in
+    common or one end has a head and the other none, RecipeError for a LoRA alone, whose layers cannot be counted.
+    """
+    args = require_weights("stack", models)
+    return lifted(Stack("stack", args, {**texts("stack", stack=stack)}, {"stack": None}))
+
+
+class Stack(Layered):
+    """See `stack`."""
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return stack(*args, **params)  # type: ignore[arg-type]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """Input side, layers, output side, in the order of the files."""
+        self._require_one_stack()
+        (name, _), last, offset = self.stack(0), len(self.args) - 1, 0
+        pairs: list[tuple[str, tuple[int, str]]] = []
+        for k, weights in enumerate(self.args):
+            layers = self.layers(k)
+            for tensor in weights.specs:
+                if tensor in layers:
+                    pairs.append((renumbered(tensor, name, layers[tensor] + offset), (k, tensor)))
+                elif k == (0 if before_the_layers(tensor) else last):
+                    pairs.append((tensor, (k, tensor)))
+            offset += self.stack(k)[1]
+        return without_collisions("stack", pairs)
+
+    def _require_one_stack(self) -> None:
+        if loras := [a.text() for a in self.args if all(s.partial for s in a.summed)]:
+            raise RecipeError(
+                f"stack cannot count the layers of {loras[0]}, a LoRA, which names only those that it changes: add it "
+                "to its base first, stack(base + lora, ...)"
+            )
+        names = [self.stack(k)[0] for k in range(len(self.args))]
+        if len(set(names)) > 1:
+            raise MismatchError(
+                "stack needs layers of one name (rename them):",
+                [f"{name} in {a.text()}" for name, a in zip(names, self.args, strict=True)],
+            )
+        problems = [p for k in range(1, len(self.args)) for p in self._unlike(k)]
+        heads = [{n for n in a.specs if n in HEADS} for a in (self.args[0], self.args[-1])]
+        for there, lacks, a in ((0, 1, self.args[-1]), (1, 0, self.args[0])):
+            problems += [f"{n} is not in {a.text()} (tie or untie one of them)" for n in heads[there] - heads[lacks]]
+        if problems:
+            raise MismatchError("these cannot stand on one another:", problems[:SHOWN])
+
+    def _unlike(self, k: int) -> list[str]:
+        """Tensors of the layers for which an argument and the first have no shape in common."""
+        here, first = self._shapes(k), self._shapes(0)
+        return [
+            f"{name} is {_listed(here[name])} in {self.args[k].text()}, {_listed(first[name])} in {self.args[0].text()}"
+            for name in first
+            if name in here and not here[name] & first[name]
+        ]
+
+    def _shapes(self, k: int) -> dict[str, set[tuple[int, ...]]]:
+        found: dict[str, set[tuple[int, ...]]] = {}
+        (name, _), specs = self.stack(k), self.args[k].specs
+        for tensor in self.layers(k):
+            found.setdefault(renumbered(tensor, name, 0), set()).add(specs[tensor].shape)
+        return found
+
+    def configured(self, settings: Settings) -> Settings:
+        """More layers."""
+        counts = [self.stack(k)[1] for k in range(len(self.args))]
+        others = [settings, *(settings_of(a) for a in self.args[1:])]
+
+        def together(inner: str | None, key: str) -> list[Any] | None:
+            lists = [by_layer(o, inner, key, count) for o, count in zip(others, counts, strict=True)]
+            known = [found for found in lists if found is not None]
+            return [value for found in known for value in found] if len(known) == len(lists) else None
+
+        return with_layers(settings, self.stack(0)[0], together, sum(counts))
+
+
+def before_the_layers(name: str) -> bool:
+    """Whether a tensor of no layer belongs to the input side."""
+    return name not in HEADS and any(fnmatchcase(name, pattern) for pattern in INPUT_SIDE)
+
+
+def _listed(shapes: set[tuple[int, ...]]) -> str:
+    return " or ".join(str(list(shape)) for shape in sorted(shapes))
+
+
+def _int(value: Parameter) -> int:
+    assert isinstance(value, Coefficient) and value.constant is not None
+    return int(value.constant)
+
+
+FUNCTIONS = (take_layers, stack)

@@ -1,0 +1,218 @@
+"""Views of names: other names for the same tensors, and the head that is its embedding, stored once or twice."""
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from taskvec.coefficients import quoted
+from taskvec.derived import Parameter
+from taskvec.errors import MismatchError, RecipeError
+from taskvec.places import TIED
+from taskvec.source import Source
+from taskvec.views.settings import Settings, with_entry
+from taskvec.views.view import TILE, View, lifted, require_weights, summed, texts, without_collisions
+from taskvec.weights import Weights
+
+
+# ---- rename --------------------------------------------------------------------------------------
+def rename(m: Weights, table: Mapping[str, str]) -> Weights:
+    """The same tensors under other names.
+
+    >>> rename(m, {"transformer.h.*": "model.layers.*", "old.weight": "new.weight"})
+
+    The first pattern that fits the whole name counts; `*`, at most one, is any run and stands for it in the new name.
+    Other tensors keep their names. config.json stays as it is. Raises RecipeError for a pattern that renames nothing
+    (not of a LoRA, which need not name it), MismatchError where two tensors would have one name.
+    """
+    (m,) = require_weights("rename", [m])
+    if not isinstance(table, Mapping) or not table:
+        raise RecipeError('rename needs a table: rename(m, {"old.*": "new.*"})')
+    for old, new in table.items():
+        if not (isinstance(old, str) and isinstance(new, str) and old and new):
+            raise RecipeError(f"rename: names are texts, not {old!r}: {new!r}")
+        if old.count("*") > 1 or old.count("*") != new.count("*"):
+            raise RecipeError(f"rename: {quoted(old)}: {quoted(new)} must have one * each, or none")
+        if new == "__metadata__":
+            raise RecipeError("rename: __metadata__ cannot be the name of a tensor in a safetensors file")
+    return lifted(Rename("rename", (m,), dict(table), {}))
+
+
+class Rename(View):
+    """See `rename`. Its parameters are the table."""
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return rename(args[0], {old: str(new) for old, new in params.items()})
+
+    def same(self) -> tuple[Any, ...]:
+        """What two equal calls share: the order of a table counts."""
+        return self.name, self.args, tuple(self.params.items())
+
+    def written(self, names: Mapping[Source, str]) -> str:
+        """The call as a recipe writes it."""
+        table = ", ".join(f"{quoted(old)}: {quoted(str(new))}" for old, new in self.params.items())
+        return f"rename({self.args[0].text(names)}, {{{table}}})"
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """Every tensor under its new name."""
+        table = {old: str(new) for old, new in self.params.items()}
+        found = {name: next((o for o in table if fits(o, name)), None) for name in self.args[0].specs}
+        if (idle := [quoted(old) for old in table if old not in found.values()]) and not self.partial:
+            raise RecipeError(f"rename: no tensor of {self.args[0].text()} is renamed by {', '.join(idle)}")
+        return without_collisions(
+            "rename", ((replaced(old, table[old], n) if old else n, (0, n)) for n, old in found.items())
+        )
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether a pattern with at most one `*` is the whole name."""
+    before, star, after = pattern.partition("*")
+    return name == pattern if not star else (
+        len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after)
+    )  # fmt: skip
+
+
+def replaced(old: str, new: str, name: str) -> str:
+    """The new name of one that fits `old`."""
+    before, _, after = old.partition("*")
+    return new.replace("*", name[len(before) : len(name) - len(after)])
+
+
+# ---- tie, untie ----------------------------------------------------------------------------------
+def untie(m: Weights, *, head: str | None = None, embedding: str | None = None) -> Weights:
+    """The head added as a tensor of its own: a copy of the input embedding.
+
+    >>> untie(m)
+    >>> untie(m, head="lm_head.weight", embedding="model.embed_tokens.weight")
+
+    Names are those of the table TIED (places.py) unless they are given. config.json gets `tie_word_embeddings: false`.
+    Raises RecipeError if there is no such embedding, more than one, or a head already. A LoRA that does not change the
+    embedding stays as it is.
+    """
+    (m,) = require_weights("untie", [m])
+    return lifted(Untie("untie", (m,), dict(texts("untie", head=head, embedding=embedding)), _NAMES))
+
+
+def tie(m: Weights, *, head: str | None = None, embedding: str | None = None) -> Weights:
+    """The head dropped, which must equal the input embedding: the opposite of `untie`.
+
+    Names as for `untie`; config.json gets `tie_word_embeddings: true`. The values are compared before the pass over the
+    data that writes: MismatchError if they differ. Raises RecipeError if there is no head.
+    """
+    (m,) = require_weights("tie", [m])
+    return lifted(Tie("tie", (m,), dict(texts("tie", head=head, embedding=embedding)), _NAMES))
+
+
+_NAMES = {"head": None, "embedding": None}
+
+
+class Pair(View):
+    """What `tie` and `untie` share: the names of head and embedding."""
+
+    def pair(self, with_head: bool) -> tuple[str, str] | None:
+        """(head, embedding): the one pair of the table, or as given, that the tensors show. None in a LoRA."""
+        specs, head, embedding = self.args[0].specs, self.params.get("head"), self.params.get("embedding")
+        if isinstance(head, str) and isinstance(embedding, str):
+            pairs = [(head, embedding)]
+        else:
+            pairs = [(h, e) for h, group in TIED.items() for e in group if head in (None, h) and embedding in (None, e)]
+            if not pairs:
+                raise RecipeError(f"{self.name}: a name that is in no table needs the other: head=..., embedding=...")
+        shown = [(h, e) for h, e in pairs if e in specs and (h in specs or not with_head)]
+        if len(shown) == 1:
+            return shown[0]
+        if not shown and self.partial:
+            return None
+        listed = [f'head="{h}", embedding="{e}"' for h, e in shown or pairs]
+        what = "a head and its embedding" if with_head else "an embedding"
+        reason = "has none of" if not shown else "has several of"
+        raise RecipeError(
+            f"{self.name} needs {what}, and {self.args[0].text()} {reason} these (name them): {'; '.join(listed)}"
+        )
+
+
+class Untie(Pair):
+    """See `untie`."""
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return untie(*args, **params)  # type: ignore[arg-type]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """The embedding twice."""
+        found = {name: (0, name) for name in self.args[0].specs}
+        if pair := self.pair(with_head=False):
+            if pair[0] in found:
+                raise RecipeError(f"untie: {self.args[0].text()} has a head already, {pair[0]}")
+            found[pair[0]] = (0, pair[1])
+        return found
+
+    def configured(self, settings: Settings) -> Settings:
+        """No longer tied."""
+        return with_entry(settings.changed({"tie_word_embeddings": False}), "tie_word_embeddings", False)
+
+
+class Tie(Pair):
+    """See `tie`."""
+
+    def __init__(self, *call: Any):
+        super().__init__(*call)
+        self._lock = threading.Lock()
+        self._compared = False
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return tie(*args, **params)  # type: ignore[arg-type]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """All but the head."""
+        specs, pair = self.args[0].specs, self.pair(with_head=True)
+        if pair and specs[pair[0]] != specs[pair[1]]:
+            raise MismatchError(
+                "tie needs a head that is the embedding:", [f"{name} is {specs[name]}" for name in pair]
+            )
+        return {name: (0, name) for name in specs if not pair or name != pair[0]}
+
+    def configured(self, settings: Settings) -> Settings:
+        """Tied."""
+        return with_entry(settings.changed({"tie_word_embeddings": True}), "tie_word_embeddings", True)
+
+    @property
+    def unmeasured(self) -> int:
+        """Elements that `prepare` has still to read."""
+        pair = None if self._compared else self.pair(with_head=True)
+        return super().unmeasured + (self.args[0].specs[pair[0]].numel if pair else 0)
+
+    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Compare head and embedding; once."""
+        super().prepare(threads, progress)
+        with self._lock:
+            if not self._compared and (pair := self.pair(with_head=True)):
+                self._compare(*pair, progress)
+            self._compared = True
+
+    def _compare(self, head: str, embedding: str, progress: Callable[[int], None]) -> None:
+        weights = self.args[0]
+        terms, spec = [weights.scales(name) for name in (head, embedding)], self._spec(0, head)
+        if terms[0] == terms[1]:
+            progress(spec.numel)
+            return
+        width = 8 if spec.dtype == "F64" else 4
+        both = [memoryview(bytearray(TILE * width)) for _ in terms]
+        for start in range(0, spec.numel, TILE):
+            count = min(TILE, spec.numel - start)
+            for out, of in zip(both, terms, strict=True):
+                summed(of, start, spec.dtype, out[: count * width])
+            if both[0][: count * width] != both[1][: count * width]:
+                raise MismatchError(
+                    f"tie: {head} is not {embedding} in {weights.text()}: they differ in elements {start} to "
+                    f"{start + count - 1}; a head of its own must stay"
+                )
+            progress(count)
+
+
+FUNCTIONS = (rename, untie, tie)

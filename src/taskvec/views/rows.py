@@ -1,0 +1,217 @@
+"""Views of rows: each row of an embedding or a head is a row of an argument, the mean of several, or zero.
+
+Where each comes from is a pair of int32 arrays, read by runs: memory does not grow with the width of the rows.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from taskvec import kernels
+from taskvec.derived import reads, room
+from taskvec.dtypes import BITS
+from taskvec.source import Source, Spec
+from taskvec.terms import Term, aligned
+from taskvec.views.view import TILE, View, summed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.int32]
+else:
+    Indices = Any
+ZERO, MEAN, ALL = -1, -2, -3  # instead of an argument: zero; the mean of some rows; the mean of the first one's rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowPlan:
+    """Where every row comes from: row `row[i]` of argument `arg[i]`, or ZERO, MEAN or ALL for `arg[i]`.
+
+    MEAN: the mean of rows `means[j]` = ((argument, row), ...) with j = row[i].
+    """
+
+    arg: Indices
+    row: Indices
+    means: tuple[tuple[tuple[int, int], ...], ...] = field(default=())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that this takes."""
+        return self.arg.nbytes + self.row.nbytes + sum(200 + 100 * len(m) for m in self.means)
+
+    def counts(self, k: int) -> int:
+        """How many rows of an argument are read."""
+        return int((self.arg == k).sum()) + sum(a == k for mean in self.means for a, _ in mean)
+
+    def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
+        """(begin, end, arg, row): output rows begin .. end are those of `arg` from `row` on; from `first` to `last`."""
+        import numpy as np
+
+        arg, row = self.arg[first:last], self.row[first:last]
+        on = (arg[1:] >= 0) & (row[1:] == row[:-1] + 1) | (arg[1:] == ZERO) | (arg[1:] == ALL)
+        follows = (arg[1:] == arg[:-1]) & on
+        ends = [*(np.flatnonzero(~follows) + 1).tolist(), len(arg)]
+        begin = 0
+        for end in ends:
+            yield first + begin, first + end, int(arg[begin]), int(row[begin])
+            begin = end
+
+
+class Rows(View):
+    """A view that keeps the names of its first argument and rearranges the rows of the tensors in `rearranged`."""
+
+    def __init__(self, *call: Any):
+        super().__init__(*call)
+        self._lock = threading.Lock()
+        self._means: dict[str, NDArray[Any]] = {}  # of all rows, once measured
+        self._numbers: dict[tuple[int, str], list[Term]] = {}
+        self._room = threading.local()
+
+    @property
+    def rearranged(self) -> tuple[str, ...]:
+        """The tensors whose rows are other than in the first argument."""
+        raise NotImplementedError
+
+    def plan(self, name: str) -> RowPlan:
+        """Where the rows of a tensor come from."""
+        raise NotImplementedError
+
+    @property
+    def plans(self) -> list[RowPlan]:
+        """Every plan once."""
+        return [*{id(plan): plan for plan in map(self.plan, self.rearranged)}.values()]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """Those of the first argument."""
+        return {name: (0, name) for name in self.args[0].specs}
+
+    def _spec(self, k: int, inner: str) -> Spec:
+        spec = super()._spec(k, inner)
+        return Spec((len(self.plan(inner).arg), *spec.shape[1:]), spec.dtype) if inner in self.rearranged else spec
+
+    def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
+        """Itself for the rows that it makes."""
+        return {(self, name): Fraction(1)} if name in self.rearranged else super().origin(name)
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether no row is a mean."""
+        return super().verbatim and not self.own_passes and not any(plan.means for plan in self.plans)
+
+    # ---- what it costs
+    @property
+    def resident(self) -> int:
+        """The plan of the rows, and the means."""
+        widths = sum(self._width(name) for name in self.rearranged)
+        return super().resident + sum(plan.nbytes for plan in self.plans) + 8 * widths * self.own_passes
+
+    def scratch(self, name: str) -> int:
+        """Bytes that a thread holds while it makes rows."""
+        sums = max(room(a, name, TILE) for a in self.args if name in a.specs)
+        return sums + 8 * (TILE + 3 * self._width(name)) * bool(self.plan(name).means or self.own_passes)
+
+    def reads(self, name: str) -> int:
+        """Bytes of the rows that are taken; of all rows once more where their mean is."""
+        whole = [reads(a, name) for a in self.args]
+        rows = [max(1, a.specs[name].shape[0]) for a in self.args]
+        taken = (size * self.plan(name).counts(k) // rows[k] for k, size in enumerate(whole))
+        return sum(taken) + whole[0] * self.own_passes
+
+    @property
+    def unmeasured(self) -> int:
+        """Elements that `prepare` has still to read."""
+        own = sum(self.args[0].specs[name].numel for name in self.rearranged if name not in self._means)
+        return super().unmeasured + own * self.own_passes
+
+    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Take the mean of all rows where it is asked for; once."""
+        super().prepare(threads, progress)
+        if self.own_passes:
+            with self._lock:
+                for name in self.rearranged:
+                    if name not in self._means:
+                        self._means[name] = self._mean_of_all(name, progress)
+
+    # ---- values
+    def encoded(self, name: str, start: int, dtype: str, out: memoryview) -> None:
+        """Elements from `start` on, row by row or in longer runs."""
+        if name not in self.rearranged:
+            super().encoded(name, start, dtype, out)
+            return
+        size, width = BITS[dtype] // 8, self._width(name)
+        end = start + len(out) // size
+        if not width or start == end:
+            return
+        scratch = self._scratch(name)
+        for begin, stop, arg, row in self.plan(name).runs(start // width, -(-end // width)):
+            first, last = max(begin * width, start), min(stop * width, end)
+            piece = out[(first - start) * size : (last - start) * size]
+            if arg >= 0:
+                summed(self._terms(arg, name), first + (row - begin) * width, dtype, piece, scratch)
+            elif arg == ZERO:
+                piece[:] = bytes(len(piece))
+            else:
+                values = self._mean(name, row) if arg == MEAN else self._mean_of_rows(name)
+                self._repeat(values, first, dtype, piece)
+
+    def _repeat(self, values: "NDArray[Any]", first: int, dtype: str, out: memoryview) -> None:
+        """The same row over and over, from its element first % width on."""
+        size, width, at = BITS[dtype] // 8, len(values), 0
+        while at < len(out):
+            part = values[first % width :][: (len(out) - at) // size]
+            kernels.combine(out[at : at + len(part) * size], dtype, [part], ["F64"], [1.0], len(part))
+            at, first = at + len(part) * size, first + len(part)
+
+    def _mean(self, name: str, index: int) -> "NDArray[Any]":
+        """The mean of the rows of one entry of `means`, in float64."""
+        import numpy as np
+
+        width, members = self._width(name), self.plan(name).means[index]
+        total, one = np.zeros(width), np.empty(width)
+        for arg, row in members:
+            summed(self._terms(arg, name), row * width, "F64", one.data.cast("B"), self._scratch(name))
+            total += one
+        return total / len(members)
+
+    def _mean_of_rows(self, name: str) -> "NDArray[Any]":
+        self.prepare(1)
+        return self._means[name]
+
+    def _mean_of_all(self, name: str, progress: Callable[[int], None]) -> "NDArray[Any]":
+        """The mean of all rows of the first argument, summed in float64 in their order."""
+        import numpy as np
+
+        spec, width = self.args[0].specs[name], self._width(name)
+        total, step = np.zeros(width), max(1, TILE // max(1, width))
+        for first in range(0, spec.shape[0], step):
+            count = min(step, spec.shape[0] - first)
+            some = np.empty((count, width))
+            out = some.reshape(-1).data.cast("B")
+            summed(self._terms(0, name), first * width, "F64", out, self._scratch(name))
+            total += some.sum(axis=0)
+            progress(count * width)
+        return total / max(1, spec.shape[0])
+
+    def _width(self, name: str) -> int:
+        """Elements of a row."""
+        spec = self.args[0].specs[name]
+        return Spec(spec.shape[1:], spec.dtype).numel
+
+    def _terms(self, k: int, name: str) -> list[Term]:
+        if (k, name) not in self._numbers:
+            self._numbers[k, name] = self.args[k].scales(name)
+        return self._numbers[k, name]
+
+    def _scratch(self, name: str) -> memoryview:
+        """This thread's memory for sums of any argument."""
+        kept: dict[str, memoryview] = self._room.__dict__
+        if name not in kept:
+            need = max(aligned(room(a, name, TILE)) for a in self.args if name in a.specs)
+            large = [memory for memory in kept.values() if len(memory) >= need]
+            kept[name] = large[0] if large else memoryview(bytearray(need))
+        return kept[name]
