@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
     from taskvec.source import Source, Spec
+    from taskvec.statistics import stats
     from taskvec.weights import Weights, from_arrays
 
 # Public name -> its module. Imported when first asked for, so that `import taskvec` costs next to nothing.
@@ -29,17 +30,19 @@ _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
     "Weights": "weights", "compare": "measures", "from_arrays": "weights", "knob": "coefficients",
     "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods", "only": "coefficients",
-    "parse": "recipe", "per": "coefficients", "plan": "planning", "save": "engine", "verify": "lineage",
-    "without": "coefficients",
+    "parse": "recipe", "per": "coefficients", "plan": "planning", "save": "engine", "stats": "statistics",
+    "verify": "lineage", "without": "coefficients",
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
-    "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher", "geometric_median",
+    "karcher", "magmax", "metagpt", "model_stock", "random_like", "regmean", "slerp", "stock", "ties", "trim",
+    "unified",
 )  # fmt: skip
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
-    "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without", "__version__", *_METHODS,
+    "load_into", "method", "only", "parse", "per", "plan", "save", "stats", "verify", "without", "__version__",
+    *_METHODS,
 ]  # fmt: skip
 
 
