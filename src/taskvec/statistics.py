@@ -177,9 +177,8 @@ def _model(uri: str | os.PathLike[str]) -> Weights:
     weights = Weights({open_source(uri): 1})
     (source,) = weights.terms
     if not source.mass:
-        raise RecipeError(
-            f"{source.text} is {(statistic_of(source) and 'statistics') or 'a task vector'}: statistics are of a model"
-        )
+        what = f"{statistic_of(source)} statistics" if statistic_of(source) else "a task vector"
+        raise RecipeError(f"{source.text} is {what}: statistics are of a model")
     return weights
 
 

@@ -302,10 +302,10 @@ def statistic_of(source: Source) -> str:
 
 def refuse_statistics(sources: Iterable[Source]) -> None:
     """Raise MassError that names the sources which hold statistics: what is summed are weights."""
-    if found := [f"{s.text} holds {statistic_of(s)} statistics" for s in sources if statistic_of(s)]:
-        raise MassError(
-            "statistics are no weights: give them to a method, as in fisher(a, b, stats_a, stats_b):", found
-        )
+    if found := [
+        f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
+    ]:
+        raise MassError("statistics are no weights:", found)
 
 
 def prepare(weights: Weights, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:

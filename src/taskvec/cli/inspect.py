@@ -45,7 +45,8 @@ def show(path: str, tensors: bool, machine: bool) -> None:
         listing = {name: {"shape": list(spec.shape), "dtype": spec.dtype} for name, spec in source.specs.items()}
         show_json(found | ({"specs": listing} if tensors else {}))
         return
-    click.echo(f"{path}: {'' if statistic_of(source) else 'a '}{found['kind']} (mass {source.mass})")
+    kind = f"{found['kind']}, which only methods take" if statistic_of(source) else f"a {found['kind']}"
+    click.echo(f"{path}: {kind} (mass {source.mass})")
     click.echo(f"tensors      {found['tensors']}, {found['elements']:,} elements")
     click.echo(f"dtypes       {', '.join(f'{kind} {count:,}' for kind, count in sorted(kinds.items()))}")
     click.echo(f"files        {len(found['files'])}, {readable(found['bytes'])}")
@@ -64,9 +65,9 @@ def show(path: str, tensors: bool, machine: bool) -> None:
 
 
 def _kind(source: Source) -> str:
-    statistic = statistic_of(source)
-    named = f"{statistic} statistics, which only methods take"
-    return named if statistic else "model" if source.mass else "LoRA" if source.partial else "task vector"
+    if statistic_of(source):
+        return f"{statistic_of(source)} statistics"
+    return "model" if source.mass else "LoRA" if source.partial else "task vector"
 
 
 @click.command()

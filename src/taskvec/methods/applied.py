@@ -113,7 +113,9 @@ class Applied(Derived):
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it computes a range."""
         arguments = sum(4 * TILE + room(a, name, TILE) for a in self.args if name in a.specs)
-        return arguments + 8 * 4 * TILE + (len(self.args) + 6) * 4 * PART * bool(self.own_passes)
+        return (
+            arguments + (8 + self.method.workspace) * 4 * TILE + (len(self.args) + 6) * 4 * PART * bool(self.own_passes)
+        )
 
     # ---- what it takes to know
     def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:

@@ -44,7 +44,7 @@ class Method:
     measure: a pass over the data that finds what `fn` must be told beside the arrays.
     statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
         says what keeps a file of them from being of models with the given specs.
-    workspace: float32 copies of the largest tensor that `fn` holds at once beside its arguments and its result.
+    workspace: float32 copies of its largest argument that `fn` holds at once beside the arguments and the result.
     """
 
     fn: Callable[..., Any]

@@ -37,14 +37,16 @@ def fisher(
     The defaults are those of the authors' code: c_t is divided by norm = ||F_t||, over the whole model, so that no
     model wins by the scale of its loss; the floor raises the F of the first model alone, which so decides where no
     model is sure. norm="none", floors="all" and a small floor give the equation as it stands; then equal F give the
-    mean. Where the denominator is 0, and for tensors that no file names with floors="all", it is the mean by weights.
+    mean. Tensors that no file names have F = 0 (so the first model's values by default); where the denominator is 0 it
+    is the mean by weights.
     Models and F of one shape, in float32; summed in float64. Raises RecipeError for weights that add up to 0.
     """
     import numpy as np
 
     n = len(arrays) // 2
     c = _shares(weights, n)
-    top, bottom, mean = (np.zeros(arrays[0].shape) for _ in range(3))
+    top, bottom = np.zeros(arrays[0].shape), np.zeros(arrays[0].shape)
+    mean = np.zeros(arrays[0].shape, np.float32)
     for k, (model, statistic) in enumerate(zip(arrays[:n], arrays[n:], strict=True)):
         f = statistic.astype(np.float64)
         if k == 0 or floors == "all":
@@ -53,8 +55,8 @@ def fisher(
         bottom += f
         f *= model
         top += f
-        mean += c[k] * model
-    return np.asarray(np.divide(top, bottom, out=mean, where=bottom > 0), np.float32)
+        mean += np.float32(c[k]) * model
+    return np.divide(top, bottom, out=mean, where=bottom > 0, casting="same_kind")
 
 
 def regmean(
@@ -215,12 +217,12 @@ def _misfits(source: Source, models: Mapping[str, Spec], shapes: Mapping[str, tu
 
 METHODS = (
     Method(
-        fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=_norms,
+        fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=_norms, workspace=2,
         ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
         choices={"floors": ("first", "all"), "norm": ("model", "none")},
     ),
     Method(
-        regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=_layouts, workspace=16,
+        regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=_layouts, workspace=12,
         ranges={"weights": ANY_SIZE, "alpha": Range(0, 1)},
     ),
 )  # fmt: skip
