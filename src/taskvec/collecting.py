@@ -193,7 +193,7 @@ class Fisher:
 
     def found(self, examples: int) -> "tuple[Arrays, list[str]]":
         """F of every parameter, under every name that the model has for it."""
-        totals = {id(p): (t / examples).cpu().numpy() for p, t in zip(self.parameters, self.totals, strict=True)}
+        totals = {id(p): t.div_(examples).cpu().numpy() for p, t in zip(self.parameters, self.totals, strict=True)}
         arrays = {name: totals[id(p)] for name, p in self.names.items()}
         return arrays, [name for name, p in self.names.items() if id(p) not in self.reached]
 

@@ -115,7 +115,8 @@ def stats(
     over examples, in float32 (float64 for parameters of float64). labels="exact": the expectation over all classes, for
     a forward pass and a backward pass a class; "sampled": one y an example, drawn with `seed`, for one backward pass;
     "given": the data's own `targets` (the empirical Fisher). Of a sequence, log p(y|x) is the sum over its positions,
-    each given those before it as the data have them, and "exact" is not to be had. Memory: one F beside the model.
+    each given those before it as the data have them, and "exact" is not to be had. Memory: one F and one
+    gradient beside the model.
 
     kind="gram": G = X^T X, (in, in), of the inputs of every nn.Linear and transformers' Conv1D, under the name of the
     layer's weight (RegMean: Jin et al., ICLR 2023, arXiv 2212.09849), summed over examples and positions: products in

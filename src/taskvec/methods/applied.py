@@ -212,11 +212,11 @@ class Applied(Derived):
                 spec = self.specs[name]
                 arrays = []
                 every = [spec] * len(self.models) + [self.known(a, name) for a in self.statistics]
-                for spec, terms in zip(every, self.terms(name), strict=True):
-                    array = np.empty(spec.numel, np.float32)
-                    for at in range(0, spec.numel, TILE):
+                for held, terms in zip(every, self.terms(name), strict=True):
+                    array = np.empty(held.numel, np.float32)
+                    for at in range(0, held.numel, TILE):
                         self.values(terms, at, array[at : at + TILE])
-                    arrays.append(array.reshape(spec.shape))
+                    arrays.append(array.reshape(held.shape))
                 key = {"name": name, "start": 0} if self.method.keyed else {}
                 while len(self._whole) >= KEPT:
                     del self._whole[next(iter(self._whole))]

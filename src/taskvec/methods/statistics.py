@@ -66,12 +66,13 @@ def regmean(
 
     RegMean, Dataless Knowledge Fusion by Merging Weights (Jin et al., ICLR 2023, arXiv 2212.09849): the weight whose
     outputs are nearest to each model's own on its own data. G_t = X_t^T X_t of the layer's inputs (`taskvec stats MODEL
-    --kind gram`), with off-diagonals times alpha; c_t = weights[t], 1 by default. alpha is .9 in most of the paper, .1
-    for T5; 1 is least squares: of linear models, each trained to optimality, the result is then the one trained on the
-    union of their data. Tensors that no file names (biases, norms, embeddings) are averaged by weights; a model
-    whose file lacks a tensor that another's has counts as having seen nothing there.
-    Deviation: where the data do not determine W (sum G singular to the accuracy of float32, inputs that are always 0)
-    it stays as near to the mean as can be, each input measured by its own size; the authors' code inverts regardless.
+    --kind gram`), with off-diagonals times alpha; c_t = weights[t], 1 by default. alpha=.9 is the authors' example; 1
+    is least squares: of linear models, each trained to optimality, the result is then the one trained on the union of
+    their data. Tensors that no file names (biases, norms, embeddings) are averaged by weights; a model whose file lacks
+    a tensor that another's has counts as having seen nothing there.
+    Deviations from the authors' code: G is a sum over the data, as in the paper, not divided by its rows (weights can
+    do that). Where the data do not determine W (sum G singular to the accuracy of float32, inputs that are always 0) it
+    stays as near to the mean as can be, each input measured by its own size; they invert regardless.
     Sees whole tensors: W (out, in), or (in, out) where the file says that a layer stores it so, and G (in, in), in
     float32; solved in float64, of the order of in^2 (in + n out) operations. Raises RecipeError for weights of sum 0.
     """
