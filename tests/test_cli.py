@@ -10,6 +10,18 @@ from safetensors.numpy import load_file, save_file
 
 from taskvec.cli import VERBS
 
+DATA = """
+import torch
+from safetensors.torch import load_file
+
+
+def rows(path):
+    module = torch.nn.Module()
+    module.l = torch.nn.ModuleList([torch.nn.Module()])
+    module.l[0].w = torch.nn.Parameter(load_file(path + "/model.safetensors")["l.0.w"])
+    return module.eval(), [{"x": torch.eye(5)}], lambda module, batch: batch["x"] @ module.l[0].w.T
+"""
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
@@ -19,6 +31,7 @@ def home(tmp_path_factory):
         (folder / name).mkdir()
         save_file({"l.0.w": rng.standard_normal((6, 5)).astype("f4")}, folder / name / "model.safetensors")
     run(folder, "diff", "a", "base", "-o", "tau")
+    (folder / "data.py").write_text(DATA)
     return folder
 
 
@@ -40,6 +53,7 @@ VERB_LINES = {
     "negate": ["base", "a", "-o", "o3"],
     "add": ["base", "a", "b", "-o", "o4"],
     "analogy": ["base", "--a", "a", "--b", "b", "--c", "c", "-o", "o5"],
+    "stats": ["base", "--data", "data.py:rows", "--kind", "fisher", "-o", "o6.safetensors"],
     "show": ["tau"],
     "check": ["base", "a"],
     "compare": ["a", "b", "--base", "base"],

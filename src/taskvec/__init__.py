@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec.version import __version__
 
 if TYPE_CHECKING:
+    from taskvec.arrays import from_arrays
     from taskvec.coefficients import knob, layers, only, per, without
     from taskvec.engine import Saved, save
     from taskvec.errors import TaskvecError
@@ -22,27 +23,29 @@ if TYPE_CHECKING:
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
     from taskvec.source import Source, Spec
-    from taskvec.weights import Weights, from_arrays
+    from taskvec.statistics import stats
+    from taskvec.weights import Weights
 
 # Public name -> its module. Imported when first asked for, so that `import taskvec` costs next to nothing.
 _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
-    "Weights": "weights", "compare": "measures", "from_arrays": "weights", "knob": "coefficients",
+    "Weights": "weights", "compare": "measures", "from_arrays": "arrays", "knob": "coefficients",
     "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods", "only": "coefficients",
-    "parse": "recipe", "per": "coefficients", "plan": "planning", "save": "engine", "verify": "lineage",
-    "without": "coefficients",
+    "parse": "recipe", "per": "coefficients", "plan": "planning", "save": "engine", "stats": "statistics",
+    "verify": "lineage", "without": "coefficients",
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
-    "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher", "geometric_median",
+    "karcher", "magmax", "metagpt", "model_stock", "random_like", "regmean", "slerp", "stock", "ties", "trim",
+    "unified",
 )  # fmt: skip
 # Views: the same numbers in other layers, under other names, in other rows.
 _VIEWS = ("align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie")
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
-    "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without", "__version__", *_METHODS,
-    *_VIEWS,
+    "load_into", "method", "only", "parse", "per", "plan", "save", "stats", "verify", "without", "__version__",
+    *_METHODS, *_VIEWS,
 ]  # fmt: skip
 
 

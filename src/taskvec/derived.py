@@ -144,6 +144,11 @@ class Derived:
         params = {k: parameter_text(v) for k, v in self.params.items()}
         return blake3(json.dumps([self.name, self.methods, params, args]).encode()).hexdigest()
 
+    def astray(self) -> Iterator[str]:
+        """Statistics in here that are of another model than the one they stand beside."""
+        for inner in self.inner():
+            yield from inner.astray()
+
     # ---- what it costs
     def inner(self) -> Iterator["Derived"]:
         """The calls among the arguments."""

@@ -18,7 +18,7 @@ from taskvec.planning import PIECE
 from taskvec.source import Source, Spec
 from taskvec.storage import resolve, stated
 from taskvec.version import __version__
-from taskvec.weights import Weights, base_of
+from taskvec.weights import Weights, base_of, statistic_of
 
 RECORD = "taskvec.json"
 IN_FILE = "taskvec.lineage"  # the key of a single file's metadata
@@ -51,7 +51,7 @@ def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mappin
         "mass": kind,
         "recipe": weights.text(names),
         "base": None if kind else base_of(weights),
-        "inputs": {name: _input(source) for source, name in names.items()},
+        "inputs": {name: input_of(source) for source, name in names.items()},
         **notes,
         "fingerprint": UNKNOWN,
         "digest": METHOD,
@@ -59,11 +59,13 @@ def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mappin
     }
 
 
-def _input(source: Source) -> dict[str, Any]:
+def input_of(source: Source) -> dict[str, Any]:
+    """What a record says of one source: where it is from, what it is, and what it was made from."""
     found = {
         "uri": getattr(source, "uri", None),
         "revision": getattr(source, "revision", None),
         "mass": source.mass,
+        "statistic": statistic_of(source) or None,
         "fingerprint": source.fingerprint,
         "base": source.base,
     }

@@ -45,6 +45,7 @@ class Spec:
 class Source(Protocol):
     """A checkpoint, a task vector, a LoRA, the result of a method. Hashable; equal sources hold equal tensors.
 
+    A source that holds no weights but statistics of a model says of which kind in an attribute `statistic`.
     `readinto(name, start, out)` fills `out`, a writable buffer, with the raw little-endian elements of `name` from
     flat index `start` on; the length of `out` says how many. It may be called from several threads.
     """
@@ -110,8 +111,11 @@ class ArraySource:
 
     partial = False
 
-    def __init__(self, name: str, arrays: "Mapping[str, NDArray[Any]]", specs: Mapping[str, Spec], mass: int):
+    def __init__(
+        self, name: str, arrays: "Mapping[str, NDArray[Any]]", specs: Mapping[str, Spec], mass: int, statistic: str = ""
+    ):
         self.text, self.mass, self.specs, self.base = name, mass, dict(specs), None
+        self.statistic = statistic
         self._bytes = {
             n: memoryview(a.reshape(-1).view("u1").data) if a.size else memoryview(b"") for n, a in arrays.items()
         }

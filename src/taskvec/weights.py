@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, monomial_text
 from taskvec.dtypes import accumulator
-from taskvec.errors import FingerprintError, MassError, MismatchError, TaskvecError, UnboundKnob
+from taskvec.errors import FingerprintError, MassError, MismatchError, UnboundKnob
 from taskvec.places import HEADS, Place, by_token, places
-from taskvec.source import ArraySource, Source, Spec
+from taskvec.source import Source, Spec
 from taskvec.terms import Term, evaluate, scratch_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Base = Mapping[str, NDArray[Any]]
@@ -124,6 +123,7 @@ class Weights(Base):
 
     def kind(self) -> int:
         """The mass, which must be 0 or 1. Raises MassError that says what to do."""
+        refuse_statistics(self.terms)
         mass = self.mass
         if mass not in (0, 1):
             raise MassError(
@@ -139,6 +139,8 @@ class Weights(Base):
         reference = self.reference
         if reference is None:
             return MappingProxyType({})
+        if len(self.summed) > 1:
+            refuse_statistics(self.summed)
         problems = [p for s in self.summed if s is not reference for p in differences(s, reference)]
         if problems:
             more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
@@ -158,16 +160,19 @@ class Weights(Base):
         return MappingProxyType(places(self.specs))
 
     def check_bases(self) -> None:
-        """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions."""
+        """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions, and
+        for statistics of another model than the one that a method was given with them."""
         models = {s.fingerprint: s for s in (*self.mentioned, *self.terms) if s.mass}
         problems = [
             f"{s.text} was made from the model {s.base[:16]}; here are "
             + ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
             for s in dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
-            if models and s.base and s.base not in models
+            if models and s.base and s.base not in models and not statistic_of(s)
         ]
         if problems:
             raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)
+        if astray := [p for term in self.terms for p in getattr(term, "astray", tuple)()]:
+            raise FingerprintError("statistics stand beside a model that they are not of (force to go on):", astray)
 
     @property
     def donor(self) -> Source | None:
@@ -295,6 +300,19 @@ def leaves_of(source: Source) -> tuple[Source, ...]:
     return getattr(source, "leaves", (source,))
 
 
+def statistic_of(source: Source) -> str:
+    """The kind of statistics that a source holds instead of weights, or ""."""
+    return getattr(source, "statistic", "")
+
+
+def refuse_statistics(sources: Iterable[Source]) -> None:
+    """Raise MassError that names the sources which hold statistics: what is summed are weights."""
+    if found := [
+        f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
+    ]:
+        raise MassError("statistics are no weights:", found)
+
+
 def prepare(weights: Weights, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
     """Let every method measure what it must know beforehand. `progress` gets the elements of each part."""
     for source in weights.terms:
@@ -328,36 +346,6 @@ def differences(source: Source, reference: Source) -> list[str]:
 def _tied(name: str) -> str:
     """A hint for the tensor that checkpoints leave out when it is the embedding itself."""
     return " (tied to the embedding there? tie(...) drops it, untie(...) adds it)" if name.endswith(HEADS) else ""
-
-
-def from_arrays(arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1) -> Weights:
-    """Tensors in memory as Weights. numpy float16/32/64, integers and bool; ml_dtypes' bfloat16 and float8 as well.
-
-    `name` stands for them in recipes; `mass` is 1 for a model, 0 for a task vector.
-    """
-    import numpy as np
-
-    specs, kept = {}, {}
-    for key, array in arrays.items():
-        specs[key] = Spec(tuple(array.shape), _dtype_of(array.dtype, key))
-        kept[key] = np.ascontiguousarray(array)
-    return Weights({ArraySource(name, kept, specs, mass): 1})
-
-
-def _dtype_of(dtype: Any, name: str) -> str:
-    kinds = {"f": "F", "i": "I", "u": "U"}
-    special = {
-        "bool": "BOOL",
-        "complex64": "C64",
-        "bfloat16": "BF16",
-        "float8_e4m3fn": "F8_E4M3",
-        "float8_e5m2": "F8_E5M2",
-    }
-    if dtype.name in special:
-        return special[dtype.name]
-    if dtype.kind in kinds and dtype.itemsize <= 8:
-        return f"{kinds[dtype.kind]}{dtype.itemsize * 8}"
-    raise TaskvecError(f"{name} has dtype {dtype}, which the safetensors format does not know")
 
 
 def _integer(dtype: str) -> Any:

@@ -13,6 +13,28 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
+DATA = """
+import torch
+from safetensors.torch import load_file
+
+def math(path):
+    tensors = load_file(f"{path}/model.safetensors")
+    module = torch.nn.Module()
+    for name, tensor in tensors.items():
+        inner = module
+        for part in name.split(".")[:-1]:
+            inner = inner._modules.setdefault(part, torch.nn.Module())
+        inner.weight = torch.nn.Parameter(tensor)
+
+    def forward(ids):
+        found = module.embed.weight[ids]
+        for layer in module.layers.children():
+            found = torch.tanh(found @ layer.self_attn.q.weight.T) @ layer.mlp.up.weight.T
+        return found
+
+    module.forward = forward
+    return module.eval(), [{"ids": torch.arange(8)}]
+"""
 MODELS = ("org/base", "org/base-math", "org/base-code", "runs/toxic")
 
 
@@ -28,6 +50,7 @@ def folder(tmp_path_factory):
         }
         (home / model).mkdir(parents=True)
         save_file(tuned, home / model / "model.safetensors")
+    (home / "data.py").write_text(DATA)
     return home
 
 

@@ -168,15 +168,16 @@ def show_json(value: Any) -> None:
 
 
 @contextmanager
-def progress(silent: bool, label: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with bytes, bytes a second and time left; on a terminal's stderr only."""
+def progress(silent: bool, label: str, examples: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with bytes, bytes a second and time left, or with `examples` done; on a terminal's stderr only."""
     if silent or not sys.stderr.isatty():
         yield None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    counts = (rich.MofNCompleteColumn(),) if examples else (rich.DownloadColumn(), rich.TransferSpeedColumn())
+    columns = (rich.TextColumn(label), rich.BarColumn(), *counts, rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

@@ -12,8 +12,9 @@ from taskvec.measures import Comparison
 from taskvec.measures import compare as measure
 from taskvec.planning import readable
 from taskvec.recipe import load
+from taskvec.source import Source
 from taskvec.storage import resolve
-from taskvec.weights import Weights
+from taskvec.weights import Weights, statistic_of
 
 
 @click.command()
@@ -28,7 +29,7 @@ def show(path: str, tensors: bool, machine: bool) -> None:
         kinds[spec.dtype] = kinds.get(spec.dtype, 0) + spec.numel
     found: dict[str, Any] = {
         "path": path,
-        "kind": "model" if source.mass else "LoRA" if source.partial else "task vector",
+        "kind": _kind(source),
         "mass": source.mass,
         "tensors": len(source.specs),
         "elements": sum(kinds.values()),
@@ -44,7 +45,8 @@ def show(path: str, tensors: bool, machine: bool) -> None:
         listing = {name: {"shape": list(spec.shape), "dtype": spec.dtype} for name, spec in source.specs.items()}
         show_json(found | ({"specs": listing} if tensors else {}))
         return
-    click.echo(f"{path}: a {found['kind']} (mass {source.mass})")
+    kind = f"{found['kind']}, which only methods take" if statistic_of(source) else f"a {found['kind']}"
+    click.echo(f"{path}: {kind} (mass {source.mass})")
     click.echo(f"tensors      {found['tensors']}, {found['elements']:,} elements")
     click.echo(f"dtypes       {', '.join(f'{kind} {count:,}' for kind, count in sorted(kinds.items()))}")
     click.echo(f"files        {len(found['files'])}, {readable(found['bytes'])}")
@@ -52,11 +54,20 @@ def show(path: str, tensors: bool, machine: bool) -> None:
     for key in ("base", "recipe"):
         if found[key]:
             click.echo(f"{key:12} {found[key]}")
+    for key in ("examples", "labels", "seed", "norm", "data") if statistic_of(source) else ():
+        if value := found["metadata"].get(f"taskvec.{key}"):
+            click.echo(f"{key:12} {value}")
     for key, value in found["metadata"].items():
         if not key.startswith("taskvec.") and key != "format":
             click.echo(f"{key:12} {value}")
     for name, spec in source.specs.items() if tensors else ():
         click.echo(f"  {name}  {spec}")
+
+
+def _kind(source: Source) -> str:
+    if statistic_of(source):
+        return f"{statistic_of(source)} statistics"
+    return "model" if source.mass else "LoRA" if source.partial else "task vector"
 
 
 @click.command()
@@ -184,7 +195,8 @@ def log(path: str, machine: bool) -> None:
 
 def _inputs(inputs: dict[str, Any], indent: str) -> None:
     for name, source in inputs.items():
-        kind = "model" if source["mass"] else "task vector"
+        statistic = source.get("statistic")
+        kind = f"{statistic} statistics" if statistic else "model" if source["mass"] else "task vector"
         made = source.get("made_from")
         click.echo(f"{indent}{name}: {kind} {source.get('uri', '(in memory)')}  {source['fingerprint'][:16]}")
         if made:

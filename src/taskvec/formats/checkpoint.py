@@ -47,7 +47,8 @@ class Checkpoint:
         }
         self.specs: dict[str, Spec] = {n: spec for h in headers.values() for n, spec in h.specs.items()}
         self.metadata = next((dict(h.metadata) for h in headers.values()), {})
-        self.mass = 0 if self.metadata.get("taskvec.mass") == "0" else 1
+        self.statistic = self.metadata.get("taskvec.statistic", "")
+        self.mass = 0 if self.statistic or self.metadata.get("taskvec.mass") == "0" else 1
         self.base = self.metadata.get("taskvec.base")
 
     @property

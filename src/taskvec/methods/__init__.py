@@ -6,6 +6,7 @@ draws.py      random numbers with a key
 sparsify.py   trim, breadcrumbs, dare, della, random_like: one vector to a sparser one
 consensus.py  elect, unified, magmax, consensus: several vectors to one, entry by entry
 geometry.py   slerp, karcher, geometric_median, stock, metagpt: within the span of the arguments
+statistics.py fisher, regmean: models weighed by statistics of their data, from files that `stats` makes
 composed.py   ties, dare_ties, della_ties, model_stock: names for what the others say together
 """
 
@@ -13,13 +14,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from taskvec.methods import composed, consensus, geometry, sparsify
+from taskvec.methods import composed, consensus, geometry, sparsify, statistics
 from taskvec.methods.applied import Applied
 from taskvec.methods.lift import Method, method
 
 __all__ = ["FUNCTIONS", "METHODS", "Applied", "Method", "method"]
 
-METHODS: tuple[Method, ...] = (*sparsify.METHODS, *consensus.METHODS, *geometry.METHODS)
+METHODS: tuple[Method, ...] = (*sparsify.METHODS, *consensus.METHODS, *geometry.METHODS, *statistics.METHODS)
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {m.name: m for m in METHODS} | {f.__name__: f for f in composed.FUNCTIONS}
 )

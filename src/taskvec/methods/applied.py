@@ -4,17 +4,17 @@ until its elements are asked for.
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import Coefficient, as_float
 from taskvec.derived import Derived, Parameter, room
-from taskvec.errors import TaskvecError, UnboundKnob
+from taskvec.errors import MismatchError, TaskvecError, UnboundKnob
 from taskvec.places import Place
 from taskvec.source import Source, Spec
 from taskvec.terms import Term, evaluate, scratch_bytes
-from taskvec.weights import Weights
+from taskvec.weights import SHOWN, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TILE = 64 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
 PART = 4 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
+ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
 KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
 Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
 Value = float | str | tuple[float, ...]  # of a parameter, at one tensor
@@ -34,6 +35,8 @@ class Applied(Derived):
     def __init__(self, method: "Method", args: tuple[Weights, ...], params: Mapping[str, Parameter]):
         super().__init__(method.name, args, params, method.defaults)
         self.method, self.own_passes = method, method.passes
+        count = len(args) // 2 if method.statistics else len(args)
+        self.models, self.statistics = args[:count], args[count:]  # what is merged, and what is known of each
         self._lock = threading.RLock()
         self._measured: Measured | None = None
         self._terms: dict[str, list[list[Term]]] = {}
@@ -51,9 +54,16 @@ class Applied(Derived):
 
     # ---- what it is
     @cached_property
+    def together(self) -> Weights:
+        """The sum of what is merged: the names and shapes that all of it must have."""
+        return sum(self.models, Weights({}))
+
+    @cached_property
     def specs(self) -> Mapping[str, Spec]:
         """float32 wherever there is arithmetic; the rest passes through from the first model."""
-        total = sum(self.args, Weights({})).specs
+        total, fits = self.together.specs, self.method.fits
+        if fits and (problems := [p for a in self.statistics for s in a.terms for p in fits(s, total)]):
+            raise MismatchError(f"the statistics given to {self.name} are not of these models:", problems[:SHOWN])
         return {
             name: Spec(spec.shape, "F32") if spec.arithmetic else spec
             for name, spec in total.items()
@@ -68,7 +78,7 @@ class Applied(Derived):
     @cached_property
     def donor(self) -> Source | None:
         """The first model among the arguments: its dtypes are those of an output, and its integers."""
-        return sum(self.args, Weights({})).donor
+        return self.together.donor
 
     @property
     def methods(self) -> dict[str, str]:
@@ -81,12 +91,35 @@ class Applied(Derived):
         if self.method.local or self.method.combines:
             return super().resident
         largest = max((4 * spec.numel for spec in self.specs.values()), default=0)
-        return super().resident + (len(self.args) + 2 + KEPT) * largest
+        return super().resident + KEPT * largest + max(map(self._held, self.specs), default=0)
+
+    def _held(self, name: str) -> int:
+        """Bytes of one tensor's arguments, its result and what the function holds beside them."""
+        own, known = 4 * self.specs[name].numel, [4 * self.known(a, name).numel for a in self.statistics]
+        work = self.method.workspace if any(known) or not self.statistics else 0
+        return (len(self.models) + 2) * own + sum(known) + work * max([own, *known])
+
+    @staticmethod
+    def known(statistics: Weights, name: str) -> Spec:
+        """What statistics hold of a tensor."""
+        return statistics.specs.get(name, ABSENT)
+
+    def astray(self) -> Iterator[str]:
+        """Statistics that were computed of another model than their argument."""
+        yield from super().astray()
+        for model, known in zip(self.models, self.statistics, strict=False):
+            (source,) = known.terms
+            of = [s for s, c in model.terms.items() if c == 1] if len(model.summed) == 1 else []
+            if source.base and source.base not in {s.fingerprint for s in of}:
+                what = f"the model {of[0].fingerprint[:16]}" if of else "an expression"
+                yield f"{source.text} is of the model {source.base[:16]}; beside it stands {model.text()}, {what}"
 
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it computes a range."""
         arguments = sum(4 * TILE + room(a, name, TILE) for a in self.args if name in a.specs)
-        return arguments + 8 * 4 * TILE + (len(self.args) + 6) * 4 * PART * bool(self.method.measure)
+        return (
+            arguments + (8 + self.method.workspace) * 4 * TILE + (len(self.args) + 6) * 4 * PART * bool(self.own_passes)
+        )
 
     # ---- what it takes to know
     def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
@@ -115,7 +148,7 @@ class Applied(Derived):
     @cached_property
     def places(self) -> Mapping[str, Place]:
         """Where each tensor stands among the layers of all arguments together."""
-        return sum(self.args, Weights({})).places
+        return self.together.places
 
     @property
     def unmeasured(self) -> int:
@@ -183,11 +216,12 @@ class Applied(Derived):
             if name not in self._whole:
                 spec = self.specs[name]
                 arrays = []
-                for terms in self.terms(name):
-                    array = np.empty(spec.numel, np.float32)
-                    for at in range(0, spec.numel, TILE):
+                every = [spec] * len(self.models) + [self.known(a, name) for a in self.statistics]
+                for held, terms in zip(every, self.terms(name), strict=True):
+                    array = np.empty(held.numel, np.float32)
+                    for at in range(0, held.numel, TILE):
                         self.values(terms, at, array[at : at + TILE])
-                    arrays.append(array.reshape(spec.shape))
+                    arrays.append(array.reshape(held.shape))
                 key = {"name": name, "start": 0} if self.method.keyed else {}
                 while len(self._whole) >= KEPT:
                     del self._whole[next(iter(self._whole))]
@@ -210,7 +244,9 @@ class Applied(Derived):
             )
         for array in arrays:  # a comparison with NaN is false: what a method would drop in silence stays to be seen
             if not math.isfinite(float(array.sum())):
-                found = np.where(np.isfinite(array), found, np.float32("nan"))
+                finite = np.isfinite(array)
+                finite = finite if finite.shape == found.shape else finite.all()
+                found = np.where(finite, found, np.float32("nan"))
         return found
 
     def values(self, terms: list[Term], start: int, out: "NDArray[Any]") -> None:

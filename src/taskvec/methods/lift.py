@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,11 +11,12 @@ from taskvec.coefficients import Coefficient, as_float
 from taskvec.derived import Parameter
 from taskvec.errors import MassError, RecipeError
 from taskvec.methods.applied import Applied, Measured
-from taskvec.source import Source
-from taskvec.weights import Weights
+from taskvec.source import Source, Spec
+from taskvec.weights import Weights, statistic_of
 
-VECTORS, ALIKE = "task vectors", "models or task vectors"
+VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
 Measure = Callable[[Applied, int, Callable[[int], None]], Measured]
+Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class Method:
     keyed: it takes `name` and `start`, which seed what it draws.
     combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
     measure: a pass over the data that finds what `fn` must be told beside the arrays.
+    statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
+        says what keeps a file of them from being of models with the given specs.
+    workspace: float32 copies of its largest argument that `fn` holds at once beside the arguments and the result.
     """
 
     fn: Callable[..., Any]
@@ -54,6 +58,9 @@ class Method:
     most: int | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    statistics: str = ""
+    fits: Fits | None = None
+    workspace: int = 0
     source: str = ""  # the digest of the code of a user's own method
 
     @property
@@ -79,7 +86,8 @@ class Method:
             near = difflib.get_close_matches(name, self.defaults, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise RecipeError(f"{self.name} has no parameter {name}{hint}; it has {', '.join(self.defaults) or 'none'}")
-        given = {key: self._parameter(key, value, len(args)) for key, value in (self.defaults | params).items()}
+        count = len(args) // 2 if self.statistics else len(args)
+        given = {key: self._parameter(key, value, count) for key, value in (self.defaults | params).items()}
         source = Applied(self, args, given)
         mentioned: dict[Source, str] = {}
         for weights in args:
@@ -90,12 +98,19 @@ class Method:
     def _require_arguments(self, args: Sequence[Any]) -> None:
         if wrong := [type(a).__name__ for a in args if not isinstance(a, Weights)]:
             raise RecipeError(f"{self.name} works on {self.takes}, not on {', '.join(wrong)}; parameters have names")
+        if self.statistics:
+            args = self._models_among(args)
         if len(args) < self.least or (self.most is not None and len(args) > self.most):
             many = f"exactly {self.least}" if self.most == self.least else f"at least {self.least}"
             raise RecipeError(f"{self.name} takes {many} {self.takes}, not {len(args)}")
         if any(a.knobs for a in args):
             return  # the masses are known once they are bound
         masses = [a.kind() for a in args]
+        if self.takes is MODELS and not all(masses):
+            raise MassError(
+                f"{self.name} works on models (mass 1), and argument {masses.index(0) + 1} is a task vector: "
+                "add its base"
+            )
         if self.takes is VECTORS and any(masses):
             raise MassError(
                 f"{self.name} works on task vectors (mass 0), and argument {masses.index(1) + 1} is a model: "
@@ -103,6 +118,22 @@ class Method:
             )
         if len(set(masses)) > 1:
             raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")
+
+    def _models_among(self, args: Sequence[Weights]) -> Sequence[Weights]:
+        """The first half, if the second half are statistics of the kind that is needed."""
+        kind, half = self.statistics, len(args) // 2
+        call = f"{self.name}(a, b, {kind}_a, {kind}_b)"
+        if len(args) % 2:
+            raise RecipeError(f"{self.name} takes models and then the statistics of each, {call}: not {len(args)}")
+        for k, a in enumerate(args[half:], half + 1):
+            found = [statistic_of(s) for s, c in a.terms.items() if c == 1] if len(a.summed) == 1 else []
+            if found != [kind]:
+                what = f"{found[0]} statistics" if found and found[0] else a.text()
+                raise RecipeError(
+                    f"{self.name} takes models and then the {kind} statistics of each, {call}: argument {k} of "
+                    f"{len(args)} is {what} (`taskvec stats MODEL --kind {kind}` makes them)"
+                )
+        return args[:half]
 
     def _parameter(self, key: str, value: Any, count: int) -> Parameter:
         if isinstance(self.defaults[key], tuple):
@@ -164,13 +195,13 @@ def method(
         limits = {key: Range(low, high) for key, (low, high) in (ranges or {}).items()}
         return Method(
             fn, local, keyed, takes=takes, least=max(1, count), most=None if many else count, ranges=limits,
-            choices=choices or {}, source=_digest(fn),
+            choices=choices or {}, source=code_digest(fn),
         )  # fmt: skip
 
     return lift
 
 
-def _digest(fn: Callable[..., Any]) -> str:
+def code_digest(fn: Callable[..., Any]) -> str:
     """BLAKE3 of a function's source, or of its compiled code where there is no source to be had."""
     from blake3 import blake3
 

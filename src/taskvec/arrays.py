@@ -1,0 +1,44 @@
+"""Tensors in memory as Weights."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from taskvec.errors import TaskvecError
+from taskvec.source import ArraySource, Spec
+from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def from_arrays(
+    arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1, statistic: str = ""
+) -> Weights:
+    """Tensors in memory as Weights. numpy float16/32/64, integers and bool; ml_dtypes' bfloat16 and float8 as well.
+
+    `name` stands for them in recipes; `mass` is 1 for a model, 0 for a task vector. `statistic`: "fisher" or "gram" for
+    statistics of a model, as `stats` computes them, which only methods take.
+    """
+    import numpy as np
+
+    specs, kept = {}, {}
+    for key, array in arrays.items():
+        specs[key] = Spec(tuple(array.shape), _dtype_of(array.dtype, key))
+        kept[key] = np.ascontiguousarray(array)
+    return Weights({ArraySource(name, kept, specs, 0 if statistic else mass, statistic): 1})
+
+
+def _dtype_of(dtype: Any, name: str) -> str:
+    kinds = {"f": "F", "i": "I", "u": "U"}
+    special = {
+        "bool": "BOOL",
+        "complex64": "C64",
+        "bfloat16": "BF16",
+        "float8_e4m3fn": "F8_E4M3",
+        "float8_e5m2": "F8_E5M2",
+    }
+    if dtype.name in special:
+        return special[dtype.name]
+    if dtype.kind in kinds and dtype.itemsize <= 8:
+        return f"{kinds[dtype.kind]}{dtype.itemsize * 8}"
+    raise TaskvecError(f"{name} has dtype {dtype}, which the safetensors format does not know")

@@ -1,0 +1,229 @@
+"""Merges that weigh what each model has learnt by statistics of its data: the models, then the statistics of each.
+
+`stats` (statistics.py) makes the files, which hold float32 tensors under the names of the weights that they are about.
+Pure functions of n models' arrays and n statistics' arrays; what a file does not name is zeros (fisher) or of size 0
+(regmean).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
+from taskvec.methods.applied import TILE, Applied, Measured
+from taskvec.methods.lift import MODELS, Method, Range
+from taskvec.source import Source, Spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NORM, TRANSPOSED = "taskvec.norm", "taskvec.transposed"  # keys of a file's metadata
+ANY_SIZE = Range(0, math.inf)
+
+
+def fisher(
+    *arrays: "NDArray[Any]",
+    weights: Sequence[float] = (),
+    floor: float = 1e-6,
+    floors: str = "first",
+    norm: str = "model",
+    norms: Sequence[float],
+) -> "NDArray[Any]":
+    """theta = sum_t c_t F_t theta_t / sum_t c_t F_t, entry by entry: `fisher(a, b, stats_a, stats_b)`.
+
+    Merging Models with Fisher-Weighted Averaging (Matena & Raffel, NeurIPS 2022, arXiv 2111.09832). F_t is the diagonal
+    Fisher information of model t on its own data (`taskvec stats MODEL --kind fisher`), c_t = weights[t], 1 by default.
+    The defaults are those of the authors' code: c_t is divided by norm = ||F_t||, over the whole model, so that no
+    model wins by the scale of its loss; the floor raises the F of the first model alone, which so decides where no
+    model is sure. norm="none", floors="all" and a small floor give the equation as it stands; then equal F give the
+    mean. Tensors that no file names have F = 0 (so the first model's values by default); where the denominator is 0 it
+    is the mean by weights.
+    Models and F of one shape, in float32; summed in float64. Raises RecipeError for weights that add up to 0.
+    """
+    import numpy as np
+
+    n = len(arrays) // 2
+    c = _shares(weights, n)
+    top, bottom = np.zeros(arrays[0].shape), np.zeros(arrays[0].shape)
+    mean = np.zeros(arrays[0].shape, np.float32)
+    for k, (model, statistic) in enumerate(zip(arrays[:n], arrays[n:], strict=True)):
+        f = statistic.astype(np.float64)
+        if k == 0 or floors == "all":
+            np.maximum(f, floor, out=f)
+        f *= c[k] / norms[k]
+        bottom += f
+        f *= model
+        top += f
+        mean += np.float32(c[k]) * model
+    return np.divide(top, bottom, out=mean, where=bottom > 0, casting="same_kind")
+
+
+def regmean(
+    *arrays: "NDArray[Any]", alpha: float = 0.9, weights: Sequence[float] = (), transposed: bool
+) -> "NDArray[Any]":
+    """W = (sum_t c_t G_t)^-1 sum_t c_t G_t W_t for linear layers, the mean for the rest: `regmean(a, b, g_a, g_b)`.
+
+    RegMean, Dataless Knowledge Fusion by Merging Weights (Jin et al., ICLR 2023, arXiv 2212.09849): the weight whose
+    outputs are nearest to each model's own on its own data. G_t = X_t^T X_t of the layer's inputs (`taskvec stats MODEL
+    --kind gram`), with off-diagonals times alpha; c_t = weights[t], 1 by default. alpha=.9 is the authors' example; 1
+    is least squares: of linear models, each trained to optimality, the result is then the one trained on the union of
+    their data. Tensors that no file names (biases, norms, embeddings) are averaged by weights; a model whose file lacks
+    a tensor that another's has counts as having seen nothing there.
+    Deviations from the authors' code: G is a sum over the data, as in the paper, not divided by its rows (weights can
+    do that). Where the data do not determine W (sum G singular to the accuracy of float32, inputs that are always 0) it
+    stays as near to the mean as can be, each input measured by its own size; they invert regardless.
+    Sees whole tensors: W (out, in), or (in, out) where the file says that a layer stores it so, and G (in, in), in
+    float32; solved in float64, of the order of in^2 (in + n out) operations. Raises RecipeError for weights of sum 0.
+    """
+    import numpy as np
+
+    n = len(arrays) // 2
+    c = _shares(weights, n)
+    models, grams = arrays[:n], arrays[n:]
+    mean = np.zeros(models[0].shape, np.float32)
+    for k, model in enumerate(models):
+        mean += np.float32(c[k]) * model
+    seen = [k for k in range(n) if grams[k].size]
+    if not seen:
+        return mean
+    side = len(grams[seen[0]])
+    total, moved = np.zeros((side, side)), np.zeros((side, mean.size // side))
+    for k in seen:
+        g = c[k] * grams[k].astype(np.float64)
+        sizes = g.diagonal().copy()
+        g *= alpha
+        np.fill_diagonal(g, sizes)
+        total += g
+        away = np.subtract(models[k], mean, dtype=np.float64)
+        moved += g @ (away if transposed else away.T)
+    del g, away
+    if not math.isfinite(float(total.sum() + moved.sum())):
+        return np.full_like(mean, np.nan)
+    moved = _solved(total, moved)
+    return np.asarray(mean + (moved if transposed else moved.T), np.float32)
+
+
+def _shares(weights: Sequence[float], n: int) -> list[float]:
+    """The weights, one a model, as shares of their sum."""
+    given = list(weights) or [1.0] * n
+    if not sum(given):
+        raise RecipeError("weights must not all be 0: they say how much each model counts")
+    return [c / sum(given) for c in given]
+
+
+def _solved(total: "NDArray[Any]", moved: "NDArray[Any]") -> "NDArray[Any]":
+    """x of total x = moved, with inputs scaled to a unit diagonal; the smallest such x where there are many."""
+    import numpy as np
+
+    sizes = np.sqrt(total.diagonal())
+    dead = ~(sizes > 0)
+    sizes[dead] = 1
+    total /= sizes
+    total /= sizes[:, None]
+    total[dead, dead] = 1
+    moved /= sizes[:, None]
+    least = len(total) * float(np.finfo(np.float32).eps)  # what the rounding of G to float32 may have made of a 0
+    try:
+        pivots = np.linalg.cholesky(total).diagonal() ** 2
+        if pivots.min() > least:
+            found = np.linalg.solve(total, moved)
+        else:
+            raise np.linalg.LinAlgError
+    except np.linalg.LinAlgError:
+        try:
+            values, axes = np.linalg.eigh(total)
+        except np.linalg.LinAlgError as error:
+            raise TaskvecError(f"regmean: a Gram matrix has no eigenvalues: {error}") from None
+        axes = axes[:, values > least * values[-1]]
+        found = axes @ ((axes.T @ moved) / values[values > least * values[-1], None])
+    found /= sizes[:, None]
+    return np.asarray(found)
+
+
+# ---- what is known of each model -----------------------------------------------------------------
+def _norms(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+    """||F_t|| over all tensors, from the files' metadata; of arrays in memory computed here."""
+    if call.params["norm"] == "none":
+        return {name: {"norms": (1.0,) * len(call.models)} for name in call.specs}
+    norms = tuple(_norm(call, k) or 1.0 for k in range(len(call.models)))
+    return {name: {"norms": norms} for name in call.specs}
+
+
+def _norm(call: Applied, k: int) -> float:
+    (source,) = call.statistics[k].terms
+    if text := getattr(source, "metadata", {}).get(NORM):
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not (math.isfinite(found) and found >= 0):
+            raise FormatError(f"{source.text}: {NORM} is {text!r}, not a length")
+        return found
+    import numpy as np
+
+    row, squares = np.empty(TILE, np.float32), []
+    for name, spec in source.specs.items():
+        for start in range(0, spec.numel, TILE):
+            part = row[: spec.numel - start]
+            call.values(call.terms(name)[len(call.models) + k], start, part)
+            squares.append(float(np.square(part, dtype=np.float64).sum()))
+    return math.sqrt(math.fsum(squares))
+
+
+def _layouts(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+    """Which weights are stored (in, out). Raises MismatchError where the files do not agree."""
+    sources = [source for a in call.statistics for source in a.terms]
+    found: dict[str, set[bool]] = {name: set() for name in call.specs}
+    for source in sources:
+        turned = transposed_in(source)
+        for name in source.specs:
+            found[name].add(name in turned)
+    if apart := [
+        f"{name} is (in, out) for one, (out, in) for another" for name, seen in found.items() if len(seen) > 1
+    ]:
+        raise MismatchError("the Gram matrices are of different layers:", apart)
+    return {name: {"transposed": True in seen} for name, seen in found.items()}
+
+
+def transposed_in(source: Source) -> frozenset[str]:
+    """The weights that a file of Gram matrices says are stored (in, out). Raises FormatError."""
+    try:
+        names = json.loads(getattr(source, "metadata", {}).get(TRANSPOSED, "[]"))
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return frozenset(names)
+    except (ValueError, RecursionError):
+        pass
+    raise FormatError(f"{source.text}: {TRANSPOSED} is no list of names")
+
+
+def _same_shape(source: Source, models: Mapping[str, Spec]) -> Iterator[str]:
+    yield from _misfits(source, models, {name: spec.shape for name, spec in models.items()})
+
+
+def _of_inputs(source: Source, models: Mapping[str, Spec]) -> Iterator[str]:
+    turned = transposed_in(source)
+    sides = {name: spec.shape[0 if name in turned else 1] for name, spec in models.items() if len(spec.shape) == 2}
+    yield from _misfits(source, models, {name: (side, side) for name, side in sides.items()})
+
+
+def _misfits(source: Source, models: Mapping[str, Spec], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """The tensors of a file that the models lack, or that have another shape than `shapes` ask for."""
+    for name, spec in source.specs.items():
+        if name not in models:
+            yield f"{name} is in {source.text}, not in the models"
+        elif not (spec.arithmetic and models[name].arithmetic and spec.shape == shapes.get(name)):
+            yield f"{name} is {spec} in {source.text}, {models[name]} in the models"
+
+
+METHODS = (
+    Method(
+        fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=_norms, workspace=2,
+        ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
+        choices={"floors": ("first", "all"), "norm": ("model", "none")},
+    ),
+    Method(
+        regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=_layouts, workspace=12,
+        ranges={"weights": ANY_SIZE, "alpha": Range(0, 1)},
+    ),
+)  # fmt: skip

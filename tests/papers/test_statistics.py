@@ -1,0 +1,758 @@
+"""Statistics and the merges that need them: Fisher against its closed form, Gram against X^T X, regmean against least
+squares; and what happens to all that is not as it should be.
+"""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import taskvec as tv
+from taskvec.cli import main
+from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, TaskvecError
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+X = torch.tensor(np.random.default_rng(0).standard_normal((7, 4)), dtype=torch.float32)
+Y = torch.tensor([0, 2, 1, 1, 0, 2, 2])
+
+
+def mlp(seed=0, sizes=(4, 5, 3)):
+    """Linear, tanh, Linear: names 0.weight, 0.bias, 2.weight, 2.bias."""
+    torch.manual_seed(seed)
+    a, b, c = sizes
+    return nn.Sequential(nn.Linear(a, b), nn.Tanh(), nn.Linear(b, c)).eval()
+
+
+def stored(module, folder):
+    """The module's weights in a folder, as a checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {name: p.detach().numpy().copy() for name, p in module.state_dict().items()}
+    save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+class Named(nn.Module):
+    """Called with x=..., as batches are dicts."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def by_name(x=X, y=None, size=3):
+    """Batches of x, with targets if there are any."""
+    parts = [{"input": x[k : k + size]} for k in range(0, len(x), size)]
+    for k, part in enumerate(parts):
+        if y is not None:
+            part["targets"] = y[k * size : (k + 1) * size]
+    return parts
+
+
+def called(module, batch):
+    return module(batch["input"])
+
+
+def computed(module, folder, kind, batches=None, **options):
+    """The statistics of a module, as stored."""
+    path = folder / f"{kind}-{len(list(folder.iterdir()))}.safetensors"
+    tv.stats(stored(module, folder / "m"), lambda _: (module, batches or by_name(), called), path, kind=kind, **options)
+    return load_file(path), path
+
+
+# ---- Fisher information ---------------------------------------------------------------------------
+def test_fisher_of_softmax_regression_is_its_closed_form(tmp_path):
+    """F_W[c, j] = E p_c (1 - p_c) x_j^2, F_b[c] = E p_c (1 - p_c)."""
+    module = nn.Sequential(nn.Linear(4, 3)).eval()
+    found, _ = computed(module, tmp_path, "fisher")
+    p = torch.softmax(module(X), -1).detach().double().numpy()
+    spread = p * (1 - p)
+    wanted = np.einsum("nc,nj->cj", spread, X.double().numpy() ** 2) / len(X)
+    np.testing.assert_allclose(found["0.weight"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(found["0.bias"], spread.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", ["exact", "given"])
+def test_fisher_of_a_network_is_the_mean_of_squared_gradients(tmp_path, labels):
+    module = mlp()
+    found, _ = computed(module, tmp_path, "fisher", by_name(y=Y), labels=labels)
+    wanted = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
+    for x, y in zip(X, Y, strict=True):
+        p = torch.softmax(module(x), -1).detach()
+        for c in range(3) if labels == "exact" else [int(y)]:
+            module.zero_grad()
+            torch.log_softmax(module(x), -1)[c].backward()
+            for name, q in module.named_parameters():
+                wanted[name] += (p[c] if labels == "exact" else 1) * q.grad**2 / len(X)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-9)
+
+
+def test_sampled_labels_have_the_exact_expectation_and_a_seed(tmp_path):
+    module, many = mlp(), X[:1].expand(2000, 4)
+    exact, _ = computed(module, tmp_path, "fisher", by_name(X[:1]))
+    sampled, _ = computed(module, tmp_path, "fisher", by_name(many, size=500), labels="sampled")
+    for name in exact:
+        np.testing.assert_allclose(sampled[name], exact[name], rtol=0.1, atol=1e-6)
+    draws = {"labels": "sampled", "examples": 50}
+    one, two = (computed(module, tmp_path, "fisher", by_name(many, size=k), **draws)[0] for k in (50, 7))
+    other, _ = computed(module, tmp_path, "fisher", by_name(many, size=50), **draws, seed=1)
+    assert np.array_equal(one["2.bias"], two["2.bias"]) and not np.array_equal(one["2.bias"], other["2.bias"])
+
+
+def test_the_same_statistics_are_the_same_bytes(tmp_path):
+    module = mlp()
+    for kind in ("fisher", "gram"):
+        (_, one), (_, two) = (computed(module, tmp_path, kind) for _ in range(2))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_examples_stop_the_pass_in_the_middle_of_a_batch(tmp_path):
+    module = mlp()
+    for kind in ("fisher", "gram"):
+        some, path = computed(module, tmp_path, kind, by_name(), examples=4)
+        first, _ = computed(module, tmp_path, kind, by_name(X[:4], size=4))
+        for name in first:
+            np.testing.assert_allclose(some[name], first[name], rtol=1e-6)
+        assert next(iter(tv.load(path).terms)).metadata["taskvec.examples"] == "4"
+
+
+# ---- Gram matrices --------------------------------------------------------------------------------
+def test_gram_is_x_transposed_x_of_every_linear_layer(tmp_path):
+    module = mlp()
+    found, _ = computed(module, tmp_path, "gram")
+    inner = torch.tanh(module[0](X)).detach().double().numpy()
+    np.testing.assert_allclose(found["0.weight"], X.double().T @ X.double(), rtol=1e-5)
+    np.testing.assert_allclose(found["2.weight"], inner.T @ inner, rtol=1e-5)
+    assert found.keys() == {"0.weight", "2.weight"}
+
+
+def test_gram_leaves_out_what_the_mask_hides_and_layers_that_nothing_reached(tmp_path):
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x, attention_mask):
+            return self.used(x)
+
+    module = Spare().eval()
+    x = X[:6].reshape(2, 3, 4)
+    batch = {"x": x, "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}
+    saved = tv.stats(
+        stored(module, tmp_path / "m"), lambda _: (module, [batch]), tmp_path / "g.safetensors", kind="gram"
+    )
+    kept = torch.stack([x[0, 0], x[0, 1], x[1, 0]])
+    found = load_file(tmp_path / "g.safetensors")
+    np.testing.assert_allclose(found["used.weight"], kept.T @ kept, rtol=1e-5)
+    assert found.keys() == {"used.weight"} and saved.unreached == ("spare.weight",)
+    module(**batch)  # the hooks are gone
+    assert not module.used._forward_pre_hooks
+
+
+# ---- the merges -----------------------------------------------------------------------------------
+SHAPES = {"embed.weight": (6, 4), "layers.0.weight": (5, 4), "layers.0.bias": (5,), "layers.1.weight": (3, 5)}
+
+
+def models(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [{n: rng.standard_normal(s).astype("f4") for n, s in SHAPES.items()} for _ in range(count)]
+
+
+def fishers(count, seed=1):
+    rng = np.random.default_rng(seed)
+    return [{n: (rng.exponential(size=s) ** 3 * 1e-5).astype("f4") for n, s in SHAPES.items()} for _ in range(count)]
+
+
+def grams(count, names=("layers.0.weight", "layers.1.weight"), rows=20, seed=2):
+    rng = np.random.default_rng(seed)
+    xs = [{n: rng.standard_normal((rows, SHAPES[n][1])) for n in names} for _ in range(count)]
+    return [{n: (v.T @ v).astype("f4") for n, v in x.items()} for x in xs]
+
+
+def merged(recipe, thetas, known=(), kind="fisher"):
+    given = {f"m{k}": tv.from_arrays(t, f"m{k}") for k, t in enumerate(thetas)}
+    given |= {f"s{k}": tv.from_arrays(s, f"s{k}", statistic=kind) for k, s in enumerate(known)}
+    found = tv.parse(recipe, **{name: w for name, w in given.items() if name in recipe})
+    return {name: found[name] for name in found}
+
+
+@pytest.mark.parametrize("floors", ["first", "all"])
+@pytest.mark.parametrize("norm", ["model", "none"])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 2, 0.25)])
+def test_fisher_is_the_weighted_mean(floors, norm, weights):
+    thetas, known = models(3), fishers(3)
+    call = f'fisher(m0, m1, m2, s0, s1, s2, weights={weights}, floors="{floors}", norm="{norm}")'
+    found = merged(call, thetas, known)
+    c = [
+        w / (np.sqrt(sum((f.astype("f8") ** 2).sum() for f in fs.values())) if norm == "model" else 1)
+        for w, fs in zip(weights, known, strict=True)
+    ]
+    for name in SHAPES:
+        f = [k[name].astype("f8") for k in known]
+        f = [np.maximum(x, 1e-6) if k == 0 or floors == "all" else x for k, x in enumerate(f)]
+        top = sum(a * b * t[name] for a, b, t in zip(c, f, thetas, strict=True))
+        np.testing.assert_allclose(
+            found[name], top / sum(a * b for a, b in zip(c, f, strict=True)), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_where_no_model_is_sure_the_first_one_decides_or_the_mean():
+    thetas, zero = models(2), [{n: np.zeros(s, "f4") for n, s in SHAPES.items()}] * 2
+    for name, value in merged("fisher(m0, m1, s0, s1)", thetas, zero).items():
+        np.testing.assert_allclose(value, thetas[0][name], rtol=1e-6)
+    for call in ('fisher(m0, m1, s0, s1, floors="all")', "fisher(m0, m1, s0, s1, floor=0)"):
+        for name, value in merged(call, thetas, zero).items():
+            np.testing.assert_allclose(value, (thetas[0][name] + thetas[1][name]) / 2, rtol=1e-5, atol=1e-7)
+    some = [{n: f[n] for n in list(SHAPES)[:2]} for f in fishers(2)]  # files that name not everything
+    name = "layers.1.weight"
+    for call, wanted in (
+        ("fisher(m0, m1, s0, s1)", thetas[0][name]),
+        ('fisher(m0, m1, s0, s1, floors="all", norm="none")', (thetas[0][name] + thetas[1][name]) / 2),
+    ):
+        np.testing.assert_allclose(merged(call, thetas, some)[name], wanted, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e-3, 1e3), st.lists(st.floats(0.01, 10), min_size=2, max_size=2))
+def test_equal_information_gives_the_weighted_mean(size, weights):
+    thetas = models(2)
+    same = [{n: np.full(s, size, "f4") for n, s in SHAPES.items()}] * 2
+    a, b = weights
+    for name, value in merged(f"fisher(m0, m1, s0, s1, weights=({a}, {b}))", thetas, same).items():
+        np.testing.assert_allclose(value, (a * thetas[0][name] + b * thetas[1][name]) / (a + b), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.1, 0.9, 1])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 2, 0.25)])
+def test_regmean_is_its_equation_and_the_rest_the_mean(alpha, weights):
+    thetas, known = models(3), grams(3)
+    found = merged(f"regmean(m0, m1, m2, s0, s1, s2, alpha={alpha}, weights={weights})", thetas, known, "gram")
+    for name in SHAPES:
+        if name in known[0]:
+            g = [c * k[name].astype("f8") for c, k in zip(weights, known, strict=True)]
+            g = [alpha * x + (1 - alpha) * np.diag(np.diag(x)) for x in g]
+            wanted = np.linalg.inv(sum(g)) @ sum(x @ t[name].T for x, t in zip(g, thetas, strict=True))
+            np.testing.assert_allclose(found[name], wanted.T, rtol=1e-4, atol=1e-5)
+        else:
+            wanted = sum(c * t[name] for c, t in zip(weights, thetas, strict=True)) / sum(weights)
+            np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_regmean_of_least_squares_solutions_is_the_solution_on_all_the_data():
+    """Each model fits its own data best; with alpha=1 the merged one fits the union best."""
+    rng = np.random.default_rng(3)
+    sets = [(rng.standard_normal((30 + 10 * k, 6)) + k, rng.standard_normal((30 + 10 * k, 4))) for k in range(3)]
+    thetas = [{"w": np.linalg.lstsq(x, y, rcond=None)[0].T.astype("f4")} for x, y in sets]
+    known = [{"w": (x.T @ x).astype("f4")} for x, _ in sets]
+    found = merged("regmean(m0, m1, m2, s0, s1, s2, alpha=1)", thetas, known, "gram")
+    x, y = (np.concatenate(part) for part in zip(*sets, strict=True))
+    np.testing.assert_allclose(found["w"], np.linalg.lstsq(x, y, rcond=None)[0].T, rtol=1e-4, atol=1e-5)
+    mean = np.mean([t["w"] for t in thetas], 0)
+    assert np.abs(mean - found["w"]).max() > 0.05  # what a mean would not have done
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=2), st.sampled_from([0.3, 0.9, 1]))
+def test_gram_matrices_that_are_multiples_of_one_give_a_weighted_mean(sizes, alpha):
+    thetas = models(2)
+    names = ("layers.0.weight", "layers.1.weight")
+    known = [{n: c * np.eye(SHAPES[n][1], dtype="f4") for n in names} for c in sizes]
+    found = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")
+    for n in names:
+        wanted = (sizes[0] * thetas[0][n] + sizes[1] * thetas[1][n]) / sum(sizes)
+        np.testing.assert_allclose(found[n], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.9, 1])
+def test_regmean_stays_at_the_mean_where_no_data_speak(alpha):
+    """Inputs 2 and 3 are always 0; with alpha=1 the first two are one direction only."""
+    rng = np.random.default_rng(4)
+    x = [np.outer(rng.standard_normal(9), [1.0, 2.0, 0, 0]), np.outer(rng.standard_normal(9), [1.0, 2.0, 0, 0])]
+    thetas = [{"w": rng.standard_normal((3, 4)).astype("f4")} for _ in x]
+    known = [{"w": (v.T @ v).astype("f4")} for v in x]
+    found = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")["w"]
+    mean = (thetas[0]["w"] + thetas[1]["w"]) / 2
+    np.testing.assert_allclose(found[:, 2:], mean[:, 2:], rtol=1e-5)
+    assert np.abs(found).max() < 10
+    if alpha == 1:  # what the data say is met: outputs on the one direction are those of least squares
+        g = [k["w"].astype("f8") for k in known]
+        wanted = sum(a @ t["w"].T for a, t in zip(g, thetas, strict=True))
+        np.testing.assert_allclose(sum(g) @ found.T, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_whose_data_never_reached_a_layer_has_no_say_in_it():
+    thetas, known = models(2), grams(2)
+    del known[0]["layers.0.weight"]
+    found = merged("regmean(m0, m1, s0, s1, alpha=1)", thetas, known, "gram")
+    np.testing.assert_allclose(found["layers.0.weight"], thetas[1]["layers.0.weight"], rtol=1e-4, atol=1e-5)
+
+
+# ---- as sources -----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Models a and b of one shape, c of others; both statistics of a and b."""
+    home = tmp_path_factory.mktemp("statistics")
+    for seed, name in enumerate("ab"):
+        module = mlp(seed)
+        stored(module, home / name)
+        for kind in ("fisher", "gram"):
+            batches = by_name(X + seed)
+            given = (module, batches, called)
+            tv.stats(home / name, lambda _, given=given: given, home / f"{kind}-{name}.safetensors", kind=kind)
+    stored(mlp(2, (4, 6, 3)), home / "c")
+    return home
+
+
+def loaded(world, recipe):
+    given = {"a": "a", "b": "b", "c": "c", "fa": "fisher-a", "fb": "fisher-b", "ga": "gram-a", "gb": "gram-b"}
+    used = {n: world / (f if len(n) == 1 else f"{f}.safetensors") for n, f in given.items()}
+    import re
+
+    return tv.parse(recipe, **{n: str(p) for n, p in used.items() if re.search(rf"\b{n}\b", recipe)})
+
+
+RECIPES = [
+    "fisher(a, b, fa, fb)",
+    'fisher(a, b, fa, fb, weights=(0.3, 0.7), floor=1e-8, floors="all", norm="none")',
+    "regmean(a, b, ga, gb)",
+    "regmean(a, b, ga, gb, alpha=1, weights=(2, 1))",
+    "a + 0.5*(regmean(a, b, ga, gb) - a)",
+    "regmean(0.5*a + 0.5*b, b, ga, gb)",
+    "slerp(fisher(a, b, fa, fb), regmean(a, b, ga, gb), t=0.25)",
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_they_print_parse_and_stream_to_the_same_bytes(world, recipe, tmp_path):
+    w = loaded(world, recipe)
+    assert tv.parse(str(w)) == w and hash(tv.parse(str(w))) == hash(w) and w.mass == 1
+    force = recipe.startswith("regmean(0.5")
+    tv.save(w, tmp_path / "one", threads=1, force=force)
+    tv.save(tv.parse(str(w)), tmp_path / "two", threads=3, ram="400MB", force=force)
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
+    for name in one:
+        assert np.array_equal(one[name], two[name]) and np.array_equal(one[name], w[name]), name
+    record = json.loads((tmp_path / "one/taskvec.json").read_text())
+    kinds = {i.get("statistic") for i in record["inputs"].values()}
+    assert kinds == {None} | {k for k, n in (("fisher", "fa"), ("gram", "ga")) if n in recipe}
+
+
+def test_stored_norms_are_what_memory_says(world):
+    from_files = loaded(world, "fisher(a, b, fa, fb)")
+    read = {f"f{n}": load_file(world / f"fisher-{n}.safetensors") for n in "ab"}
+    known = {name: tv.from_arrays(content, name, statistic="fisher") for name, content in read.items()}
+    in_memory = tv.parse("fisher(a, b, fa, fb)", a=str(world / "a"), b=str(world / "b"), **known)
+    for name in from_files:
+        np.testing.assert_allclose(from_files[name], in_memory[name], rtol=1e-6)
+
+
+def test_weights_may_be_knobs_and_differ_from_layer_to_layer(world):
+    free = loaded(world, "fisher(a, b, fa, fb, weights=(lam, 1 - lam))")
+    assert free.knobs == {"lam"}
+    assert free.bind(lam=0.25) == loaded(world, "fisher(a, b, fa, fb, weights=(0.25, 0.75))")
+    only = loaded(world, 'fisher(a, b, fa, fb, weights=(only("0.*"), without("0.*")), floors="all")')
+    a, b = tv.load(world / "a"), tv.load(world / "b")
+    np.testing.assert_allclose(only["0.weight"], a["0.weight"], rtol=1e-6)
+    np.testing.assert_allclose(only["2.weight"], b["2.weight"], rtol=1e-6)
+
+
+def test_the_plan_counts_the_matrices_that_regmean_holds(world):
+    small, large = (tv.plan(loaded(world, r)).peak for r in ("fisher(a, b, fa, fb)", "regmean(a, b, ga, gb)"))
+    assert small and large
+    wide = [{"w": np.zeros((1, 600), "f4")} for _ in range(2)]
+    known = [{"w": np.eye(600, dtype="f4")} for _ in range(2)]
+    given = {"a": wide[0], "b": wide[1]}
+    w = tv.parse("regmean(a, b, c, d)", **{n: tv.from_arrays(x, n) for n, x in given.items()},
+                 **{n: tv.from_arrays(x, n, statistic="gram") for n, x in zip("cd", known, strict=True)})  # fmt: skip
+    assert tv.plan(w).peak - tv.plan(tv.parse("a", a=tv.from_arrays(wide[0], "a"))).peak > 10 * 4 * 600 * 600
+
+
+REFUSED = [
+    ("a + fa", MassError, ["fisher statistics", "only a method takes them"]),
+    ("fa", MassError, ["fisher statistics"]),
+    ("a + 0.1*(fa - fb)", MassError, ["fisher statistics"]),
+    ("a + trim(fa)", MassError, ["fisher statistics"]),
+    ("a + ties(b - a, ga)", MassError, ["gram statistics"]),
+    ("slerp(fa, fb)", MassError, ["fisher statistics"]),
+    ("fisher(a, b)", RecipeError, ["argument 2 of 2", "taskvec stats MODEL --kind fisher"]),
+    ("fisher(a, b, fa)", RecipeError, ["fisher(a, b, fisher_a, fisher_b)", "not 3"]),
+    ("fisher(a, fa)", RecipeError, ["at least 2 models"]),
+    ("fisher(a, b, ga, gb)", RecipeError, ["argument 3 of 4 is gram statistics"]),
+    ("regmean(a, b, ga, fb)", RecipeError, ["argument 4 of 4 is fisher statistics"]),
+    ("fisher(a, b, 2*fa, fb)", RecipeError, ["argument 3 of 4", "2*"]),
+    ("fisher(fa, fb, fa, fb)", MassError, ["fisher statistics"]),
+    ("fisher(a - b, b - a, fa, fb)", MassError, ["argument 1 is a task vector"]),
+    ("fisher(a, b, fa, fb, weights=(1, 2, 3))", RecipeError, ["2 in parentheses"]),
+    ("fisher(a, b, fa, fb, weights=(-1, 2))", RecipeError, ["weights must lie in"]),
+    ("fisher(a, b, fa, fb, weights=(0, 0))", RecipeError, ["must not all be 0"]),
+    ('fisher(a, b, fa, fb, floors="second")', RecipeError, ["one of first, all"]),
+    ("regmean(a, b, ga, gb, alpha=2)", RecipeError, ["alpha must lie in [0, 1]"]),
+    ("fisher(a, b, fb, fa)", FingerprintError, ["is of the model", "beside it stands", "force"]),
+    ("regmean(0.5*a + 0.5*b, b, ga, gb)", FingerprintError, ["an expression"]),
+    ("fisher(c, c, fa, fb)", MismatchError, ["0.weight is F32[5, 4]", "F32[6, 4] in the models"]),
+    ("regmean(c, c, ga, gb)", MismatchError, ["2.weight is F32[5, 5]"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "kind", "says"), REFUSED, ids=[r for r, *_ in REFUSED])
+def test_statistics_in_the_wrong_place_are_a_stated_error(world, recipe, kind, says, tmp_path):
+    with pytest.raises(kind) as refusal:
+        tv.save(loaded(world, recipe), tmp_path / "out")
+    for text in says:
+        assert text in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_else_takes_them_for_weights(world, command):
+    module = mlp()
+    with pytest.raises(MassError):
+        tv.load_into(module, tv.load(world / "fisher-a.safetensors"))
+    for words in (
+        ["check", "a", "fisher-a.safetensors"],
+        ["add", "a", "fisher-a.safetensors", "-o", "out"],
+        ["negate", "a", "gram-a.safetensors", "-o", "out"],
+        ["diff", "fisher-a.safetensors", "a", "-o", "out"],
+        ["merge", "a", "a=a", "--like", "fisher-a.safetensors", "-o", "out"],
+    ):
+        found = command(*words, folder=world)
+        assert found.code == 1 and "only a method takes them" in found.stderr, words
+    assert not (world / "out").exists()
+
+
+def test_nan_in_a_model_or_its_statistics_is_named():
+    thetas, known, gram = models(2), fishers(2), grams(2)
+    gram[1]["layers.1.weight"][0, 1] = known[1]["layers.1.weight"][0, 0] = np.nan
+    for found in (
+        merged("fisher(m0, m1, s0, s1)", thetas, known),
+        merged("regmean(m0, m1, s0, s1)", thetas, gram, "gram"),
+    ):
+        assert np.isnan(found["layers.1.weight"]).any() and not np.isnan(found["layers.0.weight"]).any()
+    thetas[0]["embed.weight"][0, 0] = np.nan
+    assert np.isnan(merged("regmean(m0, m1, s0, s1)", thetas, grams(2), "gram")["embed.weight"][0, 0])
+
+
+# ---- the command line -----------------------------------------------------------------------------
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command("stats", ...) -> code, stdout, stderr of the command line, in this process."""
+
+    def call(*words, folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["taskvec", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=code, stdout=printed.out, stderr=printed.err)
+
+    return call
+
+
+TINY = """
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+IDS = torch.arange(1, 13).reshape(3, 4)
+
+
+def classifier(path):
+    module = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    return module, [{"input_ids": IDS[:2]}, {"input_ids": IDS[2:]}]
+
+
+def stories(path, padding=2):
+    module = AutoModelForCausalLM.from_pretrained(path).eval()
+    ids = torch.nn.functional.pad(IDS, (0, padding))
+    mask = torch.nn.functional.pad(torch.ones_like(IDS), (0, padding))
+    following = torch.nn.functional.pad(IDS[:, 1:], (0, padding + 1), value=-100)
+    return module, [{"input_ids": ids, "attention_mask": mask, "use_cache": False}]
+
+
+def unpadded(path):
+    return stories(path, padding=0)
+
+
+def with_targets(path):
+    module, batches = stories(path)
+    following = torch.nn.functional.pad(IDS[:, 1:], (0, 3), value=-100)
+    return module, [batch | {"targets": following} for batch in batches]
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A BERT that classifies and a GPT-2, both tiny and as transformers saves them, twice each."""
+    transformers = pytest.importorskip("transformers")
+    home = tmp_path_factory.mktemp("tiny")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bert = transformers.BertConfig(vocab_size=20, num_labels=3, max_position_embeddings=16, **sizes)
+    gpt = transformers.GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        transformers.BertForSequenceClassification(bert).save_pretrained(home / f"bert{seed}")
+        transformers.GPT2LMHeadModel(gpt).save_pretrained(home / f"gpt{seed}")
+    (home / "data.py").write_text(TINY)
+    return home
+
+
+def test_a_classifier_of_transformers_from_end_to_end(tiny, command, run):
+    for seed in range(2):
+        for kind in ("fisher", "gram"):
+            words = ("--data", "data.py:classifier", "--kind", kind, "-o", f"{kind}{seed}.safetensors")
+            found = command("stats", f"bert{seed}", *words, folder=tiny)
+            assert found.code == 0 and f"{kind} statistics of" in found.stdout and "over 3 examples" in found.stdout
+    words = ("--data", "data.py:classifier", "--kind", "gram", "-o", "again.safetensors", "--json")
+    found = run("stats", "bert0", *words, cwd=tiny)  # in a process of its own
+    assert found.code == 0 and json.loads(found.stdout)["kind"] == "gram"
+    assert (tiny / "again.safetensors").read_bytes() == (tiny / "gram0.safetensors").read_bytes()
+    shown = command("show", "fisher0.safetensors", folder=tiny).stdout
+    for text in ("fisher statistics, which only methods take (mass 0)", "examples     3", "labels       exact", "norm"):
+        assert text in shown
+    assert "all" in command("verify", "gram0.safetensors", folder=tiny).stdout
+    assert "fisher statistics of model" in command("log", "fisher0.safetensors", folder=tiny).stdout
+    sources = ["a=bert0", "b=bert1", "fa=fisher0.safetensors", "fb=fisher1.safetensors"]
+    assert command("merge", "fisher(a, b, fa, fb)", *sources, "-o", "f", folder=tiny).code == 0
+    assert "fisher statistics fisher0.safetensors" in command("log", "f", folder=tiny).stdout
+    sources = ["a=bert0", "b=bert1", "ga=gram0.safetensors", "gb=gram1.safetensors"]
+    assert command("merge", "regmean(a, b, ga, gb)", *sources, "-o", "r", folder=tiny).code == 0
+    one, two, out = (load_file(tiny / n / "model.safetensors") for n in ("bert0", "bert1", "r"))
+    g = [load_file(tiny / f"gram{k}.safetensors")["classifier.weight"].astype("f8") for k in range(2)]
+    g = [0.9 * x + 0.1 * np.diag(np.diag(x)) for x in g]
+    wanted = np.linalg.solve(sum(g), g[0] @ one["classifier.weight"].T + g[1] @ two["classifier.weight"].T).T
+    np.testing.assert_allclose(out["classifier.weight"], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_language_model_with_padding(tiny, command, tmp_path):
+    def stats(data, kind, *more):
+        path = tmp_path / f"{data}-{kind}.safetensors"
+        found = command("stats", "gpt0", "--data", f"data.py:{data}", "--kind", kind, "-o", path, *more, folder=tiny)
+        assert found.code == 0, found.stderr
+        return load_file(path), next(iter(tv.load(path).terms)).metadata
+
+    (padded, about), (plain, _) = stats("stories", "gram"), stats("unpadded", "gram")
+    assert padded.keys() == plain.keys() and "lm_head.weight" not in padded
+    for name in plain:
+        np.testing.assert_allclose(padded[name], plain[name], rtol=1e-4, atol=1e-6)
+    assert "transformer.h.0.mlp.c_proj.weight" in json.loads(about["taskvec.transposed"])
+    assert padded["transformer.h.0.mlp.c_proj.weight"].shape == (32, 32)
+    (padded, _), (plain, _) = (stats(d, "fisher", "--labels", "sampled") for d in ("stories", "unpadded"))
+    for name in plain:
+        np.testing.assert_allclose(padded[name], plain[name], rtol=1e-3, atol=1e-8)
+    given, _ = stats("with_targets", "fisher", "--labels", "given")
+    module = __import__("transformers").AutoModelForCausalLM.from_pretrained(tiny / "gpt0").eval()
+    wanted = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
+    for ids in torch.arange(1, 13).reshape(3, 1, 4):
+        module.zero_grad()
+        (3 * module(input_ids=ids, labels=ids).loss).backward()  # its mean over the three next tokens
+        for name, p in module.named_parameters():
+            wanted[name] += p.grad**2 / 3
+    for name in wanted:
+        np.testing.assert_allclose(given[name], wanted[name], rtol=1e-3, atol=1e-7)
+
+
+def test_regmean_keeps_to_the_layout_of_conv1d(tiny, command, tmp_path):
+    for seed in range(2):
+        words = ["--data", "data.py:stories", "--kind", "gram", "-o", tmp_path / f"g{seed}.safetensors"]
+        assert command("stats", f"gpt{seed}", *words, folder=tiny).code == 0
+    sources = ["a=gpt0", "b=gpt1", f"ga={tmp_path / 'g0.safetensors'}", f"gb={tmp_path / 'g1.safetensors'}"]
+    found = command("merge", "regmean(a, b, ga, gb, alpha=0.5)", *sources, "-o", tmp_path / "out", folder=tiny)
+    assert found.code == 0, found.stderr
+    one, two, out = (load_file(p / "model.safetensors") for p in (tiny / "gpt0", tiny / "gpt1", tmp_path / "out"))
+    for name in ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.mlp.c_fc.weight"):  # the first is square
+        g = [load_file(tmp_path / f"g{k}.safetensors")[name].astype("f8") for k in range(2)]
+        g = [0.5 * x + 0.5 * np.diag(np.diag(x)) for x in g]
+        wanted = np.linalg.solve(sum(g), g[0] @ one[name] + g[1] @ two[name])
+        np.testing.assert_allclose(out[name], wanted, rtol=1e-3, atol=1e-5)
+
+
+# ---- bad input ------------------------------------------------------------------------------------
+BAD = """
+import torch
+from torch import nn
+
+X = torch.ones(4, 4)
+
+
+def weights(path, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+
+
+def called(module, batch):
+    return module(batch["input"])
+
+
+def good(path): return weights(path), [{"input": X}], called
+def nothing(path): return None
+def one_thing(path): return (weights(path),)
+def turned(path): return [{"input": X}], weights(path)
+def no_batches(path): return weights(path), 3, called
+def one_batch(path): return weights(path), {"input": X}, called
+def empty(path): return weights(path), [], called
+def a_list(path): return weights(path), [X], called
+def uneven(path): return weights(path), [{"input": X, "more": X[:2]}], called
+def bare(path): return weights(path), [{}], called
+def not_callable(path): return weights(path), [{"input": X}], "logits"
+def another(path): return weights(path, 1), [{"input": X}], called
+def other_names(path): return nn.ModuleDict({"inner": weights(path)}).eval(), [{"input": X}], called
+def training(path): return weights(path).train(), [{"input": X}], called
+def frozen(path): return weights(path).requires_grad_(False), [{"input": X}], called
+def scalar(path): return weights(path), [{"input": X}], lambda m, b: m(b["input"]).sum()
+def one_class(path): return weights(path), [{"input": X}], lambda m, b: m(b["input"])[:, :1]
+def detached(path): return weights(path), [{"input": X}], lambda m, b: m(b["input"]).detach()
+def sequence(path): return weights(path), [{"input": X[:, None]}], called
+def text(path): return weights(path), [{"input": X}], lambda m, b: "yes"
+def nan(path): return weights(path), [{"input": X * float("nan")}], called
+def wrong_targets(path): return weights(path), [{"input": X, "targets": torch.full((4,), 7)}], called
+def long_targets(path): return weights(path), [{"input": X, "targets": torch.zeros(4, 2).long()}], called
+def raises(path): raise KeyError("no such thing")
+
+
+def raises_later(path):
+    def batches():
+        yield {"input": X}
+        raise OSError("the disk is gone")
+
+    return weights(path), batches(), called
+
+
+def wrong_call(path): return weights(path), [{"inputs": X}]
+"""
+FISHER, GRAM = ("--kind", "fisher"), ("--kind", "gram")
+BAD_DATA = [
+    ("missing", FISHER, ["has no function missing", "good"]),
+    ("X", FISHER, ["has no function X"]),
+    ("nothing", FISHER, ["nothing returned NoneType, not (module, batches)"]),
+    ("one_thing", FISHER, ["returned (Sequential), not"]),
+    ("turned", FISHER, ["returned (list, Sequential), not"]),
+    ("no_batches", FISHER, ["a int where batches belong"]),
+    ("one_batch", FISHER, ["a dict where batches belong"]),
+    ("empty", GRAM, ["gave no examples"]),
+    ("a_list", GRAM, ["batch 1 is a Tensor, not a dict"]),
+    ("uneven", GRAM, ["batch 1", "first dimension", "'more': 2"]),
+    ("bare", GRAM, ["batch 1", "first dimension"]),
+    ("not_callable", GRAM, ["a str where a function logits(module, batch) belongs"]),
+    ("another", FISHER, ["is not the model", "0.weight has other values", "2.bias has other values"]),
+    ("other_names", GRAM, ["inner.0.weight is in the module, not in", "no parameter of the module has the name"]),
+    ("training", GRAM, ["training mode", "eval()"]),
+    ("frozen", FISHER, ["no parameter that requires a gradient"]),
+    ("scalar", FISHER, ["the logits of one example are []"]),
+    ("text", FISHER, ["the logits of one example are a str"]),
+    ("one_class", FISHER, ["have one class"]),
+    ("detached", FISHER, ["do not depend on a parameter"]),
+    ("sequence", FISHER, ['labels="exact" is for one label an example']),
+    ("nan", FISHER, ["would not be finite", "0.weight", "2.bias"]),
+    ("nan", GRAM, ["would not be finite", "0.weight"]),
+    ("good", (*FISHER, "--labels", "given"), ["needs 'targets' in every batch"]),
+    ("wrong_targets", (*FISHER, "--labels", "given"), ["must lie in 0 .. 2"]),
+    ("long_targets", (*FISHER, "--labels", "given"), ["targets are [1, 2], where the logits are [1, 3]"]),
+    ("raises", GRAM, ["raises failed: KeyError: 'no such thing'"]),
+    ("raises_later", GRAM, ["failed: OSError: the disk is gone"]),
+    ("wrong_call", GRAM, ["failed: TypeError", "inputs"]),
+    ("good", (*GRAM, "--labels", "sampled"), ["know no labels"]),
+    ("good", (*GRAM, "--dtype", "int8"), ["dtype 'int8'"]),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    home = tmp_path_factory.mktemp("bad")
+    (home / "data.py").write_text(BAD)
+    (home / "broken.py").write_text("import nowhere_to_be_found")
+    stored(mlp(0), home / "m")
+    stored(mlp(1), home / "n")
+    return home
+
+
+def refused(command, build, folder, *words, says):
+    """Exit code 1, one message that has all of `says`, and every file as it was."""
+    before = build.contents(folder)
+    found = command(*words, folder=folder)
+    first, *rest = found.stderr.splitlines()
+    assert (found.code, found.stdout) == (1, "") and first.startswith("error: "), found
+    assert all(line.startswith("  ") for line in rest), found.stderr
+    for text in says:
+        assert text in found.stderr, found.stderr
+    assert build.contents(folder) == before
+
+
+@pytest.mark.parametrize(("name", "options", "says"), BAD_DATA)
+def test_data_that_are_not_what_they_should_be_are_a_stated_error(bad, command, build, name, options, says):
+    words = ("stats", "m", "--data", f"data.py:{name}", *options, "-o", "out.safetensors")
+    refused(command, build, bad, *words, says=says)
+
+
+def test_the_good_one_is_good(bad, command):
+    for options in (FISHER, GRAM, (*FISHER, "--labels", "sampled", "--dtype", "bfloat16")):
+        found = command(
+            "stats", "m", "--data", "data.py:good", *options, "-o", "good.safetensors", "--json", folder=bad
+        )
+        assert found.code == 0, found.stderr
+        assert json.loads(found.stdout)["examples"] == 4
+        assert command("verify", "good.safetensors", folder=bad).code == 0
+        (bad / "good.safetensors").unlink()
+
+
+def test_places_and_sources_that_cannot_be_used_are_a_stated_error(bad, command, build):
+    words = ("stats", "m", "--data", "data.py:good", *GRAM)
+    refused(command, build, bad, *words, "-o", "out", says=["one file, call it NAME.safetensors"])
+    refused(command, build, bad, *words, "-o", "m/model.safetensors", says=["exists", "--overwrite"])
+    refused(command, build, bad, "stats", "nowhere", *words[2:], "-o", "o.safetensors", says=["nowhere does not exist"])
+    for data, says in (
+        ("none.py:f", ["none.py does not exist"]),
+        ("data.py", ["is not FILE.py:function"]),
+        ("broken.py:f", ["broken.py cannot be run", "nowhere_to_be_found"]),
+    ):
+        refused(command, build, bad, "stats", "m", "--data", data, *GRAM, "-o", "o.safetensors", says=says)
+    assert command("diff", "n", "m", "-o", "tau.safetensors", folder=bad).code == 0
+    vector, known = (
+        (*words[:1], name, *words[2:], "-o", "o.safetensors") for name in ("tau.safetensors", "g.safetensors")
+    )
+    refused(command, build, bad, *vector, says=["is a task vector: statistics are of a model"])
+    assert command(*words, "-o", "g.safetensors", folder=bad).code == 0
+    refused(command, build, bad, *words, "-o", "g.safetensors", says=["g.safetensors exists"])
+    refused(command, build, bad, *known, says=["is gram statistics"])
+    assert command(*words, "-o", "g.safetensors", "--overwrite", folder=bad).code == 0
+
+
+def test_statistics_of_another_model_need_force_and_it_is_recorded(bad, command, build):
+    assert command("stats", "m", "--data", "data.py:good", *GRAM, "-o", "gm.safetensors", folder=bad).code == 0
+    merge = ("merge", "regmean(a, b, g, h)", "a=m", "b=n", "g=gm.safetensors", "h=gm.safetensors")
+    refused(command, build, bad, *merge, "-o", "out", says=["statistics stand beside a model that they are not of"])
+    assert command(*merge, "-o", "forced", "--force", folder=bad).code == 0
+    assert "forced" in command("log", "forced", folder=bad).stdout
+
+
+def test_metadata_that_cannot_be_meant_is_a_stated_error(tmp_path):
+    content = {"w": np.ones((3, 3), "f4")}
+    a = tv.from_arrays(content, "a")
+    norm, turned = ("fisher", "norm"), ("gram", "transposed")
+    for (kind, key), value in ((norm, "long"), (norm, "-1"), (turned, "w"), (turned, "{}")):
+        path = tmp_path / f"{kind}{key}{len(value)}.safetensors"
+        save_file(content, path, metadata={"taskvec.statistic": kind, f"taskvec.{key}": value})
+        call = "fisher(a, a, s, s)" if kind == "fisher" else "regmean(a, a, s, s)"
+        with pytest.raises(TaskvecError, match=f"taskvec.{key}"):
+            tv.parse(call, a=a, s=str(path))["w"]
+
+
+def test_a_frozen_head_of_ones_own_is_no_part_of_the_model(tmp_path):
+    module = mlp()
+    whole = nn.Sequential(*module, nn.Linear(3, 2).requires_grad_(False)).eval()
+    path = tmp_path / "f.safetensors"
+    saved = tv.stats(stored(module, tmp_path / "m"), lambda _: (whole, by_name(), called), path, kind="fisher")
+    assert load_file(path).keys() == {"0.weight", "0.bias", "2.weight", "2.bias"} and not saved.unreached
+    tv.stats(tmp_path / "m", lambda _: (whole, by_name(), called), path, kind="gram", overwrite=True)
+    assert load_file(path).keys() == {"0.weight", "2.weight"}
