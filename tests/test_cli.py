@@ -45,6 +45,7 @@ VERB_LINES = {
     "compare": ["a", "b", "--base", "base"],
     "verify": ["tau"],
     "log": ["tau"],
+    "align": ["a", "b", "--spec", "units.json", "-o", "p.safetensors"],
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec.version import __version__
 
 if TYPE_CHECKING:
+    from taskvec.alignment import match
     from taskvec.coefficients import knob, layers, only, per, without
     from taskvec.engine import Saved, save
     from taskvec.errors import TaskvecError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from taskvec.live import load_into
     from taskvec.measures import compare
     from taskvec.methods import method
+    from taskvec.permuted import permute
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
     from taskvec.source import Source, Spec
@@ -30,7 +32,7 @@ _HOME = {
     "Weights": "weights", "compare": "measures", "from_arrays": "weights", "knob": "coefficients",
     "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods", "only": "coefficients",
     "parse": "recipe", "per": "coefficients", "plan": "planning", "save": "engine", "verify": "lineage",
-    "without": "coefficients",
+    "without": "coefficients", "match": "alignment", "permute": "permuted",
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
@@ -39,7 +41,8 @@ _METHODS = (
 )  # fmt: skip
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
-    "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without", "__version__", *_METHODS,
+    "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "verify", "without",
+    "__version__", *_METHODS,
 ]  # fmt: skip
 
 

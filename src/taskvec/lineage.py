@@ -66,6 +66,7 @@ def _input(source: Source) -> dict[str, Any]:
         "mass": source.mass,
         "fingerprint": source.fingerprint,
         "base": source.base,
+        "digest": (getattr(source, "metadata", None) or {}).get("taskvec.digest"),
     }
     path = getattr(source, "path", None)
     parent = read(path) if isinstance(path, Path) else None

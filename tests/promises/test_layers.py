@@ -14,11 +14,12 @@ LAYERS = {
     "version": 0, "errors": 1, "dtypes": 1, "executors": 1, "source": 1, "kernels": 1, "storage": 1, "places": 1,
     "coefficients": 1, "formats": 2, "terms": 2, "weights": 2, "derived": 2, "methods": 3, "recipe": 3, "planning": 4,
     "measures": 4, "lineage": 4, "staging": 4, "sidecars": 4, "blocks": 4, "streaming": 4, "engine": 5, "live": 5,
-    "report": 5, "cli": 6, "__main__": 6,
+    "report": 5, "cli": 6, "__main__": 6, "symmetries": 2, "families": 2, "permuted": 2, "alignment": 4,
 }  # fmt: skip
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
-    "layers", "load", "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without",
+    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "verify",
+    "without",
     "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
     "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
 }  # fmt: skip

@@ -9,6 +9,7 @@ from taskvec.version import __version__
 VERBS = {  # verb -> module that has it
     "merge": "edit", "plan": "edit", "diff": "edit", "negate": "edit", "add": "edit", "analogy": "edit",
     "show": "inspect", "check": "inspect", "compare": "inspect", "verify": "inspect", "log": "inspect",
+    "align": "align",
 }  # fmt: skip
 
 
