@@ -1,6 +1,8 @@
 """Git Re-Basin on networks that are really trained: the same function in another order, and a lower barrier between."""
 
 import json
+import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ class Stack(torch.nn.Module):
 
     def __init__(self, *sizes):
         super().__init__()
-        for k, (into, out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for k, (into, out) in enumerate(pairwise(sizes)):
             setattr(self, f"fc{k + 1}", torch.nn.Linear(into, out))
 
     def forward(self, x):
@@ -192,81 +194,262 @@ def digits():
     return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
 
 
-def trained(module, x, y, steps, seed):
+def chain():
+    """600 walks over 40 tokens that each depend on the one before; every next token is to be guessed."""
+    generator = torch.Generator().manual_seed(0)
+    likely = torch.softmax(2 * torch.randn(40, 40, generator=generator), 1)
+    x = torch.randint(0, 40, (600, 1), generator=generator)
+    for _ in range(15):
+        x = torch.cat([x, torch.multinomial(likely[x[:, -1]], 1, generator=generator)], 1)
+    return x, x[:, 1:]
+
+
+def guesses(module, x):
+    return module(x).logits[:, :-1].reshape(-1, 40)
+
+
+def trained(module, read, x, y, steps, seed, size):
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(module.parameters(), 3e-3, weight_decay=1e-4)
     for _ in range(steps):
-        batch = torch.randint(0, len(x), (128,), generator=generator)
+        batch = torch.randint(0, len(x), (size,), generator=generator)
         adam.zero_grad()
-        torch.nn.functional.cross_entropy(module(x[batch]), y[batch]).backward()
+        torch.nn.functional.cross_entropy(read(module, x[batch]), y[batch].reshape(-1)).backward()
         adam.step()
-    return module.eval()
+    return weights_of(module, f"m{seed}")
 
 
-def barrier(module, a, b, x, y):
+def barrier(module, read, a, b, x, y):
     """max over t of loss((1-t) a + t b) - ((1-t) loss(a) + t loss(b)), section 2 of the paper."""
     losses = []
     with torch.no_grad():
         for k in range(11):
-            t = k / 10
-            tv.load_into(module, (1 - t) * a + t * b)
-            losses.append(torch.nn.functional.cross_entropy(module(x), y).item())
+            tv.load_into(module, a + k / 10 * (b - a))
+            losses.append(torch.nn.functional.cross_entropy(read(module, x), y.reshape(-1)).item())
     return max(loss - ((10 - k) * losses[0] + k * losses[-1]) / 10 for k, loss in enumerate(losses))
 
 
 @pytest.mark.parametrize("data", [teacher, digits])
 def test_the_barrier_between_two_trained_networks_falls_by_half(data):
-    x, y = data()
-    models = []
+    (x, y), models = data(), []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        models.append(weights_of(trained(Stack(x.shape[1], 128, 128, 10), x, y, 500, seed), f"m{seed}"))
-    found = tv.match(*models)
-    moved = tv.permute(models[1], found.permutations)
-    module = Stack(x.shape[1], 128, 128, 10)
-    before, after = (barrier(module, models[0], other, x, y) for other in (models[1], moved))
+        module = Stack(x.shape[1], 128, 128, 10)
+        models.append(trained(module, Stack.__call__, x, y, 400, seed, 128))
+    moved = tv.permute(models[1], tv.match(*models).permutations)
+    before, after = (barrier(module, Stack.__call__, models[0], b, x, y) for b in (models[1], moved))
     assert before > 0.2 and after < before / 2, (before, after)
 
 
+@pytest.mark.slow
 def test_the_barrier_between_two_trained_transformers_falls():
-    """Two llamas of two blocks that learn to copy what stood three tokens before; the residual stream is matched too."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 40, (600, 16), generator=generator)
-    y = x[:, :-3].reshape(-1)
-
-    def outputs(module):
-        forward = module.forward
-        return lambda tokens: forward(tokens).logits[:, 3:].reshape(-1, 40)
-
-    models = []
+    """Two llamas of two blocks, their residual stream matched too. It falls by a tenth here, not by half: weight
+    matching with whole heads leaves most of the barrier between small transformers."""
+    (x, y), models = chain(), []
     for seed in (0, 1):
         module = tiny("llama", seed)
-        adam, read = torch.optim.Adam(module.parameters(), 3e-3), outputs(module)
-        batches = torch.Generator().manual_seed(seed)
-        for _ in range(400):
-            batch = torch.randint(0, len(x), (64,), generator=batches)
-            adam.zero_grad()
-            torch.nn.functional.cross_entropy(read(x[batch]), x[batch, :-3].reshape(-1)).backward()
-            adam.step()
-        models.append(weights_of(module.eval(), f"m{seed}"))
-    module = tiny("llama", 0).eval()
-    found = tv.match(*models, heads=2, residual=True)
-    moved = tv.permute(models[1], found.permutations)
-    module.__dict__["forward_logits"] = outputs(module)
+        models.append(trained(module, guesses, x, y, 300, seed, 64))
+    moved = tv.permute(models[1], tv.match(*models, heads=2, residual=True).permutations)
+    before, after = (barrier(module, guesses, models[0], b, x, y) for b in (models[1], moved))
+    assert before > 0.5 and after < 0.95 * before, (before, after)
 
-    class Read(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = module
 
-    def between(other):
-        losses = []
-        with torch.no_grad():
-            for k in range(11):
-                tv.load_into(module, (1 - k / 10) * models[0] + (k / 10) * other)
-                losses.append(torch.nn.functional.cross_entropy(outputs(module)(x), y).item())
-        return max(v - ((10 - k) * losses[0] + k * losses[-1]) / 10 for k, v in enumerate(losses)), losses
+# ---- files and recipes -------------------------------------------------------------------------------------
+SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (7, 6), "fc2.bias": (7,), "fc3.weight": (3, 7)}
 
-    before, after = between(models[1]), between(moved)
-    print(before, after)
-    assert after[0] < before[0]
+
+@pytest.fixture
+def pair(build, tmp_path):
+    """Folders a/ and b/ of bfloat16-like float16 models, and p.safetensors with the permutations between them."""
+    for seed, name in enumerate("ab"):
+        build.model(tmp_path / name, build.tensors(seed, SHAPES, np.float16))
+    found = tv.match(tv.load(tmp_path / "a"), tv.load(tmp_path / "b"))
+    found.save(tmp_path / "p.safetensors")
+    return tmp_path, found
+
+
+def test_a_recipe_permutes_by_a_file_and_the_record_names_it(pair, run):
+    home, found = pair
+    a, b, p = (tv.load(home / name) for name in ("a", "b", "p.safetensors"))
+    w = 0.5 * a + 0.5 * tv.permute(b, home / "p.safetensors")
+    assert w.mass == 1 and tv.parse(str(w)) == w and tv.parse("0.5*a + 0.5*permute(b, p)", a=a, b=b, p=p) == w
+    assert run("merge", "0.5*a + 0.5*permute(b, p)", "a=a", "b=b", "p=p.safetensors", "-o", "out").code == 0
+    out, one, two = tv.load(home / "out"), found.permutations["fc1"], found.permutations["fc2"]
+    wanted = {"fc1.weight": b["fc1.weight"][one], "fc2.weight": b["fc2.weight"][two][:, one],
+              "fc3.weight": b["fc3.weight"][:, two], "fc2.bias": b["fc2.bias"][two]}  # fmt: skip
+    for name, moved in wanted.items():
+        assert np.array_equal(out[name], (0.5 * a[name] + 0.5 * moved).astype(np.float16)), name
+    record = json.loads((home / "out/taskvec.json").read_text())["inputs"]
+    assert record.keys() == {"a", "b", "p"} and len(record["p"]["digest"]) == 64
+    assert record["p"]["base"] == b.ordered()[0][0].fingerprint
+
+
+def test_permuting_goes_through_sums_and_keeps_every_dtype_and_bit(pair):
+    home, found = pair
+    a, b = tv.load(home / "a"), tv.load(home / "b")
+    move = lambda w: tv.permute(w, found.permutations)  # noqa: E731
+    assert move(0.3 * b - a) == 0.3 * move(b) - move(a)
+    tv.save(move(b), home / "moved", force=True)
+    moved = tv.load(home / "moved")
+    assert moved.specs == b.specs
+    assert np.array_equal(moved["fc1.weight"], b["fc1.weight"][found.permutations["fc1"]])
+    back = in_memory(
+        {n: Group(6 + (n == "fc2"), axes) for n, axes in {
+            "fc1": (("fc1.weight", 0, 1), ("fc1.bias", 0, 1), ("fc2.weight", 1, 1)),
+            "fc2": (("fc2.weight", 0, 1), ("fc2.bias", 0, 1), ("fc3.weight", 1, 1))}.items()},
+        {n: np.argsort(found.permutations[n]) for n in ("fc1", "fc2")},
+    )  # fmt: skip
+    twice = tv.permute(moved, back)
+    assert all(np.array_equal(twice[n], b[n]) for n in b)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (700, 300), (300, 70_000), (5000,), (1200, 1, 3, 3)])
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_any_range_of_any_shape_is_numpy_s_take(shape, axes):
+    rng = np.random.default_rng(0)
+    axes = [axis for axis in axes if axis < len(shape)]
+    array = rng.integers(0, 60_000, shape).astype(np.uint16).view(np.float16)
+    found = {f"g{axis}": Group(shape[axis], (("w", axis, 1),)) for axis in axes}
+    orders = {f"g{axis}": rng.permutation(shape[axis]) for axis in axes}
+    moved = next(iter(tv.permute(tv.from_arrays({"w": array}), in_memory(found, orders)).terms))
+    wanted = array
+    for axis in axes:
+        wanted = np.take(wanted, orders[f"g{axis}"], axis)
+    flat = wanted.reshape(-1).view(np.uint16)
+    for start, count in [(0, flat.size), (1, 7), (flat.size // 3, flat.size // 2), (flat.size - 1, 1)]:
+        out = bytearray(2 * count)
+        moved.readinto("w", start, memoryview(out))
+        assert np.array_equal(np.frombuffer(out, np.uint16), flat[start : start + count])
+
+
+def test_the_same_bytes_for_any_threads_and_blocks(build, tmp_path):
+    shapes = {"fc1.weight": (900, 700), "fc1.bias": (900,), "fc2.weight": (700, 900)}
+    for seed, name in enumerate("ab"):
+        build.model(tmp_path / name, build.tensors(seed, shapes))
+    a, b = tv.load(tmp_path / "a"), tv.load(tmp_path / "b")
+    w = 0.5 * a + 0.5 * tv.permute(b, tv.match(a, b).permutations)
+    tv.save(w, tmp_path / "one", threads=1)
+    tv.save(w, tmp_path / "two", threads=5, ram="200MB", shard_size="2MB")
+    one, two = tv.load(tmp_path / "one"), tv.load(tmp_path / "two")
+    assert all(np.array_equal(one[n], w[n]) and np.array_equal(two[n], w[n]) for n in w)
+
+
+def test_a_user_s_own_rules(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"blocks.0.up": (12, 4), "blocks.0.down": (4, 12), "blocks.1.up": (12, 4), "blocks.1.down": (4, 12)}
+    shapes |= {"blocks.0.qkv": (24, 4), "blocks.0.out": (4, 8)}
+    a, b = ({n: rng.normal(size=s).astype("f4") for n, s in shapes.items()} for _ in range(2))
+    rules = {"{layer}.units": [["{layer}.up", 0], ["{layer}.down", 1]],
+             "{layer}.heads": {"axes": [["*.qkv", 0, 3], ["*.out", 1]], "units": 4}}  # fmt: skip
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    a, b = tv.from_arrays(a, "a"), tv.from_arrays(b, "b")
+    with pytest.raises(MismatchError, match="no symmetry is known"):
+        tv.match(a, b)
+    found = tv.match(a, b, spec=tmp_path / "rules.json")
+    assert found.units == {"blocks.0.units": 12, "blocks.1.units": 12, "blocks.0.heads": 4}
+    order = found.permutations["blocks.0.heads"]
+    moved = tv.permute(b, found.permutations)
+    parts = b["blocks.0.qkv"].reshape(3, 4, 2, 4)[:, order].reshape(24, 4)
+    assert np.array_equal(moved["blocks.0.qkv"], parts)
+    assert np.array_equal(moved["blocks.0.out"], b["blocks.0.out"].reshape(4, 4, 2)[:, order].reshape(4, 8))
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------
+def llama(**more):
+    module = tiny("llama", 0)
+    arrays = {n: p.detach().numpy() for n, p in module.named_parameters()} | more
+    return tv.from_arrays(arrays, "m")
+
+
+def test_a_model_with_tensors_that_no_rule_knows_is_not_guessed_at():
+    model = llama(**{"model.layers.0.mlp.experts.0.w": np.ones((48, 32), "f4")})
+    with pytest.raises(MismatchError, match=r"llama does not know:\n.*mlp\.experts\.0\.w"):
+        tv.match(model, model, heads=2)
+
+
+def test_norms_of_queries_must_be_as_wide_as_a_head():
+    """Where the norm spans all heads (OLMo 2, Cohere) it would have to be permuted with them."""
+    model = llama(**{"model.layers.0.self_attn.q_norm.weight": np.ones(32, "f4")})
+    with pytest.raises(MismatchError, match=r"q_norm.weight is \[32\], no vector of one unit's width \(8\)"):
+        tv.match(model, model, heads=2)
+
+
+def test_what_cannot_be_matched_is_a_stated_error(pair, build):
+    home, found = pair
+    a, b = tv.load(home / "a"), tv.load(home / "b")
+    with pytest.raises(
+        RecipeError, match=r"how many units {layer}.heads has .num_key_value_heads or num_attention_hea"
+    ):
+        tv.match(llama(), llama())
+    with pytest.raises(MismatchError, match=r"axis 0 of .*q_proj.weight .* is not divided by 5 units"):
+        tv.match(llama(), llama(), heads=5)
+    with pytest.raises(MassError, match="one of the two is a model"):
+        tv.match(a, b - a)
+    with pytest.raises(RecipeError, match="sweeps must be at least 1, not 0"):
+        tv.match(a, b, sweeps=0)
+    with pytest.raises(MismatchError, match=r"fc3.weight is"):
+        tv.match(a, tv.from_arrays({**{n: b[n] for n in b}, "fc3.weight": np.ones((3, 9), "f4")}, "c"))
+    bad = {n: b[n].copy() for n in b}
+    bad["fc2.weight"][1, 1] = np.nan
+    with pytest.raises(NonFiniteError, match=r"fc2.weight has NaN or Inf"):
+        tv.match(a, tv.from_arrays(bad, "bad"))
+    with pytest.raises(OutputError, match="exists: overwrite it"):
+        found.save(home / "p.safetensors")
+    with pytest.raises(OutputError, match=r"ends in .safetensors"):
+        found.save(home / "p.npz")
+
+
+def test_what_holds_no_permutations_or_does_not_fit_is_a_stated_error(pair, build):
+    home, found = pair
+    a, b = tv.load(home / "a"), tv.load(home / "b")
+    with pytest.raises(RecipeError, match="holds no permutations"):
+        tv.permute(a, b)
+    with pytest.raises(MismatchError, match=r"fc1.bias is not in"):
+        tv.permute(tv.from_arrays({n: b[n] for n in b if n != "fc1.bias"}), found.permutations)
+    with pytest.raises(MismatchError, match=r"fc1: axis 0 of fc1.weight \[8, 5\] is not divided by 6 units"):
+        tv.permute(tv.from_arrays({**{n: b[n] for n in b}, "fc1.weight": np.ones((8, 5), "f4")}), found.permutations)
+    with pytest.raises(FormatError, match="fc1 is no permutation"):
+        one = {"fc1": Group(6, (("fc1.weight", 0, 1),))}
+        tv.permute(b, in_memory(one, {"fc1": np.array([0, 1, 2, 3, 4, 4])}))
+    raw = bytearray((home / "p.safetensors").read_bytes())
+    raw[-16:-8], raw[-8:] = raw[-8:], raw[-16:-8]  # still a permutation, another one
+    (home / "q.safetensors").write_bytes(raw)
+    with pytest.raises(FormatError, match="digest is another"):
+        tv.permute(b, home / "q.safetensors")
+
+
+def test_a_permutation_meets_only_the_model_that_it_was_found_for(pair, run):
+    words = ("0.5*a + 0.5*permute(a, p)", "a=a", "p=p.safetensors", "-o", "out")
+    refused = run("merge", *words)
+    assert refused.code == 1 and "p.safetensors" in refused.stderr and "was made from the model" in refused.stderr
+    assert run("merge", *words, "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ("[", "is no JSON"),
+        ("[]", "must map names of groups"),
+        ('{"g": []}', "g: needs a list of"),
+        ('{"g": [["w"]]}', r"\['w'\] is not \[pattern, axis\]"),
+        ('{"g": [["w", -1]]}', "is not .pattern, axis."),
+        ('{"g": {"axes": [["w", 0]], "units": 0}}', "units is a number or a key"),
+        ('{"g": {"axes": [["w", 0]], "unit": 2}}', "has axes and units, not unit"),
+        ('{"g": [["fc9.*", 0]]}', "no tensor fits a rule"),
+        ('{"g": [["fc1.*", 0], ["fc2.weight", 0]]}', "fc2.weight has 7 units, fc1.bias has 6"),
+        ('{"g": [["fc1.bias", 1]]}', "has no axis 1"),
+    ],
+)
+def test_rules_that_cannot_be_read_or_do_not_fit(pair, run, rules, message):
+    home, _ = pair
+    (home / "rules.json").write_text(rules)
+    found = run("align", "a", "b", "--spec", "rules.json", "-o", "q.safetensors")
+    assert (found.code, found.stdout) == (1, "") and "Traceback" not in found.stderr
+    assert re.search(message, found.stderr), found.stderr
+    assert not (home / "q.safetensors").exists()
+
+
+def test_every_family_is_listed_and_its_tensors_are_told_apart():
+    assert [s.name for s in SHIPPED] == ["llama", "bert", "gpt2"]
+    for family, name in (("llama", "llama"), ("qwen3", "llama"), ("bert", "bert"), ("gpt2", "gpt2")):
+        assert symmetry_of(weights_of(tiny(family, 0), "m").specs).name == name
