@@ -20,8 +20,9 @@ PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
     "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "verify",
     "without",
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
-    "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "ablate", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "freeze_conflicts",
+    "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "patch", "random_like", "slerp",
+    "stock", "ties", "trim", "unified",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
