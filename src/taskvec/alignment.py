@@ -89,9 +89,10 @@ def match(
     those that share a key together; within a head, and among the queries of one key, the order stays. A tensor that a
     group permutes on two axes follows and has no vote.
 
-    Gram matrices are float64; memory holds one n x n of them and two tensors of a group. The same result on one machine
-    whatever the number of threads. Needs the extra `align` (scipy). Raises RecipeError, MismatchError, MassError,
-    NonFiniteError, FormatError.
+    Gram matrices are float64, n x n for the n units of one group at a time, summed a tensor at a time (by slabs of rows
+    where the units are not its rows); the assignment takes up to n^3 steps. The same arguments give the same orders; a
+    BLAS that rounds otherwise can change them only where two are equal to within its rounding. Needs the extra `align`
+    (scipy). Raises RecipeError, MismatchError, MassError, NonFiniteError, FormatError.
     """
     import numpy as np
 

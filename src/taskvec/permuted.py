@@ -47,7 +47,7 @@ def permute(weights: Weights, permutations: "Weights | str | os.PathLike[str]") 
     stored = stored_in(permutations)
     if problems := [p for s in weights.summed for p in _misfits(stored, s)]:
         raise MismatchError("the permutations do not fit the model:", problems)
-    mentioned = {**permutations.mentioned, **weights.mentioned}
+    mentioned = {**weights.mentioned, **permutations.mentioned}
     moved = {source: Permuted(source, permutations, stored) for source in weights.summed}
     return Weights({moved[s]: c for s, c in weights.terms.items()}, mentioned, moved.values())
 

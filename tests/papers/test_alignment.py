@@ -2,13 +2,14 @@
 
 import json
 import re
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.errors import FormatError, MassError, MismatchError, NonFiniteError, OutputError, RecipeError
+from taskvec.errors import FormatError, MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
 from taskvec.families import SHIPPED, symmetry_of
 from taskvec.permuted import in_memory
 from taskvec.symmetries import Group, groups, stack
@@ -289,7 +290,7 @@ def test_permuting_goes_through_sums_and_keeps_every_dtype_and_bit(pair):
     a, b = tv.load(home / "a"), tv.load(home / "b")
     move = lambda w: tv.permute(w, found.permutations)  # noqa: E731
     assert move(0.3 * b - a) == 0.3 * move(b) - move(a)
-    tv.save(move(b), home / "moved", force=True)
+    tv.save(move(b), home / "moved")
     moved = tv.load(home / "moved")
     assert moved.specs == b.specs
     assert np.array_equal(moved["fc1.weight"], b["fc1.weight"][found.permutations["fc1"]])
@@ -301,6 +302,18 @@ def test_permuting_goes_through_sums_and_keeps_every_dtype_and_bit(pair):
     )  # fmt: skip
     twice = tv.permute(moved, back)
     assert all(np.array_equal(twice[n], b[n]) for n in b)
+
+
+def test_a_lora_is_permuted_with_its_model_where_it_has_tensors(pair, build):
+    home, found = pair
+    factors = {f"base_model.model.fc2.lora_{n}.weight": s for n, s in (("A", (2, 6)), ("B", (7, 2)))}
+    build.lora(home / "lora", build.tensors(5, factors))
+    b, lora = tv.load(home / "b"), tv.load(home / "lora")
+    moved, whole = tv.permute(b + lora, found.permutations), b + lora
+    one, two = found.permutations["fc1"], found.permutations["fc2"]
+    assert np.array_equal(moved["fc2.weight"], whole["fc2.weight"][two][:, one])
+    assert np.array_equal(moved["fc1.weight"], whole["fc1.weight"][one])
+    assert tv.permute(lora, found.permutations).mass == 0
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4), (700, 300), (300, 70_000), (5000,), (1200, 1, 3, 3)])
@@ -397,6 +410,13 @@ def test_what_cannot_be_matched_is_a_stated_error(pair, build):
         found.save(home / "p.safetensors")
     with pytest.raises(OutputError, match=r"ends in .safetensors"):
         found.save(home / "p.npz")
+
+
+def test_without_scipy_match_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    model = weights_of(Stack(3, 4, 2), "m")
+    with pytest.raises(MissingExtra, match=r"match needs an extra: pip install .taskvec\[align\]"):
+        tv.match(model, model)
 
 
 def test_what_holds_no_permutations_or_does_not_fit_is_a_stated_error(pair, build):

@@ -58,7 +58,7 @@ def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weight
     if not isinstance(patterns, str):
         raise RecipeError(f"ablate: patterns is a text such as {WRITERS[1][0]!r}, not {type(patterns).__name__}")
     found = Ablated(model, directions, patterns)
-    return Weights({found: 1}, {**directions.mentioned, **model.mentioned})
+    return Weights({found: 1}, {**model.mentioned, **directions.mentioned})
 
 
 class Ablated(Derived):
