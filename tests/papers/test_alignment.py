@@ -367,6 +367,19 @@ def test_a_user_s_own_rules(tmp_path):
     assert np.array_equal(moved["blocks.0.out"], b["blocks.0.out"].reshape(4, 4, 2)[:, order].reshape(4, 8))
 
 
+def test_the_configuration_says_how_many_heads_there_are(tmp_path):
+    for seed, name in enumerate("ab"):
+        tiny("llama", seed).save_pretrained(tmp_path / name)
+    a, b = tv.load(tmp_path / "a"), tv.load(tmp_path / "b")
+    found = tv.match(a, b)
+    assert found.units["model.layers.1.heads"] == 2 and found.units["model.layers.1.mlp"] == 48
+    assert found.moved.keys() == found.units.keys() and json.loads(json.dumps(found.as_dict()))["settled"]
+    config = json.loads((tmp_path / "b/config.json").read_text())
+    (tmp_path / "b/config.json").write_text(json.dumps(config | {"num_key_value_heads": 1}))
+    with pytest.raises(MismatchError, match=r"num_key_value_heads is 1 in .*, 2 in"):
+        tv.match(a, b)
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------
 def llama(**more):
     module = tiny("llama", 0)

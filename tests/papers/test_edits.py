@@ -144,6 +144,20 @@ def test_ablate_streams_to_the_same_bytes_prints_and_remembers_its_directions(bu
     assert '"r"' in (tmp_path / "one/taskvec.json").read_text()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_any_range_of_an_ablated_matrix_is_a_part_of_the_whole(axis):
+    shape = (700, 333) if axis == 0 else (333, 700)
+    m = tv.from_arrays({"w": np.random.default_rng(0).normal(size=shape).astype("f4")}, "m")
+    r = np.random.default_rng(1).normal(size=(2, 700))
+    source = next(iter(tv.ablate(m, directions(r), patterns=f"w@{axis}").terms))
+    whole = np.empty(700 * 333, np.float32)
+    source.readinto("w", 0, memoryview(whole.view(np.uint8)))
+    for start, count in [(1, 7), (100, 333), (77_777, 100_001), (700 * 333 - 1, 1)]:
+        part = np.empty(count, np.float32)
+        source.readinto("w", start, memoryview(part.view(np.uint8)))
+        assert np.array_equal(part, whole[start : start + count])
+
+
 def test_orthonormal_is_a_basis_of_the_same_span():
     rows = np.random.default_rng(0).normal(size=(4, 9))
     rows[3] = rows[0] + 1e-4 * rows[3]  # nearly dependent: once would leave 1e-12
