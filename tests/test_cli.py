@@ -30,6 +30,7 @@ def home(tmp_path_factory):
         rng = np.random.default_rng(seed)
         (folder / name).mkdir()
         save_file({"l.0.w": rng.standard_normal((6, 5)).astype("f4")}, folder / name / "model.safetensors")
+    (folder / "units.json").write_text('{"rows": [["l.0.w", 0]]}')
     run(folder, "diff", "a", "base", "-o", "tau")
     (folder / "data.py").write_text(DATA)
     return folder
@@ -59,6 +60,7 @@ VERB_LINES = {
     "compare": ["a", "b", "--base", "base"],
     "verify": ["tau"],
     "log": ["tau"],
+    "align": ["a", "b", "--spec", "units.json", "-o", "p.safetensors"],
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec.version import __version__
 
 if TYPE_CHECKING:
+    from taskvec.alignment import match
     from taskvec.arrays import from_arrays
     from taskvec.coefficients import knob, layers, only, per, without
     from taskvec.engine import Saved, save
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from taskvec.live import load_into
     from taskvec.measures import compare
     from taskvec.methods import method
+    from taskvec.permuted import permute
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
     from taskvec.source import Source, Spec
@@ -31,21 +33,21 @@ _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
     "Weights": "weights", "compare": "measures", "from_arrays": "arrays", "knob": "coefficients",
     "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods", "only": "coefficients",
-    "parse": "recipe", "per": "coefficients", "plan": "planning", "save": "engine", "stats": "statistics",
-    "verify": "lineage", "without": "coefficients",
+    "match": "alignment", "parse": "recipe", "per": "coefficients", "permute": "permuted", "plan": "planning",
+    "save": "engine", "stats": "statistics", "verify": "lineage", "without": "coefficients",
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher", "geometric_median",
-    "karcher", "magmax", "metagpt", "model_stock", "random_like", "regmean", "slerp", "stock", "ties", "trim",
-    "unified",
+    "ablate", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
+    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "patch", "random_like",
+    "regmean", "slerp", "stock", "ties", "trim", "unified",
 )  # fmt: skip
 # Views: the same numbers in other layers, under other names, in other rows.
 _VIEWS = ("align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie")
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
-    "load_into", "method", "only", "parse", "per", "plan", "save", "stats", "verify", "without", "__version__",
-    *_METHODS, *_VIEWS,
+    "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats", "verify", "without",
+    "__version__", *_METHODS, *_VIEWS,
 ]  # fmt: skip
 
 

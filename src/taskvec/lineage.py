@@ -68,6 +68,7 @@ def input_of(source: Source) -> dict[str, Any]:
         "statistic": statistic_of(source) or None,
         "fingerprint": source.fingerprint,
         "base": source.base,
+        "digest": (getattr(source, "metadata", None) or {}).get("taskvec.digest"),
     }
     path = getattr(source, "path", None)
     parent = read(path) if isinstance(path, Path) else None

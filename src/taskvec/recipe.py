@@ -21,6 +21,7 @@ from taskvec.coefficients import Coefficient, Number, exact
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
 from taskvec.methods import Method
+from taskvec.permuted import permute
 from taskvec.weights import Weights
 
 LONGEST, DEEPEST = 100_000, 60  # characters of a recipe; levels of nesting
@@ -45,6 +46,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "without": coefficients.without,
         "per": coefficients.per,
         "layers": coefficients.layers,
+        "permute": permute,
         **methods.FUNCTIONS,
         **views.FUNCTIONS,
     }

@@ -19,6 +19,7 @@ RECIPES = [
     "base + random_like(math - base, seed=1)",
     "base + elect(trim(math - base), dare(code - base)) + geometric_median(math - base, code - base)",
     'base + only("*.weight")*magmax(math - base, unified(code - base, math - base))',
+    "base + freeze_conflicts(math - base, code - base, cosine=layers(0.1, -1, outside=0))",
     "ties(math - base, code - base)",
 ]
 

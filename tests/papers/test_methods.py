@@ -302,6 +302,13 @@ def test_metagpt_weighs_by_squared_norms(taus):
     same(made("metagpt(t0, t1, t2)", taus), wanted, 1e-6)
 
 
+def test_freeze_conflicts_keeps_what_agrees_and_drops_what_does_not(taus):
+    """More of it in test_edits.py."""
+    against = {k: -v if k == "layers.0.w" else v for k, v in taus[0].items()}
+    wanted = {k: np.zeros_like(v) if k == "layers.0.w" else v for k, v in taus[0].items()}
+    same(made('freeze_conflicts(t0, t1, scope="tensor")', [taus[0], against]), wanted)
+
+
 def test_every_method_says_its_source_and_is_tested_here():
     tested = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("test_*.py"))
     for method in METHODS:

@@ -13,19 +13,20 @@ ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
     "errors dtypes executors source kernels storage places coefficients",
-    "formats terms weights arrays derived views",
+    "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe",
-    "planning measures lineage staging sidecars blocks streaming collecting mergekit",
+    "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
     "engine live statistics report",
     "cli __main__",
 )
 LAYERS = {name: layer for layer, names in enumerate(ROOMS) for name in names.split()}
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
-    "layers", "load", "load_into", "method", "only", "parse", "per", "plan", "save", "stats", "verify", "without",
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher", "geometric_median",
-    "karcher", "magmax", "metagpt", "model_stock", "random_like", "regmean", "slerp", "stock", "ties", "trim",
-    "unified",
+    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats", "verify",
+    "without",
+    "ablate", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
+    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "patch", "random_like",
+    "regmean", "slerp", "stock", "ties", "trim", "unified",
     "align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")

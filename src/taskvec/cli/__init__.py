@@ -10,6 +10,7 @@ VERBS = {  # verb -> module that has it
     "merge": "edit", "plan": "edit", "diff": "edit", "negate": "edit", "add": "edit", "analogy": "edit",
     "stats": "statistics",
     "show": "inspect", "check": "inspect", "compare": "inspect", "verify": "inspect", "log": "inspect",
+    "align": "align",
 }  # fmt: skip
 
 

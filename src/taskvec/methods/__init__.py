@@ -7,20 +7,24 @@ sparsify.py   trim, breadcrumbs, dare, della, random_like: one vector to a spars
 consensus.py  elect, unified, magmax, consensus: several vectors to one, entry by entry
 geometry.py   slerp, karcher, geometric_median, stock, metagpt: within the span of the arguments
 statistics.py fisher, regmean: models weighed by statistics of their data, from files that `stats` makes
-composed.py   ties, dare_ties, della_ties, model_stock: names for what the others say together
+edits.py      freeze_conflicts: layers in which two vectors conflict, left out
+ablation.py   ablate: directions that a model can no longer write
+composed.py   ties, dare_ties, della_ties, model_stock, patch: names for what the others say together
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from taskvec.methods import composed, consensus, geometry, sparsify, statistics
+from taskvec.methods import ablation, composed, consensus, edits, geometry, sparsify, statistics
 from taskvec.methods.applied import Applied
 from taskvec.methods.lift import Method, method
 
 __all__ = ["FUNCTIONS", "METHODS", "Applied", "Method", "method"]
 
-METHODS: tuple[Method, ...] = (*sparsify.METHODS, *consensus.METHODS, *geometry.METHODS, *statistics.METHODS)
+METHODS: tuple[Method, ...] = (
+    *sparsify.METHODS, *consensus.METHODS, *geometry.METHODS, *statistics.METHODS, *edits.METHODS,
+)  # fmt: skip
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {m.name: m for m in METHODS} | {f.__name__: f for f in composed.FUNCTIONS}
+    {m.name: m for m in METHODS} | {f.__name__: f for f in (*ablation.FUNCTIONS, *composed.FUNCTIONS)}
 )

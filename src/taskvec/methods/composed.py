@@ -1,6 +1,6 @@
 """Names for what several methods say together. Each returns the expression it stands for, which prints as such."""
 
-from taskvec.coefficients import Coefficient, Number
+from taskvec.coefficients import Coefficient, Number, matches, only
 from taskvec.errors import RecipeError
 from taskvec.methods import consensus, geometry, sparsify
 from taskvec.weights import Weights
@@ -50,4 +50,18 @@ def model_stock(base: Weights, *models: Weights, scope: str = "tensor") -> Weigh
     return base + STOCK(*(m - base for m in models), scope=scope)
 
 
-FUNCTIONS = (ties, dare_ties, della_ties, model_stock)
+def patch(base: Weights, model: Weights, *patterns: str) -> Weights:
+    """base + only(patterns)*(model - base): the tensors that fit a pattern from `model`, exactly, all others from base.
+
+    Weight patching; with a number in front of the difference it is interpolation of those tensors (PAINT, Ilharco et
+    al., NeurIPS 2022, arXiv 2208.05592, on a part). Raises RecipeError for a pattern that fits no tensor.
+    """
+    if wrong := [type(w).__name__ for w in (base, model) if not isinstance(w, Weights)]:
+        raise RecipeError(f"patch takes a base, a model and patterns, not {', '.join(wrong)}")
+    where = only(*patterns)
+    if idle := [p for p in patterns if not any(matches(p, name) for name in base.specs)]:
+        raise RecipeError(f"patch: no tensor fits {', '.join(idle)}")
+    return base + where * (model - base)
+
+
+FUNCTIONS = (ties, dare_ties, della_ties, model_stock, patch)

@@ -18,31 +18,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HIGH, LOW = 1 << 15, 1 << 16  # values of the upper bits of a float32's magnitude, and of the lower ones
+Pairs = dict[tuple[int, int], tuple[float, int, int]]  # (dot, entries nonzero in both, those of opposite signs)
+
+
+def pairs(call: Applied, threads: int, progress: Callable[[int], None]) -> dict[str, list[Pairs]]:
+    """Tensor -> for each of its parts {(i, j): kernels.pair of the arguments i <= j}."""
+    n = len(call.args)
+
+    def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, Pairs]:
+        name, start, count = part
+        for row, terms in zip(rows, call.terms(name), strict=True):
+            _fill(call, terms, start, row[:count])
+        return name, count, {(i, j): kernels.pair(rows[i], rows[j], count) for i in range(n) for j in range(i, n)}
+
+    found: dict[str, list[Pairs]] = {}
+    for name, count, sums in each(_parts(call), work, partial(_rows, n), threads):
+        found.setdefault(name, []).append(sums)
+        progress(count)
+    return found
 
 
 def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
     """Tensor -> {"gram": G}, G_ij = <x_i, x_j> over the tensor, or over the whole model with scope="model"; float64."""
-    n = len(call.args)
-
-    def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, dict[tuple[int, int], float]]:
-        name, start, count = part
-        for row, terms in zip(rows, call.terms(name), strict=True):
-            _fill(call, terms, start, row[:count])
-        pairs = {(i, j): kernels.pair(rows[i], rows[j], count)[0] for i in range(n) for j in range(i, n)}
-        return name, count, pairs
-
-    sums: dict[str, list[dict[tuple[int, int], float]]] = {}
-    for name, count, found in each(_parts(call), work, partial(_rows, n), threads):
-        sums.setdefault(name, []).append(found)
-        progress(count)
+    n, sums = len(call.args), pairs(call, threads, progress)
     whole = call.params.get("scope") == "model"
     everything = [p for parts in sums.values() for p in parts]
 
-    def gram(parts: Sequence[dict[tuple[int, int], float]]) -> list[list[float]]:
-        return [[_total([p[min(i, j), max(i, j)] for p in parts]) for j in range(n)] for i in range(n)]
+    def gram(parts: Sequence[Pairs]) -> list[list[float]]:
+        return [[total([p[min(i, j), max(i, j)][0] for p in parts]) for j in range(n)] for i in range(n)]
 
-    total = gram(everything) if whole else []
-    return {name: {"gram": total if whole else gram(parts)} for name, parts in sums.items()}
+    model = gram(everything) if whole else []
+    return {name: {"gram": model if whole else gram(parts)} for name, parts in sums.items()}
 
 
 def thresholds(
@@ -112,7 +118,7 @@ def thresholds(
     return {name: values[groups[name]] for name in names}
 
 
-def _total(values: Sequence[float]) -> float:
+def total(values: Sequence[float]) -> float:
     """The sum, exactly rounded; nan if one of them is not finite, so that the result shows it."""
     return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 

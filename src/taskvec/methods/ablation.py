@@ -1,0 +1,305 @@
+"""`ablate`: directions that a model can no longer write.
+
+A source of its own kind, since its second argument has other tensors than its first. Matrices whose rows are vectors of
+the stream are projected as they are read; where the columns are, a pass before takes their components.
+"""
+
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from taskvec.coefficients import matches
+from taskvec.derived import Derived, Parameter, reads, room
+from taskvec.dtypes import BITS, accumulator
+from taskvec.errors import MismatchError, RecipeError
+from taskvec.executors import each
+from taskvec.places import layer_of
+from taskvec.source import Source, Spec
+from taskvec.terms import evaluate, scratch_bytes
+from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What writes to the residual stream, and the axis of it that is the stream's: rows of a Linear (out, in), columns of an
+# embedding and of GPT-2's matrices (in, out).
+WRITERS = (
+    ("*embed_tokens.weight", 1), ("*.self_attn.o_proj.weight", 0), ("*.self_attn.o_proj.bias", 0),
+    ("*.mlp.down_proj.weight", 0), ("*.mlp.down_proj.bias", 0),
+    ("*word_embeddings.weight", 1), ("*position_embeddings.weight", 1), ("*token_type_embeddings.weight", 1),
+    ("*.output.dense.weight", 0), ("*.output.dense.bias", 0),
+    ("*wte.weight", 1), ("*wpe.weight", 1), ("*.c_proj.weight", 1), ("*.c_proj.bias", 0),
+)  # fmt: skip
+SLAB = 1 << 16  # elements that a thread projects at once, or one row: fixed, so that blocks change no sum
+DEPENDENT = 1e-6  # of a unit vector, what is left outside the span of others: less is the rounding of float32
+
+
+def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weights:
+    """W - r r^T W for every matrix that writes to the residual stream: the model can no longer write the direction r.
+
+    Weight orthogonalisation (Arditi et al., NeurIPS 2024, arXiv 2406.11717, section 2.4): r^T W = 0 afterwards, up to
+    the rounding of the output's dtype. As in the paper embeddings, positions, output matrices of attention and MLP, and
+    output biases. Ablating twice is ablating once, and it goes through sums, both up to rounding. All other tensors
+    keep their bits. A model that normalises after it has added (BERT) can write r with its norms, which stay.
+
+    directions: `load("refusal.safetensors")`, one tensor (k, d) or (d,), any length and angle; orthonormalised in
+    float64 (Gram-Schmidt, twice). patterns: instead of the tensors in WRITERS those whose names fit one of these,
+    separated by spaces; a pattern may end in @0 or @1, the axis that is the stream's, otherwise it is the one of size
+    d, the first where both are. Computed in float64, rounded to float32 (float64 models: not at all). Raises
+    MismatchError for tensors whose axis is not d long, RecipeError if none fits or for directions that are zero, not
+    finite or dependent.
+    """
+    if not isinstance(model, Weights) or not isinstance(directions, Weights):
+        raise RecipeError("ablate takes a model or a task vector, and directions")
+    if not isinstance(patterns, str):
+        raise RecipeError(f"ablate: patterns is a text such as {WRITERS[1][0]!r}, not {type(patterns).__name__}")
+    found = Ablated(model, directions, patterns)
+    return Weights({found: 1}, {**model.mentioned, **directions.mentioned})
+
+
+class Ablated(Derived):
+    """One call of `ablate`."""
+
+    alike = False
+
+    def __init__(self, model: Weights, directions: Weights, patterns: str):
+        super().__init__("ablate", (model, directions), {"patterns": patterns}, {"patterns": ""})
+        self.tensor, self.size = _direction(directions)
+        self.axes = _axes(model, patterns, self.size)
+        self.own_passes = int(bool(self._columns))
+        self._lock, self._room = threading.RLock(), threading.local()
+        self._unit: NDArray[Any] | None = None
+        self._parts: dict[str, NDArray[Any]] = {}
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same edit of other sources."""
+        return ablate(*args, patterns=str(params["patterns"]))
+
+    # ---- what it is
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        """The model's: in float32 (float64 where a source is) what is edited, and all of a sum."""
+        model = self.args[0]
+        plain = [*model.terms.values()] == [1]
+        return {
+            name: spec if not spec.arithmetic or (plain and name not in self.axes)
+            else Spec(spec.shape, accumulator(*(s.specs[name].dtype for s in model.summed if name in s.specs)))
+            for name, spec in model.specs.items()
+        }  # fmt: skip
+
+    @cached_property
+    def stored(self) -> Mapping[str, Spec]:
+        """As the first model among the sources has it."""
+        donor = self.args[0].reference
+        return getattr(donor, "stored", donor.specs) if donor else {}
+
+    @property
+    def base(self) -> str | None:
+        """None: that of an edited vector is no model that anyone has."""
+        return None
+
+    @property
+    def partial(self) -> bool:
+        """Whether the model is."""
+        return all(source.partial for source in self.args[0].summed)
+
+    def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
+        """What is not edited is the model's own."""
+        return {(self, name): Fraction(1)} if name in self.axes else self.args[0].parts(name)
+
+    # ---- what it costs
+    @property
+    def _columns(self) -> list[str]:
+        """The tensors whose directions stand in the columns, which are measured before."""
+        return [name for name, axis in self.axes.items() if axis == 0]
+
+    @property
+    def _count(self) -> int:
+        return self.args[1].specs[self.tensor].numel // self.size
+
+    @property
+    def resident(self) -> int:
+        """The directions, three times while they are made orthogonal, and the components along them."""
+        widths = [self.specs[name].numel // self.size for name in self._columns]
+        return super().resident + 8 * self._count * (3 * self.size + sum(widths))
+
+    @property
+    def unmeasured(self) -> int:
+        """Elements that `prepare` has still to read."""
+        left = sum(self.specs[n].numel for n in self._columns if n not in self._parts)
+        return left + super().unmeasured
+
+    def scratch(self, name: str) -> int:
+        """A slab as it is summed, in float64, edited, and one product."""
+        n = max(SLAB, self._length(name))
+        return 4 * 8 * n + room(self.args[0], name, n)
+
+    def reads(self, name: str) -> int:
+        """Once, and once before for what is measured."""
+        return reads(self.args[0], name) * (1 + (self.axes.get(name) == 0))
+
+    # ---- what it takes to know
+    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+        """The orthonormal directions, and r^T W of every matrix that has them in its columns."""
+        super().prepare(threads, progress)
+        with self._lock:
+            if self._unit is None:
+                self._unit = orthonormal(self.args[1].read(self.tensor).reshape(-1, self.size))
+            todo = [name for name in self._columns if name not in self._parts]
+            for name, parts in each(todo, self._components, dict, min(threads, len(todo))) if todo else ():
+                self._parts[name] = parts
+                progress(self.specs[name].numel)
+
+    def _components(self, name: str, memory: dict[str, Any]) -> "tuple[str, NDArray[Any]]":
+        """(name, R W): k x columns in float64, summed row after row; `memory` is a thread's."""
+        import numpy as np
+
+        assert self._unit is not None
+        spec = self.specs[name]
+        found = np.zeros((len(self._unit), spec.numel // self.size))
+        for first, rows in self._slabs(name, 0, spec.shape[0], memory):
+            part = self._unit[:, first : first + len(rows)]
+            for k, r in enumerate(part):
+                found[k] += np.add.reduce(r[:, None] * rows, axis=0)
+        return name, found
+
+    # ---- values
+    def readinto(self, name: str, start: int, out: memoryview) -> None:
+        """Elements from `start` on: W less its part along the directions."""
+        import numpy as np
+
+        if name not in self.axes:
+            self._unedited(name, start, out)
+            return
+        self.prepare(1)
+        assert self._unit is not None
+        spec = self.specs[name]
+        result = np.frombuffer(out, np.float64 if spec.dtype == "F64" else np.float32)
+        length = self._length(name)
+        last = -(-(start + result.size) // length)
+        for first, rows in self._slabs(name, start // length, last, self._room.__dict__):
+            edited = rows.copy()
+            for k, r in enumerate(self._unit):
+                if self.axes[name]:
+                    edited -= np.add.reduce(rows * r, axis=1)[:, None] * r
+                else:
+                    edited -= r[first : first + len(rows), None] * self._parts[name][k]
+            flat = edited.reshape(-1)
+            skip, at = max(0, start - first * length), max(0, first * length - start)
+            piece = flat[skip:][: result.size - at]
+            result[at : at + piece.size] = piece
+
+    def _unedited(self, name: str, start: int, out: memoryview) -> None:
+        """A tensor that passes through, for who asks this source itself for it (an expression asks `origin`)."""
+        spec, terms = self.specs[name], self.args[0].scales(name)
+        if not spec.arithmetic:
+            source = self.args[0].reference
+            assert source is not None
+            source.readinto(name, start, out)
+            return
+        n = len(out) * 8 // BITS[spec.dtype]
+        evaluate(terms, start, n, spec.dtype, out, memoryview(bytearray(scratch_bytes([t[:2] for t in terms], n))))
+
+    def _length(self, name: str) -> int:
+        """Elements of a row; a vector is one column."""
+        shape = self.specs[name].shape
+        return shape[1] if len(shape) > 1 else 1
+
+    def _slabs(self, name: str, first: int, last: int, memory: dict[str, Any]) -> "Iterator[tuple[int, NDArray[Any]]]":
+        """(row, some rows from it on) of the unedited matrix, in float64."""
+        import numpy as np
+
+        spec, length, terms = self.specs[name], self._length(name), self.args[0].scales(name)
+        step = max(1, SLAB // length)
+        need = scratch_bytes([term[:2] for term in terms], step * length)
+        if len(memory.get("scratch", b"")) < need:
+            memory["scratch"] = memoryview(bytearray(need))
+        for row in range(first, last, step):
+            count = min(step, last - row) * length
+            values = np.zeros(count, np.float64 if spec.dtype == "F64" else np.float32)
+            if terms:
+                evaluate(terms, row * length, count, spec.dtype, values, memory["scratch"])
+            yield row, values.astype(np.float64).reshape(-1, length)
+
+
+def orthonormal(directions: "NDArray[Any]") -> "NDArray[Any]":
+    """An orthonormal basis of the rows' span, in float64: (k, d) -> (k, d). RecipeError for rows that span less."""
+    import numpy as np
+
+    found: list[NDArray[Any]] = []
+    for k, row in enumerate(directions.astype(np.float64)):
+        size = float(np.abs(row).max())
+        if not math.isfinite(size) or not size:
+            raise RecipeError(f"ablate: direction {k + 1} is {'not finite' if size else 'zero'}")
+        row = row / size
+        row /= math.sqrt(np.add.reduce(row * row))
+        for _ in range(2):  # once leaves what rounding puts back
+            for other in found:
+                row = row - np.add.reduce(row * other) * other
+            rest = math.sqrt(np.add.reduce(row * row))
+            if rest < DEPENDENT:
+                raise RecipeError(f"ablate: direction {k + 1} lies in the span of those before it: leave it out")
+            row /= rest
+        found.append(row)
+    return np.stack(found)
+
+
+def _direction(directions: Weights) -> tuple[str, int]:
+    """The name of the only tensor, and the length of a direction."""
+    shapes = {name: spec for name, spec in directions.specs.items() if spec.arithmetic}
+    if len(shapes) != 1:
+        raise RecipeError(f"ablate: the directions are one tensor, (k, d) or (d,), and there are {len(shapes)}")
+    ((name, spec),) = shapes.items()
+    if len(spec.shape) not in (1, 2) or not spec.numel:
+        raise RecipeError(f"ablate: directions have shape (k, d) or (d,), and {name} is {list(spec.shape)}")
+    return name, spec.shape[-1]
+
+
+def _axes(model: Weights, patterns: str, size: int) -> dict[str, int]:
+    """Tensor -> the axis of it that is the stream's, for all that is edited. Every problem at once."""
+    table = _table(patterns) if patterns else WRITERS
+    found: dict[str, int] = {}
+    problems = []
+    for name, spec in model.specs.items():
+        pattern, axis = next((entry for entry in table if matches(entry[0], name)), ("", None))
+        if not pattern:
+            continue
+        shape = spec.shape
+        axis = (0 if size in shape[:1] else len(shape) - 1) if axis is None else axis
+        if not spec.arithmetic or len(shape) not in (1, 2) or axis >= len(shape) or shape[axis] != size:
+            problems.append(f"{name} is {spec}, and its axis {axis} should be {size} long, as the directions are")
+        found[name] = axis
+    if problems:
+        raise MismatchError("ablate: the directions do not fit what they are to be taken out of:", problems)
+    idle = [pattern for pattern, _ in table if not any(matches(pattern, name) for name in model.specs)]
+    if not found or (patterns and idle):
+        raise RecipeError("ablate: no tensor fits (say with patterns= what writes to the residual stream):", idle)
+    if not patterns and (problems := _few(model, found)):
+        raise RecipeError(
+            "ablate: it is not clear what writes to the residual stream; say it with patterns=:", problems
+        )
+    return found
+
+
+def _table(patterns: str) -> tuple[tuple[str, int | None], ...]:
+    """ "*.up.weight@1 *.down.weight" -> the pattern and the axis, None where it is not said."""
+    found = [re.fullmatch(r"(.+?)(?:@([01]))?", word) for word in patterns.split()]
+    return tuple((m[1], int(m[2]) if m[2] else None) for m in found if m)
+
+
+def _few(model: Weights, found: Mapping[str, int]) -> list[str]:
+    """Layers in which not both attention and MLP are known to write: names of a family that WRITERS does not have."""
+    if all(source.partial for source in model.summed):
+        return []
+    counts: dict[tuple[str, int], int] = {}
+    for name, spec in model.specs.items():
+        if (layer := layer_of(name)) and len(spec.shape) == 2:
+            counts[layer] = counts.get(layer, 0) + (name in found)
+    return [f"{stack}.{k}: {n} of its matrices fit, not 2" for (stack, k), n in counts.items() if n != 2]
+
+
+FUNCTIONS = (ablate,)
