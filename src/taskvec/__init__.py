@@ -34,8 +34,9 @@ _HOME = {
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
-    "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median",
+    "karcher", "magmax", "metagpt", "model_stock", "multislerp", "nearswap", "nuslerp", "ram", "ramplus", "random_like",
+    "sce", "slerp", "stock", "ties", "trim", "unified",
 )  # fmt: skip
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",

@@ -21,6 +21,7 @@ PUBLIC = {
     "layers", "load", "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without",
     "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
     "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "arcee_fusion", "multislerp", "nearswap", "nuslerp", "ram", "ramplus", "sce",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
