@@ -38,9 +38,9 @@ _HOME = {
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
-    "ablate", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
-    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "patch", "random_like",
-    "regmean", "slerp", "stock", "ties", "trim", "unified",
+    "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
+    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "multislerp", "nearswap",
+    "nuslerp", "patch", "ram", "ramplus", "random_like", "regmean", "sce", "slerp", "stock", "ties", "trim", "unified",
 )  # fmt: skip
 # Views: the same numbers in other layers, under other names, in other rows.
 _VIEWS = ("align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie")

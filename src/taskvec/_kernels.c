@@ -541,49 +541,61 @@ done:
 
 INLINE float sign_of(float x) { return (float)(x > 0) - (float)(x < 0); }
 
-CLONES static void elect_tile(float *restrict out, const float *const *x, int m, size_t at, int n, int by_count, int mean) {
+/* plus: a sum of zero elects plus, not nobody. weight: what an agreeing entry adds to the divisor of the mean. */
+typedef struct { int inputs, by_count, mean, plus; } Election;
+
+CLONES static void elect_tile(float *restrict out, const float *const *x, const float *weight, Election e, size_t at, int n) {
     float total[TILE], agree[TILE];
     for (int i = 0; i < n; i++) { total[i] = 0; agree[i] = 0; out[i] = 0; }
-    for (int k = 0; k < m; k++) {
+    for (int k = 0; k < e.inputs; k++) {
         const float *restrict v = x[k] + at;
-        if (by_count) for (int i = 0; i < n; i++) total[i] += sign_of(v[i]);
+        if (e.by_count) for (int i = 0; i < n; i++) total[i] += sign_of(v[i]);
         else for (int i = 0; i < n; i++) total[i] += v[i];
     }
-    for (int i = 0; i < n; i++) total[i] = sign_of(total[i]);
-    for (int k = 0; k < m; k++) {
+    if (e.plus) for (int i = 0; i < n; i++) total[i] = total[i] >= 0 ? 1.0f : -1.0f;
+    else for (int i = 0; i < n; i++) total[i] = sign_of(total[i]);
+    for (int k = 0; k < e.inputs; k++) {
         const float *restrict v = x[k] + at;
+        const float w = weight[k];
         for (int i = 0; i < n; i++) {
             int yes = v[i] * total[i] > 0;
             out[i] += yes ? v[i] : 0.0f;
-            agree[i] += (float)yes;
+            agree[i] += yes ? w : 0.0f;
         }
     }
-    if (mean) for (int i = 0; i < n; i++) out[i] = out[i] / (agree[i] > 1 ? agree[i] : 1.0f);
+    if (e.mean) for (int i = 0; i < n; i++) out[i] = out[i] / (agree[i] != 0 ? agree[i] : 1.0f);
 }
 
 static PyObject *elect(PyObject *self, PyObject *args) {
-    PyObject *out_obj, *inputs, *result = NULL;
+    PyObject *out_obj, *inputs, *weights, *result = NULL;
     Py_ssize_t n;
-    int by_count, mean;
-    if (!PyArg_ParseTuple(args, "OO!npp", &out_obj, &PyTuple_Type, &inputs, &n, &by_count, &mean)) return NULL;
+    Election e;
+    if (!PyArg_ParseTuple(args, "OO!npppO!", &out_obj, &PyTuple_Type, &inputs, &n, &e.by_count, &e.mean, &e.plus,
+                          &PyTuple_Type, &weights)) return NULL;
     Py_ssize_t m = PyTuple_Size(inputs);
     if (m < 1 || m > MAX_INPUTS || n < 0) { PyErr_SetString(PyExc_ValueError, "elect: no inputs, or too many"); return NULL; }
+    if (PyTuple_Size(weights) != m) { PyErr_SetString(PyExc_ValueError, "elect: not one weight an input"); return NULL; }
+    e.inputs = (int)m;
     Held *h = PyMem_Calloc((size_t)m + 1, sizeof(Held));
     const float **x = PyMem_Calloc((size_t)m, sizeof(float *));
-    if (!h || !x) { PyErr_NoMemory(); goto done; }
+    float *weight = PyMem_Calloc((size_t)m, sizeof(float));
+    if (!h || !x || !weight) { PyErr_NoMemory(); goto done; }
     if (hold(&h[m], out_obj, 1, n * 4) < 0) goto done;
     for (Py_ssize_t k = 0; k < m; k++) {
         if (hold(&h[k], PyTuple_GetItem(inputs, k), 0, n * 4) < 0) goto done;
         x[k] = h[k].view.buf;
+        double w = PyFloat_AsDouble(PyTuple_GetItem(weights, k));
+        if (w == -1.0 && PyErr_Occurred()) goto done;
+        weight[k] = (float)w;
     }
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t at = 0; at < n; at += TILE)
-        elect_tile((float *)h[m].view.buf + at, x, (int)m, (size_t)at, n - at < TILE ? (int)(n - at) : TILE, by_count, mean);
+        elect_tile((float *)h[m].view.buf + at, x, weight, e, (size_t)at, n - at < TILE ? (int)(n - at) : TILE);
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 done:
     if (h) release(h, m + 1);
-    PyMem_Free(h); PyMem_Free(x);
+    PyMem_Free(h); PyMem_Free(x); PyMem_Free(weight);
     return result;
 }
 
@@ -592,7 +604,7 @@ static PyMethodDef functions[] = {
     {"philox", philox, METH_VARARGS, "philox(out, n, first, stream, key0, key1)"},
     {"keep", keep, METH_VARARGS, "keep(out, x, n, low, high)"},
     {"drop", drop, METH_VARARGS, "drop(out, x, words, n, least, scale)"},
-    {"elect", elect, METH_VARARGS, "elect(out, inputs, n, by_count, mean)"},
+    {"elect", elect, METH_VARARGS, "elect(out, inputs, n, by_count, mean, plus, weights)"},
     {"combine", combine, METH_VARARGS, "combine(out, dtype, inputs, dtypes, scales, n, scratch) -> flags"},
     {"lowrank", lowrank, METH_VARARGS, "lowrank(out, B, A, start, n, cols, rank, scale)"},
     {"pair", pair, METH_VARARGS, "pair(x, y, n) -> (dot, both_nonzero, opposite_signs)"},

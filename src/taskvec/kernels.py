@@ -121,12 +121,22 @@ def drop(out: Buffer, x: Buffer, words: Buffer, n: int, least: int, scale: float
         _kernels.drop(out, x, words, n, least, scale)
 
 
-def elect(out: Buffer, inputs: Sequence[Buffer], n: int, by_count: bool, mean: bool) -> None:
-    """out = the sum (mean) of the entries that agree with the sign of the sum (of the signs), float32."""
+def elect(
+    out: Buffer,
+    inputs: Sequence[Buffer],
+    n: int,
+    by_count: bool,
+    mean: bool,
+    plus: bool = False,
+    weights: Sequence[float] = (),
+) -> None:
+    """out = the sum of the entries that agree with the sign of the sum (of the signs), float32; with `mean` divided by
+    the sum of the weights of those entries, 1 each unless given. A sum of zero elects nobody, or with `plus` plus."""
+    each = tuple(weights) or (1.0,) * len(inputs)
     if _kernels is None:
-        elect_numpy(out, inputs, n, by_count, mean)
+        elect_numpy(out, inputs, n, by_count, mean, plus, each)
     else:
-        _kernels.elect(out, tuple(inputs), n, by_count, mean)
+        _kernels.elect(out, tuple(inputs), n, by_count, mean, plus, each)
 
 
 # ---- the same in numpy ---------------------------------------------------------------------------
@@ -301,7 +311,15 @@ def drop_numpy(out: Buffer, x: Buffer, words: Buffer, n: int, least: int, scale:
     np.frombuffer(out, np.float32, n)[:] = np.where(kept, scaled, np.float32(0))
 
 
-def elect_numpy(out: Buffer, inputs: Sequence[Buffer], n: int, by_count: bool, mean: bool) -> None:
+def elect_numpy(
+    out: Buffer,
+    inputs: Sequence[Buffer],
+    n: int,
+    by_count: bool,
+    mean: bool,
+    plus: bool = False,
+    weights: Sequence[float] = (),
+) -> None:
     """`elect`, without the compiled kernels."""
     import numpy as np
 
@@ -310,14 +328,15 @@ def elect_numpy(out: Buffer, inputs: Sequence[Buffer], n: int, by_count: bool, m
     with np.errstate(all="ignore"):
         for v in x:
             total += np.sign(v) if by_count else v
+        sign = np.where(total >= 0, np.float32(1), np.float32(-1)) if plus else np.sign(total)
         found = np.frombuffer(out, np.float32, n)
         found[:] = 0
-        for v in x:
-            yes = v * np.sign(total) > 0
+        for v, w in zip(x, weights or (1.0,) * len(x), strict=True):
+            yes = v * sign > 0
             found += np.where(yes, v, np.float32(0))
-            agree += yes
+            agree += np.where(yes, np.float32(w), np.float32(0))
         if mean:
-            found /= np.maximum(agree, np.float32(1))
+            found /= np.where(agree != 0, agree, np.float32(1))
 
 
 def itemsize(dtype: str) -> int:

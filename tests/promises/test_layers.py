@@ -22,11 +22,11 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
 LAYERS = {name: layer for layer, names in enumerate(ROOMS) for name in names.split()}
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
-    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats", "verify",
-    "without",
-    "ablate", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
-    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "patch", "random_like",
-    "regmean", "slerp", "stock", "ties", "trim", "unified",
+    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats",
+    "verify", "without",
+    "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
+    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "multislerp", "nearswap",
+    "nuslerp", "patch", "ram", "ramplus", "random_like", "regmean", "sce", "slerp", "stock", "ties", "trim", "unified",
     "align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")

@@ -5,6 +5,7 @@ until its elements are asked for.
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,40 @@ TILE = 64 << 10  # elements that an elementwise method sees at once: a few float
 PART = 4 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
 ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
 KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
+LANES = ("row", "column")  # scopes of which every lane of a tensor has numbers of its own
 Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
 Value = float | str | tuple[float, ...]  # of a parameter, at one tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The vectors that a tensor is seen as: its rows, along the last axis, or its columns, along the first one.
+
+    As a matrix of `rows` times `width`, and of vectors and scalars one lane.
+    """
+
+    rows: int
+    width: int
+    along: str
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], along: str) -> "Lanes":
+        """The matrix as which a tensor of this shape is read."""
+        numel = math.prod(shape)
+        width = (shape[-1] if along == "row" else numel // max(1, shape[0])) if shape else 1
+        return cls(numel // max(1, width), width, along)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.rows if self.along == "row" else self.width
+
+    def index(self, start: int, n: int) -> "NDArray[Any]":
+        """The lane of each of the elements start .. start+n."""
+        import numpy as np
+
+        elements = np.arange(start, start + n)
+        return elements // self.width if self.along == "row" else elements % self.width
 
 
 class Applied(Derived):
@@ -34,13 +67,15 @@ class Applied(Derived):
 
     def __init__(self, method: "Method", args: tuple[Weights, ...], params: Mapping[str, Parameter]):
         super().__init__(method.name, args, params, method.defaults)
-        self.method, self.own_passes = method, method.passes
+        self.method = method
+        self.own_passes = method.passes if isinstance(method.passes, int) else method.passes(self.params)
         count = len(args) // 2 if method.statistics else len(args)
         self.models, self.statistics = args[:count], args[count:]  # what is merged, and what is known of each
         self._lock = threading.RLock()
         self._measured: Measured | None = None
         self._terms: dict[str, list[list[Term]]] = {}
         self._told: dict[str, dict[str, Any]] = {}
+        self._coefficients: dict[str, Sequence[Any]] = {}
         self._whole: dict[str, NDArray[Any]] = {}
         self._room = threading.local()
 
@@ -87,8 +122,13 @@ class Applied(Derived):
 
     @property
     def resident(self) -> int:
-        """Bytes held beside the blocks: whole tensors for a method that needs them, and what is measured."""
-        if self.method.local or self.method.combines:
+        """Bytes held beside the blocks: whole tensors for a method that needs them, numbers a lane for one by lanes."""
+        if self.method.combines:
+            scope, width = self.params.get("scope"), 8 * len(self.args) * (len(self.args) + 1)
+            return super().resident + sum(
+                width * Lanes.of(spec.shape, str(scope)).count for spec in self.specs.values() if scope in LANES
+            )
+        if self.method.local:
             return super().resident
         largest = max((4 * spec.numel for spec in self.specs.values()), default=0)
         return super().resident + KEPT * largest + max(map(self._held, self.specs), default=0)
@@ -153,7 +193,7 @@ class Applied(Derived):
     @property
     def unmeasured(self) -> int:
         """Elements that `prepare` has still to read."""
-        own = self.method.passes * sum(spec.numel for spec in self.specs.values() if spec.arithmetic)
+        own = self.own_passes * sum(spec.numel for spec in self.specs.values() if spec.arithmetic)
         return own * (self._measured is None) + super().unmeasured
 
     # ---- values
@@ -170,7 +210,7 @@ class Applied(Derived):
         assert self._measured is not None
         if name not in self._told:
             self._told[name] = self.numbers(name) | dict(self._measured.get(name, {}))
-        told = dict(self._told[name])
+        told = self._told[name]
         if self.method.combines:
             self._combine(name, start, result, told)
         elif self.method.local:
@@ -184,8 +224,17 @@ class Applied(Derived):
             self._terms[name] = [a.scales(name, self.places[name]) for a in self.args]
         return self._terms[name]
 
-    def _combine(self, name: str, start: int, out: "NDArray[Any]", told: dict[str, Any]) -> None:
-        coefficients = self.method.fn(told.pop("gram"), **told)
+    def _combine(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> None:
+        import numpy as np
+
+        if name not in self._coefficients:
+            given = {key: value for key, value in told.items() if key != "gram"}
+            with np.errstate(all="ignore"):
+                self._coefficients[name] = self.method.fn(told["gram"], **given)
+        coefficients = self._coefficients[name]
+        if self.params.get("scope") in LANES:
+            self._by_lanes(name, start, out, coefficients)
+            return
         totals: dict[tuple[Source, str], float] = {}
         for c, terms_of in zip(coefficients, self.terms(name), strict=True):
             for source, inner, number in terms_of:
@@ -195,20 +244,42 @@ class Applied(Derived):
         for at in range(0, out.size, TILE):
             self.values(terms, start + at, out[at : at + TILE])
 
-    def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: dict[str, Any]) -> None:
+    def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
+        """A linear combination with coefficients of its own for each lane; summed in float32, argument by argument."""
+        import numpy as np
+
+        lanes = Lanes.of(self.specs[name].shape, str(self.params["scope"]))
+        for at in range(0, out.size, TILE):
+            tile = out[at : at + TILE]
+            index = lanes.index(start + at, tile.size)
+            total = np.zeros(tile.size, np.float32)
+            for c, terms in zip(coefficients, self.terms(name), strict=True):
+                self.values(terms, start + at, tile)
+                total += tile * np.asarray(c, np.float32)[index]
+            tile[:] = total
+
+    def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> None:
+        """Tile by tile; what is known a tile (an array in `told`) needs each from its beginning."""
         import numpy as np
 
         if not hasattr(self._room, "tiles"):
             self._room.tiles = np.empty((len(self.args), TILE), np.float32)
-        for at in range(0, out.size, TILE):
-            tile = out[at : at + TILE]
-            arrays = [row[: tile.size] for row in self._room.tiles]
+        stop, whole = start + out.size, any(isinstance(value, np.ndarray) for value in told.values())
+        for at in range(start - start % TILE if whole else start, stop, TILE):
+            arrays = [row[: min(TILE, stop - at)] for row in self._room.tiles]
             for row, terms in zip(arrays, self.terms(name), strict=True):
-                self.values(terms, start + at, row)
-            key = {"name": name, "start": start + at} if self.method.keyed else {}
-            tile[:] = self._called(name, arrays, told | key)
+                self.values(terms, at, row)
+            found, before = self.tile(name, at, arrays, told), max(0, start - at)
+            out[at + before - start : at + found.size - start] = found[before:]
 
-    def _tensor(self, name: str, told: dict[str, Any]) -> "NDArray[Any]":
+    def tile(self, name: str, at: int, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any]) -> "NDArray[Any]":
+        """What the function makes of a tile that begins at `at`; of an array in `told` it gets the tile's number."""
+        import numpy as np
+
+        here = {key: value[at // TILE] if isinstance(value, np.ndarray) else value for key, value in told.items()}
+        return self._called(name, arrays, here | ({"name": name, "start": at} if self.method.keyed else {}))
+
+    def _tensor(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
         """The whole tensor, computed once for the threads that want its parts."""
         import numpy as np
 
@@ -225,7 +296,7 @@ class Applied(Derived):
                 key = {"name": name, "start": 0} if self.method.keyed else {}
                 while len(self._whole) >= KEPT:
                     del self._whole[next(iter(self._whole))]
-                self._whole[name] = self._called(name, arrays, told | key)
+                self._whole[name] = self._called(name, arrays, {**told, **key})
             return self._whole[name]
 
     def _called(self, name: str, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any]) -> "NDArray[Any]":
@@ -233,7 +304,8 @@ class Applied(Derived):
         import numpy as np
 
         try:
-            found = np.asarray(self.method.fn(*arrays, **told), np.float32)
+            with np.errstate(all="ignore"):  # a NaN is reported by its tensor where it would be written
+                found = np.asarray(self.method.fn(*arrays, **told), np.float32)
         except Exception as error:
             if isinstance(error, TaskvecError) or not self.method.source:
                 raise

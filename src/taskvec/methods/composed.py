@@ -43,11 +43,11 @@ def della_ties(
     return ELECT(*parts, reduce=reduce, vote=vote)
 
 
-def model_stock(base: Weights, *models: Weights, scope: str = "tensor") -> Weights:
+def model_stock(base: Weights, *models: Weights, scope: str = "tensor", floor: Value = 0) -> Weights:
     """base + stock(model_1 - base, ..., model_n - base): Model Stock (Jang et al., ECCV 2024)."""
     if len(models) < 2:
         raise RecipeError(f"model_stock takes a base and at least two models, not {len(models)}")
-    return base + STOCK(*(m - base for m in models), scope=scope)
+    return base + STOCK(*(m - base for m in models), scope=scope, floor=floor)
 
 
 def patch(base: Weights, model: Weights, *patterns: str) -> Weights:

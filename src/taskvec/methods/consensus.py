@@ -3,24 +3,36 @@
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
+from taskvec.errors import RecipeError
 from taskvec.methods.lift import Method
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def elect(*taus: "NDArray[Any]", reduce: str = "mean", vote: str = "sum") -> "NDArray[Any]":
+def elect(
+    *taus: "NDArray[Any]",
+    reduce: str = "mean",
+    vote: str = "sum",
+    weights: tuple[float, ...] = (),
+    tie: str = "none",
+) -> "NDArray[Any]":
     """The mean (or sum) of the entries that agree with the elected sign sgn(sum_t tau_t); the others do not count.
 
     TIES-Merging (Yadav et al., NeurIPS 2023), steps 2-3, "disjoint mean". vote="sum" weighs each vote with its
     magnitude, as the paper does; vote="count" counts signs. The coefficients of the vectors count in both:
-    `elect(0.5*a, b)` lets the half of a vote. Deviation: an exact tie elects nobody, the entry is 0 (the authors' code
-    asks the majority of the whole model, mergekit says plus).
+    `elect(0.5*a, b)` lets the half of a vote. The mean divides by the number of agreeing entries, or by the sum of
+    their `weights` where given, or by 1 where that is 0: mergekit's `normalize` is
+    `elect(0.5*a, b, weights=(0.5, 1))`. Deviation: with tie="none" a sum of zero elects nobody and the entry is 0 (the
+    authors' code asks the majority of the whole model); tie="plus" elects plus, as mergekit does. Raises RecipeError
+    for weights of a sum, which divides by nothing.
     """
     import numpy as np
 
-    found = np.empty(taus[0].shape, np.float32)
-    kernels.elect(found, [np.ascontiguousarray(t) for t in taus], found.size, vote == "count", reduce == "mean")
+    if weights and reduce == "sum":
+        raise RecipeError('elect: weights are the divisor of the mean, and reduce="sum" has none')
+    found, given = np.empty(taus[0].shape, np.float32), [np.ascontiguousarray(t) for t in taus]
+    kernels.elect(found, given, found.size, vote == "count", reduce == "mean", tie == "plus", weights)
     return found
 
 
@@ -75,7 +87,7 @@ def _sum(taus: "tuple[NDArray[Any], ...]") -> "NDArray[Any]":
 
 
 METHODS = (
-    Method(elect, local=True, choices={"reduce": ("mean", "sum"), "vote": ("sum", "count")}),
+    Method(elect, local=True, choices={"reduce": ("mean", "sum"), "vote": ("sum", "count"), "tie": ("none", "plus")}),
     Method(unified, local=True),
     Method(magmax, local=True),
     Method(consensus, local=True, least=2),

@@ -2,27 +2,38 @@
 
 gram: n x n, <x_i, x_j> in float64, of one tensor (scope="tensor") or of the whole model (scope="model"). Each returns
 the n coefficients of the result. So these methods stream like a linear merge, after one pass for the Gram matrix, and
-are rounded once.
+are rounded once. With scope="row" every row of a tensor, along its last axis, has a Gram matrix and coefficients of its
+own, with scope="column" every column, along its first axis; a vector is one row, and one column. Their entries are then
+arrays, a number for each of them, and the result is summed in float32.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
 
 from taskvec.errors import RecipeError
 from taskvec.methods.lift import ALIKE, Method, Range
 from taskvec.methods.passes import grams
 
-Gram = Sequence[Sequence[float]]
+Gram = Sequence[Sequence[Any]]  # of floats; of arrays for the scopes row and column
 SCOPES = {"scope": ("tensor", "model")}
 PARALLEL = 0.9995  # above this |cosine| an arc is a chord
+ONE = 1 - 2.0**-25  # the cosines above are 1 in float32
+LOST = 1e-7  # the length of a sum of unit vectors of which float64 knows no digit: the root of its rounding
+SINGULAR = 1e-6  # Model Stock's denominator, below which its ratio says nothing
 
 
-def slerp(gram: Gram, *, t: float = 0.5, scope: str = "tensor") -> list[float]:
+def slerp(gram: Gram, *, t: float = 0.5, scope: str = "tensor", zero: str = "refuse") -> list[float]:
     """sin((1-t) W)/sin(W) x_1 + sin(t W)/sin(W) x_2, W the angle between them; a straight line if |cos W| > 0.9995.
 
-    Shoemake 1985; defaults as mergekit and fusion_bench have them. Two zero tensors give zero.
+    Shoemake 1985; defaults as mergekit and fusion_bench have them, but for the zero vector. Two zero tensors give zero;
+    zero="refuse": where one of the two is zero there is no angle, a RecipeError. zero="one": a norm of at most 1e-8
+    counts as 1, as in mergekit, so that a zero tensor is at right angles to all others.
     """
     a, b = math.sqrt(gram[0][0]), math.sqrt(gram[1][1])
+    if zero == "one":
+        a, b = (size if size > 1e-8 else 1.0 for size in (a, b))
     if not a and not b:
         return [1 - t, t]
     cosine = _clipped(gram[0][1] / (_nonzero(a) * _nonzero(b)))
@@ -32,27 +43,92 @@ def slerp(gram: Gram, *, t: float = 0.5, scope: str = "tensor") -> list[float]:
     return [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)]
 
 
-def karcher(gram: Gram, *, max_iter: float = 10, tol: float = 1e-5, scope: str = "tensor") -> list[float]:
+def nuslerp(gram: Gram, *, weights: tuple[float, ...] = (1, 1), scope: str = "tensor") -> list[Any]:
+    """Slerp at t = w_2/(w_1 + w_2) of the vectors as they are, a straight line only where they are (anti)parallel.
+
+    NuSLERP, of mergekit. The angle is that of the normalised vectors, norms below 1e-7 counted as that; a cosine of
+    +-1 in float32 is a straight line. t is 0.5 if |w_1 + w_2| < 1e-6. scope="tensor" is mergekit's default,
+    "row" its nuslerp_flatten=false, "column" its nuslerp_row_wise=true. About a base:
+    `base + nuslerp(a - base, b - base)`.
+    """
+    import numpy as np
+
+    first, second = weights or (1, 1)
+    t = 0.5 if abs(first + second) < 1e-6 else second / (first + second)
+    sizes = np.maximum(1e-7, np.sqrt(gram[0][0])) * np.maximum(1e-7, np.sqrt(gram[1][1]))
+    cosine = np.clip(gram[0][1] / sizes, -1, 1)
+    line = np.abs(cosine) > ONE
+    angle = np.arccos(np.where(line, 0, cosine))
+    arc = np.sin((1 - t) * angle) / np.sin(angle), np.sin(t * angle) / np.sin(angle)
+    return [np.where(line, 1 - t, arc[0]), np.where(line, t, arc[1])]
+
+
+def multislerp(
+    gram: Gram, *, weights: tuple[float, ...] = (), normalize: str = "sum", eps: float = 1e-8, scope: str = "tensor"
+) -> list[float]:
+    """The weighted mean of the directions, normalised, as long as the vectors are on weighted average.
+
+    Multi-SLERP (goddard.blog/posts/multislerp-wow-what-a-cool-idea; mergekit): u_i = x_i / (||x_i|| + eps),
+    m = sum w_i u_i / ||sum w_i u_i||, then a step on the sphere from m along sum w_i (u_i - <u_i, m> m). That sum is
+    zero, so the result is m * sum w_i ||x_i||; mergekit computes the step and finds its rounding. Weights are 1 each
+    unless given; normalize="sum" divides them by their sum (RecipeError if that is 0), "none" takes them as they are.
+    Where the directions cancel out (||sum w_i u_i|| < eps, or < 1e-7 sum |w_i|, where float64 has no digit of it left)
+    two vectors give sum w_i x_i and more are a RecipeError. One vector is its own mean.
+    """
+    n = len(gram)
+    w = [float(x) for x in weights or [1] * n]
+    if n == 1:
+        return [1.0]
+    if normalize == "sum":
+        w = _shares("multislerp", w)
+    sizes = [math.sqrt(gram[k][k]) for k in range(n)]
+    scaled = [x / (size + eps) if size + eps else 0.0 for x, size in zip(w, sizes, strict=True)]
+    length = _length(scaled, gram)
+    if length < max(eps, LOST * math.fsum(map(abs, w))):
+        if n == 2:
+            return w
+        raise RecipeError("multislerp: the weighted directions cancel out: take other weights")
+    mean = math.fsum(x * size for x, size in zip(w, sizes, strict=True))
+    return [mean * x / length for x in scaled]
+
+
+def karcher(
+    gram: Gram,
+    *,
+    weights: tuple[float, ...] = (),
+    max_iter: float = 10,
+    tol: float = 1e-5,
+    scope: str = "tensor",
+    zero: str = "exact",
+) -> list[float]:
     """The Karcher mean of the directions, as long as the lengths are on average.
 
-    m = argmin sum_i angle(m, x_i / ||x_i||)^2 on the sphere, by gradient steps in the tangent space from the normalised
-    mean until one is shorter than `tol`, then m * mean ||x_i||. Defaults as mergekit. Zero tensors do not count.
+    m = argmin sum_i w_i angle(m, x_i / ||x_i||)^2 on the sphere, by gradient steps in the tangent space from the
+    normalised mean until one is shorter than `tol`, then m * sum w_i ||x_i||. The weights, 1 each unless given, are
+    divided by their sum. max_iter and tol as mergekit has them.
+    zero="exact": zero tensors do not count, directions that cancel out are a RecipeError. zero="tol", as in mergekit:
+    a tensor no longer than `tol` has no direction but counts in the mean length, an angle below `tol` does not pull,
+    and directions whose mean is shorter than `tol` begin at the first of them.
     """
-    sizes = [math.sqrt(gram[k][k]) for k in range(len(gram))]
-    live = [k for k, size in enumerate(sizes) if size]
+    n, loose = len(gram), zero == "tol"
+    sizes = [math.sqrt(gram[k][k]) for k in range(n)]
+    shares = _shares("karcher", weights or [1] * n)
+    live = [k for k, size in enumerate(sizes) if not size <= tol * loose and shares[k]]
     if not live:
-        return [0.0] * len(gram)
+        return [0.0] * n
+    w = _shares("karcher", [shares[k] for k in live])
     unit = [[gram[i][j] / (sizes[i] * sizes[j]) for j in live] for i in live]
-    mean = _normalised([1.0] * len(live), unit)
+    mean = [float(not k) for k in range(len(live))] if loose and _length(w, unit) < tol else _normalised(w, unit)
     for _ in range(int(max_iter)):
-        step = _log_mean(mean, unit)
+        step = _log_mean(mean, unit, w, tol if loose else 0.0)
         length = _length(step, unit)
         if length < tol:
             break
         mean = _exp(mean, step, length)
-    scale = sum(sizes[k] for k in live) / len(live)
+    lengths = zip(shares, sizes, strict=True) if loose else zip(w, (sizes[k] for k in live), strict=True)
+    scale = math.fsum(share * size for share, size in lengths)
     found = dict(zip(live, mean, strict=True))
-    return [scale * found.get(k, 0.0) / sizes[k] if sizes[k] else 0.0 for k in range(len(gram))]
+    return [scale * found[k] / sizes[k] if k in found else 0.0 for k in range(n)]
 
 
 def geometric_median(gram: Gram, *, max_iter: float = 100, tol: float = 1e-7, scope: str = "tensor") -> list[float]:
@@ -75,17 +151,24 @@ def geometric_median(gram: Gram, *, max_iter: float = 100, tol: float = 1e-7, sc
     return c
 
 
-def stock(gram: Gram, *, scope: str = "tensor") -> list[float]:
+def stock(gram: Gram, *, scope: str = "tensor", floor: float = 0) -> list[Any]:
     """t * mean(tau_i), t = N cos / (1 + (N-1) cos), with the mean cosine of all pairs: what Model Stock adds to a base.
 
-    Model Stock (Jang et al., ECCV 2024, arXiv 2403.19522). A zero tau has no cosine and counts as 0.
+    Model Stock (Jang et al., ECCV 2024, arXiv 2403.19522). A zero tau has no cosine and counts as 0. Products of two
+    norms below `floor` count as that: mergekit's is 1e-6, the paper has none. A denominator within 1e-6 of 0, where
+    opposing updates would be blown up, gives t = 0. scope="row" is mergekit's filter_wise=true.
     """
+    import numpy as np
+
     n = len(gram)
-    sizes = [math.sqrt(gram[k][k]) for k in range(n)]
-    pairs = [(i, j) for i in range(n) for j in range(i)]
-    cosines = [gram[i][j] / (sizes[i] * sizes[j]) if sizes[i] * sizes[j] else 0.0 for i, j in pairs]
-    cosine = sum(cosines) / len(cosines)
-    t = n * cosine / (1 + (n - 1) * cosine) if 1 + (n - 1) * cosine else 0.0
+    sizes = [np.sqrt(gram[k][k]) for k in range(n)]
+    total: Any = 0.0
+    for i, j in combinations(range(n), 2):
+        product = np.maximum(sizes[i] * sizes[j], floor)
+        total = total + np.clip(gram[i][j] / np.where(product == 0, 1, product), -1, 1)
+    cosine = total / (n * (n - 1) / 2)
+    below = 1 + (n - 1) * cosine
+    t = np.where(np.abs(below) < SINGULAR, 0, n * cosine / np.where(np.abs(below) < SINGULAR, 1, below))
     return [t / n] * n
 
 
@@ -109,21 +192,23 @@ def _length(c: Sequence[float], gram: Gram) -> float:
 
 def _normalised(c: Sequence[float], gram: Gram) -> list[float]:
     size = _length(c, gram)
-    if size < 1e-12:
+    if size < LOST:
         raise RecipeError("the directions cancel out: they have no mean on the sphere")
     return [x / size for x in c]
 
 
-def _log_mean(mean: Sequence[float], unit: Gram) -> list[float]:
-    """The mean of the tangent vectors at `mean` that lead to each point."""
+def _log_mean(mean: Sequence[float], unit: Gram, weights: Sequence[float], least: float) -> list[float]:
+    """The weighted mean of the tangent vectors at `mean` that lead to each point at an angle of `least` or more."""
     n = len(mean)
     step = [0.0] * n
     for i in range(n):
         cosine = _clipped(math.fsum(mean[j] * unit[j][i] for j in range(n)))
         angle = math.acos(cosine)
+        if angle < least:
+            continue
         factor = angle / math.sin(angle) if angle > 1e-9 and math.sin(angle) else 1.0
         for j in range(n):
-            step[j] += factor * ((j == i) - cosine * mean[j]) / n
+            step[j] += weights[i] * factor * ((j == i) - cosine * mean[j])
     return step
 
 
@@ -135,9 +220,18 @@ def _clipped(cosine: float) -> float:
     return min(1.0, max(-1.0, cosine))
 
 
+def _shares(name: str, weights: Sequence[float]) -> list[float]:
+    whole = math.fsum(weights)
+    if not whole:
+        raise RecipeError(f"{name}: the weights add up to 0, so they are no shares of anything")
+    return [x / whole for x in weights]
+
+
 def _nonzero(size: float) -> float:
     if not size:
-        raise RecipeError("slerp: one of the two is zero, so there is no angle between them")
+        raise RecipeError(
+            'slerp: one of the two is zero, so there is no angle between them; zero="one" has them at right angles'
+        )
     return size
 
 
@@ -145,10 +239,20 @@ def _geometry(fn: object, **more: object) -> Method:
     return Method(fn, combines=True, measure=grams, passes=1, **more)  # type: ignore[arg-type]
 
 
+POSITIVE = Range(0, math.inf)
 METHODS = (
-    _geometry(slerp, takes=ALIKE, least=2, most=2, choices=SCOPES, ranges={"t": Range(0, 1)}),
-    _geometry(karcher, takes=ALIKE, least=2, choices=SCOPES, ranges={"max_iter": Range(1, 10_000)}),
+    _geometry(
+        slerp, takes=ALIKE, least=2, most=2, choices=SCOPES | {"zero": ("refuse", "one")}, ranges={"t": Range(0, 1)}
+    ),
+    _geometry(
+        karcher, takes=ALIKE, least=2, choices=SCOPES | {"zero": ("exact", "tol")},
+        ranges={"max_iter": Range(1, 10_000), "tol": POSITIVE, "weights": POSITIVE},
+    ),
     _geometry(geometric_median, takes=ALIKE, least=2, choices=SCOPES, ranges={"max_iter": Range(1, 10_000)}),
-    _geometry(stock, least=2, choices=SCOPES),
+    _geometry(stock, least=2, choices={"scope": ("tensor", "model", "row")}, ranges={"floor": POSITIVE}),
     _geometry(metagpt, least=2, choices=SCOPES),
-)
+    _geometry(nuslerp, takes=ALIKE, least=2, most=2, choices={"scope": ("tensor", "row", "column")}),
+    _geometry(
+        multislerp, takes=ALIKE, choices=SCOPES | {"normalize": ("sum", "none")}, ranges={"eps": POSITIVE}
+    ),
+)  # fmt: skip

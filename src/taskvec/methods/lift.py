@@ -17,6 +17,7 @@ from taskvec.weights import Weights, statistic_of
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
 Measure = Callable[[Applied, int, Callable[[int], None]], Measured]
 Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
+Passes = int | Callable[[Mapping[str, Parameter]], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Method:
     local: `fn` may be given any range of elements, flat; otherwise whole tensors in their shape.
     keyed: it takes `name` and `start`, which seed what it draws.
     combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
-    measure: a pass over the data that finds what `fn` must be told beside the arrays.
+    measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters).
     statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
         says what keeps a file of them from being of models with the given specs.
     workspace: float32 copies of its largest argument that `fn` holds at once beside the arguments and the result.
@@ -52,7 +53,7 @@ class Method:
     keyed: bool = False
     combines: bool = False
     measure: Measure | None = None
-    passes: int = 0
+    passes: Passes = 0
     takes: str = VECTORS
     least: int = 1
     most: int | None = None
@@ -115,6 +116,11 @@ class Method:
             raise MassError(
                 f"{self.name} works on task vectors (mass 0), and argument {masses.index(1) + 1} is a model: "
                 "subtract its base"
+            )
+        if self.takes is MODELS and not all(masses):
+            raise MassError(
+                f"{self.name} works on models (mass 1), and argument {masses.index(0) + 1} is a task vector: "
+                "add its base"
             )
         if len(set(masses)) > 1:
             raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")

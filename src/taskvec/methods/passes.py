@@ -1,121 +1,189 @@
-"""Passes over the data for what a method must know before it can work: Gram matrices and magnitude thresholds.
+"""Passes over the data for what a method must know before it can work: Gram matrices, ratios of norms, overlaps.
 
-Both are exact and need no more memory than a block a thread and a table of counts.
+Exact, and in no more memory than a block a thread and the numbers that are found. Parts are fixed and sums of parts are
+exactly rounded, so that threads change nothing. thresholds.py has the order statistics.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
-from taskvec.errors import RecipeError
 from taskvec.executors import each
-from taskvec.methods.applied import PART, TILE, Applied, Measured
+from taskvec.methods.applied import LANES, PART, TILE, Applied, Lanes, Measured
 from taskvec.terms import Term
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HIGH, LOW = 1 << 15, 1 << 16  # values of the upper bits of a float32's magnitude, and of the lower ones
-Pairs = dict[tuple[int, int], tuple[float, int, int]]  # (dot, entries nonzero in both, those of opposite signs)
+Part = tuple[str, int, int]  # a tensor, the first element, how many
+Pair = tuple[int, int]
+Pairs = dict[Pair, tuple[float, int, int]]  # (dot, entries nonzero in both, those of opposite signs)
+LEAST_SUM = 1e-7  # sums of magnitudes below this have no ratio
+
+
+def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
+    """Tensor -> {"gram": G}, G_ij = <x_i, x_j> over the tensor, or over the whole model with scope="model"; float64.
+
+    With scope="row" or "column" G_ij is an array, a number for each lane of the tensor.
+    """
+    if call.params.get("scope") in LANES:
+        return _grams_of_lanes(call, threads, progress)
+    n, sums = len(call.args), pairs(call, threads, progress)
+    whole = call.params.get("scope") == "model"
+    everything = [p for found in sums.values() for p in found]
+
+    def gram(found: Sequence[Pairs]) -> list[list[Any]]:
+        return _square({pair: total([p[pair][0] for p in found]) for pair in _pairs(n)}, n)
+
+    shared = gram(everything) if whole else []
+    return {name: {"gram": shared if whole else gram(found)} for name, found in sums.items()}
 
 
 def pairs(call: Applied, threads: int, progress: Callable[[int], None]) -> dict[str, list[Pairs]]:
     """Tensor -> for each of its parts {(i, j): kernels.pair of the arguments i <= j}."""
     n = len(call.args)
 
-    def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, Pairs]:
-        name, start, count = part
-        for row, terms in zip(rows, call.terms(name), strict=True):
-            _fill(call, terms, start, row[:count])
-        return name, count, {(i, j): kernels.pair(rows[i], rows[j], count) for i in range(n) for j in range(i, n)}
+    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, Pairs]:
+        name, _, count = part
+        fill(call, part, rows)
+        return name, count, {(i, j): kernels.pair(rows[i], rows[j], count) for i, j in _pairs(n)}
 
-    found: dict[str, list[Pairs]] = {}
-    for name, count, sums in each(_parts(call), work, partial(_rows, n), threads):
-        found.setdefault(name, []).append(sums)
+    sums: dict[str, list[Pairs]] = {}
+    for name, count, found in each(parts(call), work, partial(rows_of, n), threads):
+        sums.setdefault(name, []).append(found)
         progress(count)
-    return found
+    return sums
 
 
-def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
-    """Tensor -> {"gram": G}, G_ij = <x_i, x_j> over the tensor, or over the whole model with scope="model"; float64."""
-    n, sums = len(call.args), pairs(call, threads, progress)
-    whole = call.params.get("scope") == "model"
-    everything = [p for parts in sums.values() for p in parts]
+def _grams_of_lanes(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
+    """A tensor a thread, its parts in order, so that a lane is always summed in the same order."""
+    import numpy as np
 
-    def gram(parts: Sequence[Pairs]) -> list[list[float]]:
-        return [[total([p[min(i, j), max(i, j)][0] for p in parts]) for j in range(n)] for i in range(n)]
+    n, along = len(call.args), str(call.params["scope"])
 
-    model = gram(everything) if whole else []
-    return {name: {"gram": model if whole else gram(parts)} for name, parts in sums.items()}
+    def work(name: str, rows: "NDArray[Any]") -> tuple[str, dict[Pair, "NDArray[Any]"]]:
+        lanes = Lanes.of(call.specs[name].shape, along)
+        sums = {pair: np.zeros(lanes.count) for pair in _pairs(n)}
+        for row, high, column, wide in _blocks(lanes):
+            fill(call, (name, row * lanes.width + column, high * wide), rows)
+            first, size, axis = (row, high, 1) if along == "row" else (column, wide, 0)
+            for i, j in sums:
+                with np.errstate(all="ignore"):
+                    product = rows[i, : high * wide].astype(np.float64) * rows[j, : high * wide]
+                    sums[i, j][first : first + size] += product.reshape(high, wide).sum(axis=axis)
+        return name, sums
+
+    measured = {}
+    names = [name for name, spec in call.specs.items() if spec.arithmetic]
+    for name, sums in each(names, work, partial(rows_of, n), threads):
+        measured[name] = {"gram": _square(sums, n)}
+        progress(call.specs[name].numel)
+    return measured
 
 
-def thresholds(
-    call: Applied, threads: int, progress: Callable[[int], None], fractions: Callable[..., dict[str, float]]
-) -> Measured:
-    """Tensor -> {parameter: the magnitude of rank floor(fraction * d)}, counted from the largest, of its d elements.
+def _blocks(lanes: Lanes) -> Iterator[tuple[int, int, int, int]]:
+    """(row, rows, column, columns): the matrix in blocks of at most PART elements that lie in one piece."""
+    if lanes.width > PART:
+        for row in range(lanes.rows):
+            for column in range(0, lanes.width, PART):
+                yield row, 1, column, min(PART, lanes.width - column)
+    else:
+        step = PART // max(1, lanes.width)
+        for row in range(0, lanes.rows, step):
+            yield row, min(step, lanes.rows - row), 0, lanes.width
 
-    `fractions(**numbers)` names the parameters and how large a share of the elements lies at or above each. A rank of
-    0 is infinity. scope="model" ranks the elements of all tensors together. Two passes: counts of the upper 15 bits of
-    the magnitudes, then of the lower 16 within the bins that hold a threshold: exact for every float32.
+
+def ratios(call: Applied, threads: int, progress: Callable[[int], None], told: Measured) -> dict[str, float]:
+    """Tensor -> sum |tau| / sum |what the function makes of tau|, 1 where one of the two is below LEAST_SUM.
+
+    What `fn` is told beside its parameters: `told`, and ratio=1.
     """
     import numpy as np
 
-    whole = call.params.get("scope") == "model"
+    known = {
+        name: call.numbers(name) | dict(told.get(name, {})) | {"ratio": 1.0}
+        for name, spec in call.specs.items() if spec.arithmetic
+    }  # fmt: skip
+
+    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, float, float]:
+        name, start, count = part
+        before = after = 0.0
+        for at in range(start, start + count, TILE):
+            size = min(TILE, start + count - at)
+            fill(call, (name, at, size), rows)
+            before += float(np.abs(rows[0, :size]).sum(dtype=np.float64))
+            after += float(np.abs(call.tile(name, at, [rows[0, :size]], known[name])).sum(dtype=np.float64))
+        return name, count, before, after
+
+    totals: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
+    for name, count, before, after in each(parts(call), work, partial(rows_of, 1), threads):
+        totals[name][0].append(before)
+        totals[name][1].append(after)
+        progress(count)
+    found = {name: (total(before), total(after)) for name, (before, after) in totals.items()}
+    return {name: 1.0 if min(sums) < LEAST_SUM else sums[0] / sums[1] for name, sums in found.items()}
+
+
+def overlaps(
+    call: Applied, threads: int, progress: Callable[[int], None]
+) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Tensor -> for each vector how many entries above `epsilon` it shares with another, and how many it has alone."""
+    import numpy as np
+
+    n = len(call.args)
     names = [name for name, spec in call.specs.items() if spec.arithmetic]
-    groups = {name: "" if whole else name for name in names}
-    sizes: dict[str, int] = {}
-    for name in names:
-        sizes[groups[name]] = sizes.get(groups[name], 0) + call.specs[name].numel
-    wanted: dict[str, dict[str, int]] = {}
-    for name in names:
-        shares = fractions(**call.numbers(name))
-        if whole and shares != fractions(**call.numbers(names[0])):
-            raise RecipeError(f'{call.method.name}: with scope="model" the density is one number, not one a tensor')
-        wanted[groups[name]] = {key: math.floor(share * sizes[groups[name]]) for key, share in shares.items()}
+    limits = {name: np.float32(call.numbers(name)["epsilon"]) for name in names}  # type: ignore[arg-type]
 
-    def count(prefixes: dict[str, list[int]], finish: Callable[[str, dict[int, "NDArray[Any]"]], None]) -> None:
-        """Histograms of the upper bits, or of the lower ones within the bins `prefixes`, a group at a time."""
+    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, list[int], list[int]]:
+        name, start, count = part
+        shared, alone = [0] * n, [0] * n
+        for at in range(start, start + count, TILE):
+            size = min(TILE, start + count - at)
+            fill(call, (name, at, size), rows)
+            active = np.abs(rows[:, :size]) > limits[name]
+            many = active.sum(axis=0, dtype=np.int32) > 1
+            for k in range(n):
+                both = int(np.count_nonzero(active[k] & many))
+                shared[k] += both
+                alone[k] += int(np.count_nonzero(active[k])) - both
+        return name, count, shared, alone
 
-        def work(part: tuple[str, int, int], rows: "NDArray[Any]") -> tuple[str, int, dict[int, "NDArray[Any]"]]:
-            name, start, size = part
-            row = rows[0][:size]
-            _fill(call, call.terms(name)[0], start, row)
-            found = {}
-            for prefix in prefixes[groups[name]] if prefixes else [-1]:
-                found[prefix] = np.zeros(HIGH if prefix < 0 else LOW, np.uint32)
-                kernels.count(found[prefix], row, size, prefix)
-            return name, size, found
+    totals = {name: [0] * n for name in limits}, {name: [0] * n for name in limits}
+    for name, count, *found in each(parts(call), work, partial(rows_of, n), threads):
+        for into, counts in zip(totals, found, strict=True):
+            into[name] = [a + b for a, b in zip(into[name], counts, strict=True)]
+        progress(count)
+    return totals
 
-        totals: dict[str, dict[int, NDArray[Any]]] = {}
-        left = {group: sizes[group] for group in prefixes or sizes}
-        parts = [part for part in _parts(call) if groups[part[0]] in left]
-        for name, size, found in each(parts, work, partial(_rows, 1), threads):
-            group = groups[name]
-            total = totals.setdefault(group, {})
-            for prefix, counts in found.items():
-                total[prefix] = total[prefix] + counts if prefix in total else counts.astype(np.int64)
-            left[group] -= size
-            if not left[group]:
-                finish(group, totals.pop(group))
-            progress(size)
 
-    bins: dict[str, dict[str, tuple[int, int]]] = {}
-    values = {group: dict.fromkeys(ranks, math.inf) for group, ranks in wanted.items()}
+# ---- how a pass walks ----------------------------------------------------------------------------------------------
+def parts(call: Applied) -> Iterator[Part]:
+    """Every tensor in parts of PART elements."""
+    for name, spec in call.specs.items():
+        if spec.arithmetic:
+            for start in range(0, spec.numel, PART):
+                yield name, start, min(PART, spec.numel - start)
 
-    def first(group: str, counts: dict[int, "NDArray[Any]"]) -> None:
-        bins[group] = {key: _bin(counts[-1], rank) for key, rank in wanted[group].items() if rank}
 
-    def second(group: str, counts: dict[int, "NDArray[Any]"]) -> None:
-        for key, (upper, rank) in bins[group].items():
-            lower, _ = _bin(counts[upper], rank)
-            values[group][key] = float(np.uint32(upper << 16 | lower).view(np.float32))
+def rows_of(count: int) -> "NDArray[Any]":
+    """Memory of a thread: a part of each of `count` arguments."""
+    import numpy as np
 
-    count({}, first)
-    if needed := {group: sorted({upper for upper, _ in found.values()}) for group, found in bins.items() if found}:
-        count(needed, second)
-    return {name: values[groups[name]] for name in names}
+    return np.empty((count, PART), np.float32)
+
+
+def fill(call: Applied, part: Part, rows: "NDArray[Any]") -> None:
+    """The values of the arguments, a row each."""
+    name, start, count = part
+    for row, terms in zip(rows, call.terms(name), strict=False):
+        _values(call, terms, start, row[:count])
+
+
+def _values(call: Applied, terms: list[Term], start: int, out: "NDArray[Any]") -> None:
+    for at in range(0, out.size, TILE):
+        call.values(terms, start + at, out[at : at + TILE])
 
 
 def total(values: Sequence[float]) -> float:
@@ -123,29 +191,9 @@ def total(values: Sequence[float]) -> float:
     return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _bin(counts: "NDArray[Any]", rank: int) -> tuple[int, int]:
-    """(the bin that holds the element of this rank from the top, its rank within the bin)."""
-    import numpy as np
-
-    above = np.cumsum(counts[::-1])
-    place = int(np.searchsorted(above, rank))
-    before = int(above[place - 1]) if place else 0
-    return len(counts) - 1 - place, rank - before
+def _pairs(n: int) -> list[Pair]:
+    return [(i, j) for i in range(n) for j in range(i, n)]
 
 
-def _parts(call: Applied) -> Iterator[tuple[str, int, int]]:
-    for name, spec in call.specs.items():
-        if spec.arithmetic:
-            for start in range(0, spec.numel, PART):
-                yield name, start, min(PART, spec.numel - start)
-
-
-def _rows(count: int) -> "NDArray[Any]":
-    import numpy as np
-
-    return np.empty((count, PART), np.float32)
-
-
-def _fill(call: Applied, terms: list[Term], start: int, out: "NDArray[Any]") -> None:
-    for at in range(0, out.size, TILE):
-        call.values(terms, start + at, out[at : at + TILE])
+def _square(upper: Mapping[Pair, Any], n: int) -> list[list[Any]]:
+    return [[upper[min(i, j), max(i, j)] for j in range(n)] for i in range(n)]

@@ -1,16 +1,22 @@
 """Sparsifiers: from one task vector to a sparser one. `elect` (consensus.py) joins them.
 
-Pure functions of a float32 array of any shape; what begins with `threshold` is measured in a pass before.
+Pure functions of a float32 array of any shape. Parameters without a default are measured in passes before:
+threshold, outlier   magnitudes of the ranks that bound what is kept
+quota, spared        how many of the entries equal to them, the first ones of the array, are within the rank
+ratio                sum |tau| / sum |kept| over the tensor
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
+from taskvec.derived import Parameter
 from taskvec.methods.applied import Applied, Measured
 from taskvec.methods.draws import normal, uniform, words
 from taskvec.methods.lift import Method, Range
-from taskvec.methods.passes import grams, thresholds
+from taskvec.methods.passes import LEAST_SUM, grams, ratios
+from taskvec.methods.thresholds import Ranks, cuts, groups_of, quotas, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,29 +24,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DENSITY = Range(0, 1, open_below=True)
-SCOPES = {"scope": ("model", "tensor")}
+RESCALE = {"rescale": ("expected", "l1", "none")}
+SIEVE = {"scope": ("model", "tensor"), "ties": ("all", "first"), "rescale": ("none", "l1")}
 
 
-def _kept(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
-    return thresholds(call, threads, progress, lambda density, **_: {"threshold": density})
-
-
-def trim(tau: "NDArray[Any]", *, density: float = 0.2, scope: str = "model", threshold: float) -> "NDArray[Any]":
+# ---- by magnitude --------------------------------------------------------------------------------------------------
+def trim(
+    tau: "NDArray[Any]",
+    *,
+    density: float = 0.2,
+    scope: str = "model",
+    ties: str = "all",
+    least: float = 0,
+    rescale: str = "none",
+    threshold: float,
+    quota: float,
+    ratio: float,
+) -> "NDArray[Any]":
     """TIES, step 1: the entries whose magnitude is among the largest `density` of all, the others 0.
 
     TIES-Merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708), default k = 20 % of the whole model. scope="tensor"
-    ranks within each tensor, as mergekit does. Of d entries those at or above the floor(density * d)-th largest
-    magnitude are kept, with everything equal to it. Deviation: the authors' code keeps one entry more (`kthvalue` of
-    d - k, and `>=`).
+    ranks within each tensor. Of d entries those at or above the k-th largest magnitude are kept,
+    k = max(least, floor(density * d)): with ties="all" everything equal to it too, with ties="first" exactly k, of the
+    equal ones those first by tensor name and position. rescale="l1" multiplies what is kept of a tensor by
+    sum |tau| / sum |kept|, unless one of them is below 1e-7. Deviation: the authors' code keeps one entry more
+    (`kthvalue` of d - k, and `>=`). mergekit's are scope="tensor", least=1, ties="first", except that an unstable sort
+    picks among its equals; its `rescale` is "l1".
     """
-    return _band_of(tau, threshold, float("inf"))
-
-
-def _band(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
-    def shares(density: float, gamma: float, **_: float) -> dict[str, float]:
-        return {"threshold": min(1.0, density + gamma), "outlier": gamma}
-
-    return thresholds(call, threads, progress, shares)
+    return _between(tau, threshold, quota, float("inf"), float("inf"), ratio)
 
 
 def breadcrumbs(
@@ -49,37 +60,95 @@ def breadcrumbs(
     density: float = 0.1,
     gamma: float = 0.01,
     scope: str = "tensor",
+    outliers: str = "all",
+    ties: str = "all",
+    rescale: str = "none",
     threshold: float,
+    quota: float,
     outlier: float,
+    spared: float,
+    ratio: float,
 ) -> "NDArray[Any]":
-    """Without the `gamma` largest entries (outliers) and the smallest ones: `density` of them are left.
+    """Without the floor(gamma * n) largest entries (outliers) the floor(density * n) largest of the others, the rest 0.
 
     Model Breadcrumbs (Davari & Belilovsky, ECCV 2024, arXiv 2312.06795): beta = density .1-.2, gamma .01-.1, per layer.
-    Deviation: "layer" is one tensor. Entries equal to a threshold go with the larger ones.
+    Deviation: "layer" is one tensor. Where density + gamma exceeds 1 fewer entries are left; with outliers="spare" only
+    so many outliers go that the density is kept, as in mergekit. ties="all": entries equal to a threshold go with the
+    larger ones; ties="first": exactly so many, of equal ones the first count as the larger ones. rescale: as in `trim`.
     """
-    return _band_of(tau, threshold, outlier)
+    return _between(tau, threshold, quota, outlier, spared, ratio)
 
 
-def _band_of(tau: "NDArray[Any]", low: float, high: float) -> "NDArray[Any]":
+def _between(tau: "NDArray[Any]", low: float, quota: float, high: float, spared: float, ratio: float) -> "NDArray[Any]":
+    """low <= |tau| < high, and of those equal to `high` all but the first `spared`, of those equal to `low` `quota`."""
     import numpy as np
 
     found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
     kernels.keep(found, given, found.size, low, high)
+    if min(spared, quota) < found.size:
+        kept, flat = found.reshape(-1), given.reshape(-1)
+        back = np.flatnonzero(np.abs(flat) == np.float32(high))[int(min(spared, flat.size)) :]
+        kept[back] = flat[back]
+        kept[np.flatnonzero(np.abs(flat) == np.float32(low))[int(min(quota, flat.size)) :]] = 0
+    if ratio != 1:
+        found *= np.float32(ratio)
     return found
 
 
-def dare(tau: "NDArray[Any]", *, drop: float = 0.5, seed: float = 0, name: str, start: int) -> "NDArray[Any]":
+def _trimmed(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+    def ranks(size: int, zeros: int, *, density: float, least: float, **_: Any) -> dict[str, int]:
+        return {"threshold": min(size, max(int(least), math.floor(density * size)))}
+
+    return _sieve(call, threads, progress, ranks)
+
+
+def _banded(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+    def ranks(size: int, zeros: int, *, density: float, gamma: float, outliers: str, **_: Any) -> dict[str, int]:
+        kept, gone = math.floor(density * size), math.floor(gamma * size)
+        gone = min(gone, size - kept) if outliers == "spare" else gone
+        return {"threshold": min(size, gone + kept), "outlier": gone}
+
+    return _sieve(call, threads, progress, ranks)
+
+
+def _sieve(call: Applied, threads: int, progress: "Callable[[int], None]", ranks: Ranks) -> Measured:
+    found = cuts(call, threads, progress, ranks)
+    told: dict[str, dict[str, Any]] = {name: dict(v) for name, v in values_of(call, found).items()}
+    exact = quotas(call, threads, progress, found) if call.params["ties"] == "first" else {}
+    named = {"threshold": "quota", "outlier": "spared"}
+    for name, group in groups_of(call).items():
+        told[name] |= {named[key]: exact[name][key] if exact else math.inf for key in found[group]}
+    return _with_ratio(call, threads, progress, told)
+
+
+def _sieve_passes(params: Mapping[str, Parameter]) -> int:
+    return 2 + (params["ties"] == "first") + (params["rescale"] == "l1")
+
+
+# ---- at random -----------------------------------------------------------------------------------------------------
+def dare(
+    tau: "NDArray[Any]",
+    *,
+    drop: float = 0.5,
+    seed: float = 0,
+    rescale: str = "expected",
+    ratio: float,
+    name: str,
+    start: int,
+) -> "NDArray[Any]":
     """Each entry is dropped with probability `drop`, the others divided by 1 - drop: the expectation stays.
 
     DARE (Yu et al., ICML 2024, arXiv 2311.03099): m ~ Bernoulli(1-p), m * tau / (1-p). The draw of an entry depends on
-    the seed, the tensor's name and the entry's position alone. Deviation from mergekit, which rescales by the ratio of
-    L1 norms.
+    the seed, the tensor's name and the entry's position alone. rescale="l1" multiplies by sum |tau| / sum |kept| of the
+    tensor instead, as mergekit's `rescale` does, "none" by nothing. mergekit draws from torch's global generator: the
+    distribution is the same, the draws are not.
     """
     import numpy as np
 
     found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
     drawn = words(int(seed), name, start, tau.size)
-    kernels.drop(found, given, drawn, found.size, math.ceil(drop * 2**24), 1 / (1 - drop))
+    scale = 1 / (1 - drop) if rescale == "expected" else ratio
+    kernels.drop(found, given, drawn, found.size, math.ceil(drop * 2**24), scale)
     return found
 
 
@@ -89,6 +158,7 @@ def della(
     density: float = 0.7,
     epsilon: float = 0.14,
     seed: float = 0,
+    rescale: str = "expected",
     name: str,
     start: int,
 ) -> "NDArray[Any]":
@@ -96,7 +166,9 @@ def della(
 
     DELLA (Deep et al., 2024, arXiv 2406.11617): ranks 0 .. n-1 of |tau| in a row of n give
     p = density - epsilon/2 + epsilon * rank / (n-1), from the smallest to the largest; equal magnitudes rank in the
-    order of their columns. Its example has drop .3, window .14. Sees whole tensors.
+    order of their columns. Its example has drop .3, window .14. Sees whole tensors. `epsilon` is the whole window, as
+    in the paper; mergekit's is half of it, so that its epsilon=.15 is 0.3 here. rescale: as for `dare`, with
+    1/p in "expected".
     """
     import numpy as np
 
@@ -107,7 +179,26 @@ def della(
     p = density - epsilon / 2 + epsilon * rank / max(1, rows.shape[1] - 1)
     p = np.clip(p, np.finfo(np.float32).tiny, 1).astype(np.float32).reshape(tau.shape)
     kept = uniform(int(seed), name, start, tau.size).reshape(tau.shape) < p
-    return np.asarray(np.where(kept, tau / p, np.float32(0)), np.float32)
+    found = np.where(kept, tau / p if rescale == "expected" else tau, np.float32(0))
+    if rescale == "l1":
+        before, after = (float(np.abs(x).sum(dtype=np.float64)) for x in (tau, found))
+        found *= np.float32(1 if before < LEAST_SUM or after < LEAST_SUM else before / after)
+    return np.asarray(found, np.float32)
+
+
+def _drawn(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+    return _with_ratio(call, threads, progress, {name: {} for name in groups_of(call)})
+
+
+def _drawn_passes(params: Mapping[str, Parameter]) -> int:
+    return int(params["rescale"] == "l1")
+
+
+def _with_ratio(
+    call: Applied, threads: int, progress: "Callable[[int], None]", told: dict[str, dict[str, Any]]
+) -> Measured:
+    found = ratios(call, threads, progress, told) if call.params["rescale"] == "l1" else {}
+    return {name: here | {"ratio": found.get(name, 1.0)} for name, here in told.items()}
 
 
 def _sizes(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
@@ -135,12 +226,18 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 
 
 METHODS = (
-    Method(trim, local=True, measure=_kept, passes=2, most=1, ranges={"density": DENSITY}, choices=SCOPES),
     Method(
-        breadcrumbs, local=True, measure=_band, passes=2, most=1,
-        ranges={"density": DENSITY, "gamma": Range(0, 1)}, choices=SCOPES,
+        trim, local=True, measure=_trimmed, passes=_sieve_passes, most=1,
+        ranges={"density": DENSITY, "least": Range(0, math.inf)}, choices=SIEVE,
     ),
-    Method(dare, local=True, keyed=True, most=1, ranges={"drop": Range(0, 1 - 2**-24)}),
-    Method(della, keyed=True, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)}),
+    Method(
+        breadcrumbs, local=True, measure=_banded, passes=_sieve_passes, most=1,
+        ranges={"density": DENSITY, "gamma": Range(0, 1)}, choices=SIEVE | {"outliers": ("all", "spare")},
+    ),
+    Method(
+        dare, local=True, keyed=True, measure=_drawn, passes=_drawn_passes, most=1,
+        ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
+    ),
+    Method(della, keyed=True, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE),
     Method(random_like, local=True, keyed=True, measure=_sizes, passes=1, most=1),
 )  # fmt: skip
