@@ -34,8 +34,9 @@ _HOME = {
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
-    "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "iso_c",
+    "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax", "metagpt", "model_stock", "pcb", "random_like",
+    "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
 )  # fmt: skip
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",

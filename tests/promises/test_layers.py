@@ -19,8 +19,9 @@ LAYERS = {
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
     "layers", "load", "load_into", "method", "only", "parse", "per", "plan", "save", "verify", "without",
-    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "karcher",
-    "magmax", "metagpt", "model_stock", "random_like", "slerp", "stock", "ties", "trim", "unified",
+    "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "geometric_median", "iso_c",
+    "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax", "metagpt", "model_stock", "pcb", "random_like",
+    "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

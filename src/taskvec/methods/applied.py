@@ -76,8 +76,10 @@ class Applied(Derived):
         """Bytes held beside the blocks: whole tensors for a method that needs them, and what is measured."""
         if self.method.local or self.method.combines:
             return super().resident
-        largest = max((4 * spec.numel for spec in self.specs.values()), default=0)
-        return super().resident + (len(self.args) + 2 + KEPT) * largest
+        count, room = len(self.args), self.method.workspace
+        sizes = {spec.shape: 4 * spec.numel for spec in self.specs.values() if spec.arithmetic}
+        working = ((count + 1) * size + (room(shape, count) if room else size) for shape, size in sizes.items())
+        return super().resident + KEPT * max(sizes.values(), default=0) + max(working, default=0)
 
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it computes a range."""

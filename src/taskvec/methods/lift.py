@@ -20,17 +20,21 @@ Measure = Callable[[Applied, int, Callable[[int], None]], Measured]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """An interval of numbers for a parameter."""
+    """An interval of numbers for a parameter; of whole ones, if `whole`."""
 
     low: float
     high: float
     open_below: bool = False
+    whole: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if self.whole and value != int(value):
+            return False
         return (self.low < value if self.open_below else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
-        return f"{'(' if self.open_below else '['}{self.low:g}, {self.high:g}]"
+        interval = f"{'(' if self.open_below else '['}{self.low:g}, {self.high:g}]"
+        return f"{interval} and be a whole number" if self.whole else interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,8 @@ class Method:
     keyed: it takes `name` and `start`, which seed what it draws.
     combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
     measure: a pass over the data that finds what `fn` must be told beside the arrays.
+    workspace: bytes that an `fn` of whole tensors holds at once beside its arguments and its result, by the tensor's
+    shape and the number of arguments; one more tensor in float32 if it is not given.
     """
 
     fn: Callable[..., Any]
@@ -55,6 +61,7 @@ class Method:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     source: str = ""  # the digest of the code of a user's own method
+    workspace: Callable[[tuple[int, ...], int], int] | None = None
 
     @property
     def name(self) -> str:
