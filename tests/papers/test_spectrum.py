@@ -422,6 +422,33 @@ def test_what_the_decomposition_takes_is_part_of_the_plan(build, tmp_path):
         tv.save(base + tv.low_rank(math - base, rank=4), tmp_path / "out", ram="200MB")
 
 
+TIMES_OVER = {  # recipe, the shape of its matrices: all methods that see whole tensors
+    "low_rank(a - base, rank=9)": (1500, 1500), "iso_cts(a - base, b - base)": (1500, 1500),
+    "tsv_m(a - base, b - base)": (4000, 700), "knots(a - base, b - base)": (4000, 700),
+    "svc(a - base, a - base, b - base)": (4000, 700), "pcb(a - base, b - base)": (4000, 700),
+    "della(a - base)": (4000, 700),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", TIMES_OVER)
+def test_a_whole_matrix_method_stays_within_the_memory_that_its_plan_prints(build, tmp_path, capsys, call):
+    from test_smollm2 import peak_of
+
+    shapes = {f"model.layers.{k}.w": TIMES_OVER[call] for k in range(3)}
+    for seed, name in enumerate(("base", "a", "b")):
+        build.model(tmp_path / name, build.tensors(seed, shapes, np.float16))
+    given = {name: tmp_path / name for name in ("base", "a", "b") if f"{name} - " in call or name == "base"}
+    recipe = f"base + {call}"
+    promised = tv.plan(tv.parse(recipe, **{k: tv.load(v) for k, v in given.items()}), ram="4GB", threads=8).peak
+    sources = [f"{name}={path}" for name, path in given.items()]
+    options = ["-o", str(tmp_path / "out"), "--ram", "4GB", "--threads", "8"]
+    used, samples = peak_of([sys.executable, "-m", "taskvec", "merge", recipe, *sources, *options])
+    with capsys.disabled():
+        print(f"\n{call}: {used / 1e6:.0f} of {promised / 1e6:.0f} MB promised, {samples} samples")
+    assert samples > 20 and used <= promised
+
+
 # ---- bad input ------------------------------------------------------------------------------------
 WRONG = [
     ("base + low_rank(math - base, rank=0)", RecipeError, r"rank must lie in \[1, .*\] and be a whole number, not 0"),

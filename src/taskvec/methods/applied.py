@@ -2,9 +2,11 @@
 until its elements are asked for.
 """
 
+import ctypes
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -174,22 +176,27 @@ class Applied(Derived):
 
     def _tensor(self, name: str, told: dict[str, Any]) -> "NDArray[Any]":
         """The whole tensor, computed once for the threads that want its parts."""
-        import numpy as np
-
         with self._lock:
             if name not in self._whole:
-                spec = self.specs[name]
-                arrays = []
-                for terms in self.terms(name):
-                    array = np.empty(spec.numel, np.float32)
-                    for at in range(0, spec.numel, TILE):
-                        self.values(terms, at, array[at : at + TILE])
-                    arrays.append(array.reshape(spec.shape))
-                key = {"name": name, "start": 0} if self.method.keyed else {}
                 while len(self._whole) >= KEPT:
                     del self._whole[next(iter(self._whole))]
-                self._whole[name] = self._called(name, arrays, told | key)
+                self._whole[name] = self._computed(name, told)
+                if self.specs[name].numel > TILE:
+                    _give_back()
             return self._whole[name]
+
+    def _computed(self, name: str, told: dict[str, Any]) -> "NDArray[Any]":
+        import numpy as np
+
+        spec = self.specs[name]
+        arrays = []
+        for terms in self.terms(name):
+            array = np.empty(spec.numel, np.float32)
+            for at in range(0, spec.numel, TILE):
+                self.values(terms, at, array[at : at + TILE])
+            arrays.append(array.reshape(spec.shape))
+        key = {"name": name, "start": 0} if self.method.keyed else {}
+        return self._called(name, arrays, told | key)
 
     def _called(self, name: str, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any]) -> "NDArray[Any]":
         """What the function makes of the arrays, which must have their shape."""
@@ -219,3 +226,9 @@ class Applied(Derived):
         if getattr(self._room, "size", 0) < need:
             self._room.scratch, self._room.size = memoryview(bytearray(need)), need
         evaluate(terms, start, out.size, "F32", out, self._room.scratch)
+
+
+def _give_back() -> None:
+    """Return what was freed to the system: glibc keeps tens of MB for every thread that has held as much."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

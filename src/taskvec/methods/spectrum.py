@@ -51,7 +51,10 @@ def low_rank(tau: "NDArray[Any]", *, rank: float = ANY_RANK, share: float = 1) -
     `rank`, a whole number, and at most the `share` of min(m, n), rounded and at least 1. Tensors that are no matrices,
     and matrices whose rank cannot be more than r, pass through unchanged.
     """
-    if not _is_matrix(tau) or (kept := min(int(rank), max(1, round(share * min(tau.shape))))) >= min(tau.shape):
+    if not _is_matrix(tau):
+        return tau
+    kept = min(int(rank), max(1, round(share * min(tau.shape))))
+    if kept >= min(tau.shape):
         return tau
     _, u = _spectrum(_wide(tau))
     return _product(u[:, :kept] @ u[:, :kept].T, tau)
@@ -113,16 +116,8 @@ def iso_cts(*taus: "NDArray[Any]", common: float = 0.8) -> "NDArray[Any]":
     found.add(full - own * len(taus), *wide, least=least)
     u, v = found.u[:, : found.count], found.v[: found.count]
     for tau in wide if own else ():
-        outside = np.empty(tau.shape)
-        if taus[0].shape == tau.shape:
-            for part in _ranges(tau.shape):
-                x = _summed((tau,), part)
-                outside[:, part] = x - u @ (u.T @ x)
-        else:  # seen from the side: what is left in the matrix is right here
-            inside = sum(_summed((tau,), part) @ v[:, part].T for part in _ranges(tau.shape))
-            for part in _ranges(tau.shape):
-                outside[:, part] = _summed((tau,), part) - inside @ v[:, part]
-        found.add(own, outside, least=least)
+        is_turned = tau.shape != taus[0].shape  # then what is left in the matrix is right here
+        found.add(own, _without_right(v, tau) if is_turned else _without_left(u, tau), least=least)
     flat = np.full(found.count, found.s[: found.count].sum() / full)
     return found.orthogonal(flat, taus[0].shape)
 
@@ -247,6 +242,29 @@ def _eigen(gram: "NDArray[Any]") -> "tuple[NDArray[Any], NDArray[Any]]":
     return s[:live], vectors[:, ::-1][:, :live]
 
 
+def _without_left(u: "NDArray[Any]", tau: "NDArray[Any]") -> "NDArray[Any]":
+    """tau - U U^T tau, in float64."""
+    import numpy as np
+
+    outside = np.empty(tau.shape)
+    for part in _ranges(tau.shape):
+        x = _summed((tau,), part)
+        outside[:, part] = x - u @ (u.T @ x)
+    return outside
+
+
+def _without_right(v: "NDArray[Any]", tau: "NDArray[Any]") -> "NDArray[Any]":
+    """tau - tau V^T V, in float64."""
+    import numpy as np
+
+    outside, inside = np.empty(tau.shape), np.zeros((len(tau), len(v)))
+    for part in _ranges(tau.shape):
+        inside += _summed((tau,), part) @ v[:, part].T
+    for part in _ranges(tau.shape):
+        outside[:, part] = _summed((tau,), part) - inside @ v[:, part]
+    return outside
+
+
 def _inverse_root(gram: "NDArray[Any]") -> "NDArray[Any]":
     """G^(-1/2), within the span of G."""
     s, q = _eigen(gram)
@@ -353,8 +371,16 @@ def _by_triplets(shape: tuple[int, ...], count: int) -> int:
 
 
 def _by_left(shape: tuple[int, ...], count: int) -> int:
-    """U, the magnitudes, and the Gram matrix of the matrices side by side."""
-    return _room(6 * min(shape[0], count * shape[1]) ** 2, shape[0] * shape[1]) if len(shape) == 2 else 0
+    """U of `count` matrices side by side, magnitudes in their basis, and a Gram matrix and its decomposition."""
+    if len(shape) != 2:
+        return 0
+    side = min(shape[0], count * shape[1])
+    return _room(6 * side**2, (shape[0] + shape[1]) * side)
+
+
+def _by_merge(shape: tuple[int, ...], count: int) -> int:
+    """U of one matrix, U by its new lengths, and a Gram matrix and its decomposition."""
+    return _room(6 * min(shape) ** 2, 2 * shape[0] * min(shape)) if len(shape) == 2 else 0
 
 
 METHODS = (
@@ -363,5 +389,5 @@ METHODS = (
     Method(tsv_m, workspace=_by_triplets),
     Method(iso_cts, least=2, ranges={"common": Range(0, 1)}, workspace=_by_triplets),
     Method(knots, least=2, ranges={"density": DENSITY}, choices={"reduce": ("mean", "sum")}, workspace=_by_left),
-    Method(svc, least=2, ranges={"alpha": Range(0, math.inf, open_below=True)}, workspace=_by_left),
+    Method(svc, least=2, ranges={"alpha": Range(0, math.inf, open_below=True)}, workspace=_by_merge),
 )
