@@ -210,6 +210,7 @@ def close(found, wanted, tolerance=2e-5):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * max(1.0, float(np.abs(wanted).max())))
 
 
+@settings(deadline=None)
 @given(seeds, sides, sides, sides)
 def test_a_matrix_of_rank_r_is_its_own_low_rank(seed, m, n, r):
     rng = np.random.default_rng(seed)
@@ -219,6 +220,7 @@ def test_a_matrix_of_rank_r_is_its_own_low_rank(seed, m, n, r):
     assert np.array_equal(tv.low_rank.fn(x, rank=100), x)
 
 
+@settings(deadline=None)
 @given(seeds, sides, sides, sides)
 def test_no_matrix_of_the_rank_is_nearer_than_low_rank(seed, m, n, r):
     """Eckart & Young: the distance is what the singular values that are left out add up to."""
@@ -227,6 +229,7 @@ def test_no_matrix_of_the_rank_is_nearer_than_low_rank(seed, m, n, r):
     assert np.linalg.norm(x - tv.low_rank.fn(x, rank=r)) == pytest.approx(np.linalg.norm(left_out), abs=1e-5)
 
 
+@settings(deadline=None)
 @given(seeds, sides, sides)
 def test_iso_c_of_one_has_a_flat_spectrum_and_the_same_directions(seed, m, n):
     (x,) = matrices(seed, m, n, 1)
@@ -238,6 +241,7 @@ def test_iso_c_of_one_has_a_flat_spectrum_and_the_same_directions(seed, m, n):
     assert np.linalg.eigvalsh((stretch + stretch.T) / 2).min() >= -1e-4
 
 
+@settings(deadline=None)
 @given(seeds, sides, sides)
 def test_tsv_m_of_one_is_the_vector_and_of_two_equal_ones_its_first_half(seed, m, n):
     (x,) = matrices(seed, m, n, 1)
@@ -245,12 +249,14 @@ def test_tsv_m_of_one_is_the_vector_and_of_two_equal_ones_its_first_half(seed, m
     close(tv.tsv_m.fn(x, x), tv.low_rank.fn(x, rank=max(1, min(m, n) // 2)))
 
 
+@settings(deadline=None)
 @given(seeds, sides, sides, st.integers(2, 4))
 def test_iso_cts_with_everything_common_is_iso_c(seed, m, n, count):
     taus = matrices(seed, m, n, count)
     close(tv.iso_cts.fn(*taus, common=1), tv.iso_c.fn(*taus))
 
 
+@settings(deadline=None)
 @given(seeds, sides, sides)
 def test_svc_takes_back_what_was_counted_twice(seed, m, n):
     (x,) = matrices(seed, m, n, 1)
@@ -259,8 +265,8 @@ def test_svc_takes_back_what_was_counted_twice(seed, m, n):
     close(tv.svc.fn(x, x, alpha=4), x / 4, 2e-6)
 
 
-@given(seeds, sides, sides)
 @settings(deadline=None)
+@given(seeds, sides, sides)
 def test_the_side_from_which_a_matrix_is_seen_does_not_matter(seed, m, n):
     taus = matrices(seed, m, n, 3)
     turned = [np.ascontiguousarray(t.T) for t in taus]
@@ -269,8 +275,8 @@ def test_the_side_from_which_a_matrix_is_seen_does_not_matter(seed, m, n):
     close(tv.low_rank.fn(turned[0], rank=2), tv.low_rank.fn(taus[0], rank=2).T)
 
 
-@given(seeds, sides, sides, st.permutations([0, 1, 2]))
 @settings(deadline=None)
+@given(seeds, sides, sides, st.permutations([0, 1, 2]))
 def test_the_order_of_the_vectors_does_not_matter(seed, m, n, order):
     taus = matrices(seed, m, n, 3)
     mixed = [taus[k] for k in order]
@@ -279,8 +285,8 @@ def test_the_order_of_the_vectors_does_not_matter(seed, m, n, order):
     close(tv.svc.fn(sum(taus), *mixed), tv.svc.fn(sum(taus), *taus))
 
 
-@given(seeds, sides, sides, st.integers(1, 3))
 @settings(deadline=None)
+@given(seeds, sides, sides, st.integers(1, 3))
 def test_signs_of_singular_vectors_do_not_matter(seed, m, n, count):
     """Turned by the same signs of rows and columns, vectors give the turned result, whatever LAPACK makes of each."""
     rng = np.random.default_rng(seed)
@@ -344,7 +350,7 @@ RECIPES = [
 
 @pytest.fixture(scope="module")
 def models(build, tmp_path_factory):
-    """Models in bfloat16's range, with matrices of more than a block of the output, and others."""
+    """Models whose matrices, wide and tall, are more than a block of the output."""
     home = tmp_path_factory.mktemp("models")
     shapes = {"model.embed.weight": (1500, 96), "model.layers.0.w.weight": (96, 1500), "model.layers.1.w.bias": (96,)}
     for seed, name in enumerate(("base", "math", "code")):
