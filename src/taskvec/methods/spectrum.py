@@ -4,7 +4,7 @@ U and s come from the eigenvectors of the Gram matrix of the smaller side, in fl
 nearer to the exact result than one in float32, and only blocks of the matrix are held in float64. That squares the
 condition number, in 53 bits; the 24 bits of the matrix itself leave more open, in every direction that counts. A
 singular value below FLOOR of the largest does not: it is rounding, its vectors are arbitrary, and it is left out, where
-the published codes keep whatever vectors LAPACK returns. Signs of singular vectors cancel in every result; so does their rotation where singular values are equal.
+the published codes keep whatever vectors LAPACK returns. Signs of singular vectors cancel in every result.
 
 "Matrices" are tensors with two dimensions, embeddings and heads among them: `only(...)` says which to take. NaN or Inf
 in a matrix make all of it NaN.
