@@ -39,8 +39,9 @@ _HOME = {
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
     "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
-    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "multislerp", "nearswap",
-    "nuslerp", "patch", "ram", "ramplus", "random_like", "regmean", "sce", "slerp", "stock", "ties", "trim", "unified",
+    "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
+    "metagpt", "model_stock", "multislerp", "nearswap", "nuslerp", "patch", "pcb", "ram", "ramplus", "random_like",
+    "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
 )  # fmt: skip
 # Views: the same numbers in other layers, under other names, in other rows.
 _VIEWS = ("align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie")

@@ -310,7 +310,7 @@ def test_freeze_conflicts_keeps_what_agrees_and_drops_what_does_not(taus):
     same(made('freeze_conflicts(t0, t1, scope="tensor")', [taus[0], against]), wanted)
 
 
-def test_every_method_says_its_source_and_is_tested_here():
+def test_every_method_says_its_source_and_is_tested_against_it():
     tested = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("test_*.py"))
     for method in METHODS:
         assert re.search(r"arXiv|\(\d{4}\)|\d{4}|Weiszfeld|tangent|mergekit", method.fn.__doc__), method.name

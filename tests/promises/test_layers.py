@@ -25,8 +25,9 @@ PUBLIC = {
     "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats",
     "verify", "without",
     "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
-    "freeze_conflicts", "geometric_median", "karcher", "magmax", "metagpt", "model_stock", "multislerp", "nearswap",
-    "nuslerp", "patch", "ram", "ramplus", "random_like", "regmean", "sce", "slerp", "stock", "ties", "trim", "unified",
+    "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
+    "metagpt", "model_stock", "multislerp", "nearswap", "nuslerp", "patch", "pcb", "ram", "ramplus", "random_like",
+    "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
     "align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")

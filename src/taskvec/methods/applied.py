@@ -2,9 +2,11 @@
 until its elements are asked for.
 """
 
+import ctypes
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -130,14 +132,16 @@ class Applied(Derived):
             )
         if self.method.local:
             return super().resident
-        largest = max((4 * spec.numel for spec in self.specs.values()), default=0)
+        largest = max((4 * spec.numel for spec in self.specs.values() if spec.arithmetic), default=0)
         return super().resident + KEPT * largest + max(map(self._held, self.specs), default=0)
 
     def _held(self, name: str) -> int:
         """Bytes of one tensor's arguments, its result and what the function holds beside them."""
-        own, known = 4 * self.specs[name].numel, [4 * self.known(a, name).numel for a in self.statistics]
-        work = self.method.workspace if any(known) or not self.statistics else 0
-        return (len(self.models) + 2) * own + sum(known) + work * max([own, *known])
+        spec, room = self.specs[name], self.method.workspace
+        own, known = 4 * spec.numel, [4 * self.known(a, name).numel for a in self.statistics]
+        beside = room(spec.shape, len(self.args)) if room else own
+        copies = self.method.copies * max([own, *known]) if any(known) or not self.statistics else 0
+        return (len(self.models) + 1) * own + sum(known) + beside + copies
 
     @staticmethod
     def known(statistics: Weights, name: str) -> Spec:
@@ -157,9 +161,7 @@ class Applied(Derived):
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it computes a range."""
         arguments = sum(4 * TILE + room(a, name, TILE) for a in self.args if name in a.specs)
-        return (
-            arguments + (8 + self.method.workspace) * 4 * TILE + (len(self.args) + 6) * 4 * PART * bool(self.own_passes)
-        )
+        return arguments + (8 + self.method.copies) * 4 * TILE + (len(self.args) + 6) * 4 * PART * bool(self.own_passes)
 
     # ---- what it takes to know
     def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
@@ -281,23 +283,27 @@ class Applied(Derived):
 
     def _tensor(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
         """The whole tensor, computed once for the threads that want its parts."""
-        import numpy as np
-
         with self._lock:
             if name not in self._whole:
-                spec = self.specs[name]
-                arrays = []
-                every = [spec] * len(self.models) + [self.known(a, name) for a in self.statistics]
-                for held, terms in zip(every, self.terms(name), strict=True):
-                    array = np.empty(held.numel, np.float32)
-                    for at in range(0, held.numel, TILE):
-                        self.values(terms, at, array[at : at + TILE])
-                    arrays.append(array.reshape(held.shape))
-                key = {"name": name, "start": 0} if self.method.keyed else {}
                 while len(self._whole) >= KEPT:
                     del self._whole[next(iter(self._whole))]
-                self._whole[name] = self._called(name, arrays, {**told, **key})
+                self._whole[name] = self._computed(name, told)
+                if self.specs[name].numel > TILE:
+                    _give_back()
             return self._whole[name]
+
+    def _computed(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
+        import numpy as np
+
+        arrays = []
+        every = [self.specs[name]] * len(self.models) + [self.known(a, name) for a in self.statistics]
+        for held, terms in zip(every, self.terms(name), strict=True):
+            array = np.empty(held.numel, np.float32)
+            for at in range(0, held.numel, TILE):
+                self.values(terms, at, array[at : at + TILE])
+            arrays.append(array.reshape(held.shape))
+        key = {"name": name, "start": 0} if self.method.keyed else {}
+        return self._called(name, arrays, {**told, **key})
 
     def _called(self, name: str, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any]) -> "NDArray[Any]":
         """What the function makes of the arrays, which must have their shape."""
@@ -330,3 +336,9 @@ class Applied(Derived):
         if getattr(self._room, "size", 0) < need:
             self._room.scratch, self._room.size = memoryview(bytearray(need)), need
         evaluate(terms, start, out.size, "F32", out, self._room.scratch)
+
+
+def _give_back() -> None:
+    """Return what was freed to the system: glibc keeps tens of MB for every thread that has held as much."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
 """Names for what several methods say together. Each returns the expression it stands for, which prints as such."""
 
-from taskvec.coefficients import Coefficient, Number, matches, only
-from taskvec.errors import RecipeError
+from taskvec.coefficients import Coefficient, Number, layers, matches, only
+from taskvec.errors import MassError, RecipeError
 from taskvec.methods import consensus, geometry, sparsify
 from taskvec.weights import Weights
 
@@ -64,4 +64,19 @@ def patch(base: Weights, model: Weights, *patterns: str) -> Weights:
     return base + where * (model - base)
 
 
-FUNCTIONS = (ties, dare_ties, della_ties, model_stock, patch)
+def lines(tau: Weights, *, alpha: Value = 0.1, beta: Value = 0.9) -> Weights:
+    """layers(alpha, alpha + beta, outside=alpha) * tau: layer l of L times alpha + beta l/(L-1), alpha outside them.
+
+    LiNeS (Wang et al., ICLR 2025, arXiv 2410.17146), for one vector or a merge of T of them: `lines(ties(a, b))`. As in
+    the authors' code, tensors of no layer (embeddings, head) count as the first. They take beta = 1 - alpha for one
+    vector, as here, and search alpha; for a merge alpha = ||sum_t tau_t||_1 / ||merge||_1 / T, and search beta.
+    """
+    if not isinstance(tau, Weights):
+        raise RecipeError(f"lines works on a task vector, not on {type(tau).__name__}; parameters have names")
+    if not tau.knobs and tau.kind():
+        raise MassError("lines works on a task vector (mass 0), and this is a model: subtract its base")
+    low = Coefficient.of(alpha)
+    return layers(low, low + Coefficient.of(beta), outside=low) * tau
+
+
+FUNCTIONS = (ties, dare_ties, della_ties, model_stock, patch, lines)

@@ -22,17 +22,21 @@ Passes = int | Callable[[Mapping[str, Parameter]], int]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """An interval of numbers for a parameter."""
+    """An interval of numbers for a parameter; of whole ones, if `whole`."""
 
     low: float
     high: float
     open_below: bool = False
+    whole: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if self.whole and value != int(value):
+            return False
         return (self.low < value if self.open_below else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
-        return f"{'(' if self.open_below else '['}{self.low:g}, {self.high:g}]"
+        interval = f"{'(' if self.open_below else '['}{self.low:g}, {self.high:g}]"
+        return f"{interval} and be a whole number" if self.whole else interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,9 @@ class Method:
     measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters).
     statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
         says what keeps a file of them from being of models with the given specs.
-    workspace: float32 copies of its largest argument that `fn` holds at once beside the arguments and the result.
+    copies: float32 copies of its largest argument, statistics included, that `fn` holds beside arguments and result.
+    workspace: bytes that an `fn` of whole tensors holds at once beside its arguments and its result, by the tensor's
+    shape and the number of arguments; one more tensor in float32 if it is not given.
     """
 
     fn: Callable[..., Any]
@@ -61,8 +67,9 @@ class Method:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     statistics: str = ""
     fits: Fits | None = None
-    workspace: int = 0
+    copies: int = 0
     source: str = ""  # the digest of the code of a user's own method
+    workspace: Callable[[tuple[int, ...], int], int] | None = None
 
     @property
     def name(self) -> str:

@@ -225,6 +225,11 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
     return np.asarray(normal(int(seed), name, start, tau.size).reshape(tau.shape) * np.float32(ratio), np.float32)
 
 
+def _ranks(shape: tuple[int, ...], count: int) -> int:
+    """Of `della`: the order, the ranks and the probabilities, in 64 bits, and what they are computed from."""
+    return 14 * 4 * math.prod(shape)
+
+
 METHODS = (
     Method(
         trim, local=True, measure=_trimmed, passes=_sieve_passes, most=1,
@@ -238,6 +243,9 @@ METHODS = (
         dare, local=True, keyed=True, measure=_drawn, passes=_drawn_passes, most=1,
         ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
     ),
-    Method(della, keyed=True, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE),
+    Method(
+        della, keyed=True, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
+        workspace=_ranks,
+    ),
     Method(random_like, local=True, keyed=True, measure=_sizes, passes=1, most=1),
 )  # fmt: skip

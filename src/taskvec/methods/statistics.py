@@ -218,12 +218,12 @@ def _misfits(source: Source, models: Mapping[str, Spec], shapes: Mapping[str, tu
 
 METHODS = (
     Method(
-        fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=_norms, workspace=2,
+        fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=_norms, copies=2,
         ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
         choices={"floors": ("first", "all"), "norm": ("model", "none")},
     ),
     Method(
-        regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=_layouts, workspace=12,
+        regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=_layouts, copies=12,
         ranges={"weights": ANY_SIZE, "alpha": Range(0, 1)},
     ),
 )  # fmt: skip
