@@ -44,7 +44,10 @@ _METHODS = (
     "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
 )  # fmt: skip
 # Views: the same numbers in other layers, under other names, in other rows.
-_VIEWS = ("align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie")
+_VIEWS = (
+    "align_vocab", "as_model", "join", "pad_vocab", "rename", "resize_vocab", "select", "stack", "take_layers", "tie",
+    "untie",
+)  # fmt: skip
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
     "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats", "verify", "without",

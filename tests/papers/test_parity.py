@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 pytestmark = pytest.mark.slow
 
-ULPS = 8  # of the largest input: both sides round each of a handful of steps
+ULPS = 4  # of the largest input: both sides round each of a handful of steps (3.8 seen, at most 1 in most cases)
 RUNNER = Path(__file__).with_name("parity_runner.py")
 CASES = yaml.safe_load(Path(__file__).with_name("parity.yml").read_text(encoding="utf-8"))
 EXACT, RANKED, RANDOM = CASES["exact"], CASES["ranked"], CASES["random"]
@@ -95,6 +95,7 @@ def alike(model: Tensors, name: str) -> list[str]:
 def test_the_same_file_makes_the_same_model(name: str, world: tuple[Path, dict[str, Tensors]]) -> None:
     home, models = world
     worst = {k: float(v.max()) for k, v in apart(models, *both(home, name)).items()}
+    print(f"{name}: {max(worst.values()):.2f} ulp")
     assert max(worst.values()) <= ULPS, sorted(worst.items(), key=lambda item: -item[1])[:5]
 
 
@@ -102,6 +103,8 @@ def test_the_same_file_makes_the_same_model(name: str, world: tuple[Path, dict[s
 def test_what_is_ranked_differs_on_the_threshold_alone(name: str, world: tuple[Path, dict[str, Tensors]]) -> None:
     home, models = world
     found = apart(models, *both(home, name))
+    near = max(float(v[v <= ULPS].max()) for v in found.values())
+    print(f"{name}: {near:.2f} ulp, {sum(int((v > ULPS).sum()) for v in found.values())} on the other side")
     far = sum(int((v > ULPS).sum()) for v in found.values())
     assert far <= RANKED[name]["share"] * sum(v.numel() for v in found.values()), far
 

@@ -28,7 +28,8 @@ PUBLIC = {
     "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
     "metagpt", "model_stock", "multislerp", "nearswap", "nuslerp", "patch", "pcb", "ram", "ramplus", "random_like",
     "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
-    "align_vocab", "pad_vocab", "rename", "resize_vocab", "stack", "take_layers", "tie", "untie",
+    "align_vocab", "as_model", "join", "pad_vocab", "rename", "resize_vocab", "select", "stack", "take_layers", "tie",
+    "untie",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

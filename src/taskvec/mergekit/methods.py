@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from taskvec.coefficients import ZERO, Coefficient
+from taskvec.errors import MassError
 from taskvec.recipe import FUNCTIONS
 from taskvec.weights import Weights
 
@@ -120,15 +121,15 @@ def _joined(call: Call, taus: list[Weights], elect: bool) -> Weights:
 
 
 def _trimmed(call: Call, tau: Weights, density: Coefficient) -> Weights:
-    found: Weights = FUNCTIONS["trim"](tau, density=density, scope="tensor", ties="first", rescale=_norm(call))
+    found: Weights = FUNCTIONS["trim"](tau, density=density, scope="tensor", ties="first", least=1, rescale=_norm(call))
     return tau if density == 1 else found
 
 
 def _crumbs(call: Call) -> list[Weights]:
-    rows = zip(call.taus, call.own["density"], call.own["gamma"], strict=True)
+    options = {"outliers": "spare", "ties": "first", "rescale": _norm(call)}
     return [
-        t if d == 1 else FUNCTIONS["breadcrumbs"](t, density=d, gamma=g, ties="first", rescale=_norm(call))
-        for t, d, g in rows
+        tau if density == 1 else FUNCTIONS["breadcrumbs"](tau, density=density, gamma=gamma, **options)
+        for tau, density, gamma in zip(call.taus, call.own["density"], call.own["gamma"], strict=True)
     ]
 
 
@@ -156,14 +157,19 @@ def _sum(weights: tuple[Coefficient, ...]) -> Coefficient:
 
 
 def _as_model(weights: Weights) -> Weights:
+    try:
+        if weights.mass == 1:
+            return weights
+    except MassError:  # another mass for every tensor
+        pass
     found: Weights = FUNCTIONS["as_model"](weights)
-    return weights if weights.mass == 1 else found
+    return found
 
 
 # ---- geometry and the rest ---------------------------------------------------------------------------------------
 def slerp(call: Call) -> Weights:
     """Along the arc from the base to the other model; zero vectors are let through, as mergekit does."""
-    found: Weights = FUNCTIONS["slerp"](call.ground, *call.models, t=call.shared["t"], zero="lerp")
+    found: Weights = FUNCTIONS["slerp"](call.ground, *call.models, t=call.shared["t"], zero="one")
     return found
 
 
@@ -177,24 +183,23 @@ def multislerp(call: Call) -> Weights:
     """The barycentre on the sphere, of models or of task vectors."""
     if len(call.models) == 1:
         return call.models[0]
-    weights, total = call.own["weight"], _sum(call.own["weight"])
-    if call.flags["normalize_weights"]:
-        weights = tuple(w / total for w in weights)
-    return _on_taus(call, "multislerp", weights=weights, eps=call.shared["eps"])
+    normalize = "sum" if call.flags["normalize_weights"] else "none"
+    return _on_taus(call, "multislerp", weights=call.own["weight"], normalize=normalize, eps=call.shared["eps"])
 
 
 def karcher(call: Call) -> Weights:
     """The Karcher mean of all inputs."""
     if len(call.models) == 1:
         return call.models[0]
-    found: Weights = FUNCTIONS["karcher"](*call.models, max_iter=call.shared["max_iter"], tol=call.shared["tol"])
+    numbers = {key: call.shared[key] for key in ("max_iter", "tol")}
+    found: Weights = FUNCTIONS["karcher"](*call.models, zero="tol", **numbers)
     return found
 
 
 def model_stock(call: Call) -> Weights:
     """base + stock(taus), tensor by tensor or row by row."""
     scope = "row" if call.flags["filter_wise"] else "tensor"
-    found: Weights = FUNCTIONS["model_stock"](call.ground, *call.models, scope=scope)
+    found: Weights = FUNCTIONS["model_stock"](call.ground, *call.models, scope=scope, floor=1e-6)
     return found
 
 
@@ -212,7 +217,7 @@ def nearswap(call: Call) -> Weights:
 
 def sce(call: Call) -> Weights:
     """base + sce(taus)."""
-    found: Weights = FUNCTIONS["sce"](*call.taus, select=call.shared["select_topk"], tie="plus")
+    found: Weights = FUNCTIONS["sce"](*call.taus, select=call.shared["select_topk"], tie="plus", floor=1e-6)
     return call.ground + found
 
 

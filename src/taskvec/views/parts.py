@@ -1,0 +1,114 @@
+"""Views of parts: some of the tensors, parts put together again, and what is scaled on purpose."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from taskvec.coefficients import matches, quoted
+from taskvec.derived import Parameter
+from taskvec.errors import RecipeError
+from taskvec.source import Source
+from taskvec.views.settings import Settings, merged, settings_of
+from taskvec.views.view import View, lifted, require_weights, without_collisions
+from taskvec.weights import SHOWN, Weights
+
+
+# ---- select --------------------------------------------------------------------------------------
+def select(m: Weights, *patterns: str) -> Weights:
+    """Only the tensors whose whole name fits a pattern (`*`, `?`, `[ab]`): a model with fewer of them.
+
+    >>> join(stack(select(m, "text.*"), select(m, "text.*")), select(m, "vision.*"))
+
+    A filter, `only(...)`, leaves the others zero; here they are gone. Raises RecipeError if a pattern fits nothing.
+    """
+    (m,) = require_weights("select", [m])
+    if not patterns or not all(isinstance(p, str) and p for p in patterns):
+        raise RecipeError(f'select: patterns are texts such as "model.vision.*", not {list(patterns)}')
+    return lifted(Select("select", (m,), {pattern: pattern for pattern in patterns}, {}))
+
+
+class Select(View):
+    """See `select`. Its parameters are the patterns."""
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return select(args[0], *params)
+
+    def written(self, names: Mapping[Source, str]) -> str:
+        """The call as a recipe writes it."""
+        return f"select({', '.join([self.args[0].text(names), *map(quoted, self.params)])})"
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """Those that fit."""
+        names = [*self.args[0].specs]
+        if idle := [quoted(p) for p in self.params if not any(matches(p, n) for n in names)]:
+            raise RecipeError(f"select: no tensor of {self.args[0].text()} fits {', '.join(idle[:SHOWN])}")
+        return {n: (0, n) for n in names if any(matches(p, n) for p in self.params)}
+
+
+# ---- join ----------------------------------------------------------------------------------------
+def join(*parts: Weights) -> Weights:
+    """Parts that share no tensor, as one: the opposite of `select`.
+
+    All are models, or all task vectors. The tokenizer and config.json are those of the first, with what views change in
+    the config.json of each. Raises MismatchError if two parts have a tensor of one name.
+    """
+    return lifted(Join("join", require_weights("join", parts), {}, {}))
+
+
+class Join(View):
+    """See `join`."""
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return join(*args)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """Those of each."""
+        pairs = [(name, (k, name)) for k, part in enumerate(self.args) for name in part.specs]
+        return without_collisions("join", pairs)
+
+    def configured(self, settings: Settings) -> Settings:
+        """The changes of every part."""
+        changes: dict[str, Any] = {}
+        for part in self.args:
+            changes = merged(changes, settings_of(part).changes)
+        return settings.changed(changes)
+
+
+# ---- as_model ------------------------------------------------------------------------------------
+def as_model(w: Weights) -> Weights:
+    """The expression taken for a model, whatever its mass: weights that are scaled on purpose, as in 1.1*m.
+
+    The numbers stay as they are; from here on it counts as mass 1.
+    """
+    return lifted(AsModel("as_model", require_weights("as_model", [w]), {}, {}))
+
+
+class AsModel(View):
+    """See `as_model`."""
+
+    mass = 1
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return as_model(*args)
+
+    def check(self) -> None:
+        """Raise what the headers can tell; any mass will do."""
+        self.specs  # noqa: B018 - raises what does not fit
+
+    @property
+    def partial(self) -> bool:
+        """A model names every tensor."""
+        return False
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """All of them."""
+        return {name: (0, name) for name in self.args[0].specs}
+
+
+FUNCTIONS = (select, join, as_model)
