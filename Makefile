@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo demo-vectors test test-slow lint bench clean
+.PHONY: demo demo-vectors test test-slow test-peer lint bench clean
 
 demo: $(VENV)/ready
 	$(RUN) demo/demo.py
@@ -16,6 +16,9 @@ test: $(VENV)/ready lint
 
 test-slow: $(VENV)/slow          # kills at every moment, SmolLM2, mergekit side by side: about 6 minutes
 	$(RUN) -m pytest -m slow
+
+test-peer: $(VENV)/ready         # mergekit's own end-to-end tests, our engine under them: about 3 minutes
+	$(RUN) tests/peer/run.py
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

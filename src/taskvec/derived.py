@@ -14,7 +14,7 @@ from taskvec.source import Source, Spec
 from taskvec.terms import scratch_bytes
 from taskvec.weights import Weights, base_of
 
-Parameter = Coefficient | str | tuple[Coefficient, ...]
+Parameter = Coefficient | str | tuple["Coefficient | str", ...] | dict[str, Any]  # a table of parameters
 
 
 class Derived:
@@ -103,8 +103,7 @@ class Derived:
     def coefficients(self) -> Iterator[Coefficient]:
         """Every number among the parameters."""
         for value in self.params.values():
-            if not isinstance(value, str):
-                yield from value if isinstance(value, tuple) else (value,)
+            yield from _coefficients(value)
 
     @property
     def methods(self) -> dict[str, str]:
@@ -114,9 +113,11 @@ class Derived:
     def bind(self, values: Mapping[str, Any]) -> Weights:
         """The same call with knobs replaced."""
 
-        def bound(value: Parameter) -> Parameter:
+        def bound(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: bound(v) for key, v in value.items()}
             if isinstance(value, tuple):
-                return tuple(c.bind(values) for c in value)
+                return tuple(map(bound, value))
             return value if isinstance(value, str) else value.bind(values)
 
         args = [a.bind(**{k: v for k, v in values.items() if k in a.knobs}) for a in self.args]
@@ -195,10 +196,20 @@ def as_parameter(value: Any) -> Parameter | None:
     return value if isinstance(value, str) or value is None else Coefficient.of(value)
 
 
-def parameter_text(value: Parameter) -> str:
+def _coefficients(value: Any) -> Iterator[Coefficient]:
+    if isinstance(value, Coefficient):
+        yield value
+    elif isinstance(value, tuple | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _coefficients(inner)
+
+
+def parameter_text(value: Any) -> str:
     """A parameter as a recipe writes it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{quoted(key)}: {parameter_text(v)}' for key, v in value.items())}}}"
     if isinstance(value, tuple):
-        return f"({', '.join(map(str, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(parameter_text, value))}{',' * (len(value) == 1)})"
     return quoted(value) if isinstance(value, str) else str(value)
 
 

@@ -100,6 +100,7 @@ class Made:
     weights: Weights
     dtype: str | None = None
     chat_template: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def made(
@@ -128,7 +129,7 @@ def made(
             f"{recipe} has no document {document or 'without a name'}: give one of them", map(str, by_name)
         )
     one = by_name[document]
-    return Made(one.weights, one.dtype, one.chat_template)
+    return Made(one.weights, one.dtype, one.chat_template, one.notes)
 
 
 def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None) -> Weights:

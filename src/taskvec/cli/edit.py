@@ -39,12 +39,13 @@ def merge(print_recipe: bool, **kwargs: Any) -> None:
     taskvec merge mergekit.yml -o edited/
     """
     recipe = _made(kwargs)
+    kwargs["dtype"] = kwargs["dtype"] or recipe.dtype
+    for note in () if kwargs["quiet"] else recipe.notes:
+        click.echo(f"note: {note}", err=True)
     if print_recipe:
         click.echo(written(recipe.weights), nl=False)
     else:
-        _write(
-            recipe.weights, chat_template=recipe.chat_template, **kwargs | {"dtype": kwargs["dtype"] or recipe.dtype}
-        )
+        _write(recipe.weights, chat_template=recipe.chat_template, **kwargs)
 
 
 @click.command()

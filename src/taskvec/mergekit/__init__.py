@@ -3,6 +3,8 @@
 config.py      the file, checked key by key: every problem at once, unknown keys with the nearest known one
 parameters.py  filters, gradients and scopes as coefficients
 methods.py     mergekit's methods, one row each: parameters, inputs, and the expression that each stands for
+modules.py     the parts of models with several stacks, by mergekit's names
+vocabulary.py  one vocabulary for all models, as the tokenizer block says
 translate.py   models, slices, modules, documents -> Weights
 templates.py   chat templates by name
 """

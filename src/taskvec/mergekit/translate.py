@@ -1,33 +1,35 @@
 """From a mergekit configuration to the expression that it stands for, and to what `save` must be told beside it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskvec.coefficients import Coefficient
-from taskvec.errors import RecipeError, TaskvecError
+from taskvec.errors import MismatchError, RecipeError, TaskvecError
 from taskvec.mergekit.config import Config, Input, Module, Problems, Reference, Settings, Slice, config, nearest
 from taskvec.mergekit.methods import IGNORED, METHODS, REQUIRED, SHARED, Call, Row
 from taskvec.mergekit.modules import names_of
 from taskvec.mergekit.parameters import Names, flag, number
 from taskvec.mergekit.templates import chat_template
+from taskvec.mergekit.vocabulary import prepared
 from taskvec.places import layer_of
 from taskvec.recipe import FUNCTIONS, load
 from taskvec.storage import stated
 from taskvec.weights import Weights
 
-Opened = Callable[[Reference], Weights]
+WIDTH = {"F8_E4M3": 0, "F8_E5M2": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 4}  # whose numbers hold those of the others
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """One document: its expression, and what `save` is told."""
+    """One document: its expression, and what `save` is told. notes: what the file says to no effect."""
 
     weights: Weights
     dtype: str | None
     chat_template: str | None
     name: str | None
+    notes: tuple[str, ...] = ()
 
 
 def read(path: Path, names: Mapping[str, str] | None = None, seed: int = 0) -> list[Merge]:
@@ -71,13 +73,37 @@ def _require_rows(configs: Iterable[Config], problems: Problems) -> None:
                 f"no method is named {c.method}{nearest(c.method, METHODS)}; methods are {', '.join(METHODS)}"
             )
             continue
-        known = [*row.numbers, *row.flags]
+        known = {key for r in METHODS.values() for key in (*r.numbers, *r.flags)}
         for where, settings in _every_settings(c):
             problems += [
-                f"{where}.{key} is no parameter of {c.method}{nearest(str(key), known)}; it has {', '.join(known)}"
+                f"{where}.{key} is no parameter{nearest(str(key), known)}; {c.method} has {', '.join(_named(row))}"
                 for key in settings
                 if key not in known
             ]
+
+
+def _named(row: Row) -> list[str]:
+    return [*row.numbers, *row.flags] or ["none"]
+
+
+def _idle(c: Config) -> Iterator[str]:
+    """Parameters of other methods, which have no effect here: mergekit takes them in silence."""
+    row = METHODS[c.method]
+    for where, settings in _every_settings(c):
+        for key in settings.keys() - {*row.numbers, *row.flags}:
+            yield f"{where}.{key} has no effect: {c.method} has {', '.join(_named(row))}"
+
+
+def promoted(weights: Weights, models: Iterable[Weights]) -> str | None:
+    """The dtype of the output where the file names none: the widest, if the models differ; None if they do not."""
+    kinds: dict[str, set[str]] = {}
+    for source in [s for m in models for s in m.mentioned if s.mass]:
+        for name, spec in source.specs.items():
+            if spec.arithmetic:
+                kinds.setdefault(name, set()).add(spec.dtype)
+    if not weights.terms or all(len(found) == 1 for found in kinds.values()):
+        return None
+    return max({kind for found in kinds.values() for kind in found}, key=WIDTH.__getitem__)
 
 
 def _every_settings(c: Config) -> list[tuple[str, Settings]]:
@@ -121,11 +147,19 @@ class _Documents:
         if name not in self.made:
             self.under_way.append(name)
             c = self.configs[name]
-            weights = _Translation(c, self.open, self.seed, self.problems).weights()
+            weights = self._expression(c)
             template = chat_template(c.chat_template, map(self.open, c.references), self.problems)
-            self.made[name] = Merge(weights, c.out_dtype or c.dtype, template, name)
+            dtype = c.out_dtype or c.dtype or promoted(weights, [self.opened[r] for r in c.references])
+            self.made[name] = Merge(weights, dtype, template, name, tuple(_idle(c)))
             self.under_way.pop()
         return self.made[name]
+
+    def _expression(self, c: Config) -> Weights:
+        opened = {reference: self.open(reference) for reference in c.references}
+        if not all(m.terms for m in opened.values()):
+            return Weights({})  # it is said what could not be read
+        models = prepared(c, opened, self.problems)
+        return Weights({}) if self.problems else _Translation(c, models, self.seed, self.problems).weights()
 
     def open(self, reference: Reference) -> Weights:
         if reference not in self.opened:
@@ -150,13 +184,11 @@ class _Translation:
     """One document. Problems are collected; an expression that has any is never used."""
 
     config: Config
-    open: Opened
+    models: Mapping[Reference, Weights]
     seed: int
     problems: Problems
 
     def weights(self) -> Weights:
-        if not all(self.open(reference).terms for reference in self.config.references):
-            return Weights({})  # it is said what could not be read
         parts = {name: self._module(name, module) for name, module in self.config.modules.items()}
         if self.problems:
             return Weights({})
@@ -230,7 +262,7 @@ class _Translation:
 
     def _opened(self, one: Input, module: str, where: str) -> Weights:
         """A model, or the part of it that a module or a range of layers names."""
-        found, place = self.open(one.model), f"{where}: {one.model}"
+        found, place = self.models[one.model], f"{where}: {one.model}"
         if module not in ("", "default"):
             if not (names := names_of(module, found.specs)):
                 self.problems.append(f"{place} has no module {module}")
@@ -241,10 +273,16 @@ class _Translation:
         return found
 
     def _tried(self, where: str, build: Callable[..., Weights], *args: Any) -> Weights:
+        """What `build` makes, whose tensors fit together."""
         try:
-            return build(*args)
+            found = build(*args)
+            found.specs  # noqa: B018 - raises what does not fit
+            return found
         except TaskvecError as error:
-            self.problems.append(f"{where}: {error}")
+            hint = ""
+            if isinstance(error, MismatchError) and any("vocab" in problem for problem in error.problems):
+                hint = "\n  give the file tokenizer: {source: base}, which brings the vocabularies together"
+            self.problems.append(f"{where}: {error}{hint}")
             return Weights({})
 
 

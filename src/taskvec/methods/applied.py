@@ -180,12 +180,12 @@ class Applied(Derived):
         def at(key: str, value: Coefficient) -> float:
             return self.method.require(key, as_float(value.at(place)), f" at {name}")
 
-        return {
-            key: value if isinstance(value, str)
-            else tuple(at(key, c) for c in value) if isinstance(value, tuple)
-            else at(key, value)
-            for key, value in self.params.items()
-        }  # fmt: skip
+        def of(key: str, value: Any) -> Value:
+            if isinstance(value, tuple):
+                return tuple(at(key, c) for c in value)
+            return value if isinstance(value, str) else at(key, value)
+
+        return {key: of(key, value) for key, value in self.params.items()}
 
     @cached_property
     def places(self) -> Mapping[str, Place]:

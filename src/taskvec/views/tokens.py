@@ -20,6 +20,7 @@ WORDS = ("vocab*", "merges.txt", "added_tokens.json", "*.model", "*.tiktoken")
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "chat_template*", "additional_chat_templates", *WORDS)
 IDS = ("*_token_id", "*_token_ids", "*_token_index")  # keys of config.json and generation_config.json that name tokens
 HIGHEST = 2**31 - 1
+ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 FAR = 1000  # how much less likely than any other are the pieces that a Unigram model is given
 
 
@@ -35,6 +36,11 @@ class Table:
         """One more than the greatest id."""
         return max(self.ids.values(), default=-1) + 1
 
+    def below(self, rows: int) -> "Table":
+        """Without the tokens whose id is `rows` or more."""
+        ids = {token: number for token, number in self.ids.items() if number < rows}
+        return Table(ids, {token: entry for token, entry in self.added.items() if token in ids})
+
     def joined(self, other: "Table") -> "Table":
         """With the tokens of another, which get the next ids in the order of theirs."""
         new = sorted((t for t in other.ids if t not in self.ids), key=other.ids.__getitem__)
@@ -45,17 +51,23 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """That of `folder`, with the tokens of others added."""
+    """That of `folder`, with the tokens of others added, and `extra` ones that none of them has.
+
+    rows: how many rows its model has, if that is known: to a union it lends no token that has no row.
+    """
 
     folder: Path
     others: tuple["Tokenizer", ...] = ()
+    extra: tuple[str, ...] = ()
+    rows: int = HIGHEST
 
     def table(self, reader: Callable[[Path], Table] | None = None) -> Table:
         """Every token; `reader` is `read` or remembers what that read. Raises FormatError for what cannot be read."""
         found = (reader or read)(self.folder)
         for other in self.others:
-            found = found.joined(other.table(reader))
-        return found
+            found = found.joined(other.table(reader).below(other.rows))
+        new = {token: k for k, token in enumerate(self.extra) if token not in found.ids}
+        return found.joined(Table(new, {token: {**ADDED, "content": token} for token in new})) if new else found
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +77,7 @@ class Tokenizer:
 
     def write(self, target: Path, durable: bool) -> None:
         """Copy the files; where there are more tokens than in them, write a tokenizer.json that has them too."""
-        table = self.table() if self.others else None
+        table = self.table() if self.others or self.extra else None
         grown = table is not None and len(table.ids) > len(read(self.folder).ids)
         for path in files_of(self.folder):
             if grown and any(fnmatchcase(path.name, pattern) for pattern in WORDS):
