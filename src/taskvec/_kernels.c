@@ -541,7 +541,8 @@ done:
 
 INLINE float sign_of(float x) { return (float)(x > 0) - (float)(x < 0); }
 
-/* plus: a sum of zero elects plus, not nobody. weight: what an agreeing entry adds to the divisor of the mean. */
+/* plus: a sum of zero elects plus, not nobody. weight: what an agreeing entry adds to the divisor of the mean, which is 1
+   where that is 0. Written as products and sums, without a choice: so the loops are vectorised. */
 typedef struct { int inputs, by_count, mean, plus; } Election;
 
 CLONES static void elect_tile(float *restrict out, const float *const *x, const float *weight, Election e, size_t at, int n) {
@@ -560,10 +561,10 @@ CLONES static void elect_tile(float *restrict out, const float *const *x, const 
         for (int i = 0; i < n; i++) {
             int yes = v[i] * total[i] > 0;
             out[i] += yes ? v[i] : 0.0f;
-            agree[i] += yes ? w : 0.0f;
+            agree[i] += w * (float)yes;
         }
     }
-    if (e.mean) for (int i = 0; i < n; i++) out[i] = out[i] / (agree[i] != 0 ? agree[i] : 1.0f);
+    if (e.mean) for (int i = 0; i < n; i++) out[i] = out[i] / (agree[i] + (float)(agree[i] == 0));
 }
 
 static PyObject *elect(PyObject *self, PyObject *args) {

@@ -8,6 +8,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError
@@ -363,6 +366,19 @@ def test_breadcrumbs_keeps_its_density_where_mergekit_spares_outliers(taus, dens
         same({name: found[name]}, {name: only_at(tau, ascending[bottom : bottom + kept])})
 
 
+few_values = hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([-2.0, -1, -0.5, 0, 0.5, 1, 2]))
+
+
+@given(few_values, st.integers(1, 100), st.integers(0, 100), st.sampled_from(["all", "spare"]))
+def test_of_equal_entries_the_first_are_the_larger_ones(values, density, gamma, outliers):
+    """Exactly floor(gamma n) go, exactly floor(density n) of the others stay, or as many as there are."""
+    options = f'density={density / 100}, gamma={gamma / 100}, outliers="{outliers}", ties="first"'
+    found = made(f"breadcrumbs(t0, {options})", [{"w": values}])["w"]
+    kept, gone = int(density / 100 * values.size), int(gamma / 100 * values.size)
+    gone = min(gone, values.size - kept) if outliers == "spare" else gone
+    assert np.array_equal(found, only_at(values, ranked(values)[gone : gone + kept]))
+
+
 def l1(values):
     return float(np.abs(values).sum(dtype=np.float64))
 
@@ -479,6 +495,23 @@ def test_the_plan_counts_the_passes_that_the_options_take(models):
     assert passes("dare(math - base)") == 1 and passes('dare(math - base, rescale="l1")') == 2
     assert passes("sce(math - base, code - base)") == 2 and passes("sce(math - base, code - base, select=0.5)") == 4
     assert passes('nuslerp(math, code, scope="row")') == 2 == passes("ramplus(math - base, code - base)")
+
+
+def test_weights_may_be_knobs_and_follow_the_layers():
+    taus = [arrays(1), arrays(2)]
+    sources = known(taus)
+    free = tv.parse("nuslerp(t0, t1, weights=(1 - w, w))", **sources)
+    assert free.knobs == {"w"}
+    assert free.bind(w=0.25) == tv.parse("nuslerp(t0, t1, weights=(0.75, 0.25))", **sources)
+    found = made("nuslerp(t0, t1, weights=(layers(0, 1, outside=1), layers(1, 0, outside=1)))", taus)
+    assert np.allclose(found["layers.0.b"], taus[1]["layers.0.b"])
+    assert np.allclose(found["layers.1.w"], taus[0]["layers.1.w"])
+
+
+@pytest.mark.parametrize("recipe", [r for r in SPARSE if "della" not in r])
+def test_a_tensor_without_elements_does_no_harm(recipe):
+    tau = {"none": np.zeros((0, 4), np.float32), "w": arrays(1)["one"]}
+    assert made(recipe % ', rescale="l1"', [tau]).keys() == tau.keys()
 
 
 WRONG = [
