@@ -211,7 +211,7 @@ def arcee_fusion(call: Call) -> Weights:
 
 def nearswap(call: Call) -> Weights:
     """The other model where it is near."""
-    found: Weights = FUNCTIONS["nearswap"](call.ground, *call.models, t=call.shared["t"])
+    found: Weights = FUNCTIONS["nearswap"](call.ground, *call.models, t=call.shared["t"], floor=1e-6)
     return found
 
 
@@ -229,7 +229,8 @@ def ram(call: Call) -> Weights:
 
 def ramplus_tl(call: Call) -> Weights:
     """base + ramplus(taus)."""
-    found: Weights = FUNCTIONS["ramplus"](*call.taus, **{key: call.shared[key] for key in ("r", "alpha", "epsilon")})
+    numbers = {key: call.shared[key] for key in ("r", "alpha", "epsilon")}
+    found: Weights = FUNCTIONS["ramplus"](*call.taus, scope="tensor", **numbers)
     return call.ground + found
 
 
