@@ -7,6 +7,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -426,26 +427,49 @@ done:
 }
 
 /* ---- what methods need: counts of magnitudes, random words, the election ------------------------------------------- */
-/* prefix < 0: counts[magnitude >> 16] += 1, 2^15 bins. Else counts[magnitude & 0xffff] += 1 where magnitude >> 16 is it. */
-static void count_of(uint32_t *restrict counts, const float *restrict x, size_t n, int64_t prefix) {
-    if (prefix < 0) for (size_t i = 0; i < n; i++) counts[(as_bits(x[i]) & 0x7fffffffu) >> 16]++;
-    else for (size_t i = 0; i < n; i++) {
+/* Magnitudes as offsets from `from`; those below wrap around. How many lie `size` or more above it. */
+CLONES static uint32_t offsets_of(uint32_t *restrict off, const float *restrict x, int n, uint32_t from, uint32_t size) {
+    uint32_t above = 0;
+    for (int i = 0; i < n; i++) {
         uint32_t u = as_bits(x[i]) & 0x7fffffffu;
-        if (u >> 16 == (uint32_t)prefix) counts[u & 0xffffu]++;
+        off[i] = u - from;
+        above += u >= from + size;
     }
+    return above;
+}
+
+/* first < 0: counts[magnitude >> 16] += 1, 2^15 bins. Else counts[magnitude - (first << 16)] += 1 where magnitude >> 16 lies
+   in first .. first + bins, bins << 16 counts. The few that do are set aside before they are counted: no branch to miss.
+   Returns how many are above the last bin. */
+static size_t count_of(uint32_t *restrict counts, const float *restrict x, size_t n, int64_t first, uint32_t bins) {
+    if (first < 0) { for (size_t i = 0; i < n; i++) counts[(as_bits(x[i]) & 0x7fffffffu) >> 16]++; return 0; }
+    const uint32_t from = (uint32_t)first << 16, size = bins << 16;
+    size_t above = 0;
+    for (size_t at = 0; at < n; at += TILE) {
+        uint32_t off[TILE], near[TILE + 1];
+        int len = n - at < TILE ? (int)(n - at) : TILE, found = 0;
+        above += offsets_of(off, x + at, len, from, size);
+        for (int i = 0; i < len; i++) {
+            near[found] = off[i];
+            found += off[i] < size;
+        }
+        for (int i = 0; i < found; i++) counts[near[i]]++;
+    }
+    return above;
 }
 
 static PyObject *count(PyObject *self, PyObject *args) {
     PyObject *counts_obj, *x_obj, *result = NULL;
-    Py_ssize_t n;
-    long long prefix;
-    if (!PyArg_ParseTuple(args, "OOnL", &counts_obj, &x_obj, &n, &prefix)) return NULL;
+    Py_ssize_t n, first, bins;
+    size_t above;
+    if (!PyArg_ParseTuple(args, "OOnnn", &counts_obj, &x_obj, &n, &first, &bins)) return NULL;
     Held h[2] = {0};
-    if (hold(&h[0], counts_obj, 1, (prefix < 0 ? 1 << 15 : 1 << 16) * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0) goto done;
+    if (n < 0 || bins < 1 || first + bins > 1 << 15) { PyErr_SetString(PyExc_ValueError, "count: bad range"); goto done; }
+    if (hold(&h[0], counts_obj, 1, (first < 0 ? 1 << 15 : bins << 16) * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0) goto done;
     Py_BEGIN_ALLOW_THREADS
-    count_of(h[0].view.buf, h[1].view.buf, (size_t)n, prefix);
+    above = count_of(h[0].view.buf, h[1].view.buf, (size_t)n, (int64_t)first, (uint32_t)bins);
     Py_END_ALLOW_THREADS
-    result = Py_NewRef(Py_None);
+    result = PyLong_FromSize_t(above);
 done:
     release(h, 2);
     return result;
@@ -539,6 +563,68 @@ done:
     return result;
 }
 
+/* The place of each of n magnitudes among them, from the smallest, equal ones in their order. Radix sort of (magnitude,
+   place) by 8 bits of the magnitude at a time, low digits first, back and forth between `a` and `b`. */
+static void ranks_of(uint32_t *restrict rank, const float *restrict x, uint32_t n, uint64_t *restrict a, uint64_t *restrict b) {
+    uint32_t first[4][256];
+    memset(first, 0, sizeof first);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u = as_bits(x[i]) & 0x7fffffffu;
+        a[i] = (uint64_t)u << 32 | i;
+        first[0][u & 255]++; first[1][u >> 8 & 255]++; first[2][u >> 16 & 255]++; first[3][u >> 24]++;
+    }
+    for (int digit = 0; digit < 4; digit++) {
+        uint32_t sum = 0, *f = first[digit];
+        const int shift = 32 + 8 * digit;
+        for (int k = 0; k < 256; k++) { uint32_t count = f[k]; f[k] = sum; sum += count; }
+        for (uint32_t i = 0; i < n; i++) b[f[a[i] >> shift & 255]++] = a[i];
+        uint64_t *swap = a; a = b; b = swap;
+    }
+    for (uint32_t i = 0; i < n; i++) rank[(uint32_t)a[i]] = i;
+}
+
+/* Row by row: p = density - epsilon/2 + epsilon * rank / (n-1), within [FLT_MIN, 1]; kept where the upper 24 bits of the
+   entry's word / 2^24 are below it, divided by it (scale = 0) or times scale. */
+CLONES static void prune_by(float *restrict out, const float *restrict x, const uint32_t *restrict words,
+                            const uint32_t *restrict rank, int n, double low, double epsilon, double last, float scale) {
+    const int divides = scale == 0;
+    for (int i = 0; i < n; i++) {
+        double exact = low + epsilon * (double)(int32_t)rank[i] / last;
+        exact = exact < FLT_MIN ? FLT_MIN : exact;
+        float p = (float)(exact > 1 ? 1 : exact);
+        float kept = divides ? x[i] / p : x[i] * scale;              /* a mask, not a branch that is missed half the time */
+        uint32_t stays = -(uint32_t)((float)(int32_t)(words[i] >> 8) * 0x1p-24f < p);
+        out[i] = as_float(as_bits(kept) & stays);
+    }
+}
+
+static PyObject *prune(PyObject *self, PyObject *args) {
+    PyObject *out_obj, *x_obj, *words_obj, *result = NULL;
+    Py_ssize_t rows, width;
+    double density, epsilon, scale;
+    if (!PyArg_ParseTuple(args, "OOOnnddd", &out_obj, &x_obj, &words_obj, &rows, &width, &density, &epsilon, &scale)) return NULL;
+    Held h[3] = {0};
+    void *room = NULL;
+    if (rows < 0 || width < 0 || width > INT32_MAX) { PyErr_SetString(PyExc_ValueError, "prune: bad size"); goto done; }
+    Py_ssize_t n = rows * width;
+    if (hold(&h[0], out_obj, 1, n * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0 || hold(&h[2], words_obj, 0, n * 4) < 0) goto done;
+    if (!(room = PyMem_Malloc((size_t)width * 20 + 16))) { PyErr_NoMemory(); goto done; }
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t *a = room, *b = a + width;
+    uint32_t *rank = (uint32_t *)(b + width);
+    for (Py_ssize_t at = 0; at < n; at += width) {
+        ranks_of(rank, (const float *)h[1].view.buf + at, (uint32_t)width, a, b);
+        prune_by((float *)h[0].view.buf + at, (const float *)h[1].view.buf + at, (const uint32_t *)h[2].view.buf + at,
+                 rank, (int)width, density - epsilon / 2, epsilon, width > 1 ? (double)(width - 1) : 1.0, (float)scale);
+    }
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    PyMem_Free(room);
+    release(h, 3);
+    return result;
+}
+
 INLINE float sign_of(float x) { return (float)(x > 0) - (float)(x < 0); }
 
 /* plus: a sum of zero elects plus, not nobody. weight: what an agreeing entry adds to the divisor of the mean, which is 1
@@ -601,9 +687,10 @@ done:
 }
 
 static PyMethodDef functions[] = {
-    {"count", count, METH_VARARGS, "count(counts, x, n, prefix)"},
+    {"count", count, METH_VARARGS, "count(counts, x, n, first, bins) -> above"},
     {"philox", philox, METH_VARARGS, "philox(out, n, first, stream, key0, key1)"},
     {"keep", keep, METH_VARARGS, "keep(out, x, n, low, high)"},
+    {"prune", prune, METH_VARARGS, "prune(out, x, words, rows, width, density, epsilon, scale)"},
     {"drop", drop, METH_VARARGS, "drop(out, x, words, n, least, scale)"},
     {"elect", elect, METH_VARARGS, "elect(out, inputs, n, by_count, mean, plus, weights)"},
     {"combine", combine, METH_VARARGS, "combine(out, dtype, inputs, dtypes, scales, n, scratch) -> flags"},

@@ -25,6 +25,7 @@ class Derived:
 
     own_passes = 0  # passes over the data before the one that computes
     alike = True  # whether the arguments have the same names and shapes
+    busy = True  # whether Python has work to do between the kernels
 
     def __init__(
         self, name: str, args: tuple[Weights, ...], params: Mapping[str, Parameter], defaults: Mapping[str, Any]

@@ -88,13 +88,13 @@ def pair(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
     return _kernels.pair(x, y, n)
 
 
-def count(counts: Buffer, x: Buffer, n: int, prefix: int = -1) -> None:
-    """Add to uint32 counts of float32 magnitudes: by their bits >> 16, 2**15 bins; with a prefix >= 0, of those whose
-    bits >> 16 it is, by their bits & 0xFFFF, 2**16 bins."""
+def count(counts: Buffer, x: Buffer, n: int, first: int = -1, bins: int = 1) -> int:
+    """Add to uint32 counts of float32 magnitudes: by their bits >> 16, 2**15 counts; with first >= 0, of those whose
+    bits >> 16 lie in first .. first + bins, by their bits - (first << 16), bins << 16 counts. Returns how many lie
+    above these bins, 0 without them."""
     if _kernels is None:
-        count_numpy(counts, x, n, prefix)
-    else:
-        _kernels.count(counts, x, n, prefix)
+        return count_numpy(counts, x, n, first, bins)
+    return _kernels.count(counts, x, n, first, bins)
 
 
 def philox(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
@@ -119,6 +119,17 @@ def drop(out: Buffer, x: Buffer, words: Buffer, n: int, least: int, scale: float
         drop_numpy(out, x, words, n, least, scale)
     else:
         _kernels.drop(out, x, words, n, least, scale)
+
+
+def prune(
+    out: Buffer, x: Buffer, words: Buffer, rows: int, width: int, density: float, epsilon: float, scale: float
+) -> None:
+    """Row by row p = density - epsilon/2 + epsilon * rank / (width-1), clipped to [tiny, 1], by the rank of |x| from
+    the smallest; out = x / p, or x * scale if scale is not 0, where (words >> 8) / 2**24 < p, else 0. float32."""
+    if _kernels is None:
+        prune_numpy(out, x, words, rows, width, density, epsilon, scale)
+    else:
+        _kernels.prune(out, x, words, rows, width, density, epsilon, scale)
 
 
 def elect(
@@ -266,15 +277,17 @@ def pair_numpy(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
     return dot, int(both.sum()), int((both & (np.signbit(u) != np.signbit(v))).sum())
 
 
-def count_numpy(counts: Buffer, x: Buffer, n: int, prefix: int = -1) -> None:
+def count_numpy(counts: Buffer, x: Buffer, n: int, first: int = -1, bins: int = 1) -> int:
     """`count`, without the compiled kernels."""
     import numpy as np
 
     bits = np.frombuffer(x, np.uint32, n) & np.uint32(0x7FFFFFFF)
-    upper = bits >> np.uint32(16)
-    bins = upper if prefix < 0 else bits[upper == prefix] & np.uint32(0xFFFF)
     table = np.frombuffer(counts, np.uint32)
-    table += np.bincount(bins, minlength=table.size).astype(np.uint32)
+    upper = bits >> np.uint32(16)
+    inside = (upper >= first) & (upper < first + bins)
+    found = upper if first < 0 else bits[inside] - np.uint32(first << 16)
+    table += np.bincount(found, minlength=table.size).astype(np.uint32)
+    return 0 if first < 0 else int((upper >= first + bins).sum())
 
 
 def philox_numpy(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
@@ -342,3 +355,20 @@ def elect_numpy(
 def itemsize(dtype: str) -> int:
     """Bytes an element of a whole-byte dtype."""
     return BITS[dtype] // 8
+
+
+def prune_numpy(
+    out: Buffer, x: Buffer, words: Buffer, rows: int, width: int, density: float, epsilon: float, scale: float
+) -> None:
+    """`prune`, without the compiled kernels."""
+    import numpy as np
+
+    given = np.frombuffer(x, np.float32, rows * width).reshape(rows, width)
+    order = np.argsort(np.abs(given), axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(width)[None], axis=1)
+    exact = density - epsilon / 2 + epsilon * rank / max(1, width - 1)
+    p = np.clip(exact, np.finfo(np.float32).tiny, 1).astype(np.float32)
+    drawn = (np.frombuffer(words, np.uint32, rows * width).reshape(rows, width) >> np.uint32(8)) * np.float32(2.0**-24)
+    kept = given / p if scale == 0 else given * np.float32(scale)
+    np.frombuffer(out, np.float32, rows * width)[:] = np.where(drawn < p, kept, np.float32(0)).reshape(-1)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taskvec.derived import reads, room
+from taskvec.derived import Derived, reads, room
 from taskvec.dtypes import BITS, accumulator, parse_dtype
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
 from taskvec.executors import default_threads
@@ -155,7 +155,8 @@ def plan(
             c.at(place)
     shards = _shards(specs, parse_size(shard_size, "shard size"), kind, filename)
     limit = parse_size(ram, "memory")
-    block, count, peak = _memory(weights, specs, limit, threads or default_threads(), fixed=threads is not None)
+    most = threads or default_threads(busy=any(s.busy for s in weights.terms if isinstance(s, Derived)))
+    block, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
     return Plan(weights, kind, donor, shards, block, count, peak, limit)
 
 

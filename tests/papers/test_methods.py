@@ -146,11 +146,11 @@ def test_the_compiled_kernels_of_methods_give_numpy_s_bits():
             function(out, n, (1 << 32) - 5, 3, (0xDEADBEEF, 77))
         assert np.array_equal(one, two)
         x = rng.normal(size=(3, n)).astype(np.float32) * rng.integers(0, 2, (3, n)).astype(np.float32)
-        for prefix in (-1, 0x3F80, 0):
-            tables = [np.zeros(1 << (15 if prefix < 0 else 16), np.uint32) for _ in range(2)]
-            count(tables[0], x[0], n, prefix)
-            count_numpy(tables[1], x[0], n, prefix)
-            assert np.array_equal(*tables) and (prefix >= 0 or tables[0].sum() == n)
+        for first, bins in ((-1, 1), (0x3F80, 1), (0, 1), (0x3F00, 3)):
+            tables = [np.zeros(1 << 15 if first < 0 else bins << 16, np.uint32) for _ in range(2)]
+            count(tables[0], x[0], n, first, bins)
+            count_numpy(tables[1], x[0], n, first, bins)
+            assert np.array_equal(*tables) and (first >= 0 or tables[0].sum() == n)
         sieved = [np.zeros(n, np.float32) for _ in range(4)]
         keep(sieved[0], x[0], n, 0.5, 1.5)
         keep_numpy(sieved[1], x[0], n, 0.5, 1.5)

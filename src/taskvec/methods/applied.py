@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from taskvec.methods.lift import Method
 
-TILE = 64 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
-PART = 4 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
+TILE = 128 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
+PART = 2 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
 ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
 KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
 LANES = ("row", "column")  # scopes of which every lane of a tensor has numbers of its own
@@ -130,7 +130,7 @@ class Applied(Derived):
             return super().resident + sum(
                 width * Lanes.of(spec.shape, str(scope)).count for spec in self.specs.values() if scope in LANES
             )
-        if self.method.local:
+        if self.method.local or self.method.rows:
             return super().resident
         largest = max((4 * spec.numel for spec in self.specs.values() if spec.arithmetic), default=0)
         return super().resident + KEPT * largest + max(map(self._held, self.specs), default=0)
@@ -160,8 +160,27 @@ class Applied(Derived):
 
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it computes a range."""
-        arguments = sum(4 * TILE + room(a, name, TILE) for a in self.args if name in a.specs)
-        return arguments + (8 + self.method.copies) * 4 * TILE + (len(self.args) + 6) * 4 * PART * bool(self.own_passes)
+        step = self.step(name)
+        arguments = sum(4 * step + room(a, name, step) for a in self.args if name in a.specs)
+        measuring = (len(self.args) + 6) * 4 * max(PART, step) * bool(self.own_passes)
+        return arguments + (8 + self.method.copies) * 4 * step + measuring
+
+    def step(self, name: str) -> int:
+        """Elements of a tensor that the function is given at once: a tile, or the whole rows that make one."""
+        width = self.width(name)
+        return max(1, TILE // width) * width if self.method.rows else TILE
+
+    def width(self, name: str) -> int:
+        """Elements of a row."""
+        shape = self.specs[name].shape
+        return max(1, shape[-1]) if shape else 1
+
+    def spans(self, name: str, start: int, stop: int) -> "list[tuple[int, int]]":
+        """(first element, how many) of what the function is given for the elements start .. stop."""
+        step, numel = self.step(name), self.specs[name].numel
+        if not self.method.rows:
+            return [(at, min(step, stop - at)) for at in range(start, stop, step)]
+        return [(at, min(step, numel - at)) for at in range(start - start % self.width(name), stop, step)]
 
     # ---- what it takes to know
     def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
@@ -201,24 +220,27 @@ class Applied(Derived):
     # ---- values
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """float32 elements from `start` on; tensors without arithmetic are the first model's."""
-        if not self.specs[name].arithmetic:
+        if self.specs[name].arithmetic:
+            import numpy as np
+
+            self.compute(name, start, np.frombuffer(out, np.float32))
+        else:
             assert self.donor is not None
             self.donor.readinto(name, start, out)
-            return
-        import numpy as np
 
-        result = np.frombuffer(out, np.float32)
+    def compute(self, name: str, start: int, result: "NDArray[Any]") -> bool:
+        """Elements from `start` on; whether all arguments are known to be finite."""
         self.prepare(1)
         assert self._measured is not None
         if name not in self._told:
             self._told[name] = self.numbers(name) | dict(self._measured.get(name, {}))
         told = self._told[name]
         if self.method.combines:
-            self._combine(name, start, result, told)
-        elif self.method.local:
-            self._tiles(name, start, result, told)
-        else:
-            result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
+            return self._combine(name, start, result, told)
+        if self.method.local or self.method.rows:
+            return self._tiles(name, start, result, told)
+        result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
+        return False
 
     def terms(self, name: str) -> list[list[Term]]:
         """For each argument what is summed for one tensor; found once."""
@@ -226,7 +248,7 @@ class Applied(Derived):
             self._terms[name] = [a.scales(name, self.places[name]) for a in self.args]
         return self._terms[name]
 
-    def _combine(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> None:
+    def _combine(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
         import numpy as np
 
         if name not in self._coefficients:
@@ -236,15 +258,15 @@ class Applied(Derived):
         coefficients = self._coefficients[name]
         if self.params.get("scope") in LANES:
             self._by_lanes(name, start, out, coefficients)
-            return
+            return False
         totals: dict[tuple[Source, str], float] = {}
         for c, terms_of in zip(coefficients, self.terms(name), strict=True):
             for source, inner, number in terms_of:
                 totals[source, inner] = totals.get((source, inner), 0.0) + float(c) * number
         ordered = sorted(totals.items(), key=lambda item: (item[0][0].fingerprint, item[0][1]))
         terms = [(source, inner, c) for (source, inner), c in ordered if c]
-        for at in range(0, out.size, TILE):
-            self.values(terms, start + at, out[at : at + TILE])
+        finite = [self.values(terms, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
+        return all(finite)
 
     def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
         """A linear combination with coefficients of its own for each lane; summed in float32, argument by argument."""
@@ -260,26 +282,36 @@ class Applied(Derived):
                 total += tile * np.asarray(c, np.float32)[index]
             tile[:] = total
 
-    def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> None:
+    def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
         """Tile by tile; what is known a tile (an array in `told`) needs each from its beginning."""
         import numpy as np
 
-        if not hasattr(self._room, "tiles"):
-            self._room.tiles = np.empty((len(self.args), TILE), np.float32)
-        stop, whole = start + out.size, any(isinstance(value, np.ndarray) for value in told.values())
-        for at in range(start - start % TILE if whole else start, stop, TILE):
-            arrays = [row[: min(TILE, stop - at)] for row in self._room.tiles]
-            for row, terms in zip(arrays, self.terms(name), strict=True):
-                self.values(terms, at, row)
-            found, before = self.tile(name, at, arrays, told), max(0, start - at)
-            out[at + before - start : at + found.size - start] = found[before:]
+        step, stop, all_finite = self.step(name), start + out.size, True
+        if getattr(self._room, "tiles", out[:0]).size < len(self.args) * step:
+            self._room.tiles = np.empty(len(self.args) * step, np.float32)
+        rows = self._room.tiles[: len(self.args) * step].reshape(len(self.args), step)
+        by_tile = any(isinstance(value, np.ndarray) for value in told.values())
+        for at, size in self.spans(name, start - start % TILE if by_tile else start, stop):
+            arrays = [row[:size] for row in rows]
+            finite = [self.values(terms, at, row) for row, terms in zip(arrays, self.terms(name), strict=True)]
+            found, first = self.tile(name, at, arrays, told, all(finite)), max(0, start - at)
+            last = min(size, stop - at)
+            out[at + first - start : at + last - start] = found[first:last]
+            all_finite &= all(finite)
+        return all_finite
 
-    def tile(self, name: str, at: int, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any]) -> "NDArray[Any]":
+    def tile(
+        self, name: str, at: int, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any], finite: bool = False
+    ) -> "NDArray[Any]":
         """What the function makes of a tile that begins at `at`; of an array in `told` it gets the tile's number."""
         import numpy as np
 
         here = {key: value[at // TILE] if isinstance(value, np.ndarray) else value for key, value in told.items()}
-        return self._called(name, arrays, here | ({"name": name, "start": at} if self.method.keyed else {}))
+        key = {"name": name, "start": at} if self.method.keyed else {}
+        if self.method.rows:
+            matrices = [array.reshape(-1, self.width(name)) for array in arrays]
+            return self._called(name, matrices, here | key, finite).reshape(-1)
+        return self._called(name, arrays, here | key, finite)
 
     def _tensor(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
         """The whole tensor, computed once for the threads that want its parts."""
@@ -305,8 +337,10 @@ class Applied(Derived):
         key = {"name": name, "start": 0} if self.method.keyed else {}
         return self._called(name, arrays, {**told, **key})
 
-    def _called(self, name: str, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any]) -> "NDArray[Any]":
-        """What the function makes of the arrays, which must have their shape."""
+    def _called(
+        self, name: str, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any], finite: bool = False
+    ) -> "NDArray[Any]":
+        """What the function makes of the arrays, which must have their shape. `finite`: they are known to be."""
         import numpy as np
 
         try:
@@ -320,22 +354,26 @@ class Applied(Derived):
             raise TaskvecError(
                 f"{self.method.name} made {list(found.shape)} of {name}, where it was given {list(arrays[0].shape)}"
             )
-        for array in arrays:  # a comparison with NaN is false: what a method would drop in silence stays to be seen
+        for array in (
+            () if finite else arrays
+        ):  # a comparison with NaN is false: what a method would drop in silence stays to be seen
             if not math.isfinite(float(array.sum())):
-                finite = np.isfinite(array)
-                finite = finite if finite.shape == found.shape else finite.all()
-                found = np.where(finite, found, np.float32("nan"))
+                good = np.isfinite(array)
+                found = np.where(good if good.shape == found.shape else good.all(), found, np.float32("nan"))
         return found
 
-    def values(self, terms: list[Term], start: int, out: "NDArray[Any]") -> None:
-        """A linear combination, in float32."""
+    def values(self, terms: list[Term], start: int, out: "NDArray[Any]") -> bool:
+        """A linear combination, in float32; whether all of it is known to be finite."""
         if not terms:
             out[:] = 0
-            return
+            return True
+        (source, name, number), *more = terms
+        if isinstance(source, Applied) and number == 1 and not more:
+            return source.compute(name, start, out)
         need = scratch_bytes([term[:2] for term in terms], out.size)
         if getattr(self._room, "size", 0) < need:
             self._room.scratch, self._room.size = memoryview(bytearray(need)), need
-        evaluate(terms, start, out.size, "F32", out, self._room.scratch)
+        return not evaluate(terms, start, out.size, "F32", out, self._room.scratch)
 
 
 def _give_back() -> None:

@@ -136,7 +136,7 @@ def _calculated(call: Applied, threads: int, progress: "Callable[[int], None]") 
         def ranks(size: int, zeros: int, *, select: float, **_: Any) -> dict[str, int]:
             return {"threshold": math.floor(select * (size - zeros))}
 
-        found = values_of(call, cuts(call, threads, progress, ranks, _variance))
+        found = values_of(call, cuts(call, threads, progress, ranks, _variance, zeros=True))
         least = {name: found[name]["threshold"] if numbers[name]["select"] < 1 else 0.0 for name in names}
     n = len(call.args)
 

@@ -44,6 +44,7 @@ class Method:
     """`fn`, a pure function over float32 arrays, callable on Weights; `fn` itself is the bare one.
 
     local: `fn` may be given any range of elements, flat; otherwise whole tensors in their shape.
+    rows: `fn` may be given any run of whole rows, along the last axis, as a matrix.
     keyed: it takes `name` and `start`, which seed what it draws.
     combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
     measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters).
@@ -57,6 +58,7 @@ class Method:
     fn: Callable[..., Any]
     local: bool = False
     keyed: bool = False
+    rows: bool = False
     combines: bool = False
     measure: Measure | None = None
     passes: Passes = 0

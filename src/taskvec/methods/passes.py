@@ -107,18 +107,18 @@ def ratios(call: Applied, threads: int, progress: Callable[[int], None], told: M
         for name, spec in call.specs.items() if spec.arithmetic
     }  # fmt: skip
 
-    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, float, float]:
-        name, start, count = part
-        before = after = 0.0
-        for at in range(start, start + count, TILE):
-            size = min(TILE, start + count - at)
-            fill(call, (name, at, size), rows)
-            before += float(np.abs(rows[0, :size]).sum(dtype=np.float64))
-            after += float(np.abs(call.tile(name, at, [rows[0, :size]], known[name])).sum(dtype=np.float64))
-        return name, count, before, after
+    step = max((call.step(name) for name in known), default=TILE)
+
+    def work(span: Part, rows: "NDArray[Any]") -> tuple[str, int, float, float]:
+        name, at, size = span
+        fill(call, span, rows)
+        before = float(np.abs(rows[0, :size]).sum(dtype=np.float64))
+        after = float(np.abs(call.tile(name, at, [rows[0, :size]], known[name])).sum(dtype=np.float64))
+        return name, size, before, after
 
     totals: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
-    for name, count, before, after in each(parts(call), work, partial(rows_of, 1), threads):
+    spans = [(name, *span) for name in known for span in call.spans(name, 0, call.specs[name].numel)]
+    for name, count, before, after in each(spans, work, lambda: np.empty((1, step), np.float32), threads):
         totals[name][0].append(before)
         totals[name][1].append(after)
         progress(count)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from taskvec import kernels
 from taskvec.derived import Parameter
 from taskvec.methods.applied import Applied, Measured
-from taskvec.methods.draws import normal, uniform, words
+from taskvec.methods.draws import normal, words
 from taskvec.methods.lift import Method, Range
-from taskvec.methods.passes import LEAST_SUM, grams, ratios
+from taskvec.methods.passes import grams, ratios
 from taskvec.methods.thresholds import Ranks, cuts, groups_of, quotas, values_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _sieve(call: Applied, threads: int, progress: "Callable[[int], None]", ranks
 
 
 def _sieve_passes(params: Mapping[str, Parameter]) -> int:
-    return 2 + (params["ties"] == "first") + (params["rescale"] == "l1")
+    return 1 + (params["ties"] == "first") + (params["rescale"] == "l1")
 
 
 # ---- at random -----------------------------------------------------------------------------------------------------
@@ -159,6 +159,7 @@ def della(
     epsilon: float = 0.14,
     seed: float = 0,
     rescale: str = "expected",
+    ratio: float,
     name: str,
     start: int,
 ) -> "NDArray[Any]":
@@ -166,24 +167,18 @@ def della(
 
     DELLA (Deep et al., 2024, arXiv 2406.11617): ranks 0 .. n-1 of |tau| in a row of n give
     p = density - epsilon/2 + epsilon * rank / (n-1), from the smallest to the largest; equal magnitudes rank in the
-    order of their columns. Its example has drop .3, window .14. Sees whole tensors. `epsilon` is the whole window, as
-    in the paper; mergekit's is half of it, so that its epsilon=.15 is 0.3 here. rescale: as for `dare`, with
+    order of their columns. Its example has drop .3, window .14. Rows are along the last axis. `epsilon` is the whole
+    window, as in the paper; mergekit's is half of it, so that its epsilon=.15 is 0.3 here. rescale: as for `dare`, with
     1/p in "expected".
     """
     import numpy as np
 
-    rows = np.abs(tau).reshape(-1, tau.shape[-1] if tau.ndim else 1)
-    order = np.argsort(rows, axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(rows.shape[1])[None], axis=1)
-    p = density - epsilon / 2 + epsilon * rank / max(1, rows.shape[1] - 1)
-    p = np.clip(p, np.finfo(np.float32).tiny, 1).astype(np.float32).reshape(tau.shape)
-    kept = uniform(int(seed), name, start, tau.size).reshape(tau.shape) < p
-    found = np.where(kept, tau / p if rescale == "expected" else tau, np.float32(0))
-    if rescale == "l1":
-        before, after = (float(np.abs(x).sum(dtype=np.float64)) for x in (tau, found))
-        found *= np.float32(1 if before < LEAST_SUM or after < LEAST_SUM else before / after)
-    return np.asarray(found, np.float32)
+    found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
+    width = tau.shape[-1] if tau.ndim else 1
+    drawn = words(int(seed), name, start, tau.size)
+    scale = 0.0 if rescale == "expected" else ratio
+    kernels.prune(found, given, drawn, tau.size // max(1, width), width, density, epsilon, scale)
+    return found
 
 
 def _drawn(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
@@ -225,11 +220,6 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
     return np.asarray(normal(int(seed), name, start, tau.size).reshape(tau.shape) * np.float32(ratio), np.float32)
 
 
-def _ranks(shape: tuple[int, ...], count: int) -> int:
-    """Of `della`: the order, the ranks and the probabilities, in 64 bits, and what they are computed from."""
-    return 14 * 4 * math.prod(shape)
-
-
 METHODS = (
     Method(
         trim, local=True, measure=_trimmed, passes=_sieve_passes, most=1,
@@ -244,8 +234,8 @@ METHODS = (
         ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
     ),
     Method(
-        della, keyed=True, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
-        workspace=_ranks,
+        della, rows=True, keyed=True, measure=_drawn, passes=_drawn_passes, most=1,
+        ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
     ),
     Method(random_like, local=True, keyed=True, measure=_sizes, passes=1, most=1),
 )  # fmt: skip

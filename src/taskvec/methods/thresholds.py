@@ -1,7 +1,8 @@
 """Order statistics: the magnitude of a given rank, exact and streamed, and how those that are equal to it divide.
 
-Two passes count the upper 15 bits of the magnitudes and then the lower 16 within the bins that hold a threshold. Where
-exactly k entries are wanted, a third one counts the entries equal to it, tile by tile: the first ones are taken.
+One pass counts the upper 15 bits of the magnitudes, and the lower 16 within the few bins in which a sample says that
+the thresholds lie. Where it was wrong a second pass counts them in the right bin. Where exactly k entries are wanted,
+another one counts those equal to the threshold, tile by tile: the first ones are taken.
 """
 
 import math
@@ -12,13 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taskvec import kernels
 from taskvec.errors import RecipeError
 from taskvec.executors import each
-from taskvec.methods.applied import TILE, Applied
+from taskvec.methods.applied import PART, TILE, Applied
 from taskvec.methods.passes import Part, fill, parts, rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HIGH, LOW = 1 << 15, 1 << 16  # values of the upper bits of a float32's magnitude, and of the lower ones
+HIGH = 1 << 15  # values of the upper bits of a float32's magnitude; of the lower ones there are 2**16
+SAMPLE, SAMPLED = 4096, 1 << 20  # numbers of a piece of the sample, and of all pieces of a group
+WIDEST = 6  # bins of a window: 256 KB of counts a thread for each
+RUN = 16 * PART  # elements that are counted into one table
+Window = tuple[int, int]  # the first bin of the upper bits, and how many
+EVERY: Window = (-1, 1)  # all bins, of which the upper bits are counted
+Tables = dict[
+    Window, tuple["NDArray[Any]", int]
+]  # window -> (counts of magnitudes, 2**16 a bin; how many lie above it)
 Ranks = Callable[..., dict[str, int]]  # (size, zeros, **numbers) -> {parameter: rank from the largest, 1 the largest}
 Values = Callable[["NDArray[Any]"], "NDArray[Any]"]  # (arguments, n) -> the n numbers that are ranked
 
@@ -47,9 +56,15 @@ def groups_of(call: Applied) -> dict[str, str]:
 
 
 def cuts(
-    call: Applied, threads: int, progress: Callable[[int], None], ranks: Ranks, of: Values = first_of
+    call: Applied,
+    threads: int,
+    progress: Callable[[int], None],
+    ranks: Ranks,
+    of: Values = first_of,
+    zeros: bool = False,
 ) -> dict[str, dict[str, Cut]]:
-    """Group -> {parameter: Cut}. `ranks` is told the group's size and how many magnitudes are below 2**-133."""
+    """Group -> {parameter: Cut}. `ranks` is told the group's size and, if it wants the `zeros`, for which all bins must
+    be counted first, how many magnitudes are below 2**-133."""
     groups = groups_of(call)
     sizes = dict.fromkeys(groups.values(), 0)
     for name, group in groups.items():
@@ -58,25 +73,83 @@ def cuts(
     told = {group: numbers[name] for name, group in groups.items()}
     if any(numbers[name] != told[group] for name, group in groups.items()):
         raise RecipeError(f'{call.method.name}: with scope="model" a parameter is one number, not one a tensor')
-    bins: dict[str, dict[str, tuple[int, int]]] = {}
     found = {group: dict.fromkeys(ranks(size, 0, **told[group]), NOWHERE) for group, size in sizes.items()}
+    left = {
+        group: {key: rank for key, rank in ranks(size, 0, **told[group]).items() if rank}
+        for group, size in sizes.items()
+    }
 
-    def first(group: str, counts: dict[int, "NDArray[Any]"]) -> None:
-        wanted = ranks(sizes[group], int(counts[-1][0]), **told[group])
-        bins[group] = {key: _bin(counts[-1], rank) for key, rank in wanted.items() if rank}
+    def take(group: str, tables: Tables) -> None:
+        """What of the ranks that are left lies within the windows."""
+        for key, rank in [*left[group].items()]:
+            for (first, _), (counts, above) in tables.items():
+                if above < rank <= above + int(counts.sum()):
+                    at, quota = _bin(counts, rank - above)
+                    found[group][key] = Cut(_value((first << 16) + at), quota, int(counts[at]))
+                    left[group].pop(key, None)
 
-    def second(group: str, counts: dict[int, "NDArray[Any]"]) -> None:
-        import numpy as np
+    def look(group: str, tables: Tables) -> None:
+        """The bins of the ranks, from the counts of all upper bits."""
+        upper, _ = tables[EVERY]
+        wanted = ranks(sizes[group], int(upper[0]), **told[group])
+        right[group] = dict.fromkeys((_bin(upper, rank)[0], 1) for rank in wanted.values() if rank)
+        left[group] = _ranked(wanted)
 
-        for key, (upper, rank) in bins[group].items():
-            lower, quota = _bin(counts[upper], rank)
-            value = float(np.uint32(upper << 16 | lower).view(np.float32))
-            found[group][key] = Cut(value, quota, int(counts[upper][lower]))
-
-    _count(call, threads, progress, of, sizes, {}, first)
-    if needed := {group: sorted({upper for upper, _ in b.values()}) for group, b in bins.items() if b}:
-        _count(call, threads, progress, of, sizes, needed, second)
+    right: dict[str, dict[Window, None]] = {}
+    count = partial(_count, call, threads, progress, of, sizes)
+    if not zeros:  # the ranks do not depend on what is counted
+        count(_guessed(call, threads, ranks, of, sizes, told), take)
+    if missed := {group: [EVERY] for group, ranked in left.items() if ranked or zeros}:
+        count(missed, look)
+        count({group: [*windows] for group, windows in right.items() if windows}, take)
     return found
+
+
+def _guessed(
+    call: Applied,
+    threads: int,
+    ranks: Ranks,
+    of: Values,
+    sizes: Mapping[str, int],
+    told: Mapping[str, Mapping[str, Any]],
+) -> dict[str, list[Window]]:
+    """Group -> the windows in which its thresholds lie, as far as SAMPLED numbers of it can tell."""
+    import numpy as np
+
+    groups = groups_of(call)
+    pieces: list[Part] = []
+    sofar = dict.fromkeys(sizes, 0)  # a group's tensors as one long row, of which every so many numbers a piece is read
+    for name, group in groups.items():
+        numel, step = call.specs[name].numel, max(SAMPLE, sizes[group] * SAMPLE // SAMPLED)
+        pieces += [(name, start, min(SAMPLE, numel - start)) for start in range(-sofar[group] % step, numel, step)]
+        sofar[group] += numel
+
+    def work(piece: Part, rows: "NDArray[Any]") -> tuple[str, "NDArray[Any]"]:
+        fill(call, piece, rows)
+        return groups[piece[0]], (of(rows[:, : piece[2]]).view(np.uint32) & np.uint32(0x7FFFFFFF)) >> np.uint32(16)
+
+    bins: dict[str, list[NDArray[Any]]] = {group: [] for group in sizes}
+    for group, found in each(pieces, work, partial(rows_of, len(call.args)), threads):
+        bins[group].append(found)
+    guesses = {}
+    for group, sampled in bins.items():
+        upper = np.bincount(np.concatenate(sampled), minlength=HIGH) if sampled else np.zeros(HIGH, np.int64)
+        guesses[group] = _windows(upper, ranks(sizes[group], 0, **told[group]), sizes[group])
+    return guesses
+
+
+def _windows(upper: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> list[Window]:
+    """For each rank the bins within four standard errors of where it lies in the sample, WIDEST at most."""
+    count, found = int(upper.sum()), []
+    for rank in wanted.values() if count else ():
+        share = rank / size
+        error = 4 * math.sqrt(count * share * (1 - share)) + 2
+        high, _ = _bin(upper, max(1, int(share * count - error)))
+        low, _ = _bin(upper, min(count, max(1, int(share * count + error))))
+        if rank:
+            wide = min(high - low + 1, WIDEST)
+            found.append(((low + high + 1 - wide) // 2, wide))
+    return list(dict.fromkeys(found))
 
 
 def _count(
@@ -85,37 +158,52 @@ def _count(
     progress: Callable[[int], None],
     of: Values,
     sizes: Mapping[str, int],
-    prefixes: Mapping[str, list[int]],
-    finish: Callable[[str, dict[int, "NDArray[Any]"]], None],
+    windows: Mapping[str, list[Window]],
+    finish: "Callable[[str, Tables], None]",
 ) -> None:
-    """Histograms of the upper bits, or of the lower ones within the bins `prefixes`, a group at a time."""
+    """Counts within the windows, group by group."""
     import numpy as np
 
     groups = groups_of(call)
 
-    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, dict[int, "NDArray[Any]"]]:
-        name, _, size = part
-        fill(call, part, rows)
-        wanted = prefixes[groups[name]] if prefixes else [-1]
-        found = {prefix: np.zeros(HIGH if prefix < 0 else LOW, np.uint32) for prefix in wanted}
+    def work(run: Part, rows: "NDArray[Any]") -> tuple[str, int, Tables]:
+        name, start, size = run
+        found = {w: (np.zeros(HIGH if w is EVERY else w[1] << 16, np.uint32), [0]) for w in windows[groups[name]]}
         for at in range(0, size, TILE):
-            row = of(rows[:, at : min(at + TILE, size)])
-            for prefix, counts in found.items():
-                kernels.count(counts, row, row.size, prefix)
-        return name, size, found
+            count = min(TILE, size - at)
+            fill(call, (name, start + at, count), rows)
+            row = of(rows[:, :count])
+            for (first, bins), (counts, above) in found.items():
+                above[0] += kernels.count(counts, row, count, first, bins)
+        return name, size, {w: (counts, above[0]) for w, (counts, above) in found.items()}
 
-    totals: dict[str, dict[int, NDArray[Any]]] = {}
-    left = {group: sizes[group] for group in prefixes or sizes}
-    todo = [part for part in parts(call) if groups[part[0]] in left]
-    for name, size, found in each(todo, work, partial(rows_of, len(call.args)), threads):
+    totals: dict[str, Tables] = {}
+    left = {group: sizes[group] for group in windows}
+    runs = [
+        (name, start, min(RUN, call.specs[name].numel - start))
+        for name, group in groups.items()
+        if group in left
+        for start in range(0, call.specs[name].numel, RUN)
+    ]
+    for name, size, tables in each(runs, work, partial(rows_of, len(call.args)), threads):
         group = groups[name]
-        total = totals.setdefault(group, {})
-        for prefix, counts in found.items():
-            total[prefix] = total[prefix] + counts if prefix in total else counts.astype(np.int64)
+        total = totals.setdefault(group, {w: (np.zeros(len(c), np.int64), 0) for w, (c, _) in tables.items()})
+        for window, (counts, above) in tables.items():
+            total[window] = np.add(total[window][0], counts, out=total[window][0]), total[window][1] + above
         left[group] -= size
         if not left[group]:
             finish(group, totals.pop(group))
         progress(size)
+
+
+def _ranked(wanted: Mapping[str, int]) -> dict[str, int]:
+    return {key: rank for key, rank in wanted.items() if rank}
+
+
+def _value(bits: int) -> float:
+    import numpy as np
+
+    return float(np.uint32(bits).view(np.float32))
 
 
 def quotas(

@@ -29,6 +29,11 @@ class View(Derived):
     alike = False
 
     @property
+    def busy(self) -> bool:  # type: ignore[override]
+        """As its arguments are: the engine looks through a view."""
+        return any(s.busy for s in self.inner())
+
+    @property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
         """Output tensor -> (the argument, the name there)."""
         raise NotImplementedError
