@@ -3,6 +3,7 @@
 Commands run in the folder of the checkpoints, so their arguments are the short names base, ft1, ft2, ...
 """
 
+import json
 import shlex
 import subprocess
 import sys
@@ -111,6 +112,51 @@ def merges(home: Path) -> list[Case]:
         mergekit(home),
         mergekit(home, fast=True),
     ]
+
+
+# ---- methods: the same YAML file for both, so the same semantics; and what our recipes alone can say --------------
+METHODS = {  # name -> mergekit's parameters beside weight and models
+    "ties": {"density": 0.5},
+    "dare_ties": {"density": 0.5},
+    "breadcrumbs": {"density": 0.5, "gamma": 0.01},
+    "della": {"density": 0.5, "epsilon": 0.1},
+    "slerp": {"t": 0.5},
+}
+RECIPES = {  # what no YAML file says: thresholds of the whole model, the paper's rescaling
+    "ties, whole model": "base + ties({taus}, density=0.5)",
+    "ties, whole model, density 0.2": "base + ties({taus}, density=0.2)",
+    "dare_ties, 1/(1-p)": "base + dare_ties({taus}, drop=0.5)",
+}
+
+
+def method_file(home: Path, method: str, tuned: int) -> Path:
+    """A mergekit configuration beside the checkpoints: base and its fine-tunes, of slerp the first two of them."""
+    names = models(tuned)[: 2 if method == "slerp" else None]
+    entries = [{"model": f"./{n}", **({"parameters": {"weight": 0.5}} if n != "base" else {})} for n in names]
+    config = {"merge_method": method, "base_model": "./base", "models": entries, "parameters": METHODS[method]}
+    if method == "slerp":
+        config["models"] = [{"model": f"./{n}"} for n in names]
+    path = home / f"{method}-{tuned}.yml"
+    path.write_text(json.dumps(config | {"dtype": "float32", "out_dtype": "bfloat16"}))  # JSON is YAML
+    return path
+
+
+def by_method(home: Path, method: str, tuned: int, peer: bool) -> list[Case]:
+    """Ours, and mergekit on the same file."""
+    file, out, theirs = method_file(home, method, tuned), output(home, "method"), output(home, "method-mergekit")
+    found = [Case(method, (TASKVEC, "merge", str(file), "-o", str(out), "--quiet", "--no-fsync"), home, out)]
+    options = ("--quiet", "--no-copy-tokenizer", "--no-write-model-card")
+    return found + (
+        [Case(f"{method}, mergekit", (MERGEKIT, str(file), str(theirs), *options), home, theirs)] if peer else []
+    )
+
+
+def by_recipe(home: Path, name: str, tuned: int) -> Case:
+    """What only a recipe says."""
+    names, out = models(tuned), output(home, "recipe")
+    recipe = RECIPES[name].format(taus=", ".join(f"{n} - base" for n in names[1:]))
+    words = ["merge", recipe, *(f"{n}={n}" for n in names), "-o", str(out), "--quiet", "--no-fsync"]
+    return Case(name, (TASKVEC, *words), home, out)
 
 
 PASS = "python -c pass"

@@ -128,6 +128,26 @@ def growth(found: Results) -> str:
     return f"{company(*(row['samples'] for row in found['rows']))}\n\n{table(head, rows)}"
 
 
+def methods(found: Results) -> str:
+    parts = [company(*(row["samples"] for row in found["rows"]))]
+    for row in found["rows"]:
+        samples = row["samples"]
+        rows = []
+        for case in samples:
+            peer = f"{case}, mergekit"
+            if case.endswith(", mergekit"):
+                continue
+            cells = [seconds(samples, case), times(samples, case, OURS_UNFLUSHED), megabytes(samples, case)]
+            if peer in samples:
+                cells += [seconds(samples, peer), spread(ratio(samples, peer, case)), megabytes(samples, peer)]
+            else:
+                cells += ["-"] * 3
+            rows.append([case, *cells])
+        head = [f"{row['size']}, base + {row['tuned']}", "wall s", "x linear", "RssAnon MB"]
+        parts.append(table([*head, "mergekit s", "mergekit / ours", "its RssAnon MB"], rows))
+    return "\n\n".join(parts)
+
+
 @dataclass(frozen=True)
 class Section:
     title: str
@@ -139,6 +159,7 @@ SECTIONS = {
     "merge": Section("A merge", merges),
     "agree": Section("The same numbers", agreement),
     "kernel": Section("The arithmetic alone", kernels),
+    "methods": Section("Methods", methods),
     "models": Section("More models", growth),
     "sizes": Section("Larger models", growth),
 }
@@ -174,11 +195,34 @@ class Promise:
         return value >= self.bound if self.least else value <= self.bound
 
 
+def of_methods(ours: str, to: str) -> Callable[[Results], float]:
+    """The time of one case over that of another, in the first series of methods."""
+    return lambda f: ratio(f["rows"][0]["samples"], ours, to)[0]
+
+
+def methods_memory(found: Results) -> float:
+    """The highest RssAnon of ours over all methods, in MB."""
+    samples = [row["samples"] for row in found["rows"]]
+    return max(max(field(s, c, "rss_anon")) for s in samples for c in s if not c.endswith(", mergekit")) / 1e6
+
+
+LINEAR = OURS_UNFLUSHED
 PROMISES = (
     Promise("merge --no-fsync: wall / limit", "merge", lambda f: ratio(f["samples"], OURS_UNFLUSHED, LIMIT)[0], 0.8),
     Promise("merge: wall / (limit + fsync)", "merge", lambda f: ratio(f["samples"], OURS, FLUSHED)[0], 0.8),
     Promise("merge: mergekit / taskvec", "merge", lambda f: ratio(f["samples"], PEER, OURS)[0], 12, least=True),
     Promise("merge: RssAnon, MB", "merge", lambda f: max(field(f["samples"], OURS, "rss_anon")) / 1e6, 200),
+    Promise("ties, whole model / linear", "methods", of_methods("ties, whole model", LINEAR), 3),
+    Promise("ties, density 0.2 / linear", "methods", of_methods("ties, whole model, density 0.2", LINEAR), 3),
+    Promise("dare_ties, 1/(1-p) / linear", "methods", of_methods("dare_ties, 1/(1-p)", LINEAR), 3),
+    Promise("ties: mergekit / taskvec", "methods", of_methods("ties, mergekit", "ties"), 20, least=True),
+    Promise("dare_ties: mergekit / taskvec", "methods", of_methods("dare_ties, mergekit", "dare_ties"), 20, least=True),
+    Promise(
+        "breadcrumbs: mergekit / taskvec", "methods", of_methods("breadcrumbs, mergekit", "breadcrumbs"), 30, least=True
+    ),
+    Promise("della: mergekit / taskvec", "methods", of_methods("della, mergekit", "della"), 30, least=True),
+    Promise("slerp: mergekit / taskvec", "methods", of_methods("slerp, mergekit", "slerp"), 5, least=True),
+    Promise("methods: RssAnon, MB", "methods", methods_memory, 1000),
     Promise("more models: RssAnon, MB", "models", largest, 200),
     Promise("larger models: RssAnon, MB", "sizes", largest, 200),
     Promise("mergekit's numbers, within ulps", "agree", lambda f: f["max_ulp"], 1),

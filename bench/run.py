@@ -35,6 +35,7 @@ class Settings:
     sizes: tuple[str, ...]
     rounds: int
     growth_rounds: int
+    method_rounds: int
     kernel: int
     results: Path
 
@@ -45,6 +46,7 @@ FULL = Settings(
     sizes=("100M", "300M", "1.1B", "3B", "8B"),
     rounds=5,
     growth_rounds=3,
+    method_rounds=2,
     kernel=kernel.NUMBERS,
     results=BENCH / "results.json",
 )
@@ -54,6 +56,7 @@ QUICK = Settings(
     sizes=("10M", "100M"),
     rounds=1,
     growth_rounds=1,
+    method_rounds=1,
     kernel=kernel.NUMBERS // 32,
     results=CACHE / "results-quick.json",
 )
@@ -122,11 +125,30 @@ def grow(s: Settings, rows: list[tuple[str, int]]) -> dict[str, Any]:
     return {"rows": found}
 
 
+def methods(s: Settings) -> dict[str, Any]:
+    """Our linear merge, then each method beside mergekit, in one series; with eight models ours alone."""
+    found = []
+    for size, tuned, peer in ((s.size, 2, True), (s.models[0], 8, False)):
+        about, home = data(size, tuned), CACHE / size
+        print(f"  {size}, {tuned} fine-tunes")
+        each = [cases.ours(home, tuned, flush=False)]
+        for name in cases.METHODS:
+            each += cases.by_method(home, name, tuned, peer and installed_peer())
+        each += [cases.by_recipe(home, name, tuned) for name in cases.RECIPES]
+        found.append({**about, "samples": rounds(each, s.method_rounds, before=settled(about, outputs=1.25))})
+    return {"rows": found}
+
+
+def installed_peer() -> bool:
+    return Path(cases.MERGEKIT).exists()
+
+
 SECTIONS: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "start": start,
     "merge": merge,
     "agree": agreement,
     "kernel": kernels,
+    "methods": methods,
     "models": lambda s: grow(s, [(s.models[0], n) for n in s.models[1]]),
     "sizes": lambda s: grow(s, [(size, 2) for size in s.sizes]),
 }
@@ -170,7 +192,11 @@ def arguments() -> argparse.Namespace:
 
 def settings(args: argparse.Namespace) -> Settings:
     s = QUICK if args.quick else FULL
-    return Settings(**{**vars(s), "rounds": args.rounds, "growth_rounds": args.rounds}) if args.rounds else s
+    return (
+        Settings(**{**vars(s), "rounds": args.rounds, "growth_rounds": args.rounds, "method_rounds": args.rounds})
+        if args.rounds
+        else s
+    )
 
 
 def main() -> None:
