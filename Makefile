@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo demo-vectors test test-slow test-peer lint bench clean
+.PHONY: demo demo-vectors methods test test-slow test-peer lint bench clean
 
 demo: $(VENV)/ready
 	$(RUN) demo/demo.py
 
 demo-vectors: $(VENV)/ready      # train and factor the vectors of demo/vectors again
 	$(RUN) demo/train.py --force
+
+methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 10 minutes
+	$(RUN) demo/methods.py
 
 test: $(VENV)/ready lint
 	$(RUN) -m pytest -m "not slow"

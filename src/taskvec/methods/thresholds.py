@@ -6,6 +6,7 @@ another one counts those equal to the threshold, tile by tile: the first ones ar
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HIGH = 1 << 15  # values of the upper bits of a float32's magnitude; of the lower ones there are 2**16
-SAMPLE, SAMPLED = 4096, 1 << 20  # numbers of a piece of the sample, and of all pieces of a group
+SAMPLE, SAMPLED = 4096, 1 << 20  # numbers of a piece of the sample, and of all pieces of a group at most;
+SPARSE = 64  # of a large one, one piece in so many
 WIDEST = 6  # bins of a window: 256 KB of counts a thread for each
 RUN = 16 * PART  # elements that are counted into one table
 Window = tuple[int, int]  # the first bin of the upper bits, and how many
@@ -120,35 +122,43 @@ def _guessed(
     pieces: list[Part] = []
     sofar = dict.fromkeys(sizes, 0)  # a group's tensors as one long row, of which every so many numbers a piece is read
     for name, group in groups.items():
-        numel, step = call.specs[name].numel, max(SAMPLE, sizes[group] * SAMPLE // SAMPLED)
+        numel, size = call.specs[name].numel, sizes[group]
+        step = max(SAMPLE, SPARSE * SAMPLE if size > SPARSE * SAMPLE else 0, size * SAMPLE // SAMPLED)
         pieces += [(name, start, min(SAMPLE, numel - start)) for start in range(-sofar[group] % step, numel, step)]
         sofar[group] += numel
 
     def work(piece: Part, rows: "NDArray[Any]") -> tuple[str, "NDArray[Any]"]:
         fill(call, piece, rows)
-        return groups[piece[0]], (of(rows[:, : piece[2]]).view(np.uint32) & np.uint32(0x7FFFFFFF)) >> np.uint32(16)
+        counts = np.zeros(HIGH, np.uint32)
+        kernels.count(counts, of(rows[:, : piece[2]]), piece[2])
+        return groups[piece[0]], counts
 
-    bins: dict[str, list[NDArray[Any]]] = {group: [] for group in sizes}
-    for group, found in each(pieces, work, partial(rows_of, len(call.args)), threads):
-        bins[group].append(found)
-    guesses = {}
-    for group, sampled in bins.items():
-        upper = np.bincount(np.concatenate(sampled), minlength=HIGH) if sampled else np.zeros(HIGH, np.int64)
-        guesses[group] = _windows(upper, ranks(sizes[group], 0, **told[group]), sizes[group])
-    return guesses
+    upper: dict[str, NDArray[Any]] = {}
+    for group, counts in each(pieces, work, partial(rows_of, len(call.args)), threads):
+        upper[group] = np.add(upper.get(group, 0), counts)
+    return {
+        group: _windows(upper[group], ranks(size, 0, **told[group]), size) if group in upper else []
+        for group, size in sizes.items()
+    }
 
 
 def _windows(upper: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> list[Window]:
-    """For each rank the bins within four standard errors of where it lies in the sample, WIDEST at most."""
+    """For each rank the bins within four standard errors of where it lies in the sample.
+
+    All of them if they are few. Differences of 16-bit floats take few values, with empty bins between those that hold
+    many: then the fullest two.
+    """
     count, found = int(upper.sum()), []
     for rank in wanted.values() if count else ():
         share = rank / size
         error = 4 * math.sqrt(count * share * (1 - share)) + 2
         high, _ = _bin(upper, max(1, int(share * count - error)))
         low, _ = _bin(upper, min(count, max(1, int(share * count + error))))
-        if rank:
-            wide = min(high - low + 1, WIDEST)
-            found.append(((low + high + 1 - wide) // 2, wide))
+        if rank and high - low < WIDEST:
+            found.append((low, high - low + 1))
+        elif rank:
+            fullest = sorted(range(low, high + 1), key=upper.__getitem__)[-2:]
+            found += [(place, 1) for place in fullest if upper[place]]
     return list(dict.fromkeys(found))
 
 
@@ -164,20 +174,33 @@ def _count(
     """Counts within the windows, group by group."""
     import numpy as np
 
-    groups = groups_of(call)
+    groups, lock = groups_of(call), threading.Lock()
+    totals: dict[str, dict[Window, tuple[NDArray[Any], list[int]]]] = {}
+    spare: dict[int, list[NDArray[Any]]] = {}  # tables that are free again: fresh memory costs more than the counting
 
-    def work(run: Part, rows: "NDArray[Any]") -> tuple[str, int, Tables]:
+    def table(window: Window) -> "NDArray[Any]":
+        size = _size(window)
+        found = spare[size].pop() if spare.get(size) else np.empty(size, np.uint64)
+        found.fill(0)
+        return found
+
+    def work(run: Part, mine: "_Mine") -> tuple[str, int]:
         name, start, size = run
-        found = {w: (np.zeros(HIGH if w is EVERY else w[1] << 16, np.uint32), [0]) for w in windows[groups[name]]}
+        here = {window: (mine.table(k, window), [0]) for k, window in enumerate(windows[groups[name]])}
         for at in range(0, size, TILE):
             count = min(TILE, size - at)
-            fill(call, (name, start + at, count), rows)
-            row = of(rows[:, :count])
-            for (first, bins), (counts, above) in found.items():
+            fill(call, (name, start + at, count), mine.rows)
+            row = of(mine.rows[:, :count])
+            for (first, bins), (counts, above) in here.items():
                 above[0] += kernels.count(counts, row, count, first, bins)
-        return name, size, {w: (counts, above[0]) for w, (counts, above) in found.items()}
+        with lock:
+            total = totals.setdefault(groups[name], {})
+            for window, (counts, above) in here.items():
+                sums, over = total.get(window) or total.setdefault(window, (table(window), [0]))
+                np.add(sums, counts, out=sums)
+                over[0] += above[0]
+        return name, size
 
-    totals: dict[str, Tables] = {}
     left = {group: sizes[group] for group in windows}
     runs = [
         (name, start, min(RUN, call.specs[name].numel - start))
@@ -185,15 +208,39 @@ def _count(
         if group in left
         for start in range(0, call.specs[name].numel, RUN)
     ]
-    for name, size, tables in each(runs, work, partial(rows_of, len(call.args)), threads):
+    for name, size in each(runs, work, partial(_Mine, len(call.args)), threads):
         group = groups[name]
-        total = totals.setdefault(group, {w: (np.zeros(len(c), np.int64), 0) for w, (c, _) in tables.items()})
-        for window, (counts, above) in tables.items():
-            total[window] = np.add(total[window][0], counts, out=total[window][0]), total[window][1] + above
         left[group] -= size
-        if not left[group]:
-            finish(group, totals.pop(group))
         progress(size)
+        if not left[group]:
+            with lock:
+                found = totals.pop(group)
+            finish(group, {window: (counts, above) for window, (counts, (above,)) in found.items()})
+            with lock:
+                for counts, _ in found.values():
+                    spare.setdefault(counts.size, []).append(counts)
+
+
+class _Mine:
+    """A thread's memory: a part of each argument, and a table for every window of a run."""
+
+    def __init__(self, count: int):
+        self.rows = rows_of(count)
+        self.tables: list[NDArray[Any]] = []
+
+    def table(self, k: int, window: Window) -> "NDArray[Any]":
+        """The k-th table, cleared."""
+        import numpy as np
+
+        while len(self.tables) <= k:
+            self.tables.append(np.empty(WIDEST << 16, np.uint32))
+        found = self.tables[k][: _size(window)]
+        found.fill(0)
+        return found
+
+
+def _size(window: Window) -> int:
+    return HIGH if window is EVERY else window[1] << 16
 
 
 def _ranked(wanted: Mapping[str, int]) -> dict[str, int]:
