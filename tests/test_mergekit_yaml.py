@@ -1,0 +1,307 @@
+"""mergekit's YAML as a user meets it: what is read, what is refused, and what differs from mergekit on purpose."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import taskvec as tv
+from conftest import model, tensors
+from taskvec.errors import RecipeError
+from taskvec.mergekit import read
+from taskvec.mergekit.methods import METHODS
+
+SHAPES = {
+    "model.embed_tokens.weight": (12, 4),
+    **{f"model.layers.{k}.{part}.weight": (4, 4) for k in range(3) for part in ("self_attn.q_proj", "mlp.up_proj")},
+    "model.norm.weight": (4,),
+    "lm_head.weight": (12, 4),
+}
+NAMES = ("base", "math", "code")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with three models, and the current one."""
+    for seed, name in enumerate(NAMES):
+        model(tmp_path / name, tensors(seed, SHAPES))
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 3}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def merge(run):
+    """merge("config.yml", ...) -> what the command said, which must have worked."""
+
+    def done(*arguments):
+        found = run("merge", *arguments)
+        assert found.code == 0, found.stderr
+        return found
+
+    return done
+
+
+def written(home, text, name="config.yml"):
+    (home / name).write_text(text)
+    return home / name
+
+
+def refused(home, text):
+    """The message that a file is refused with."""
+    with pytest.raises(RecipeError) as found:
+        read(written(home, text))
+    return str(found.value)
+
+
+LINEAR = """
+merge_method: linear
+models:
+  - {model: math, parameters: {weight: 1}}
+  - {model: code, parameters: {weight: 3}}
+"""
+
+
+# ---- what a file stands for -----------------------------------------------------------------------------------------
+def test_a_file_is_the_recipe_that_it_prints(home):
+    (found,) = read(written(home, LINEAR))
+    assert found.weights == tv.parse("(math + 3*code)/4", math="math", code="code")
+    assert str(found.weights) == '0.25*load("math") + 0.75*load("code")'
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_prints_a_recipe_that_reads_back(home, method):
+    row = METHODS[method]
+    names = NAMES[: row.most or 3]
+    own = {key: 0.5 for key, (scope, _) in row.numbers.items() if scope != "shared"}
+    shared = {key: 0.3 for key, (scope, default) in row.numbers.items() if scope == "shared" and default is None}
+    if method == "slerp" or row.most == 1:
+        own = {}
+    entries = [{"model": name, "parameters": own} for name in names]
+    config = {"merge_method": method, "models": entries, "parameters": shared}
+    if row.base != "ignored":
+        config["base_model"] = "base"
+    (found,) = read(written(home, yaml.safe_dump(config)))
+    assert tv.parse(str(found.weights)) == found.weights
+    assert found.weights.kind() == 1
+
+
+def test_print_recipe_is_a_recipe_file(home, merge):
+    written(home, LINEAR)
+    text = merge("config.yml", "--print-recipe").stdout
+    (home / "recipe.py").write_text(text)
+    merge("recipe.py", "-o", "one")
+    merge("config.yml", "-o", "two")
+    one, two = (load_file(home / out / "model.safetensors") for out in ("one", "two"))
+    assert all(np.array_equal(one[name], two[name]) for name in SHAPES)
+
+
+def test_a_gradient_runs_from_the_first_layer_to_the_last_and_a_filter_is_a_substring(home):
+    text = """
+merge_method: linear
+models:
+  - model: math
+    parameters:
+      weight:
+        - {filter: mlp, value: [0, 1]}
+        - {value: 0.5}
+  - {model: code, parameters: {weight: 1}}
+parameters: {normalize: false}
+"""
+    (found,) = read(written(home, text))
+    (source,) = found.weights.terms
+    parts = {name: {s.text: float(c) for (s, _), c in source.origin(name).items()} for name in SHAPES}
+    assert parts["model.layers.1.mlp.up_proj.weight"]['load("math")'] == 0.5
+    assert parts["model.layers.2.mlp.up_proj.weight"]['load("math")'] == 1
+    assert 'load("math")' not in parts["model.layers.0.mlp.up_proj.weight"]
+    assert parts["model.layers.2.self_attn.q_proj.weight"]['load("math")'] == 0.5
+
+
+def test_documents_are_made_of_one_another_in_one_pass(home, merge):
+    text = """
+name: half
+merge_method: linear
+models: [{model: math}, {model: code}]
+parameters: {weight: 1}
+---
+merge_method: task_arithmetic
+base_model: base
+models: [{model: half, parameters: {weight: 0.4}}]
+"""
+    written(home, text)
+    merge("config.yml", "-o", "out")
+    wanted = tv.parse("base + 0.4*((math + code)/2 - base)", base="base", math="math", code="code")
+    found = load_file(home / "out" / "model.safetensors")
+    assert all(np.array_equal(found[name], wanted[name]) for name in SHAPES)
+    merge("config.yml", "--document", "half", "-o", "half-out")
+    assert not (home / "half").exists()
+
+
+def test_a_stack_of_layers_says_so_in_its_configuration(home, merge):
+    text = """
+merge_method: passthrough
+slices:
+  - sources: [{model: math, layer_range: [0, 2]}]
+  - sources: [{model: code, layer_range: [1, 3]}]
+"""
+    written(home, text)
+    merge("config.yml", "-o", "out")
+    found = load_file(home / "out" / "model.safetensors")
+    math, code = (load_file(home / name / "model.safetensors") for name in ("math", "code"))
+    assert np.array_equal(found["model.layers.3.mlp.up_proj.weight"], code["model.layers.2.mlp.up_proj.weight"])
+    assert np.array_equal(found["model.embed_tokens.weight"], math["model.embed_tokens.weight"])
+    assert np.array_equal(found["lm_head.weight"], code["lm_head.weight"])
+    assert json.loads((home / "out" / "config.json").read_text())["num_hidden_layers"] == 4
+
+
+def test_models_of_another_machine_are_said_beside_the_file(home, merge):
+    written(home, LINEAR.replace("model: math", "model: org/math@main"))
+    merge("config.yml", "org/math=math", "-o", "out")
+    assert (home / "out" / "model.safetensors").is_file()
+
+
+def test_a_chat_template_replaces_the_model_s(home, merge):
+    (home / "math" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old"}))
+    written(home, LINEAR + "chat_template: chatml\n")
+    merge("config.yml", "-o", "out")
+    assert "<|im_start|>" in (home / "out" / "chat_template.jinja").read_text()
+    assert "<|im_start|>" in json.loads((home / "out" / "tokenizer_config.json").read_text())["chat_template"]
+
+
+def test_auto_takes_the_template_that_most_models_have(home):
+    for name, template in (("base", "{{ a }}"), ("math", "{{ b }}"), ("code", "{{ b }}")):
+        (home / name / "chat_template.jinja").write_text(template)
+    text = LINEAR.replace("models:", "models:\n  - {model: base, parameters: {weight: 1}}") + "chat_template: auto\n"
+    (found,) = read(written(home, text))
+    assert found.chat_template == "{{ b }}"
+
+
+# ---- what differs from mergekit on purpose ------------------------------------------------------------------
+def test_without_a_base_the_first_model_lends_its_files(home, merge):
+    (home / "math" / "tokenizer.json").write_text('{"of": "math"}')
+    written(home, LINEAR)
+    merge("config.yml", "-o", "out")
+    assert json.loads((home / "out" / "tokenizer.json").read_text()) == {"of": "math"}
+
+
+def test_each_end_of_a_stack_is_merged_of_its_own_slice_s_sources(home, merge):
+    text = """
+merge_method: linear
+parameters: {weight: 1}
+slices:
+  - sources: [{model: math, layer_range: [0, 1]}]
+  - sources: [{model: math, layer_range: [1, 3]}, {model: code, layer_range: [1, 3]}]
+"""
+    written(home, text)
+    merge("config.yml", "-o", "out")
+    found = load_file(home / "out" / "model.safetensors")
+    math, code = (load_file(home / name / "model.safetensors") for name in ("math", "code"))
+    assert np.array_equal(found["model.embed_tokens.weight"], math["model.embed_tokens.weight"])
+    assert np.allclose(found["lm_head.weight"], (math["lm_head.weight"] + code["lm_head.weight"]) / 2, atol=1e-6)
+
+
+def test_the_output_has_the_dtype_of_the_models_in_every_method(home, merge):
+    import ml_dtypes
+
+    for seed, name in enumerate(("base", "math")):
+        model(home / f"{name}16", {k: v.astype(ml_dtypes.bfloat16) for k, v in tensors(seed, SHAPES).items()})
+    written(home, "merge_method: arcee_fusion\nbase_model: base16\nmodels: [{model: math16}]\n")
+    merge("config.yml", "-o", "out")
+    assert {a.dtype.name for a in load_file(home / "out" / "model.safetensors").values()} == {"bfloat16"}
+
+
+def test_a_parameter_of_another_method_is_noted(home, merge):
+    written(home, LINEAR + "parameters: {density: 0.5}\n")
+    assert "parameters.density has no effect: linear has weight, normalize" in merge("config.yml", "-o", "o").stderr
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------
+REFUSED = [
+    (
+        "merge_methd: linear\nmodels: [{model: math}]",
+        r"merge_methd is no key of mergekit's (did you mean merge_method?)",
+    ),
+    (LINEAR.replace("linear", "liner"), "no method is named liner (did you mean linear?)"),
+    (LINEAR.replace("weight: 1", "wieght: 1"), "models[0].parameters.wieght is no parameter (did you mean weight?)"),
+    (LINEAR.replace("weight: 1", "weight: [0, x]"), "weight is a number, not 'x'"),
+    (LINEAR.replace("weight: 1", "weight: .nan"), "a coefficient must be finite, not nan"),
+    (LINEAR.replace(", parameters: {weight: 1}", ""), "models: math: weight has no value"),
+    (LINEAR.replace("model: math", "model: nowhere"), "nowhere does not exist"),
+    (LINEAR.replace("model: code", "model: math"), "models: math is named twice"),
+    (LINEAR + "slices: []\nmodules: {a: {models: [{model: math}]}}", "exactly one of models, slices and modules"),
+    (LINEAR + "dtype: 3", "dtype is a text, not 3"),
+    (LINEAR + "chat_template: chatmil", "no chat_template is named chatmil (did you mean chatml?)"),
+    (LINEAR + "tokenizer: {source: union, padding: 3}", "tokenizer.padding is no key of mergekit's"),
+    (LINEAR + "tokenizer_source: base\ntokenizer: {source: base}", "exclude one another"),
+    ("[1, 2]", "a configuration is a table of keys"),
+    ("a: [", "is no YAML"),
+    ("", "the file is empty"),
+    ("merge_method: ties\nmodels: [{model: math, parameters: {weight: 1}}]", "ties needs a base_model"),
+    ("merge_method: slerp\nbase_model: base\nmodels: [{model: base}]\nparameters: {t: 1}", "takes 2 models"),
+    ("merge_method: passthrough\nmodels: [{model: math}, {model: code}]", "passthrough takes"),
+    (
+        "merge_method: ties\nbase_model: base\nmodels: [{model: math, parameters: {weight: 1, density: 1.5}}]",
+        "density must lie in (0, 1], not 1.5",
+    ),
+    (
+        "merge_method: passthrough\nslices:\n  - sources: [{model: math, layer_range: [2, 9]}]",
+        'load("math") has the layers 0 to 2',
+    ),
+    ("merge_method: passthrough\nslices:\n  - sources: [{model: math, layer_range: [2, 1]}]", "has no layers"),
+    (
+        "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
+        "  - sources: [{model: math, layer_range: [0, 2]}, {model: code, layer_range: [0, 3]}]",
+        "its sources have different numbers of layers: [2, 3]",
+    ),
+    ("name: a\nmerge_method: passthrough\nmodels: [{model: a}]", "made of one another: a -> a"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), REFUSED, ids=[said[:40] for _, said in REFUSED])
+def test_what_cannot_be_merged_is_said(home, text, said):
+    assert said in refused(home, text)
+
+
+def test_every_problem_of_a_file_is_said_at_once(home):
+    text = """
+merge_method: ties
+base_model: nowhere
+models:
+  - {model: math, parameters: {weigth: 1, densty: 0.5}}
+tokenizr: {source: base}
+out_dtype: [1]
+"""
+    message = refused(home, text)
+    for said in ("tokenizr", "out_dtype"):
+        assert said in message
+    assert "weigth" in refused(home, text.replace("tokenizr: {source: base}\n", "").replace("out_dtype: [1]\n", ""))
+
+
+def test_a_zero_vector_has_no_angle_in_a_recipe_and_is_mergekit_s_right_angle_in_a_file(home, run, merge):
+    zero = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    model(home / "zero", zero)
+    failed = run("merge", "slerp(math, zero)", "math=math", "zero=zero", "-o", "out")
+    assert "one of the two is zero" in failed.stderr
+    written(
+        home, "merge_method: slerp\nbase_model: math\nmodels: [{model: math}, {model: zero}]\nparameters: {t: 0.5}\n"
+    )
+    merge("config.yml", "-o", "out")
+
+
+def test_vocabularies_that_differ_say_what_brings_them_together(home):
+    wide = {
+        k: (v if "embed" not in k and "lm_head" not in k else np.zeros((16, 4), "f4"))
+        for k, v in tensors(9, SHAPES).items()
+    }
+    model(home / "wide", wide)
+    assert "tokenizer: {source: base}" in refused(home, LINEAR.replace("model: code", "model: wide"))
+
+
+def test_nothing_appears_where_a_file_is_refused(home, run):
+    written(home, LINEAR.replace("weight: 1", "wieght: 1"))
+    before = sorted(p.name for p in home.iterdir())
+    failed = run("merge", "config.yml", "-o", "out")
+    assert failed.code == 1 and "Traceback" not in failed.stderr
+    assert sorted(p.name for p in home.iterdir()) == before
