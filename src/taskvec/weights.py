@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 else:
     Base = Mapping
 
+MEET = ("", "permutation")  # kinds of files that must meet their base; other statistics stand beside theirs
 SHOWN = 50  # findings of one kind that an error prints
 
 
@@ -167,7 +168,7 @@ class Weights(Base):
             f"{s.text} was made from the model {s.base[:16]}; here are "
             + ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
             for s in dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
-            if models and s.base and s.base not in models and not statistic_of(s)
+            if models and s.base and s.base not in models and statistic_of(s) in MEET
         ]
         if problems:
             raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)

@@ -45,7 +45,7 @@ def show(path: str, tensors: bool, machine: bool) -> None:
         listing = {name: {"shape": list(spec.shape), "dtype": spec.dtype} for name, spec in source.specs.items()}
         show_json(found | ({"specs": listing} if tensors else {}))
         return
-    kind = f"{found['kind']}, which only methods take" if statistic_of(source) else f"a {found['kind']}"
+    kind = f"{found['kind']}, which only methods take" if _kind(source).endswith("s") else f"a {found['kind']}"
     click.echo(f"{path}: {kind} (mass {source.mass})")
     click.echo(f"tensors      {found['tensors']}, {found['elements']:,} elements")
     click.echo(f"dtypes       {', '.join(f'{kind} {count:,}' for kind, count in sorted(kinds.items()))}")
@@ -65,8 +65,8 @@ def show(path: str, tensors: bool, machine: bool) -> None:
 
 
 def _kind(source: Source) -> str:
-    if statistic_of(source):
-        return f"{statistic_of(source)} statistics"
+    if kind := statistic_of(source):
+        return kind if kind == "permutation" else f"{kind} statistics"
     return "model" if source.mass else "LoRA" if source.partial else "task vector"
 
 
