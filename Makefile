@@ -11,7 +11,7 @@ demo: $(VENV)/ready
 demo-vectors: $(VENV)/ready      # train and factor the vectors of demo/vectors again
 	$(RUN) demo/train.py --force
 
-methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 10 minutes
+methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 15 minutes
 	$(RUN) demo/methods.py
 
 test: $(VENV)/ready lint

@@ -97,8 +97,8 @@ def main() -> None:
             "mean": mean(scores.values()), "normalised": mean(shares), "worst": min(shares),
             "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
+        RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         show.console.print(f"{name}: λ {lam:g}, {100 * found[name]['mean']:.1f}, {100 * mean(shares):.1f} normalised")
-    RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     table(found, base, own)
 
 

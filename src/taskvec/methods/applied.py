@@ -162,7 +162,7 @@ class Applied(Derived):
         """Bytes that a thread holds while it computes a range."""
         step = self.step(name)
         arguments = sum(4 * step + room(a, name, step) for a in self.args if name in a.specs)
-        measuring = (len(self.args) + 6) * 4 * max(PART, step) * bool(self.own_passes)
+        measuring = (len(self.args) + 24) * 4 * max(PART, step) * bool(self.own_passes)
         return arguments + (8 + self.method.copies) * 4 * step + measuring
 
     def step(self, name: str) -> int:

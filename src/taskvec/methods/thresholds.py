@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HIGH = 1 << 15  # values of the upper bits of a float32's magnitude; of the lower ones there are 2**16
 SAMPLE, SAMPLED = 4096, 1 << 20  # numbers of a piece of the sample, and of all pieces of a group at most;
 SPARSE = 64  # of a large one, one piece in so many
-WIDEST = 6  # bins of a window: 256 KB of counts a thread for each
+WIDEST = 12  # bins of a window: 256 KB of counts a thread for each
 RUN = 16 * PART  # elements that are counted into one table
 Window = tuple[int, int]  # the first bin of the upper bits, and how many
 EVERY: Window = (-1, 1)  # all bins, of which the upper bits are counted
@@ -174,7 +174,7 @@ def _count(
     """Counts within the windows, group by group."""
     import numpy as np
 
-    groups, lock = groups_of(call), threading.Lock()
+    groups, lock, left = groups_of(call), threading.Lock(), {group: sizes[group] for group in windows}
     totals: dict[str, dict[Window, tuple[NDArray[Any], list[int]]]] = {}
     spare: dict[int, list[NDArray[Any]]] = {}  # tables that are free again: fresh memory costs more than the counting
 
@@ -184,7 +184,21 @@ def _count(
         found.fill(0)
         return found
 
-    def work(run: Part, mine: "_Mine") -> tuple[str, int]:
+    def add(group: str, here: dict[Window, tuple["NDArray[Any]", list[int]]], size: int) -> None:
+        """The counts of a run; with the last one of a group its tables are read and free again."""
+        total = totals.setdefault(group, {})
+        for window, (counts, above) in here.items():
+            sums, over = total.get(window) or total.setdefault(window, (table(window), [0]))
+            np.add(sums, counts, out=sums)
+            over[0] += above[0]
+        left[group] -= size
+        if not left[group]:
+            found = totals.pop(group)
+            finish(group, {window: (counts, above) for window, (counts, (above,)) in found.items()})
+            for counts, _ in found.values():
+                spare.setdefault(counts.size, []).append(counts)
+
+    def work(run: Part, mine: "_Mine") -> int:
         name, start, size = run
         here = {window: (mine.table(k, window), [0]) for k, window in enumerate(windows[groups[name]])}
         for at in range(0, size, TILE):
@@ -194,31 +208,17 @@ def _count(
             for (first, bins), (counts, above) in here.items():
                 above[0] += kernels.count(counts, row, count, first, bins)
         with lock:
-            total = totals.setdefault(groups[name], {})
-            for window, (counts, above) in here.items():
-                sums, over = total.get(window) or total.setdefault(window, (table(window), [0]))
-                np.add(sums, counts, out=sums)
-                over[0] += above[0]
-        return name, size
+            add(groups[name], here, size)
+        return size
 
-    left = {group: sizes[group] for group in windows}
     runs = [
         (name, start, min(RUN, call.specs[name].numel - start))
         for name, group in groups.items()
         if group in left
         for start in range(0, call.specs[name].numel, RUN)
     ]
-    for name, size in each(runs, work, partial(_Mine, len(call.args)), threads):
-        group = groups[name]
-        left[group] -= size
+    for size in each(runs, work, partial(_Mine, len(call.args)), threads):
         progress(size)
-        if not left[group]:
-            with lock:
-                found = totals.pop(group)
-            finish(group, {window: (counts, above) for window, (counts, (above,)) in found.items()})
-            with lock:
-                for counts, _ in found.values():
-                    spare.setdefault(counts.size, []).append(counts)
 
 
 class _Mine:
