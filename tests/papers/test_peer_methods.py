@@ -87,6 +87,12 @@ def test_nuslerp_of_parallel_and_opposite_vectors_is_a_line(scope, factor):
     same(found, {k: (0.75 + 0.25 * factor) * v for k, v in a.items()}, 1e-6)
 
 
+def test_multislerp_of_zeros_is_zero():
+    """Tensors that no fine-tune has changed."""
+    taus = [{"w": np.zeros((3, 4), np.float32)}] * 3
+    assert not made("multislerp(t0, t1, t2)", taus)["w"].any()
+
+
 def test_nuslerp_by_rows_of_tensors_longer_than_a_part_and_of_rows_that_are():
     shapes = {"tall": (PART // 8 + 3, 9), "wide": (3, PART + 5), "flat": (PART + 7,)}
     taus = [arrays(1, shapes=shapes), arrays(2, shapes=shapes)]

@@ -73,7 +73,7 @@ def multislerp(
     zero, so the result is m * sum w_i ||x_i||; mergekit computes the step and finds its rounding. Weights are 1 each
     unless given; normalize="sum" divides them by their sum (RecipeError if that is 0), "none" takes them as they are.
     Where the directions cancel out (||sum w_i u_i|| < eps, or < 1e-7 sum |w_i|, where float64 has no digit of it left)
-    two vectors give sum w_i x_i and more are a RecipeError. One vector is its own mean.
+    two vectors give sum w_i x_i and more are a RecipeError, unless all are zero. One vector is its own mean.
     """
     n = len(gram)
     w = [float(x) for x in weights or [1] * n]
@@ -82,6 +82,8 @@ def multislerp(
     if normalize == "sum":
         w = _shares("multislerp", w)
     sizes = [math.sqrt(gram[k][k]) for k in range(n)]
+    if not any(sizes):
+        return w  # zeros, whatever the coefficients
     scaled = [x / (size + eps) if size + eps else 0.0 for x, size in zip(w, sizes, strict=True)]
     length = _length(scaled, gram)
     if length < max(eps, LOST * math.fsum(map(abs, w))):
