@@ -20,7 +20,7 @@ import taskvec as tv
 
 RESULTS = Path(__file__).resolve().parent / "methods.json"
 VALIDATION, TEST = 60, 200  # texts a task
-SUMS = (0.2, 0.3, 0.4, 0.5, 0.6)  # lambdas of what adds up over the tasks,
+SUMS = (0.3, 0.4, 0.5, 0.6, 0.8, 1.2)  # lambdas of what adds up over the tasks,
 MEANS = (0.5, 1.0, 1.5, 2.0, 3.0)  # and of what is of the size of one vector
 
 # Name -> (the direction as a recipe over all vectors, {}, the grid of its lambda). The base is `base`.
