@@ -61,7 +61,7 @@ def _raise(path: Path, problems: Problems) -> None:
 
 
 def _require_rows(configs: Iterable[Config], problems: Problems) -> None:
-    """Known methods, known parameters, right numbers of inputs, a base where one is needed."""
+    """Documents with names of their own, known methods, known parameters."""
     names: set[str | None] = set()
     for c in configs:
         if c.name in names:

@@ -194,8 +194,7 @@ def method(
     tensor to tensor), texts out of `choices`, or `()` for a tuple of numbers, one an argument. `local`: the function
     may be given any range of elements, flat; if not, it sees whole tensors, and the plan counts their memory. `keyed`:
     it also takes `name` and `start`, the tensor and the position of its first element, to seed what it draws
-    (methods/draws.py). `fn` of the result is the bare
-    function.
+    (methods/draws.py). `fn` of the result is the bare function.
     """
 
     def lift(fn: Callable[..., Any]) -> Method:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
 from taskvec.derived import Parameter
-from taskvec.methods.applied import Applied, Measured
+from taskvec.methods.applied import PART, Applied, Measured
 from taskvec.methods.draws import normal, words
 from taskvec.methods.lift import Method, Range
 from taskvec.methods.passes import grams, ratios
@@ -203,8 +203,8 @@ def _sizes(call: Applied, threads: int, progress: "Callable[[int], None]") -> Me
     found: dict[str, dict[str, float]] = {}
     for name, told in grams(call, threads, progress).items():
         seed, numel, square = int(float(call.numbers(name)["seed"])), call.specs[name].numel, 0.0  # type: ignore[arg-type]
-        for at in range(0, numel, 1 << 18):
-            drawn = normal(seed, name, at, min(1 << 18, numel - at)).astype(np.float64)
+        for at in range(0, numel, PART):
+            drawn = normal(seed, name, at, min(PART, numel - at)).astype(np.float64)
             square += float(drawn @ drawn)
         found[name] = {"ratio": (told["gram"][0][0] / square) ** 0.5 if square else 0.0}
     return found
