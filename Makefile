@@ -31,7 +31,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(RUN) bench/run.py
 
-$(VENV)/ready: pyproject.toml setup.py constraints.txt src/taskvec/_kernels.c
+$(VENV)/ready: pyproject.toml setup.py constraints.txt src/taskvec/_kernels.c src/taskvec/_tiles.h
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev,demo]"

@@ -1,23 +1,28 @@
 from typing import Any
 
-def combine(
+def run(
     out: Any,
     dtype: int,
     inputs: tuple[Any, ...],
     dtypes: tuple[int, ...],
-    scales: tuple[float, ...],
+    ops: tuple[tuple[int, tuple[int, ...], tuple[float, ...], Any], ...],
+    start: int,
     n: int,
     scratch: Any,
+    /,
 ) -> int: ...
-def lowrank(out: Any, b: Any, a: Any, start: int, n: int, cols: int, rank: int, scale: float) -> None: ...
-def pair(x: Any, y: Any, n: int) -> tuple[float, int, int]: ...
-def count(counts: Any, x: Any, n: int, first: int, bins: int, /) -> int: ...
+def lowrank(out: Any, b: Any, a: Any, start: int, n: int, cols: int, rank: int, scale: float, /) -> None: ...
 def philox(out: Any, n: int, first: int, stream: int, k0: int, k1: int, /) -> None: ...
-def elect(
-    out: Any, inputs: tuple[Any, ...], n: int, by_count: bool, mean: bool, plus: bool, weights: tuple[float, ...], /
-) -> None: ...
-def keep(out: Any, x: Any, n: int, low: float, high: float, /) -> None: ...
-def drop(out: Any, x: Any, words: Any, n: int, least: int, scale: float, /) -> None: ...
 def prune(
-    out: Any, x: Any, words: Any, rows: int, width: int, density: float, epsilon: float, scale: float, /
+    out: Any,
+    x: Any,
+    rows: int,
+    width: int,
+    start: int,
+    k0: int,
+    k1: int,
+    density: float,
+    epsilon: float,
+    scale: float,
+    /,
 ) -> None: ...

@@ -43,8 +43,12 @@ class Derived:
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and isinstance(other, Derived) and self.same() == other.same()
 
-    def __hash__(self) -> int:
+    @cached_property
+    def _hash(self) -> int:
         return hash((self.name, self.args))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     # ---- what it is
     @property

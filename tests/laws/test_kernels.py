@@ -9,6 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from taskvec import kernels
 from taskvec.dtypes import ARITHMETIC
+from taskvec.kernels_numpy import lowrank_numpy, prune_numpy, run_numpy
+from taskvec.operations import COUNT, DROP, ELECT, EQUAL, KEEP, NONFINITE, OVERFLOWED, PAIR, RESULT, SIZE, SUM, TILE, Op
 
 NUMPY = {
     "F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -17,6 +19,10 @@ NUMPY = {
 dtypes = st.sampled_from(ARITHMETIC)
 floats = arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
 needs_compiled = pytest.mark.skipif(not kernels.COMPILED, reason="no C compiler when taskvec was installed")
+
+
+def combine_numpy(out, dtype, inputs, dtypes, scales, n):
+    return run_numpy(out, dtype, inputs, dtypes, (Op(SUM, tuple(range(len(inputs))), tuple(scales)),), n)
 
 
 def words(array):
@@ -61,7 +67,7 @@ def test_compiled_and_numpy_agree_to_the_bit(data, terms, out_dtype, n):
     size = n * kernels.itemsize(out_dtype)
     one, two = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     flags = kernels.combine(one, out_dtype, inputs, kinds, scales, n)
-    assert kernels.combine_numpy(two, out_dtype, inputs, kinds, scales, n) == flags
+    assert combine_numpy(two, out_dtype, inputs, kinds, scales, n) == flags
     assert np.array_equal(words(one.view(NUMPY[out_dtype])), words(two.view(NUMPY[out_dtype])))
 
 
@@ -88,15 +94,15 @@ def test_float64_sums_are_rounded_once(values, dtype):
     assert not np.any(worse & finite)
 
 
-@pytest.mark.parametrize("combine", [kernels.combine, kernels.combine_numpy])
+@pytest.mark.parametrize("combine", [kernels.combine, combine_numpy])
 def test_flags_tell_nan_from_overflow(combine):
     assert encoded(np.float32([1, 2]), "F16", combine=combine)[1] == 0
-    assert encoded(np.float32([1, np.nan]), "BF16", combine=combine)[1] == kernels.NONFINITE
-    assert encoded(np.float32([-np.inf]), "F32", combine=combine)[1] == kernels.NONFINITE
-    assert encoded(np.float32([1e6]), "F16", combine=combine)[1] == kernels.OVERFLOWED
-    assert encoded(np.float32([3.4e38]), "BF16", combine=combine)[1] == kernels.OVERFLOWED
+    assert encoded(np.float32([1, np.nan]), "BF16", combine=combine)[1] == NONFINITE
+    assert encoded(np.float32([-np.inf]), "F32", combine=combine)[1] == NONFINITE
+    assert encoded(np.float32([1e6]), "F16", combine=combine)[1] == OVERFLOWED
+    assert encoded(np.float32([3.4e38]), "BF16", combine=combine)[1] == OVERFLOWED
     assert encoded(np.float32([65519.0]), "F16", combine=combine)[1] == 0
-    assert encoded(np.float32([465]), "F8_E4M3", combine=combine)[1] == kernels.OVERFLOWED
+    assert encoded(np.float32([465]), "F8_E4M3", combine=combine)[1] == OVERFLOWED
 
 
 def test_files_are_read_through_a_window_of_any_size(tmp_path):
@@ -124,7 +130,7 @@ def test_low_rank_rows_do_not_depend_on_where_a_range_begins(rank, rows, cols, d
     assert np.allclose(whole, 0.5 * (b @ a).ravel(), rtol=1e-5, atol=1e-6)
     start = data.draw(st.integers(0, whole.size))
     part = np.empty(data.draw(st.integers(0, whole.size - start)), np.float32)
-    for lowrank in (kernels.lowrank, kernels.lowrank_numpy):
+    for lowrank in (kernels.lowrank, lowrank_numpy):
         part[:] = np.nan
         lowrank(part, b, a, start, part.size, cols, rank, 0.5)
         assert np.array_equal(part, whole[start : start + part.size])
@@ -135,7 +141,142 @@ def test_dots_and_signs_are_exact_counts(seed, n):
     rng = np.random.default_rng(seed)
     x, y = (rng.standard_normal(n).astype("f4") * rng.integers(0, 2, n).astype("f4") for _ in range(2))
     found = kernels.pair(x, y, n)
-    assert found == kernels.pair_numpy(x, y, n)
+    sink = np.zeros(3)
+    run_numpy(None, "F32", [x, y], ["F32", "F32"], (Op(PAIR, (0, 1), (), sink),), n)
+    assert found == tuple(sink)
     assert np.isclose(found[0], x.astype("f8") @ y.astype("f8"), rtol=1e-12, atol=1e-12)
     assert found[1] == np.sum((x != 0) & (y != 0))
     assert found[2] == np.sum(x * y < 0)
+
+
+# ---- operations on tiles -------------------------------------------------------------------------------------------
+SIZES = st.one_of(st.integers(0, 40), st.integers(TILE - 2, TILE + 2), st.integers(0, 5 * TILE))
+QUOTAS = st.one_of(st.just(np.inf), st.integers(0, 30).map(float))
+
+
+def programs(draw, inputs):
+    """Sums of inputs and what methods make of them, results of results among them, a number of them written."""
+    ops = [Op(SUM, (k, draw(st.integers(0, inputs - 1))), draw(pairs)) for k in range(inputs)]
+    for _ in range(draw(st.integers(0, 4))):
+        ref = st.integers(0, len(ops) - 1).map(lambda k: ~k)
+        code = draw(st.sampled_from((SUM, KEEP, DROP, ELECT)))
+        if code == KEEP:
+            low, high = draw(st.sampled_from(((0.0, np.inf), (0.5, 1.5), (1.0, 1.0), (1.0, 2.0))))
+            ops.append(Op(KEEP, (draw(ref),), (low, high, draw(QUOTAS), draw(QUOTAS))))
+        elif code == DROP:
+            least = draw(st.sampled_from((0, 1 << 31, (1 << 31) + 77, 0xFFFFFF00)))
+            ops.append(Op(DROP, (draw(ref),), (draw(keys), draw(keys), 2, least, draw(st.sampled_from((1.0, 2.5))))))
+        else:
+            several = tuple(draw(st.lists(ref, min_size=code == ELECT, max_size=3)))
+            flags = tuple(draw(st.tuples(*[st.booleans()] * 3))) if code == ELECT else ()
+            ops.append(Op(code, several, flags + tuple(draw(st.sampled_from((1.0, 0.5, -0.3))) for _ in several)))
+    return ops
+
+
+pairs = st.sampled_from(((1.0, -1.0), (0.5, 0.25), (1.0, 0.0)))
+keys = st.integers(0, 2**32 - 1)
+
+
+def sinks(ops, n):
+    """A measure of each kind, on the last results."""
+    one, two = ~(len(ops) - 1), ~0
+    return [
+        Op(COUNT, (one,), (-1, 1), np.zeros((1 << 15) + 1, np.uint32)),
+        Op(COUNT, (one,), (0x3F00, 3), np.zeros((3 << 16) + 1, np.uint32)),
+        Op(EQUAL, (one,), (1.0, TILE), np.zeros(-(-n // TILE) + 1, np.uint32)),
+        Op(SIZE, (one,), (), np.zeros(1)),
+        Op(PAIR, (one, two), (), np.zeros(3)),
+    ]
+
+
+def coarse(rng, shape, spoiled):
+    """Numbers of which many are equal, and zeros; with `spoiled` NaN and Inf among them."""
+    x = (rng.integers(-8, 9, shape) / np.float32(4)).astype(np.float32)
+    if spoiled and x.size:
+        x.reshape(-1)[rng.integers(0, x.size, 3)] = np.float32([np.nan, np.inf, -np.inf])
+    return x
+
+
+@needs_compiled
+@given(st.data(), st.integers(1, 3), SIZES, st.integers(0, 2**40), st.booleans())
+def test_operations_give_numpy_s_bits(data, count, n, start, spoiled):
+    x = coarse(np.random.default_rng(n), (count, n), spoiled)
+    ops = programs(data.draw, count)
+    given = [*ops, *sinks(ops, n), Op(SUM, (~(len(ops) - 1),), (1.0,))]
+    copies = [Op(op.code, op.sources, op.numbers, None if op.sink is None else op.sink.copy()) for op in given]
+    one, two = np.empty(n, np.float32), np.empty(n, np.float32)
+    kinds = ["F32"] * count
+    flags = kernels.run(one, "F32", list(x), kinds, given, n, start)
+    assert run_numpy(two, "F32", list(x), kinds, copies, n, start) == flags
+    assert np.array_equal(words(one), words(two))
+    for a, b in zip(given, copies, strict=True):
+        if a.sink is not None:
+            assert np.array_equal(a.sink, b.sink, equal_nan=a.sink.dtype == np.float64)
+
+
+@given(st.integers(0, 3 * TILE), st.integers(0, 3 * TILE), st.sampled_from((0, 1 << 31, (1 << 31) + (1 << 15))))
+def test_a_drop_depends_on_the_position_alone(start, n, least):
+    x = np.ones(6 * TILE, np.float32)
+    numbers = (12345, 678, 2, least, 1.0)
+    whole = kernels.apply(DROP, [x], numbers)
+    assert np.array_equal(kernels.apply(DROP, [x[:n]], numbers, start), whole[start : start + n])
+
+
+@given(SIZES, st.integers(0, 60), st.integers(0, 60))
+def test_of_the_equal_ones_the_first_are_kept(n, quota, spared):
+    x = coarse(np.random.default_rng(n), n, spoiled=False)
+    found = kernels.apply(KEEP, [x], (0.5, 1.5, quota, spared))
+    inside = (np.abs(x) > 0.5) & (np.abs(x) < 1.5)
+    inside[np.flatnonzero(np.abs(x) == 0.5)[:quota]] = True
+    inside[np.flatnonzero(np.abs(x) == 1.5)[spared:]] = True
+    assert np.array_equal(found, np.where(inside, x, 0))
+
+
+def test_operations_read_files_through_windows(tmp_path):
+    rng = np.random.default_rng(5)
+    base, tuned = rng.standard_normal((2, 50_001)).astype(ml_dtypes.bfloat16)
+    for name, values in (("base", base), ("tuned", tuned)):
+        (tmp_path / name).write_bytes(b"0123" + values.tobytes())
+    tau = tuned.astype("f4") - base.astype("f4")
+    kept = np.where(np.abs(tau) >= 1, tau, np.float32(0))
+    expected = (base.astype("f4") + np.float32(0.5) * kept).astype(ml_dtypes.bfloat16)
+    ops = [Op(SUM, (1, 0), (1, -1)), Op(KEEP, (~0,), (1, np.inf, np.inf, np.inf)), Op(SUM, (0, ~1), (1, 0.5))]
+    with (tmp_path / "base").open("rb") as one, (tmp_path / "tuned").open("rb") as two:
+        inputs = [(one.fileno(), 4), (two.fileno(), 4)]
+        for room in (3 * RESULT + 4 * TILE, 1 << 20):
+            out = np.empty_like(base)
+            assert kernels.run(out.view("u1"), "BF16", inputs, ["BF16"] * 2, ops, len(base), 0, bytearray(room)) == 0
+            assert np.array_equal(out, expected)
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    ("op", "what"),
+    [
+        (Op(9, (0,), (1.0,)), "unknown"),
+        (Op(SUM, (1,), (1.0,)), "no input and no earlier"),
+        (Op(SUM, (~0,), (1.0,)), "no input and no earlier"),
+        (Op(KEEP, (0,), (1.0,)), "wrong number"),
+        (Op(EQUAL, (0,), (1.0, 100), bytearray(64)), "multiple of a tile"),
+        (Op(COUNT, (0,), (-1, 1), bytearray(64)), "a buffer of 64 bytes"),
+        (Op(COUNT, (0,), (1 << 15, 1), bytearray(64)), "bad range"),
+    ],
+)
+def test_operations_that_cannot_be_are_refused(op, what):
+    with pytest.raises(ValueError, match=what):
+        kernels.run(None, "F32", [np.ones(8, np.float32)], ["F32"], [op], 8)
+
+
+@needs_compiled
+@pytest.mark.parametrize("width", [1, 2, 7, 33, 2048, 5001, 70_000])
+@pytest.mark.parametrize("density, epsilon", [(0.5, 0.2), (0.9, 0.2), (0.05, 0.3), (0.5, 0), (1, 0.5), (0.5, 1e-3)])
+def test_rows_are_pruned_as_in_numpy(width, density, epsilon):
+    """With a scale ranks are found only where a draw does not decide: the same as if rows were sorted."""
+    rng = np.random.default_rng(width)
+    rows = max(1, 20_000 // width)
+    for x in (rng.standard_normal((rows, width)).astype("f4"), coarse(rng, (rows, width), spoiled=False)):
+        for scale in (0.0, 1.5):
+            one, two = np.empty_like(x), np.empty_like(x)
+            for prune, out in ((kernels.prune, one), (prune_numpy, two)):
+                prune(out, x, rows, width, 4 * width + 3, (1, 2), density, epsilon, scale)
+            assert np.array_equal(words(one), words(two))

@@ -12,7 +12,7 @@ import taskvec
 ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
-    "errors dtypes executors source kernels storage places coefficients",
+    "errors dtypes executors source operations kernels kernels_numpy storage places coefficients",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe",
     "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",

@@ -83,8 +83,12 @@ class Checkpoint:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checkpoint) and self._key() == other._key()
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._identity)
+
     def __hash__(self) -> int:
-        return hash(self._key())
+        return self._hash
 
     def __repr__(self) -> str:
         return self.text

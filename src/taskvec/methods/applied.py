@@ -2,21 +2,21 @@
 until its elements are asked for.
 """
 
-import ctypes
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import Coefficient, as_float
 from taskvec.derived import Derived, Parameter, room
 from taskvec.errors import MismatchError, TaskvecError, UnboundKnob
+from taskvec.executors import give_back
+from taskvec.methods.lanes import LANES, Lanes
+from taskvec.operations import RESULT
 from taskvec.places import Place
 from taskvec.source import Source, Spec
-from taskvec.terms import Term, evaluate, scratch_bytes
+from taskvec.terms import Program, Term, evaluate, operand_bytes, scratch_bytes
 from taskvec.weights import SHOWN, Weights
 
 if TYPE_CHECKING:
@@ -25,43 +25,12 @@ if TYPE_CHECKING:
     from taskvec.methods.lift import Method
 
 TILE = 128 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
+SPAN = 32 << 10  # elements that share a number of those that are told tile by tile; blocks begin at multiples of it
 PART = 2 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
 ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
 KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
-LANES = ("row", "column")  # scopes of which every lane of a tensor has numbers of its own
 Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
 Value = float | str | tuple[float, ...]  # of a parameter, at one tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes:
-    """The vectors that a tensor is seen as: its rows, along the last axis, or its columns, along the first one.
-
-    As a matrix of `rows` times `width`, and of vectors and scalars one lane.
-    """
-
-    rows: int
-    width: int
-    along: str
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], along: str) -> "Lanes":
-        """The matrix as which a tensor of this shape is read."""
-        numel = math.prod(shape)
-        width = (shape[-1] if along == "row" else numel // max(1, shape[0])) if shape else 1
-        return cls(numel // max(1, width), width, along)
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return self.rows if self.along == "row" else self.width
-
-    def index(self, start: int, n: int) -> "NDArray[Any]":
-        """The lane of each of the elements start .. start+n."""
-        import numpy as np
-
-        elements = np.arange(start, start + n)
-        return elements // self.width if self.along == "row" else elements % self.width
 
 
 class Applied(Derived):
@@ -158,12 +127,24 @@ class Applied(Derived):
                 what = f"the model {of[0].fingerprint[:16]}" if of else "an expression"
                 yield f"{source.text} is of the model {source.base[:16]}; beside it stands {model.text()}, {what}"
 
+    @property
+    def lowers(self) -> bool:
+        """Whether it becomes operations of the kernel, which work on whatever it is of while that is in the cache."""
+        return self.method.lower is not None
+
     def scratch(self, name: str) -> int:
-        """Bytes that a thread holds while it computes a range."""
+        """Bytes that a thread holds while it computes a range, beside what a program needs."""
         step = self.step(name)
         arguments = sum(4 * step + room(a, name, step) for a in self.args if name in a.specs)
         measuring = (len(self.args) + 24) * 4 * max(PART, step) * bool(self.own_passes)
         return arguments + (8 + self.method.copies) * 4 * step + measuring
+
+    def lowered_bytes(self, name: str, n: int) -> int | None:
+        """Scratch memory of a program that it is part of, where it can be."""
+        if not self.lowers:
+            return None
+        args = sum(RESULT + operand_bytes(a.parts(name), n) for a in self.args if name in a.specs)
+        return args + 2 * RESULT
 
     def step(self, name: str) -> int:
         """Elements of a tensor that the function is given at once: a tile, or the whole rows that make one."""
@@ -230,17 +211,44 @@ class Applied(Derived):
 
     def compute(self, name: str, start: int, result: "NDArray[Any]") -> bool:
         """Elements from `start` on; whether all arguments are known to be finite."""
-        self.prepare(1)
-        assert self._measured is not None
-        if name not in self._told:
-            self._told[name] = self.numbers(name) | dict(self._measured.get(name, {}))
-        told = self._told[name]
+        told = self._knows(name)
         if self.method.combines:
             return self._combine(name, start, result, told)
+        if self._lowers_at(start, told):
+            return not self._evaluate([(self, name, 1.0)], start, result)
         if self.method.local or self.method.rows:
             return self._tiles(name, start, result, told)
         result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
         return False
+
+    def _knows(self, name: str) -> dict[str, Any]:
+        """What the function is told of a tensor: the parameters, and what was measured."""
+        self.prepare(1)
+        assert self._measured is not None
+        if name not in self._told:
+            self._told[name] = self.numbers(name) | dict(self._measured.get(name, {}))
+        return self._told[name]
+
+    def _lowers_at(self, start: int, told: Mapping[str, Any]) -> bool:
+        """What is known a tile can be given to the kernel from the beginning of one on."""
+        return self.lowers and (start % SPAN == 0 or not any(map(is_by_tile, told.values())))
+
+    def lowered(self, program: Program, name: str) -> int | None:
+        """The operations that compute its elements, where it has some: a reference to their result."""
+        told = self._knows(name)
+        if not self._lowers_at(program.start, told):
+            return None
+        assert self.method.lower is not None
+        return self.method.lower(program, self.operands(program, name), name, here(told, program.start))
+
+    def operands(self, program: Program, name: str) -> list[int]:
+        """The arguments, as references."""
+        return [program.sum(terms) for terms in self.terms(name)]
+
+    def program(self, name: str, start: int, n: int, ops: int) -> Program:
+        """A program of elements of its arguments, with room for them and some operations beside."""
+        inside = sum(RESULT + operand_bytes([t[:2] for t in terms], n) for terms in self.terms(name))
+        return Program(start, n, self.memory(inside + RESULT * ops))
 
     def terms(self, name: str) -> list[list[Term]]:
         """For each argument what is summed for one tensor; found once."""
@@ -290,8 +298,8 @@ class Applied(Derived):
         if getattr(self._room, "tiles", out[:0]).size < len(self.args) * step:
             self._room.tiles = np.empty(len(self.args) * step, np.float32)
         rows = self._room.tiles[: len(self.args) * step].reshape(len(self.args), step)
-        by_tile = any(isinstance(value, np.ndarray) for value in told.values())
-        for at, size in self.spans(name, start - start % TILE if by_tile else start, stop):
+        by_tile = any(map(is_by_tile, told.values()))
+        for at, size in self.spans(name, start - start % SPAN if by_tile else start, stop):
             arrays = [row[:size] for row in rows]
             finite = [self.values(terms, at, row) for row, terms in zip(arrays, self.terms(name), strict=True)]
             found, first = self.tile(name, at, arrays, told, all(finite)), max(0, start - at)
@@ -304,14 +312,13 @@ class Applied(Derived):
         self, name: str, at: int, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any], finite: bool = False
     ) -> "NDArray[Any]":
         """What the function makes of a tile that begins at `at`; of an array in `told` it gets the tile's number."""
-        import numpy as np
 
-        here = {key: value[at // TILE] if isinstance(value, np.ndarray) else value for key, value in told.items()}
+        known = here(told, at)
         key = {"name": name, "start": at} if self.method.keyed else {}
         if self.method.rows:
             matrices = [array.reshape(-1, self.width(name)) for array in arrays]
-            return self._called(name, matrices, here | key, finite).reshape(-1)
-        return self._called(name, arrays, here | key, finite)
+            return self._called(name, matrices, known | key, finite).reshape(-1)
+        return self._called(name, arrays, known | key, finite)
 
     def _tensor(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
         """The whole tensor, computed once for the threads that want its parts."""
@@ -321,7 +328,7 @@ class Applied(Derived):
                     del self._whole[next(iter(self._whole))]
                 self._whole[name] = self._computed(name, told)
                 if self.specs[name].numel > TILE:
-                    _give_back()
+                    give_back()
             return self._whole[name]
 
     def _computed(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
@@ -354,12 +361,10 @@ class Applied(Derived):
             raise TaskvecError(
                 f"{self.method.name} made {list(found.shape)} of {name}, where it was given {list(arrays[0].shape)}"
             )
-        for array in (
-            () if finite else arrays
-        ):  # a comparison with NaN is false: what a method would drop in silence stays to be seen
-            if not math.isfinite(float(array.sum())):
-                good = np.isfinite(array)
-                found = np.where(good if good.shape == found.shape else good.all(), found, np.float32("nan"))
+        # A comparison with NaN is false: what a method would drop in silence stays to be seen.
+        for array in [] if finite else [a for a in arrays if not math.isfinite(float(a.sum()))]:
+            good = np.isfinite(array)
+            found = np.where(good if good.shape == found.shape else good.all(), found, np.float32("nan"))
         return found
 
     def values(self, terms: list[Term], start: int, out: "NDArray[Any]") -> bool:
@@ -370,13 +375,26 @@ class Applied(Derived):
         (source, name, number), *more = terms
         if isinstance(source, Applied) and number == 1 and not more:
             return source.compute(name, start, out)
-        need = scratch_bytes([term[:2] for term in terms], out.size)
-        if getattr(self._room, "size", 0) < need:
-            self._room.scratch, self._room.size = memoryview(bytearray(need)), need
-        return not evaluate(terms, start, out.size, "F32", out, self._room.scratch)
+        return not self._evaluate(terms, start, out)
+
+    def _evaluate(self, terms: list[Term], start: int, out: "NDArray[Any]") -> int:
+        return evaluate(
+            terms, start, out.size, "F32", out, self.memory(scratch_bytes([t[:2] for t in terms], out.size))
+        )
+
+    def memory(self, size: int) -> memoryview:
+        """Scratch memory of this thread."""
+        if getattr(self._room, "size", 0) < size:
+            self._room.scratch, self._room.size = memoryview(bytearray(size)), size
+        found: memoryview = self._room.scratch
+        return found
 
 
-def _give_back() -> None:
-    """Return what was freed to the system: glibc keeps tens of MB for every thread that has held as much."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+def is_by_tile(value: Any) -> bool:
+    """Whether what is told of a tensor is an array: a number a tile."""
+    return bool(getattr(value, "ndim", 0))
+
+
+def here(told: Mapping[str, Any], start: int) -> dict[str, Any]:
+    """What is told of the tile at `start`."""
+    return {key: value[start // SPAN] if is_by_tile(value) else value for key, value in told.items()}

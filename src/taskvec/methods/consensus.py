@@ -4,11 +4,14 @@
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
 from taskvec.errors import RecipeError
 from taskvec.methods.lift import Method, Range
+from taskvec.operations import ELECT
+from taskvec.terms import Program
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,13 +36,18 @@ def elect(
     authors' code asks the majority of the whole model); tie="plus" elects plus, as mergekit does. Raises RecipeError
     for weights of a sum, which divides by nothing.
     """
-    import numpy as np
+    return kernels.apply(ELECT, taus, _election(len(taus), reduce, vote, weights, tie))
 
+
+def _election(count: int, reduce: str, vote: str, weights: tuple[float, ...], tie: str) -> tuple[float, ...]:
     if weights and reduce == "sum":
         raise RecipeError('elect: weights are the divisor of the mean, and reduce="sum" has none')
-    found, given = np.empty(taus[0].shape, np.float32), [np.ascontiguousarray(t) for t in taus]
-    kernels.elect(found, given, found.size, vote == "count", reduce == "mean", tie == "plus", weights)
-    return found
+    return vote == "count", reduce == "mean", tie == "plus", *(weights or (1.0,) * count)
+
+
+def _lowered_elect(program: Program, args: list[int], name: str, told: Mapping[str, Any]) -> int:
+    how = (told[key] for key in ("reduce", "vote", "weights", "tie"))
+    return program.add(ELECT, args, _election(len(args), *how))
 
 
 def unified(*taus: "NDArray[Any]") -> "NDArray[Any]":
@@ -139,7 +147,12 @@ def _room(shape: tuple[int, ...], count: int) -> int:
 
 
 METHODS = (
-    Method(elect, local=True, choices={"reduce": ("mean", "sum"), "vote": ("sum", "count"), "tie": ("none", "plus")}),
+    Method(
+        elect,
+        local=True,
+        lower=_lowered_elect,
+        choices={"reduce": ("mean", "sum"), "vote": ("sum", "count"), "tie": ("none", "plus")},
+    ),
     Method(unified, local=True),
     Method(magmax, local=True),
     Method(consensus, local=True, least=2),

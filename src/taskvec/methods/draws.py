@@ -12,16 +12,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def words(seed: int, name: str, start: int, n: int, stream: int = 0) -> "NDArray[Any]":
-    """32 random bits for each of the elements start .. start+n of a tensor: (n,) uint32."""
-    import numpy as np
+DROPS = 2  # the stream of `dare`, and the one after it; `normal` has the first two
+
+
+def key_of(seed: int, name: str) -> tuple[int, int]:
+    """The generator's key for a tensor: two 32-bit words."""
     from blake3 import blake3
 
     digest = blake3(f"{seed}/{name}".encode()).digest()
-    key = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+
+
+def words(seed: int, name: str, start: int, n: int, stream: int = 0) -> "NDArray[Any]":
+    """32 random bits for each of the elements start .. start+n of a tensor: (n,) uint32."""
+    import numpy as np
+
     first, last = start // 4, -(-(start + n) // 4)
     found = np.empty(4 * (last - first), np.uint32)
-    kernels.philox(found, last - first, first, stream, key)
+    kernels.philox(found, last - first, first, stream, key_of(seed, name))
     return found[start - 4 * first :][:n]
 
 

@@ -12,11 +12,13 @@ from taskvec.derived import Parameter
 from taskvec.errors import MassError, RecipeError
 from taskvec.methods.applied import Applied, Measured
 from taskvec.source import Source, Spec
+from taskvec.terms import Program
 from taskvec.weights import Weights, statistic_of
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
 Measure = Callable[[Applied, int, Callable[[int], None]], Measured]
 Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
+Lower = Callable[[Program, list[int], str, Mapping[str, Any]], int]
 Passes = int | Callable[[Mapping[str, Parameter]], int]
 
 
@@ -44,6 +46,8 @@ class Method:
     """`fn`, a pure function over float32 arrays, callable on Weights; `fn` itself is the bare one.
 
     local: `fn` may be given any range of elements, flat; otherwise whole tensors in their shape.
+    lower: the same as operations of the kernel, to the bit: (program, arguments, tensor, what `fn` is told of it) ->
+        the result. For local ones; what they are of is then read once, and computed while it is in the cache.
     rows: `fn` may be given any run of whole rows, along the last axis, as a matrix.
     keyed: it takes `name` and `start`, which seed what it draws.
     combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
@@ -57,6 +61,7 @@ class Method:
 
     fn: Callable[..., Any]
     local: bool = False
+    lower: Lower | None = None
     keyed: bool = False
     rows: bool = False
     combines: bool = False
@@ -208,7 +213,7 @@ def method(
             raise RecipeError(f"{fn.__name__}: parameters need defaults: {', '.join(bare)}")
         limits = {key: Range(low, high) for key, (low, high) in (ranges or {}).items()}
         return Method(
-            fn, local, keyed, takes=takes, least=max(1, count), most=None if many else count, ranges=limits,
+            fn, local, keyed=keyed, takes=takes, least=max(1, count), most=None if many else count, ranges=limits,
             choices=choices or {}, source=code_digest(fn),
         )  # fmt: skip
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
 from taskvec.executors import each
-from taskvec.methods.applied import LANES, PART, TILE, Applied, Lanes, Measured
+from taskvec.methods.applied import PART, TILE, Applied, Measured, here
+from taskvec.methods.lanes import LANES, Lanes
+from taskvec.operations import PAIR, SIZE
 from taskvec.terms import Term
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 Part = tuple[str, int, int]  # a tensor, the first element, how many
 Pair = tuple[int, int]
 Pairs = dict[Pair, tuple[float, int, int]]  # (dot, entries nonzero in both, those of opposite signs)
+SUMMED = 4 * PART  # elements that a kernel sums at once: fixed, too
 LEAST_SUM = 1e-7  # sums of magnitudes below this have no ratio
 
 
@@ -43,15 +46,21 @@ def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measu
 
 def pairs(call: Applied, threads: int, progress: Callable[[int], None]) -> dict[str, list[Pairs]]:
     """Tensor -> for each of its parts {(i, j): kernels.pair of the arguments i <= j}."""
-    n = len(call.args)
+    import numpy as np
 
-    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, Pairs]:
-        name, _, count = part
-        fill(call, part, rows)
-        return name, count, {(i, j): kernels.pair(rows[i], rows[j], count) for i, j in _pairs(n)}
+    wanted = _pairs(len(call.args))
+
+    def work(part: Part, found: "NDArray[Any]") -> tuple[str, int, Pairs]:
+        name, start, count = part
+        program = call.program(name, start, count, ops=0)
+        refs = call.operands(program, name)
+        for sink, (i, j) in zip(found, wanted, strict=True):
+            program.add(PAIR, (refs[i], refs[j]), sink=sink)
+        program.run()
+        return name, count, {p: (float(d), int(b), int(a)) for p, (d, b, a) in zip(wanted, found, strict=True)}
 
     sums: dict[str, list[Pairs]] = {}
-    for name, count, found in each(parts(call), work, partial(rows_of, n), threads):
+    for name, count, found in each(parts(call, SUMMED), work, lambda: np.empty((len(wanted), 3)), threads):
         sums.setdefault(name, []).append(found)
         progress(count)
     return sums
@@ -100,30 +109,54 @@ def ratios(call: Applied, threads: int, progress: Callable[[int], None], told: M
 
     What `fn` is told beside its parameters: `told`, and ratio=1.
     """
-    import numpy as np
-
     known = {
         name: call.numbers(name) | dict(told.get(name, {})) | {"ratio": 1.0}
         for name, spec in call.specs.items() if spec.arithmetic
     }  # fmt: skip
+    totals: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
+    for name, count, before, after in (_lowered_sizes if call.lowers else _sizes)(call, threads, known):
+        totals[name][0].append(before)
+        totals[name][1].append(after)
+        progress(count)
+    found = {name: (total(before), total(after)) for name, (before, after) in totals.items()}
+    return {name: 1.0 if min(sums) < LEAST_SUM else sums[0] / sums[1] for name, sums in found.items()}
+
+
+Sizes = Iterator[tuple[str, int, float, float]]  # tensor, elements, sums of their magnitudes before and after
+
+
+def _lowered_sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]]) -> Sizes:
+    import numpy as np
+
+    lower = call.method.lower
+    assert lower is not None
+
+    def work(part: Part, found: "NDArray[Any]") -> tuple[str, int, float, float]:
+        name, start, count = part
+        program = call.program(name, start, count, ops=2)
+        args = call.operands(program, name)
+        made = lower(program, args, name, here(known[name], start))
+        for ref, sink in zip((args[0], made), found, strict=True):
+            program.add(SIZE, (ref,), sink=sink)
+        program.run()
+        return name, count, float(found[0, 0]), float(found[1, 0])
+
+    return each(parts(call, SUMMED), work, lambda: np.empty((2, 1)), threads)
+
+
+def _sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]]) -> Sizes:
+    import numpy as np
 
     step = max((call.step(name) for name in known), default=TILE)
 
     def work(span: Part, rows: "NDArray[Any]") -> tuple[str, int, float, float]:
         name, at, size = span
         fill(call, span, rows)
-        before = float(np.abs(rows[0, :size]).sum(dtype=np.float64))
-        after = float(np.abs(call.tile(name, at, [rows[0, :size]], known[name])).sum(dtype=np.float64))
-        return name, size, before, after
+        made = np.ascontiguousarray(call.tile(name, at, [rows[0, :size]], known[name]))
+        return name, size, kernels.size(rows[0, :size], size), kernels.size(made, size)
 
-    totals: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
     spans = [(name, *span) for name in known for span in call.spans(name, 0, call.specs[name].numel)]
-    for name, count, before, after in each(spans, work, lambda: np.empty((1, step), np.float32), threads):
-        totals[name][0].append(before)
-        totals[name][1].append(after)
-        progress(count)
-    found = {name: (total(before), total(after)) for name, (before, after) in totals.items()}
-    return {name: 1.0 if min(sums) < LEAST_SUM else sums[0] / sums[1] for name, sums in found.items()}
+    return each(spans, work, lambda: np.empty((1, step), np.float32), threads)
 
 
 def overlaps(
@@ -159,12 +192,12 @@ def overlaps(
 
 
 # ---- how a pass walks ----------------------------------------------------------------------------------------------
-def parts(call: Applied) -> Iterator[Part]:
-    """Every tensor in parts of PART elements."""
+def parts(call: Applied, step: int = PART) -> Iterator[Part]:
+    """Every tensor in parts of so many elements."""
     for name, spec in call.specs.items():
         if spec.arithmetic:
-            for start in range(0, spec.numel, PART):
-                yield name, start, min(PART, spec.numel - start)
+            for start in range(0, spec.numel, step):
+                yield name, start, min(step, spec.numel - start)
 
 
 def rows_of(count: int) -> "NDArray[Any]":

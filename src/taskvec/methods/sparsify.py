@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from taskvec import kernels
 from taskvec.derived import Parameter
 from taskvec.methods.applied import PART, Applied, Measured
-from taskvec.methods.draws import normal, words
+from taskvec.methods.counting import Equals, Ranks, groups_of
+from taskvec.methods.draws import DROPS, key_of, normal
 from taskvec.methods.lift import Method, Range
 from taskvec.methods.passes import grams, ratios
-from taskvec.methods.thresholds import Ranks, cuts, groups_of, quotas, values_of
+from taskvec.methods.thresholds import cuts, quotas, values_of
+from taskvec.operations import DROP, KEEP, SUM
+from taskvec.terms import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,16 +86,16 @@ def _between(tau: "NDArray[Any]", low: float, quota: float, high: float, spared:
     """low <= |tau| < high, and of those equal to `high` all but the first `spared`, of those equal to `low` `quota`."""
     import numpy as np
 
-    found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
-    kernels.keep(found, given, found.size, low, high)
-    if min(spared, quota) < found.size:
-        kept, flat = found.reshape(-1), given.reshape(-1)
-        back = np.flatnonzero(np.abs(flat) == np.float32(high))[int(min(spared, flat.size)) :]
-        kept[back] = flat[back]
-        kept[np.flatnonzero(np.abs(flat) == np.float32(low))[int(min(quota, flat.size)) :]] = 0
+    found = kernels.apply(KEEP, [tau], (low, high, quota, spared))
     if ratio != 1:
         found *= np.float32(ratio)
     return found
+
+
+def _lowered_sieve(program: Program, args: list[int], name: str, told: Mapping[str, Any]) -> int:
+    bounds = told["threshold"], told.get("outlier", math.inf), told["quota"], told.get("spared", math.inf)
+    kept = program.add(KEEP, args, bounds)
+    return kept if told["ratio"] == 1 else program.add(SUM, [kept], (told["ratio"],))
 
 
 def _trimmed(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
@@ -112,9 +115,11 @@ def _banded(call: Applied, threads: int, progress: "Callable[[int], None]") -> M
 
 
 def _sieve(call: Applied, threads: int, progress: "Callable[[int], None]", ranks: Ranks) -> Measured:
-    found = cuts(call, threads, progress, ranks)
+    exactly = call.params["ties"] == "first"
+    equals: Equals = {}
+    found = cuts(call, threads, progress, ranks, equals=equals)
     told: dict[str, dict[str, Any]] = {name: dict(v) for name, v in values_of(call, found).items()}
-    exact = quotas(call, threads, progress, found) if call.params["ties"] == "first" else {}
+    exact = quotas(call, threads, found, equals) if exactly else {}
     named = {"threshold": "quota", "outlier": "spared"}
     for name, group in groups_of(call).items():
         told[name] |= {named[key]: exact[name][key] if exact else math.inf for key in found[group]}
@@ -122,7 +127,7 @@ def _sieve(call: Applied, threads: int, progress: "Callable[[int], None]", ranks
 
 
 def _sieve_passes(params: Mapping[str, Parameter]) -> int:
-    return 1 + (params["ties"] == "first") + (params["rescale"] == "l1")
+    return 1 + (params["rescale"] == "l1")
 
 
 # ---- at random -----------------------------------------------------------------------------------------------------
@@ -143,13 +148,16 @@ def dare(
     tensor instead, as mergekit's `rescale` does, "none" by nothing. mergekit draws from torch's global generator: the
     distribution is the same, the draws are not.
     """
-    import numpy as np
+    return kernels.apply(DROP, [tau], _draw(drop, seed, rescale, ratio, name), start)
 
-    found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
-    drawn = words(int(seed), name, start, tau.size)
-    scale = 1 / (1 - drop) if rescale == "expected" else ratio
-    kernels.drop(found, given, drawn, found.size, math.ceil(drop * 2**24), scale)
-    return found
+
+def _draw(drop: float, seed: float, rescale: str, ratio: float, name: str) -> tuple[float, ...]:
+    return *key_of(int(seed), name), DROPS, math.ceil(drop * 2**32), 1 / (1 - drop) if rescale == "expected" else ratio
+
+
+def _lowered_dare(program: Program, args: list[int], name: str, told: Mapping[str, Any]) -> int:
+    drawn = _draw(told["drop"], told["seed"], told["rescale"], told["ratio"], name)
+    return program.add(DROP, args, drawn)
 
 
 def della(
@@ -175,9 +183,8 @@ def della(
 
     found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
     width = tau.shape[-1] if tau.ndim else 1
-    drawn = words(int(seed), name, start, tau.size)
-    scale = 0.0 if rescale == "expected" else ratio
-    kernels.prune(found, given, drawn, tau.size // max(1, width), width, density, epsilon, scale)
+    key, scale = key_of(int(seed), name), 0.0 if rescale == "expected" else ratio
+    kernels.prune(found, given, tau.size // max(1, width), width, start, key, density, epsilon, scale)
     return found
 
 
@@ -222,15 +229,15 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 
 METHODS = (
     Method(
-        trim, local=True, measure=_trimmed, passes=_sieve_passes, most=1,
+        trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1,
         ranges={"density": DENSITY, "least": Range(0, math.inf)}, choices=SIEVE,
     ),
     Method(
-        breadcrumbs, local=True, measure=_banded, passes=_sieve_passes, most=1,
+        breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1,
         ranges={"density": DENSITY, "gamma": Range(0, 1)}, choices=SIEVE | {"outliers": ("all", "spare")},
     ),
     Method(
-        dare, local=True, keyed=True, measure=_drawn, passes=_drawn_passes, most=1,
+        dare, local=True, lower=_lowered_dare, keyed=True, measure=_drawn, passes=_drawn_passes, most=1,
         ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
     ),
     Method(

@@ -1,0 +1,496 @@
+/* What is done to a tile: decode, scale-accumulate, encode, and what methods need beside it. No Python in here.
+ *
+ * Every operation is rounded on its own (no fused multiply-add: the build passes -ffp-contract=off), so that every
+ * machine and the numpy path of kernels.py give the same bits. Dtype codes are those of dtypes.py.
+ */
+#include <errno.h>
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { F32, F64, F16, BF16, F8_E4M3, F8_E5M2, DTYPES };
+static const int WIDTH[DTYPES] = {4, 8, 2, 2, 1, 1};
+enum { NONFINITE = 1, OVERFLOWED = 2 };
+enum { TILE = 1024, MAX_INPUTS = 4096 };
+
+/* ---- decoding to float ---------------------------------------------------------------------------------------- */
+INLINE float as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+INLINE uint32_t as_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+
+INLINE float from_bf16(uint16_t h) { return as_float((uint32_t)h << 16); }
+
+INLINE float from_f16(uint16_t h) {
+    uint32_t shifted = (uint32_t)(h & 0x7fff) << 13;                 /* exponent and mantissa in float's place     */
+    uint32_t normal = as_bits(as_float(shifted) * 0x1p112f);         /* rebias; subnormals come out exact          */
+    uint32_t special = shifted | 0x7f800000u;                        /* Inf and NaN keep their payload             */
+    uint32_t bits = (h & 0x7c00) == 0x7c00 ? special : normal;
+    return as_float(bits | (uint32_t)(h & 0x8000) << 16);
+}
+
+static float e4m3_table[256], e5m2_table[256];
+
+static void fill_tables(void) {
+    for (int i = 0; i < 256; i++) {
+        int e = i >> 3 & 15, m = i & 7;
+        float f = e ? ldexpf(1.0f + m / 8.0f, e - 7) : ldexpf(m / 8.0f, -6);
+        if ((i & 0x7f) == 0x7f) f = as_float(0x7fc00000u);           /* e4m3 has NaN and no Inf                    */
+        e4m3_table[i] = i & 0x80 ? -f : f;
+        e5m2_table[i] = from_f16((uint16_t)(i << 8));                /* e5m2 is the upper byte of float16          */
+    }
+}
+
+/* ---- encoding from float, to nearest even --------------------------------------------------------------------- */
+INLINE uint16_t to_bf16(float f) {
+    uint32_t u = as_bits(f);
+    uint32_t rounded = (u + 0x7fffu + (u >> 16 & 1)) >> 16;
+    uint32_t quiet = u >> 16 | 0x40;
+    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+/* A float with `mbits` of mantissa and minimum normal exponent `emin`, by adding and removing a power of two. */
+INLINE float round_at(float magnitude, int mbits, int emin) {
+    uint32_t exponent = as_bits(magnitude) & 0x7f800000u;
+    uint32_t least = (uint32_t)(emin + 127) << 23;
+    float magic = as_float((exponent > least ? exponent : least) + ((uint32_t)(23 - mbits) << 23));
+    return (magnitude + magic) - magic;
+}
+
+INLINE uint16_t to_f16(float f) {
+    uint32_t u = as_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffffu;
+    float small = as_float(a < 0x47800000u ? a : 0);                 /* below 65536: no overflow in what follows    */
+    uint32_t bits = as_bits(round_at(small, 10, -14) * 0x1p-112f) >> 13;
+    uint32_t big = a > 0x7f800000u ? 0x7e00u | (a >> 13 & 0x3ff) : 0x7c00u;
+    return (uint16_t)((a < 0x47800000u ? bits : big) | sign);
+}
+
+INLINE uint8_t to_e5m2(float f) {
+    uint32_t u = as_bits(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    float small = as_float(a < 0x47800000u ? a : 0);
+    uint32_t bits = as_bits(round_at(small, 2, -14) * 0x1p-112f) >> 21;
+    uint32_t big = a > 0x7f800000u ? 0x7eu : 0x7cu;
+    return (uint8_t)((a < 0x47800000u ? bits : big) | sign);
+}
+
+INLINE uint8_t to_e4m3(float f) {                                    /* overflow is NaN, as in torch and ml_dtypes  */
+    uint32_t u = as_bits(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    float rounded = round_at(as_float(a < 0x44000000u ? a : 0), 3, -6);
+    uint32_t bits = as_bits(rounded * 0x1p-120f) >> 20;
+    return (uint8_t)((a < 0x44000000u && rounded <= 448.0f ? bits : 0x7fu) | sign);
+}
+
+/* ---- one tile: acc = c*x or acc += c*x, then out = encode(acc) -------------------------------------------------- */
+#define EACH(expr) do { \
+        if (first) for (int i = 0; i < n; i++) acc[i] = c * (expr); \
+        else for (int i = 0; i < n; i++) acc[i] = acc[i] + c * (expr); } while (0)
+
+#define DEFINE_ACCUMULATE(NAME, REAL) \
+CLONES static void NAME(REAL *restrict acc, const void *restrict x, int dtype, double scale, int first, int n) { \
+    const REAL c = (REAL)scale; \
+    switch (dtype) { \
+    case F32: { const float *v = x; EACH((REAL)v[i]); break; } \
+    case F64: { const double *v = x; EACH((REAL)v[i]); break; } \
+    case F16: { const uint16_t *v = x; EACH((REAL)from_f16(v[i])); break; } \
+    case BF16: { const uint16_t *v = x; EACH((REAL)from_bf16(v[i])); break; } \
+    case F8_E4M3: { const uint8_t *v = x; EACH((REAL)e4m3_table[v[i]]); break; } \
+    case F8_E5M2: { const uint8_t *v = x; EACH((REAL)e5m2_table[v[i]]); break; } \
+    } \
+}
+DEFINE_ACCUMULATE(accumulate32, float)
+DEFINE_ACCUMULATE(accumulate64, double)
+
+/* Bits of the least magnitude that has no finite value in a dtype (Inf's own bits where all finite floats have one). */
+static const uint32_t TOO_BIG[DTYPES] = {0x7f800000u, 0x7f800000u, 0x477ff000u, 0x7f7f8000u, 0x43e80001u, 0x47700000u};
+
+INLINE int flags_of(uint32_t top, int dtype) {
+    return top >= 0x7f800000u ? NONFINITE : top >= TOO_BIG[dtype] ? OVERFLOWED : 0;
+}
+INLINE uint32_t greater(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+/* The bits of the greatest magnitude. */
+CLONES static uint32_t top_of(const float *restrict x, int n) {
+    uint32_t top = 0;
+    for (int i = 0; i < n; i++) top = greater(top, as_bits(x[i]) & 0x7fffffffu);
+    return top;
+}
+INLINE int all_finite(const float *x, int n) { return top_of(x, n) < 0x7f800000u; }
+
+#define WRITE(TYPE, expr) do { TYPE *v = out; for (int i = 0; i < n; i++) v[i] = (TYPE)(expr); } while (0)
+
+/* Returns NONFINITE if an accumulated value is Inf or NaN, else OVERFLOWED if one is not finite once encoded. */
+CLONES static int encode32(void *restrict out, int dtype, const float *restrict acc, int n) {
+    const uint32_t top = top_of(acc, n);
+    switch (dtype) {
+    case F32: memcpy(out, acc, (size_t)n * 4); break;
+    case F64: WRITE(double, acc[i]); break;
+    case F16: WRITE(uint16_t, to_f16(acc[i])); break;
+    case BF16: WRITE(uint16_t, to_bf16(acc[i])); break;
+    case F8_E4M3: WRITE(uint8_t, to_e4m3(acc[i])); break;
+    case F8_E5M2: WRITE(uint8_t, to_e5m2(acc[i])); break;
+    }
+    return flags_of(top, dtype);
+}
+
+/* float64 accumulators meet float64 outputs; narrower ones are reached through one rounding to odd (no double rounding). */
+CLONES static int encode64(void *restrict out, int dtype, const double *restrict acc, int n) {
+    float narrow[TILE] = {0};
+    uint32_t bad_in = 0;
+    for (int i = 0; i < n; i++) bad_in |= !(fabs(acc[i]) <= 0x1.fffffffffffffp1023);
+    if (dtype == F64) { memcpy(out, acc, (size_t)n * 8); return bad_in ? NONFINITE : 0; }
+    for (int i = 0; i < n; i++) {
+        float f = (float)acc[i];
+        if (dtype != F32 && isfinite(f) && (double)f != acc[i]) {    /* round to odd: keep a sticky last bit        */
+            uint32_t u = as_bits(f);
+            if (fabs((double)f) > fabs(acc[i])) u -= 1;
+            f = as_float(u | 1);
+        }
+        narrow[i] = f;
+    }
+    int flags = encode32(out, dtype, narrow, n);
+    return bad_in ? NONFINITE : flags ? OVERFLOWED : 0;
+}
+
+/* The common case, up to three sources and the output in bfloat16: one sweep that keeps nothing but registers. Two
+ * numbers lie in each 32-bit word, so a shift and a mask decode them where they are, with nothing to unpack. The quick
+ * rounding is wrong for NaN alone, which the greatest magnitude betrays: then the tile is done again with care. */
+INLINE uint32_t pair_at(const uint16_t *p) { uint32_t w; memcpy(&w, p, 4); return w; }
+INLINE float low(uint32_t w) { return as_float(w << 16); }
+INLINE float high(uint32_t w) { return as_float(w & 0xffff0000u); }
+INLINE uint32_t rounded(uint32_t u) { return u + 0x7fffu + (u >> 16 & 1); }  /* the bfloat16 is its upper half */
+
+#define SWEEP(SUM, LAST) do { \
+        uint32_t top = 0; \
+        int even = n & ~1; \
+        for (int i = 0; i < even; i += 2) { \
+            uint32_t u = as_bits(SUM(low)), v = as_bits(SUM(high)); \
+            top = greater(top, greater(u & 0x7fffffffu, v & 0x7fffffffu)); \
+            uint32_t w = rounded(u) >> 16 | (rounded(v) & 0xffff0000u); \
+            memcpy(out + i, &w, 4); \
+        } \
+        if (even < n) { int i = even; uint32_t u = as_bits(LAST); \
+            top = greater(top, u & 0x7fffffffu); out[i] = (uint16_t)(rounded(u) >> 16); } \
+        if (top > 0x7f800000u) for (int i = 0; i < n; i++) out[i] = to_bf16(LAST); \
+        return flags_of(top, BF16); } while (0)
+#define ONE(half) (a * half(pair_at(x + i)))
+#define TWO(half) (a * half(pair_at(x + i)) + b * half(pair_at(y + i)))
+#define THREE(half) ((a * half(pair_at(x + i)) + b * half(pair_at(y + i))) + d * half(pair_at(z + i)))
+
+CLONES static int sweep_bf16(uint16_t *restrict out, const uint16_t *restrict x, const uint16_t *restrict y,
+                             const uint16_t *restrict z, const float *c, int m, int n) {
+    const float a = c[0], b = c[m > 1], d = c[m > 2 ? 2 : 0];
+    if (m == 1) SWEEP(ONE, a * from_bf16(x[i]));
+    if (m == 2) SWEEP(TWO, a * from_bf16(x[i]) + b * from_bf16(y[i]));
+    SWEEP(THREE, (a * from_bf16(x[i]) + b * from_bf16(y[i])) + d * from_bf16(z[i]));
+}
+
+/* ---- rows of scale * B @ A ----------------------------------------------------------------------------------------- */
+CLONES static void row_of(float *restrict out, const float *restrict b, const float *restrict a, Py_ssize_t stride,
+                          int rank, float scale, int n) {
+    for (int j = 0; j < n; j++) out[j] = 0.0f;
+    for (int k = 0; k < rank; k++) {
+        const float bk = b[k];
+        const float *restrict row = a + (size_t)k * (size_t)stride;
+        for (int j = 0; j < n; j++) out[j] = out[j] + bk * row[j];
+    }
+    for (int j = 0; j < n; j++) out[j] = scale * out[j];
+}
+
+/* ---- sums and counts that go on from tile to tile ---------------------------------------------------------------------- */
+enum { LANES = 16 };                                                 /* TILE is a multiple: a lane sees every 16th element */
+
+CLONES static void dot_into(double *restrict lane, const float *restrict x, const float *restrict y, int n) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) lane[l] = lane[l] + (double)x[i + l] * (double)y[i + l];
+    for (int l = 0; i < n; i++, l++) lane[l] = lane[l] + (double)x[i] * (double)y[i];
+}
+
+CLONES static void sizes_into(double *restrict lane, const float *restrict x, int n) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) lane[l] = lane[l] + fabs((double)x[i + l]);
+    for (int l = 0; i < n; i++, l++) lane[l] = lane[l] + fabs((double)x[i]);
+}
+
+static double sum_of(const double *lane) {
+    double sum = 0;
+    for (int l = 0; l < LANES; l++) sum += lane[l];
+    return sum;
+}
+
+CLONES static void signs_of(const float *restrict x, const float *restrict y, int n, int64_t *both, int64_t *against) {
+    int32_t b = 0, d = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t u = as_bits(x[i]), v = as_bits(y[i]);
+        int32_t nonzero = ((u & 0x7fffffffu) != 0) & ((v & 0x7fffffffu) != 0);
+        b += nonzero;
+        d += nonzero & (int32_t)((u ^ v) >> 31);
+    }
+    *both += b;
+    *against += d;
+}
+
+CLONES static int equal_of(const float *restrict x, int n, float size) {
+    int32_t found = 0;
+    for (int i = 0; i < n; i++) found += fabsf(x[i]) == size;
+    return found;
+}
+
+CLONES static void equal_into(uint32_t *equal, uint32_t *above, const float *restrict x, int n, float size) {
+    int32_t e = 0, a = 0;
+    for (int i = 0; i < n; i++) {
+        e += fabsf(x[i]) == size;
+        a += fabsf(x[i]) > size;
+    }
+    *equal += (uint32_t)e;
+    *above += (uint32_t)a;
+}
+
+/* Magnitudes as offsets from `from`; those below wrap around. How many lie `size` or more above it. */
+CLONES static uint32_t offsets_of(uint32_t *restrict off, const float *restrict x, int n, uint32_t from, uint32_t size) {
+    uint32_t above = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t u = as_bits(x[i]) & 0x7fffffffu;
+        off[i] = u - from;
+        above += u >= from + size;
+    }
+    return above;
+}
+
+/* first < 0: counts[magnitude >> 16] += 1, 2^15 bins. Else counts[magnitude - (first << 16)] += 1 where magnitude >> 16
+   lies in first .. first + bins, bins << 16 counts, and one more for how many lie above. The few that are inside are set
+   aside before they are counted: no branch to miss. n <= TILE. */
+static void count_into(uint32_t *restrict counts, const float *restrict x, int n, int64_t first, uint32_t bins) {
+    if (first < 0) { for (int i = 0; i < n; i++) counts[(as_bits(x[i]) & 0x7fffffffu) >> 16]++; return; }
+    const uint32_t from = (uint32_t)first << 16, size = bins << 16;
+    uint32_t off[TILE], near[TILE + 1];
+    int found = 0;
+    counts[size] += offsets_of(off, x, n, from, size);
+    for (int i = 0; i < n; i++) {
+        near[found] = off[i];
+        found += off[i] < size;
+    }
+    for (int i = 0; i < found; i++) counts[near[i]]++;
+}
+
+/* ---- random words ---------------------------------------------------------------------------------------------------- */
+/* Philox4x32-10 of the counters first .. first+n, 128 bits each: the number, then the stream; four words a counter. */
+enum { LANE_COUNTERS = TILE / 8 + 1 };                                 /* a half word for every element of a tile that begins anywhere */
+CLONES static void philox_of(uint32_t *restrict out, uint64_t first, int n, uint64_t stream, uint32_t k0, uint32_t k1) {
+    uint32_t a[LANE_COUNTERS], b[LANE_COUNTERS], c[LANE_COUNTERS], d[LANE_COUNTERS];
+    for (int i = 0; i < n; i++) {
+        a[i] = (uint32_t)(first + (uint64_t)i);
+        b[i] = (uint32_t)((first + (uint64_t)i) >> 32);
+        c[i] = (uint32_t)stream;
+        d[i] = (uint32_t)(stream >> 32);
+    }
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int i = 0; i < n; i++) {
+            uint64_t p = (uint64_t)a[i] * 0xD2511F53u, q = (uint64_t)c[i] * 0xCD9E8D57u;
+            a[i] = (uint32_t)(q >> 32) ^ b[i] ^ k0;
+            c[i] = (uint32_t)(p >> 32) ^ d[i] ^ k1;
+            b[i] = (uint32_t)q;
+            d[i] = (uint32_t)p;
+        }
+    for (int i = 0; i < n; i++) { out[4 * i] = a[i]; out[4 * i + 1] = b[i]; out[4 * i + 2] = c[i]; out[4 * i + 3] = d[i]; }
+}
+
+/* The words of the elements `position` .. + n: element e has word e mod 4 of counter e div 4. Room for n + 8 of them. */
+static const uint32_t *words_of(uint32_t *room, uint64_t position, int n, uint64_t stream, uint32_t k0, uint32_t k1) {
+    const uint64_t first = position / 4, lead = position % 4, count = (lead + (uint64_t)n + 3) / 4;
+    for (uint64_t at = 0; at < count; at += LANE_COUNTERS)
+        philox_of(room + 4 * at, first + at, count - at < LANE_COUNTERS ? (int)(count - at) : LANE_COUNTERS, stream, k0, k1);
+    return room + lead;
+}
+
+/* ---- what is kept of a tile ------------------------------------------------------------------------------------------ */
+/* out = x where low <= |x| < high (high = Inf: no bound), else 0. */
+CLONES static void keep_of(float *restrict out, const float *restrict x, int n, float low, float high) {
+    for (int i = 0; i < n; i++) {
+        float size = fabsf(x[i]);
+        out[i] = (size >= low) & (size < high) ? x[i] : 0.0f;
+    }
+}
+
+/* The same, but of the entries whose magnitude is `low` only the first `kept` stay, and of those that equal `high` only the
+   first `gone` go; both are less by what was met. */
+static void keep_first(float *restrict out, const float *restrict x, int n, float low, float high, int64_t *kept, int64_t *gone) {
+    const int64_t at_low = equal_of(x, n, low), at_high = equal_of(x, n, high);
+    if ((at_low > *kept && *kept) || (at_high > *gone && *gone)) {   /* it ends within this tile                    */
+        for (int i = 0; i < n; i++) {
+            float size = fabsf(x[i]);
+            int stays = (size >= low) & (size < high);
+            if (size == high) stays = (*gone)-- <= 0;
+            if (size == low) stays &= (*kept)-- > 0;
+            out[i] = stays ? x[i] : 0.0f;
+        }
+    } else {
+        keep_of(out, x, n, at_low > *kept ? nextafterf(low, INFINITY) : low, at_high > *gone ? nextafterf(high, INFINITY) : high);
+        *kept -= at_low;
+        *gone -= at_high;
+    }
+    if (*kept < 0) *kept = 0;
+    if (*gone < 0) *gone = 0;
+}
+
+/* out = x * scale where a half word is at least `least`, else 0; how many are equal to it. */
+CLONES static int drop_of(float *restrict out, const float *restrict x, const uint16_t *restrict half, int n, uint16_t least,
+                          float scale) {
+    int32_t equal = 0;
+    for (int i = 0; i < n; i++) {
+        equal += half[i] == least;
+        out[i] = half[i] >= least ? x[i] * scale : 0.0f;
+    }
+    return equal;
+}
+
+/* out = x * scale where the 32 bits of the entry's draw are at least `least`, else 0. Entry e has the upper 16 of them in
+   half word e mod 8 of counter e div 8 of one stream, and where those do not decide the lower ones in the next stream. */
+static void drop_tile(float *restrict out, const float *restrict x, uint64_t position, int n, uint32_t k0, uint32_t k1,
+                      uint64_t stream, uint32_t least, float scale) {
+    uint32_t words[4 * LANE_COUNTERS], more[4];
+    const uint64_t first = position / 8;
+    const int lead = (int)(position % 8);
+    philox_of(words, first, (lead + n + 7) / 8, stream, k0, k1);
+    const uint16_t *half = (const uint16_t *)words + lead, high = (uint16_t)(least >> 16), low = (uint16_t)least;
+    if (!drop_of(out, x, half, n, high, scale) || !low) return;
+    for (int i = 0; i < n; i++) {
+        if (half[i] != high) continue;
+        uint64_t e = position + (uint64_t)i;
+        philox_of(more, e / 8, 1, stream + 1, k0, k1);
+        if (((const uint16_t *)more)[e % 8] < low) out[i] = 0.0f;
+    }
+}
+
+/* The place of each of n magnitudes among them, from the smallest, equal ones in their order. Radix sort of (magnitude,
+   place) by 8 bits of the magnitude at a time, low digits first, back and forth between `a` and `b`. */
+static void ranks_of(uint32_t *restrict rank, const float *restrict x, uint32_t n, uint64_t *restrict a, uint64_t *restrict b) {
+    uint32_t first[4][256];
+    memset(first, 0, sizeof first);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u = as_bits(x[i]) & 0x7fffffffu;
+        a[i] = (uint64_t)u << 32 | i;
+        first[0][u & 255]++; first[1][u >> 8 & 255]++; first[2][u >> 16 & 255]++; first[3][u >> 24]++;
+    }
+    for (int digit = 0; digit < 4; digit++) {
+        uint32_t sum = 0, *f = first[digit];
+        const int shift = 32 + 8 * digit;
+        for (int k = 0; k < 256; k++) { uint32_t count = f[k]; f[k] = sum; sum += count; }
+        for (uint32_t i = 0; i < n; i++) b[f[a[i] >> shift & 255]++] = a[i];
+        uint64_t *swap = a; a = b; b = swap;
+    }
+    for (uint32_t i = 0; i < n; i++) rank[(uint32_t)a[i]] = i;
+}
+
+INLINE uint32_t magnitude(float x) { return as_bits(x) & 0x7fffffffu; }
+INLINE float likelihood(double low, double epsilon, double rank, double last) {
+    double exact = low + epsilon * rank / last;
+    exact = exact < FLT_MIN ? FLT_MIN : exact;
+    return (float)(exact > 1 ? 1 : exact);
+}
+
+/* Row by row: p = density - epsilon/2 + epsilon * rank / (n-1), within [FLT_MIN, 1]; kept where the upper 24 bits of the
+   entry's word / 2^24 are below it, divided by it (scale = 0) or times scale. */
+CLONES static void prune_by(float *restrict out, const float *restrict x, const uint32_t *restrict words,
+                            const uint32_t *restrict rank, int n, double low, double epsilon, double last, float scale) {
+    const int divides = scale == 0;
+    for (int i = 0; i < n; i++) {
+        float p = likelihood(low, epsilon, (double)(int32_t)rank[i], last);
+        float kept = divides ? x[i] / p : x[i] * scale;              /* a mask, not a branch that is missed half the time */
+        uint32_t stays = -(uint32_t)((float)(int32_t)(words[i] >> 8) * 0x1p-24f < p);
+        out[i] = as_float(as_bits(kept) & stays);
+    }
+}
+
+/* What `prune_by` finds with a scale, without sorting: how an entry is drawn decides nearly always on which side of its p it
+   lies, wherever it ranks within its bin. Bins are of the upper bits of magnitudes, 2^11 of them or 2^13. */
+/* Entries below each bin; two tables are counted into in turn, so that equal neighbours do not wait for each other. */
+static void bins_of(uint32_t *restrict below, uint32_t *restrict other, const float *restrict x, int n, int shift) {
+    const uint32_t bins = 1u << (31 - shift);
+    memset(below, 0, (bins + 1) * sizeof *below);
+    memset(other, 0, (bins + 1) * sizeof *other);
+    for (int i = 0; i + 1 < n; i += 2) { below[(magnitude(x[i]) >> shift) + 1]++; other[(magnitude(x[i + 1]) >> shift) + 1]++; }
+    if (n & 1) below[(magnitude(x[n - 1]) >> shift) + 1]++;
+    for (uint32_t k = 1, sum = 0; k <= bins; k++) below[k] = sum += below[k] + other[k];
+}
+
+/* out = x * scale where even the first of the entry's bin ranks high enough for its draw u, 0 where even the last does not;
+   open[i]: what depends on the rank within the bin. A rank is wanted of (u - low) * last / epsilon, give or take one. */
+CLONES static void draw_sides(float *restrict out, uint32_t *restrict open, const float *restrict x, const uint32_t *restrict words,
+                              const uint32_t *restrict below, int n, int shift, float low, float each, float scale) {
+    for (int i = 0; i < n; i++) {
+        const float u = (float)(int32_t)(words[i] >> 8) * 0x1p-24f, wanted = (u - low) * each;
+        const uint32_t bin = magnitude(x[i]) >> shift;
+        const int stays = (float)(int32_t)below[bin] > wanted + 1.5f, goes = (float)(int32_t)below[bin + 1] < wanted - 0.5f;
+        out[i] = as_float(as_bits(x[i] * scale) & -(uint32_t)stays);
+        open[i] = (uint32_t)(!(stays | goes) | (u == 0));
+    }
+}
+
+CLONES static uint32_t rank_in(const float *restrict x, int n, int at) {
+    const uint32_t m = magnitude(x[at]);
+    uint32_t rank = 0;
+    for (int i = 0; i < n; i++) rank += magnitude(x[i]) < m;
+    for (int i = 0; i < at; i++) rank += magnitude(x[i]) == m;
+    return rank;
+}
+
+static void prune_unsorted(float *restrict out, const float *restrict x, const uint32_t *restrict words, int n, double low,
+                           double epsilon, double last, float scale, uint32_t *room) {
+    const int shift = n <= 4096 ? 20 : 18;
+    uint32_t *below = room, *other = below + (1 << 13) + 1, *open = other + (1 << 13) + 1;
+    bins_of(below, other, x, n, shift);
+    draw_sides(out, open, x, words, below, n, shift, (float)low, (float)(last / epsilon), scale);
+    int found = 0;
+    for (int i = 0; i < n; i++) { uint32_t is = open[i]; open[found] = (uint32_t)i; found += (int)is; }
+    for (int k = 0; k < found; k++) {
+        const int i = (int)open[k];
+        const float u = (float)(int32_t)(words[i] >> 8) * 0x1p-24f;
+        out[i] = u < likelihood(low, epsilon, (double)rank_in(x, n, i), last) ? x[i] * scale : 0.0f;
+    }
+}
+
+/* ---- the election ------------------------------------------------------------------------------------------------------ */
+INLINE float sign_of(float x) { return (float)(x > 0) - (float)(x < 0); }
+
+/* plus: a sum of zero elects plus, not nobody. weight: what an agreeing entry adds to the divisor of the mean, which is 1
+   where that is 0. Nothing but masks, so that the loops are vectorised. */
+typedef struct { int inputs, by_count, mean, plus; } Election;
+
+enum { CHUNK = 64 };                                                 /* what the registers hold                     */
+INLINE void elect_chunk(float *restrict out, const float *const *x, const float *weight, Election e, int at, int n) {
+    float total[CHUNK] = {0}, agree[CHUNK] = {0}, sum[CHUNK] = {0};
+    for (int k = 0; k < e.inputs; k++) {
+        const float *restrict v = x[k] + at;
+        if (e.by_count) for (int i = 0; i < n; i++) total[i] += sign_of(v[i]);
+        else for (int i = 0; i < n; i++) total[i] += v[i];
+    }
+    if (e.plus) for (int i = 0; i < n; i++) total[i] = total[i] >= 0 ? 1.0f : -1.0f;
+    else for (int i = 0; i < n; i++) total[i] = sign_of(total[i]);
+    for (int k = 0; k < e.inputs; k++) {
+        const float *restrict v = x[k] + at;
+        const float w = weight[k];
+        for (int i = 0; i < n; i++) sum[i] += v[i] * total[i] > 0 ? v[i] : 0.0f;
+        for (int i = 0; i < n; i++) agree[i] += v[i] * total[i] > 0 ? w : 0.0f;
+    }
+    if (e.mean) for (int i = 0; i < n; i++) sum[i] = sum[i] / (agree[i] + (float)(agree[i] == 0));
+    for (int i = 0; i < n; i++) out[at + i] = sum[i];
+}
+
+CLONES static void elect_tile(float *restrict out, const float *const *x, const float *weight, Election e, int n) {
+    int at = 0;
+    for (; at + CHUNK <= n; at += CHUNK) elect_chunk(out, x, weight, e, at, CHUNK);
+    if (at < n) elect_chunk(out, x, weight, e, at, n - at);
+}
+
+/* out = NaN where x is not finite: a comparison with NaN is false, and what a method would drop in silence stays to be seen. */
+CLONES static void taint(float *restrict out, const float *restrict x, int n) {
+    for (int i = 0; i < n; i++) out[i] = (as_bits(x[i]) & 0x7fffffffu) >= 0x7f800000u ? as_float(0x7fc00000u) : out[i];
+}

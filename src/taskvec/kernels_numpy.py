@@ -1,0 +1,319 @@
+"""The kernels in numpy: the same bits as `_kernels.c`, for machines without a compiler, and to test it against."""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from taskvec.dtypes import BITS
+from taskvec.operations import COUNT, DROP, EQUAL, KEEP, NONFINITE, OVERFLOWED, PAIR, SIZE, SUM, Buffer, Input, Op
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Each dtype is (mantissa bits, exponent bits, has infinities).
+MINIFLOATS = {"F16": (10, 5, True), "F8_E5M2": (2, 5, True), "F8_E4M3": (3, 4, False)}
+LANES = 16  # of a sum in float64: a lane sees every 16th element
+
+
+def run_numpy(
+    out: Buffer, dtype: str, inputs: Sequence[Input], dtypes: Sequence[str], ops: Sequence[Op], n: int, start: int = 0
+) -> int:
+    """`run`, without the compiled kernels."""
+    import numpy as np
+
+    given = [_in_memory(k, raw, n * BITS[d] // 8) for k, (raw, d) in enumerate(zip(inputs, dtypes, strict=True))]
+    values = [decode(raw, kind, n) for raw, kind in zip(given, dtypes, strict=True)]
+    found: list[Any] = []
+    with np.errstate(all="ignore"):
+        for k, op in enumerate(ops):
+            x = [values[at] if at >= 0 else found[~at] for at in op.sources]
+            if out is not None and k == len(ops) - 1:
+                return _written(out, dtype, _sum(x, op.numbers, n, wide=dtype == "F64"), n)
+            found.append(_sum(x, op.numbers, n).astype(np.float32) if op.code == SUM else _made(op, x, start))
+    return 0
+
+
+def _sum(x: "Sequence[NDArray[Any]]", scales: Sequence[float], n: int, wide: bool = False) -> "NDArray[Any]":
+    import numpy as np
+
+    real: Any = np.float64 if wide or any(v.dtype == np.float64 for v in x) else np.float32
+    total = None
+    for v, scale in zip(x, scales, strict=True):
+        term = real(scale) * v.astype(real, copy=False)
+        total = term if total is None else total + term
+    return np.zeros(n, real) if total is None else total
+
+
+def _written(out: Buffer, dtype: str, total: "NDArray[Any]", n: int) -> int:
+    import numpy as np
+
+    encoded = encode(total, dtype)
+    np.frombuffer(out, encoded.dtype)[:n] = encoded
+    if not np.isfinite(total).all():
+        return NONFINITE
+    return 0 if np.isfinite(decode(encoded, dtype, n)).all() else OVERFLOWED
+
+
+def _made(op: Op, x: "Sequence[NDArray[Any]]", start: int) -> "NDArray[Any] | None":
+    """The result of an operation, or nothing but what it adds to its sink."""
+    import numpy as np
+
+    if op.code in (COUNT, EQUAL, SIZE, PAIR):
+        measure: Any = MEASURES[op.code]
+        measure(op, *x)
+        return None
+    made: NDArray[Any] = (
+        keep_numpy(x[0], *op.numbers) if op.code == KEEP else
+        drop_numpy(x[0], start, *op.numbers) if op.code == DROP else elect_numpy(x, *op.numbers)
+    )  # fmt: skip
+    for v in x:
+        made = np.where(np.isfinite(v), made, np.float32("nan"))
+    return made
+
+
+def _in_memory(index: int, source: Input, size: int) -> Buffer:
+    if not isinstance(source, tuple):
+        return source
+    found, (fd, offset) = bytearray(), source
+    while len(found) < size:
+        try:
+            piece = os.pread(fd, size - len(found), offset + len(found))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"input {index}") from None
+        if not piece:
+            raise EOFError(f"input {index}")
+        found += piece
+    return found
+
+
+def decode(raw: Buffer, dtype: str, n: int) -> "NDArray[Any]":
+    """n elements of an arithmetic dtype as float32 (float64 for F64); every value is exact."""
+    import numpy as np
+
+    if dtype in ("F32", "F64"):
+        return np.frombuffer(raw, np.float32 if dtype == "F32" else np.float64, n)
+    if dtype == "BF16":
+        return (np.frombuffer(raw, np.uint16, n).astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F16":
+        return np.frombuffer(raw, np.float16, n).astype(np.float32)
+    table: NDArray[np.float32] = minifloat_values(dtype)
+    return table[np.frombuffer(raw, np.uint8, n)]
+
+
+def encode(values: "NDArray[Any]", dtype: str) -> "NDArray[Any]":
+    """float32 or float64 values -> words of `dtype`, rounded once to nearest even; overflow: Inf (e4m3: NaN)."""
+    import numpy as np
+
+    if dtype in ("F32", "F64"):
+        return values.astype(np.float32 if dtype == "F32" else np.float64)
+    if values.dtype == np.float64:
+        values = to_odd(values)
+    bits = values.view(np.uint32)
+    nan = np.isnan(values)
+    if dtype == "BF16":
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+        return np.asarray(np.where(nan, (bits >> 16) | 0x40, rounded), np.uint16)
+    mantissa, exponent, infinite = MINIFLOATS[dtype]
+    bias = 2 ** (exponent - 1) - 1
+    magnitude = np.abs(values)
+    limit = np.float32(2.0) ** (bias + 1 if infinite else bias + 2)
+    small = np.where(magnitude < limit, magnitude, np.float32(0))
+    least = np.uint32((1 - bias + 127) << 23)
+    power = np.maximum(small.view(np.uint32) & np.uint32(0x7F800000), least) + np.uint32((23 - mantissa) << 23)
+    magic = power.view(np.float32)
+    rounded = (small + magic) - magic
+    words = (rounded * np.float32(2.0) ** (bias - 127)).view(np.uint32) >> (23 - mantissa)
+    everything = (1 << (mantissa + exponent)) - 1
+    top = everything - ((1 << mantissa) - 1) if infinite else everything
+    finite = (magnitude < limit) & (words < (top if infinite else everything))
+    quiet = top | (1 << (mantissa - 1)) | ((bits >> (23 - mantissa)) & ((1 << mantissa) - 1)) * (dtype == "F16")
+    words = np.where(finite, words, np.where(nan & infinite, quiet, top))
+    width = np.uint16 if dtype == "F16" else np.uint8
+    sign = (bits >> 31) << (mantissa + exponent)
+    return np.asarray(words | sign, width)
+
+
+def to_odd(values: "NDArray[np.float64]") -> "NDArray[np.float32]":
+    """float64 -> float32, towards zero with a sticky last bit, so that a second rounding rounds only once in effect."""
+    import numpy as np
+
+    nearest = values.astype(np.float32)
+    bits = nearest.view(np.uint32)
+    inexact = np.isfinite(nearest) & (nearest.astype(np.float64) != values)
+    away = np.abs(nearest.astype(np.float64)) > np.abs(values)
+    odd = np.where(inexact, (bits - away.astype(np.uint32)) | np.uint32(1), bits)
+    return odd.astype(np.uint32).view(np.float32)
+
+
+@cache
+def minifloat_values(dtype: str) -> "NDArray[np.float32]":
+    """The 256 values of an 8-bit float, by their byte."""
+    import numpy as np
+
+    byte = np.arange(256)
+    if dtype == "F8_E5M2":
+        return (byte.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    exponent, mantissa = byte >> 3 & 15, (byte & 7).astype(np.float32)
+    value = np.where(exponent > 0, np.ldexp(1 + mantissa / 8, exponent - 7), np.ldexp(mantissa / 8, -6))
+    value = np.where(byte & 0x7F == 0x7F, np.nan, value)
+    return np.where(byte & 0x80, -value, value).astype(np.float32)
+
+
+def keep_numpy(x: "NDArray[Any]", low: float, high: float, quota: float, spared: float) -> "NDArray[Any]":
+    """KEEP."""
+    import numpy as np
+
+    size = np.abs(x)
+    found = np.where((size >= np.float32(low)) & (size < np.float32(high)), x, np.float32(0))
+    back = np.flatnonzero(size == np.float32(high))[int(min(spared, x.size)) :]
+    found[back] = x[back]
+    found[np.flatnonzero(size == np.float32(low))[int(min(quota, x.size)) :]] = 0
+    return found
+
+
+def drop_numpy(
+    x: "NDArray[Any]", start: int, k0: float, k1: float, stream: float, least: float, scale: float
+) -> "NDArray[Any]":
+    """DROP: entry e has the upper half of its draw in half word e mod 8 of counter e div 8 of a stream, the lower half
+    in the next stream."""
+    import numpy as np
+
+    first, last = start // 8, -(-(start + x.size) // 8)
+    halves = []
+    for k in (0, 1):
+        words = np.empty(4 * (last - first), np.uint32)
+        philox_numpy(words, last - first, first, int(stream) + k, (int(k0), int(k1)))
+        halves.append(words.view(np.uint16)[start - 8 * first :][: x.size].astype(np.uint32))
+    stays = (halves[0] << np.uint32(16) | halves[1]) >= np.uint32(least)
+    return np.where(stays, x * np.float32(scale), np.float32(0))
+
+
+def elect_numpy(
+    x: "Sequence[NDArray[Any]]", by_count: float, mean: float, plus: float, *weights: float
+) -> "NDArray[Any]":
+    """ELECT."""
+    import numpy as np
+
+    total, agree, found = (np.zeros(x[0].size, np.float32) for _ in range(3))
+    for v in x:
+        total += np.sign(v) if by_count else v
+    sign = np.where(total >= 0, np.float32(1), np.float32(-1)) if plus else np.sign(total)
+    for v, w in zip(x, weights, strict=True):
+        yes = v * sign > 0
+        found += np.where(yes, v, np.float32(0))
+        agree += np.float32(w) * yes
+    return found / np.where(agree == 0, np.float32(1), agree) if mean else found
+
+
+def _count(op: Op, x: "NDArray[Any]") -> None:
+    import numpy as np
+
+    first, bins = map(int, op.numbers)
+    bits = x.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    upper = bits >> np.uint32(16)
+    inside = (upper >= first) & (upper < first + bins)
+    found = upper if first < 0 else bits[inside] - np.uint32(first << 16)
+    size = (1 << 15 if first < 0 else bins << 16) + 1
+    table = np.frombuffer(op.sink, np.uint32)[:size]
+    table += np.bincount(found, minlength=size).astype(np.uint32)
+    table[-1] += 0 if first < 0 else int((upper >= first + bins).sum())
+
+
+def _equal(op: Op, x: "NDArray[Any]") -> None:
+    import numpy as np
+
+    value, span = op.numbers
+    found = np.add.reduceat(np.abs(x) == np.float32(value), np.arange(0, x.size, int(span)), dtype=np.uint32)
+    sink = np.frombuffer(op.sink, np.uint32)
+    sink[: found.size] += found
+    sink[found.size] += np.count_nonzero(np.abs(x) > np.float32(value))
+
+
+def _in_lanes(terms: "NDArray[Any]") -> float:
+    """A sum in float64, lane by lane."""
+    import numpy as np
+
+    padded = np.concatenate([terms, np.zeros(-terms.size % LANES)]).reshape(-1, LANES)
+    sums = np.add.accumulate(padded, axis=0)[-1] if terms.size else np.zeros(LANES)
+    found = 0.0
+    for lane in sums.tolist():
+        found += lane
+    return found
+
+
+def _size(op: Op, x: "NDArray[Any]") -> None:
+    import numpy as np
+
+    np.frombuffer(op.sink, np.float64)[0] = _in_lanes(np.abs(x.astype(np.float64)))
+
+
+def _pair(op: Op, x: "NDArray[Any]", y: "NDArray[Any]") -> None:
+    import numpy as np
+
+    both = (x != 0) & (y != 0)
+    against = both & (np.signbit(x) != np.signbit(y))
+    dot = _in_lanes(x.astype(np.float64) * y.astype(np.float64))
+    np.frombuffer(op.sink, np.float64)[:3] = dot, both.sum(), against.sum()
+
+
+MEASURES = {COUNT: _count, EQUAL: _equal, SIZE: _size, PAIR: _pair}
+
+
+def lowrank_numpy(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:
+    """`lowrank`, without the compiled kernels."""
+    import numpy as np
+
+    first, last = start // cols, -(-(start + n) // cols)
+    left = np.frombuffer(b, np.float32)[first * rank : last * rank].reshape(-1, rank)
+    right = np.frombuffer(a, np.float32)[: rank * cols].reshape(rank, cols)
+    rows = np.zeros((last - first, cols), np.float32)
+    for k in range(rank):
+        rows = rows + left[:, k : k + 1] * right[k]
+    np.frombuffer(out, np.float32)[:n] = (np.float32(scale) * rows).ravel()[start - first * cols :][:n]
+
+
+def philox_numpy(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
+    """`philox`, without the compiled kernels."""
+    import numpy as np
+
+    index = np.uint64(first) + np.arange(n, dtype=np.uint64)
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b = index & mask, index >> half
+    c, d = np.full(n, stream & 0xFFFFFFFF, np.uint64), np.full(n, stream >> 32, np.uint64)
+    k0, k1 = key
+    for _ in range(10):
+        p, q = a * np.uint64(0xD2511F53), c * np.uint64(0xCD9E8D57)
+        a, b, c, d = q >> half ^ b ^ np.uint64(k0), q & mask, p >> half ^ d ^ np.uint64(k1), p & mask
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    np.frombuffer(out, np.uint32, 4 * n)[:] = np.stack([a, b, c, d], axis=1).astype(np.uint32).ravel()
+
+
+def prune_numpy(
+    out: Buffer,
+    x: Buffer,
+    rows: int,
+    width: int,
+    start: int,
+    key: tuple[int, int],
+    density: float,
+    epsilon: float,
+    scale: float,
+) -> None:
+    """`prune`, without the compiled kernels."""
+    import numpy as np
+
+    n, first = rows * width, start // 4
+    given = np.frombuffer(x, np.float32, n).reshape(rows, width)
+    order = np.argsort(np.abs(given), axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(width)[None], axis=1)
+    exact = density - epsilon / 2 + epsilon * rank / max(1, width - 1)
+    p = np.clip(exact, np.finfo(np.float32).tiny, 1).astype(np.float32)
+    words = np.empty(4 * (-(-(start + n) // 4) - first), np.uint32)
+    philox_numpy(words, words.size // 4, first, 0, key)
+    drawn = (words[start - 4 * first :][:n].reshape(rows, width) >> np.uint32(8)) * np.float32(2.0**-24)
+    with np.errstate(all="ignore"):
+        kept = given / p if scale == 0 else given * np.float32(scale)
+    np.frombuffer(out, np.float32, n)[:] = np.where(drawn < p, kept, np.float32(0)).reshape(-1)

@@ -1,0 +1,41 @@
+"""Tensors as many vectors: the lanes of those scopes of which every row or column has numbers of its own."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LANES = ("row", "column")  # the scopes
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The vectors that a tensor is seen as: its rows, along the last axis, or its columns, along the first one.
+
+    As a matrix of `rows` times `width`, and of vectors and scalars one lane.
+    """
+
+    rows: int
+    width: int
+    along: str
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], along: str) -> "Lanes":
+        """The matrix as which a tensor of this shape is read."""
+        numel = math.prod(shape)
+        width = (shape[-1] if along == "row" else numel // max(1, shape[0])) if shape else 1
+        return cls(numel // max(1, width), width, along)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.rows if self.along == "row" else self.width
+
+    def index(self, start: int, n: int) -> "NDArray[Any]":
+        """The lane of each of the elements start .. start+n."""
+        import numpy as np
+
+        elements = np.arange(start, start + n)
+        return elements // self.width if self.along == "row" else elements % self.width

@@ -1,0 +1,38 @@
+"""What the kernels can do to a tile of numbers, as data: the codes, and `Op`, one operation with its sources."""
+
+from typing import Any, NamedTuple
+
+Buffer = Any  # anything with the buffer protocol, contiguous
+Input = Any  # a Buffer, or (file descriptor, offset)
+WINDOW = (
+    128 << 10
+)  # bytes of a file that are read at once: windows of a few files and a block fit the second-level cache
+TILE = 1024  # elements that go through all operations while they are in the first-level cache
+RESULT = 4 * TILE  # bytes of scratch memory for what an operation makes of a tile
+
+NONFINITE, OVERFLOWED = 1, 2  # flags of `run`
+
+# Operations on float32 tiles, x_0, x_1, ... their sources. The first four have results.
+SUM = 0  # sum_k c_k x_k in order; numbers c. The only one that takes inputs of any dtype, and the last one of an output
+KEEP = 1  # x where low <= |x| < high, else 0; numbers (low, high, quota, spared). Of the entries of this run that have
+# |x| == low only the first `quota` stay, of those that have |x| == high only the first `spared` go; inf: all
+DROP = 2  # scale x where the entry's 32-bit draw is at least `least`, else 0; numbers (k0, k1, stream, least, scale)
+ELECT = 3  # the sum of the entries that agree with the sign of the sum (of the signs, by_count), with `mean` divided
+# by the sum of their weights, 1 where that is 0; numbers (by_count, mean, plus, weights); plus: a sum of 0 elects plus
+COUNT = 4  # sink[|x|'s bits >> 16] += 1, 2**15 counts; with numbers (first, bins), first >= 0, of those whose
+# bits >> 16 lie in first .. first + bins, sink[bits - (first << 16)], bins << 16 counts; one more for those above
+EQUAL = (
+    5  # sink[i] += how many of the i-th `span` of elements have |x| == value, and at the end of all how many of them
+)
+# have |x| > value; numbers (value, span); uint32
+SIZE = 6  # sink[0] = sum |x|; float64, where counts are uint32
+PAIR = 7  # sink = dot product of two, entries nonzero in both, those of them of opposite signs; float64
+
+
+class Op(NamedTuple):
+    """One operation. sources: k is the k-th input, ~k the result of the k-th operation, an earlier one."""
+
+    code: int
+    sources: tuple[int, ...]
+    numbers: tuple[float, ...] = ()
+    sink: Buffer = None
