@@ -78,7 +78,7 @@ static const void *elements_of(const Run *r, int from, size_t at, int *dtype) {
     *dtype = from < 0 ? F32 : r->in[from].dtype;
     return from < 0 ? (const void *)r->op[~from].result : r->in[from].at + at * (size_t)WIDTH[*dtype];
 }
-static const float *floats_of(const Run *r, const Op *op, int k, size_t at) {
+static const void *tile_of(const Run *r, const Op *op, int k, size_t at) {
     int dtype;
     return elements_of(r, op->from[k], at, &dtype);
 }
@@ -104,9 +104,20 @@ static void sum64(const Run *r, const Op *op, size_t at, int n, double *acc) {
         accumulate64(acc, x, dtype, op->number[k], k == 0, n);
     }
 }
+static int is_two(const Run *r, const Op *op, int one, int two) {
+    int a, b;
+    if (op->sources != 2) return 0;
+    elements_of(r, op->from[0], 0, &a);
+    elements_of(r, op->from[1], 0, &b);
+    return a == one && b == two;
+}
 static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, int dtype) {
     double acc64[TILE];
     float *acc32 = (float *)acc64;
+    if (dtype == BF16 && (is_two(r, op, BF16, F32) || is_two(r, op, F32, BF16))) {
+        const int first = is_two(r, op, F32, BF16);                  /* a sum of two is the same in either order      */
+        return onto_bf16(out, tile_of(r, op, first, at), tile_of(r, op, !first, at), (float)op->number[first], (float)op->number[!first], n);
+    }
     if (dtype == F64 || is_wide(r, op)) { sum64(r, op, at, n, acc64); return encode64(out, dtype, acc64, n); }
     sum32(r, op, at, n, acc32);
     return encode32(out, dtype, acc32, n);
@@ -114,10 +125,15 @@ static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, i
 
 static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     const double *a = op->number;
-    const float *x = op->code == SUM ? NULL : floats_of(r, op, 0, at);
+    const float *x = op->code == SUM ? NULL : tile_of(r, op, 0, at);
     uint32_t *counts = (uint32_t *)op->sink.view.buf;
     switch (op->code) {
     case SUM:
+        if (is_two(r, op, BF16, BF16)) {
+            uint32_t top = two_bf16(op->result, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)a[0], (float)a[1], n);
+            op->tainted = top >= 0x7f800000u;
+            return;
+        }
         if (is_wide(r, op)) write_tile(r, op, at, n, op->result, F32);
         else sum32(r, op, at, n, op->result);
         op->tainted = !all_finite(op->result, n);
@@ -126,8 +142,8 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     case EQUAL: equal_into(counts + done / (size_t)a[1], counts + op->spans, x, n, (float)a[0]); return;
     case SIZE: sizes_into(op->lane, x, n); return;
     case PAIR:
-        dot_into(op->lane, x, floats_of(r, op, 1, at), n);
-        signs_of(x, floats_of(r, op, 1, at), n, &op->both, &op->against);
+        dot_into(op->lane, x, tile_of(r, op, 1, at), n);
+        signs_of(x, tile_of(r, op, 1, at), n, &op->both, &op->against);
         return;
     case KEEP:
         if (isinf(a[2]) && isinf(a[3])) keep_of(op->result, x, n, (float)a[0], (float)a[1]);
@@ -137,14 +153,14 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
         drop_tile(op->result, x, r->start + done, n, (uint32_t)a[0], (uint32_t)a[1], (uint64_t)a[2], (uint32_t)a[3], (float)a[4]);
         break;
     case ELECT:
-        for (int k = 0; k < op->sources; k++) op->x[k] = floats_of(r, op, k, at);
+        for (int k = 0; k < op->sources; k++) op->x[k] = tile_of(r, op, k, at);
         elect_tile(op->result, op->x, op->weight, (Election){op->sources, a[0] != 0, a[1] != 0, a[2] != 0}, n);
         break;
     }
     op->tainted = op->code != KEEP && !all_finite(op->result, n);
     for (int k = 0; k < op->sources; k++) {
         if (op->from[k] >= 0 || !r->op[~op->from[k]].tainted) continue;
-        taint(op->result, floats_of(r, op, k, at), n);
+        taint(op->result, tile_of(r, op, k, at), n);
         op->tainted = 1;
     }
 }

@@ -190,6 +190,29 @@ CLONES static int sweep_bf16(uint16_t *restrict out, const uint16_t *restrict x,
     SWEEP(THREE, (a * from_bf16(x[i]) + b * from_bf16(y[i])) + d * from_bf16(z[i]));
 }
 
+/* What methods mostly work on, the difference of two bfloat16 tensors, and mostly end in, a bfloat16 tensor plus what they
+ * made: one sweep each, the bits of the general path. */
+CLONES static uint32_t two_bf16(float *restrict out, const uint16_t *restrict x, const uint16_t *restrict y, float a, float b, int n) {
+    uint32_t top = 0;
+    for (int i = 0; i < n; i++) {
+        const float sum = a * from_bf16(x[i]) + b * from_bf16(y[i]);
+        out[i] = sum;
+        top = greater(top, as_bits(sum) & 0x7fffffffu);
+    }
+    return top;
+}
+
+CLONES static int onto_bf16(uint16_t *restrict out, const uint16_t *restrict x, const float *restrict y, float a, float b, int n) {
+    uint32_t top = 0;
+    for (int i = 0; i < n; i++) {
+        const uint32_t u = as_bits(a * from_bf16(x[i]) + b * y[i]);
+        top = greater(top, u & 0x7fffffffu);
+        out[i] = (uint16_t)(rounded(u) >> 16);
+    }
+    if (top > 0x7f800000u) for (int i = 0; i < n; i++) out[i] = to_bf16(a * from_bf16(x[i]) + b * y[i]);
+    return flags_of(top, BF16);
+}
+
 /* ---- rows of scale * B @ A ----------------------------------------------------------------------------------------- */
 CLONES static void row_of(float *restrict out, const float *restrict b, const float *restrict a, Py_ssize_t stride,
                           int rank, float scale, int n) {
@@ -480,7 +503,9 @@ INLINE void elect_chunk(float *restrict out, const float *const *x, const float 
         for (int i = 0; i < n; i++) sum[i] += v[i] * total[i] > 0 ? v[i] : 0.0f;
         for (int i = 0; i < n; i++) agree[i] += v[i] * total[i] > 0 ? w : 0.0f;
     }
-    if (e.mean) for (int i = 0; i < n; i++) sum[i] = sum[i] / (agree[i] + (float)(agree[i] == 0));
+    if (e.mean && e.inputs == 2 && weight[0] == 1 && weight[1] == 1)  /* halving is exact, and a division is dear        */
+        for (int i = 0; i < n; i++) sum[i] = sum[i] * (agree[i] == 2 ? 0.5f : 1.0f);
+    else if (e.mean) for (int i = 0; i < n; i++) sum[i] = sum[i] / (agree[i] + (float)(agree[i] == 0));
     for (int i = 0; i < n; i++) out[at + i] = sum[i];
 }
 

@@ -198,16 +198,20 @@ def coarse(rng, shape, spoiled):
 
 
 @needs_compiled
-@given(st.data(), st.integers(1, 3), SIZES, st.integers(0, 2**40), st.booleans())
-def test_operations_give_numpy_s_bits(data, count, n, start, spoiled):
-    x = coarse(np.random.default_rng(n), (count, n), spoiled)
-    ops = programs(data.draw, count)
-    given = [*ops, *sinks(ops, n), Op(SUM, (~(len(ops) - 1),), (1.0,))]
+@given(st.data(), st.lists(st.sampled_from(("F32", "BF16", "F64")), min_size=1, max_size=3), SIZES, st.booleans())
+def test_operations_give_numpy_s_bits(data, kinds, n, spoiled):
+    x = [coarse(np.random.default_rng(n + k), n, spoiled).astype(NUMPY[kind]) for k, kind in enumerate(kinds)]
+    start, dtype = data.draw(st.integers(0, 2**40)), data.draw(dtypes)
+    ops = programs(data.draw, len(x))
+    last, first = ~(len(ops) - 1), data.draw(st.sampled_from((0, ~0)))
+    ends = [(last,), (first, last), (last, first), (first, last, ~0)]
+    chosen = data.draw(st.sampled_from(ends))
+    given = [*ops, *sinks(ops, n), Op(SUM, chosen, (1.0, 0.5, -0.25)[: len(chosen)])]
     copies = [Op(op.code, op.sources, op.numbers, None if op.sink is None else op.sink.copy()) for op in given]
-    one, two = np.empty(n, np.float32), np.empty(n, np.float32)
-    kinds = ["F32"] * count
-    flags = kernels.run(one, "F32", list(x), kinds, given, n, start)
-    assert run_numpy(two, "F32", list(x), kinds, copies, n, start) == flags
+    one, two = np.empty(n, NUMPY[dtype]), np.empty(n, NUMPY[dtype])
+    raw = [v.view("u1") for v in x]
+    flags = kernels.run(one.view("u1"), dtype, raw, kinds, given, n, start)
+    assert run_numpy(two.view("u1"), dtype, raw, kinds, copies, n, start) == flags
     assert np.array_equal(words(one), words(two))
     for a, b in zip(given, copies, strict=True):
         if a.sink is not None:
