@@ -33,8 +33,8 @@ typedef struct {
 
 typedef struct { int input, error; } Failure;                        /* which input could not be read, and errno or 0 */
 
-enum { SUM, KEEP, DROP, ELECT, COUNT, EQUAL, SIZE, PAIR, CODES };     /* the codes of kernels.py                      */
-static const int NUMBERS[CODES] = {0, 4, 5, 3, 2, 2, 0, 0};          /* how many each has; a sum and an election one more a source */
+enum { SUM, KEEP, DROP, ELECT, COUNT, EQUAL, SIZE, PAIR, CODES };     /* the codes of operations.py                  */
+static const int NUMBERS[CODES] = {0, 4, 5, 3, 2, 2, 0, 0};          /* of each; a sum and an election: one more a source */
 
 typedef struct {
     int code, sources;
@@ -116,7 +116,8 @@ static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, i
     float *acc32 = (float *)acc64;
     if (dtype == BF16 && (is_two(r, op, BF16, F32) || is_two(r, op, F32, BF16))) {
         const int first = is_two(r, op, F32, BF16);                  /* a sum of two is the same in either order      */
-        return onto_bf16(out, tile_of(r, op, first, at), tile_of(r, op, !first, at), (float)op->number[first], (float)op->number[!first], n);
+        return onto_bf16(out, tile_of(r, op, first, at), tile_of(r, op, !first, at), (float)op->number[first],
+                         (float)op->number[!first], n);
     }
     if (dtype == F64 || is_wide(r, op)) { sum64(r, op, at, n, acc64); return encode64(out, dtype, acc64, n); }
     sum32(r, op, at, n, acc32);
@@ -177,7 +178,8 @@ static int run_window(const Run *r, size_t done, size_t n) {
         char *to = r->out ? r->out + (done + at) * (size_t)wide : NULL;
         if (r->sweep) {
             const int m = last->sources, *f = last->from;
-            const uint16_t *x = (const void *)r->in[f[0]].at, *y = (const void *)r->in[f[m > 1]].at, *z = (const void *)r->in[f[m > 2 ? 2 : 0]].at;
+            const uint16_t *x = (const void *)r->in[f[0]].at, *y = (const void *)r->in[f[m > 1]].at;
+            const uint16_t *z = (const void *)r->in[f[m > 2 ? 2 : 0]].at;
             flags |= sweep_bf16((uint16_t *)to, x + at, y + at, z + at, narrow, m, len);
             continue;
         }
@@ -192,7 +194,10 @@ static int run_all(const Run *r, size_t n, size_t window, Failure *failure) {
     for (size_t at = 0; at < n; at += window) {
         size_t len = n - at < window ? n - at : window;
         for (int k = 0; k < r->inputs; k++)
-            if (r->in[k].window && (failure->error = fill(&r->in[k], len * (size_t)WIDTH[r->in[k].dtype]))) { failure->input = k; return 0; }
+            if (r->in[k].window && (failure->error = fill(&r->in[k], len * (size_t)WIDTH[r->in[k].dtype]))) {
+                failure->input = k;
+                return 0;
+            }
         flags |= run_window(r, at, len);
         for (int k = 0; k < r->inputs; k++) if (!r->in[k].window) r->in[k].at += len * (size_t)WIDTH[r->in[k].dtype];
     }
@@ -228,7 +233,8 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
     if (op->code < 0 || op->code >= CODES) return refuse("run: unknown operation");
     op->sources = (int)PyTuple_Size(from);
     const int many = op->code == SUM || op->code == ELECT, count = NUMBERS[op->code] + (many ? op->sources : 0);
-    if (PyTuple_Size(numbers) != count || (op->code != SUM && op->sources < 1) || (!many && op->sources != 1 + (op->code == PAIR)))
+    if (PyTuple_Size(numbers) != count || (op->code != SUM && op->sources < 1) ||
+        (!many && op->sources != 1 + (op->code == PAIR)))
         return refuse("run: wrong number of sources or numbers");
     op->x = (const float **)*pool; *pool += (size_t)op->sources * sizeof *op->x;
     op->number = (double *)*pool; *pool += (size_t)count * sizeof *op->number;
@@ -237,7 +243,8 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
     for (int i = 0; i < op->sources; i++) {
         long at = PyLong_AsLong(PyTuple_GetItem(from, i));
         if (at == -1 && PyErr_Occurred()) return -1;
-        const int known = at < 0 ? ~at < k && r->op[~at].code <= ELECT : at < r->inputs && (op->code == SUM || r->in[at].dtype == F32);
+        const int known = at < 0 ? ~at < k && r->op[~at].code <= ELECT
+                                 : at < r->inputs && (op->code == SUM || r->in[at].dtype == F32);
         if (!known) return refuse("run: a source that is no input and no earlier result");
         op->from[i] = (int)at;
     }
@@ -270,7 +277,8 @@ static Py_ssize_t pool_bytes(PyObject *ops) {
     Py_ssize_t total = 0;
     for (Py_ssize_t k = 0; k < PyTuple_Size(ops); k++) {
         PyObject *o = PyTuple_GetItem(ops, k);
-        if (!PyTuple_Check(o) || PyTuple_Size(o) != 4 || !PyTuple_Check(PyTuple_GetItem(o, 1)) || !PyTuple_Check(PyTuple_GetItem(o, 2)))
+        if (!PyTuple_Check(o) || PyTuple_Size(o) != 4 || !PyTuple_Check(PyTuple_GetItem(o, 1)) ||
+            !PyTuple_Check(PyTuple_GetItem(o, 2)))
             return refuse("run: an operation is (code, sources, numbers, sink)");
         Py_ssize_t sources = PyTuple_Size(PyTuple_GetItem(o, 1)), numbers = PyTuple_Size(PyTuple_GetItem(o, 2));
         if (sources > MAX_INPUTS) return refuse("run: too many sources");
@@ -296,7 +304,8 @@ static PyObject *run(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OiO!O!O!KnO", &out_obj, &r.dtype, &PyTuple_Type, &inputs, &PyTuple_Type, &codes,
                           &PyTuple_Type, &ops, &start, &n, &scratch)) return NULL;
     Py_ssize_t m = PyTuple_Size(inputs), count = PyTuple_Size(ops);
-    if (m > MAX_INPUTS || PyTuple_Size(codes) != m || count < 1 || count > 4 * MAX_INPUTS || n < 0 || r.dtype < 0 || r.dtype >= DTYPES) {
+    if (m > MAX_INPUTS || PyTuple_Size(codes) != m || count < 1 || count > 4 * MAX_INPUTS || n < 0 || r.dtype < 0 ||
+        r.dtype >= DTYPES) {
         PyErr_SetString(PyExc_ValueError, "run: inputs and dtypes must be tuples of one length, and there must be operations");
         return NULL;
     }
