@@ -37,9 +37,10 @@ def zero_shot(s: Suite) -> tuple[Scores, Scores]:
 
 def choose(s: Suite, direction: tv.Weights, grid: tuple[float, ...], names: list[str], what: str) -> float:
     """The lambda for which base + lambda * direction has the best mean validation accuracy on the named tasks."""
-    tried = {lam: mean(s.scores(s.base + lam * direction, s.validation, names).values()) for lam in grid}
+    found = tv.search(s.base + tv.knob("lam") * direction, s.judge(names), {"lam": list(grid)}, test=False)
+    tried = {trial.knobs["lam"]: trial.goodness for trial in found.trials}
     show.tried(f"{what}, validation accuracy on {', '.join(names) if len(names) < 3 else 'all tasks'}", tried)
-    return max(tried, key=tried.__getitem__)
+    return found.chosen.knobs["lam"]
 
 
 def addition(s: Suite) -> tuple[float, tv.Weights]:
@@ -52,16 +53,17 @@ def addition(s: Suite) -> tuple[float, tv.Weights]:
 def negation(s: Suite, target: str) -> tuple[float, tv.Weights]:
     """base - lambda * tau: the largest lambda that keeps KEEP of the base's mean accuracy on the other tasks."""
     controls = [name for name in s.tasks if name != target]
-    floor = KEEP * mean(s.scores(s.base, s.validation, controls).values())
-    tried = {}
-    for lam in NEGATED:
-        tried[lam] = mean(s.scores(s.base - lam * s.vectors[target], s.validation, controls).values())
-        if tried[lam] >= floor:
-            break
-    else:
-        lam = 0.0  # none will do: the base as it is
+    mean_of = f"mean({', '.join(map(repr, controls))})"
+    of_base = f"mean({', '.join(f'base[{name!r}]' for name in controls)})"
+    found = tv.search(
+        s.base - tv.knob("lam") * s.vectors[target], s.judge(controls), {"lam": list(NEGATED)},
+        objective=mean_of, constraints=[f"{mean_of} >= {KEEP}*{of_base}"], rule="largest", early=True,
+        test=False,
+    )  # fmt: skip
+    tried = {trial.knobs["lam"]: trial.goodness for trial in found.trials}
+    floor = KEEP * mean(sum(found.validation["base"][name]) / len(found.validation["base"][name]) for name in controls)
     show.tried(f"forgetting {target}, validation accuracy of the controls (floor {100 * floor:.1f})", tried)
-    return lam, s.base - lam * s.vectors[target]
+    return (found.chosen.knobs["lam"] if found.chosen else 0.0), found.weights
 
 
 def analogy(s: Suite) -> tuple[tv.Weights, dict[str, Tensor]]:

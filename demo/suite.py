@@ -34,10 +34,42 @@ class Suite:
         tv.load_into(self.model, weights)
         return {name: encoder.accuracy(self.model, self.heads[name], texts[name]) for name in names}
 
+    def judge(self, names: Iterable[str]) -> "Judge":
+        """An evaluator of these tasks, for `tv.search`."""
+        return Judge(self, tuple(names))
+
     def hits(self, weights: tv.Weights, name: str) -> Tensor:
         """(n,) booleans: which test texts of one task these weights get right. Paired comparisons need them."""
         tv.load_into(self.model, weights)
         return encoder.correct(self.model, self.heads[name], self.test[name])
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Weights and a split in; for each task out which of its texts are put in their own class."""
+
+    suite: Suite
+    names: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """How a journal names it."""
+        return f"the demo's {', '.join(self.names)}"
+
+    def texts(self, split: str) -> dict[str, encoder.Texts]:
+        """By task."""
+        everything = self.suite.validation if split == "validation" else self.suite.test
+        return {name: everything[name] for name in self.names}
+
+    def examples(self, split: str) -> dict[str, list[str]]:
+        """A text is identified by its tokens."""
+        return {name: [" ".join(map(str, ids)) for ids in t.ids] for name, t in self.texts(split).items()}
+
+    def __call__(self, weights: tv.Weights, split: str) -> dict[str, Tensor]:
+        """The module is changed in place."""
+        tv.load_into(self.suite.model, weights)
+        heads = self.suite.heads
+        return {n: encoder.correct(self.suite.model, heads[n], t) for n, t in self.texts(split).items()}
 
 
 def load(validation: int, test: int) -> Suite:

@@ -20,6 +20,10 @@ def rows(path):
     module.l = torch.nn.ModuleList([torch.nn.Module()])
     module.l[0].w = torch.nn.Parameter(load_file(path + "/model.safetensors")["l.0.w"])
     return module.eval(), [{"x": torch.eye(5)}], lambda module, batch: batch["x"] @ module.l[0].w.T
+
+
+def size(weights, split):
+    return {"size": float(abs(weights["l.0.w"]).max())}
 """
 
 
@@ -55,6 +59,9 @@ VERB_LINES = {
     "add": ["base", "a", "b", "-o", "o4"],
     "analogy": ["base", "--a", "a", "--b", "b", "--c", "c", "-o", "o5"],
     "stats": ["base", "--data", "data.py:rows", "--kind", "fisher", "-o", "o6.safetensors"],
+    "eval": ["base", "base=base", "--evaluate", "data.py:size"],
+    "search": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
+    "sweep": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
     "show": ["tau"],
     "check": ["base", "a"],
     "compare": ["a", "b", "--base", "base"],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taskvec.permuted import permute
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
+    from taskvec.searching import search
     from taskvec.source import Source, Spec
     from taskvec.statistics import stats
     from taskvec.weights import Weights
@@ -34,7 +35,7 @@ _HOME = {
     "Weights": "weights", "compare": "measures", "from_arrays": "arrays", "knob": "coefficients",
     "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods", "only": "coefficients",
     "match": "alignment", "parse": "recipe", "per": "coefficients", "permute": "permuted", "plan": "planning",
-    "save": "engine", "stats": "statistics", "verify": "lineage", "without": "coefficients",
+    "save": "engine", "search": "searching", "stats": "statistics", "verify": "lineage", "without": "coefficients",
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
@@ -50,8 +51,8 @@ _VIEWS = (
 )  # fmt: skip
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
-    "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats", "verify", "without",
-    "__version__", *_METHODS, *_VIEWS,
+    "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "search", "stats", "verify",
+    "without", "__version__", *_METHODS, *_VIEWS,
 ]  # fmt: skip
 
 

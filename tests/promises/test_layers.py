@@ -12,18 +12,18 @@ import taskvec
 ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
-    "errors dtypes executors source operations kernels kernels_numpy storage places coefficients",
+    "errors evidence dtypes executors source operations kernels kernels_numpy storage places coefficients",
     "formats terms weights arrays derived views symmetries families permuted",
-    "methods recipe",
+    "methods recipe goals spaces",
     "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
-    "engine live statistics report",
+    "engine live statistics report evals trials findings searching",
     "cli __main__",
 )
 LAYERS = {name: layer for layer, names in enumerate(ROOMS) for name in names.split()}
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
-    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "stats",
-    "verify", "without",
+    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "search",
+    "stats", "verify", "without",
     "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
     "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
     "metagpt", "model_stock", "multislerp", "nearswap", "nuslerp", "patch", "pcb", "ram", "ramplus", "random_like",

@@ -35,6 +35,13 @@ def math(path):
     module.forward = forward
     return module.eval(), [{"ids": torch.arange(8)}]
 """
+TASKS = """
+def texts(weights, split):
+    rows = weights["embed.weight"][:4] if split == "validation" else weights["embed.weight"][4:]
+    return {"hits": (rows[:, 0] > 0).astype(float), "control": float(-abs(rows).max())}
+
+texts.examples = lambda split: {"hits": [f"{split} {k}" for k in range(4)]}
+"""
 MODELS = ("org/base", "org/base-math", "org/base-code", "runs/toxic")
 
 
@@ -51,6 +58,7 @@ def folder(tmp_path_factory):
         (home / model).mkdir(parents=True)
         save_file(tuned, home / model / "model.safetensors")
     (home / "data.py").write_text(DATA)
+    (home / "tasks.py").write_text(TASKS)
     return home
 
 

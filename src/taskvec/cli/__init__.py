@@ -8,10 +8,14 @@ from taskvec.version import __version__
 
 VERBS = {  # verb -> module that has it
     "merge": "edit", "plan": "edit", "diff": "edit", "negate": "edit", "add": "edit", "analogy": "edit",
+    "eval": "search", "search": "search", "sweep": "search",
     "stats": "statistics",
     "show": "inspect", "check": "inspect", "compare": "inspect", "verify": "inspect", "log": "inspect",
     "align": "align",
 }  # fmt: skip
+
+
+FUNCTIONS = {"eval": "evaluate"}  # verb -> its function, where that is another name
 
 
 class Verbs(click.Group):
@@ -27,7 +31,7 @@ class Verbs(click.Group):
 
         if name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(f"taskvec.cli.{VERBS[name]}"), name)
+        command: click.Command = getattr(import_module(f"taskvec.cli.{VERBS[name]}"), FUNCTIONS.get(name, name))
         return command
 
 

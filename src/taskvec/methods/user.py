@@ -21,14 +21,14 @@ def methods_in(path: str) -> dict[str, Method]:
     return found
 
 
-def function_in(text: str) -> tuple[Callable[..., Any], str]:
+def function_in(text: str, wanted: str = "--data takes FILE.py:function") -> tuple[Callable[..., Any], str]:
     """ "FILE.py:function" -> the function, and the BLAKE3 digest of the file. Runs the file. Raises RecipeError."""
     from blake3 import blake3
 
     path, colon, name = text.rpartition(":")
     if not (colon and path and name.isidentifier()):
         raise RecipeError(f"{text!r} is not FILE.py:function")
-    names = _run(path, "--data takes FILE.py:function")
+    names = _run(path, wanted)
     if not callable(names.get(name)):
         known = sorted(k for k, v in names.items() if getattr(v, "__module__", "") == "<run_path>" and callable(v))
         raise RecipeError(f"{path} has no function {name}; it has {', '.join(known) or 'none'}")

@@ -1,0 +1,83 @@
+"""Evaluators in a user's file, `FILE.py:NAME`: a function (weights, split), or one that makes an evaluator."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskvec.errors import RecipeError, TaskvecError
+from taskvec.evals.evaluator import Evaluator, Scores
+from taskvec.methods.user import function_in
+from taskvec.weights import Weights
+
+
+def evaluator_from(text: str) -> Evaluator:
+    """ "tasks.py:texts" -> what judges models. Runs the file.
+
+    The name is a function of (weights, split), or of nothing: then it returns an evaluator. An attribute
+    `examples(split)` says which examples are used, {metric: [an identity each]}: without it nobody can check that those
+    of validation are not those of test. Raises RecipeError.
+    """
+    function, digest = function_in(text, "--evaluate takes FILE.py:function")
+    told = f"{text.rpartition('/')[2]} ({digest[:12]})"
+    if isinstance(function, type) or not _parameters(function):
+        made = _called(told, function)
+        if not isinstance(made, Evaluator):
+            raise RecipeError(
+                f"{text}() must return an evaluator, with text, examples(split) and a call, not {made!r:.60}"
+            )
+        return Named(told, made, made.examples)
+    if len(_parameters(function)) != 2:
+        raise RecipeError(f"{text} must take (weights, split), or nothing and return an evaluator")
+    return Named(told, function, getattr(function, "examples", None))
+
+
+def as_evaluator(given: "Evaluator | Callable[[Weights, str], Scores] | str") -> Evaluator:
+    """An evaluator as it is, a function (weights, split) by its name, a text by `evaluator_from`; or RecipeError."""
+    if isinstance(given, str):
+        return evaluator_from(given)
+    if isinstance(given, Evaluator):
+        return given
+    if not callable(given) or len(_parameters(given)) != 2:
+        raise RecipeError(f"an evaluator is a function of (weights, split), not {given!r:.60}")
+    return Named(getattr(given, "__qualname__", type(given).__name__), given, getattr(given, "examples", None))
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A function as an evaluator. `text` of one in a file has the digest: a changed file is another evaluator."""
+
+    text: str
+    function: Callable[[Weights, str], Scores]
+    known: Callable[[str], Mapping[str, Sequence[str]] | None] | None
+
+    def examples(self, split: str) -> Mapping[str, Sequence[str]] | None:
+        """What the function says of itself."""
+        found: Mapping[str, Sequence[str]] | None = _called(self.text, self.known, split) if self.known else None
+        return found
+
+    def __call__(self, weights: Weights, split: str) -> Scores:
+        """What the function returns."""
+        found: Scores = _called(self.text, self.function, weights, split)
+        return found
+
+
+def _parameters(function: Any) -> list[str]:
+    """Those without a default."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in found if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _called(text: str, function: Callable[..., Any], *args: Any) -> Any:
+    """A user's code may raise anything: said in one line, where it happened."""
+    try:
+        return function(*args)
+    except TaskvecError:
+        raise
+    except Exception as error:
+        last = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
+        where = f" ({last.filename.rpartition('/')[2]}, line {last.lineno})" if last else ""
+        raise TaskvecError(f"{text} failed: {type(error).__name__}: {error}{where}") from error

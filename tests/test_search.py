@@ -1,0 +1,307 @@
+"""Search: chosen on validation alone, judged on test once; killed, resumed or shared it finds the same."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import taskvec as tv
+from taskvec.errors import MismatchError, NonFiniteError, RecipeError, TaskvecError
+from taskvec.searching import search
+
+RNG = np.random.default_rng(0)
+TARGETS = {  # the place along each direction at which an example is got right
+    "validation": {"a": RNG.normal(0.6, 0.2, 80), "b": RNG.normal(0.3, 0.2, 50)},
+    "test": {"a": RNG.normal(0.6, 0.2, 400), "b": RNG.normal(0.3, 0.2, 300)},
+}
+
+
+class Near:
+    """Task a is good where w[0] is near its targets, task b where w[1] is; control falls with both."""
+
+    text = "test_search.py:Near"
+
+    def __init__(self, apart=True):
+        self.apart, self.calls = apart, []
+
+    def examples(self, split):
+        offset = 1000 if split == "test" and self.apart else 0
+        return {task: [f"{task}{k + offset}" for k in range(len(t))] for task, t in TARGETS[split].items()}
+
+    def __call__(self, weights, split):
+        w = weights["w"].astype(float)
+        self.calls.append((split, tuple(w.round(6))))
+        places = {"a": w[0], "b": w[1]}
+        scores = {
+            task: (np.abs(targets - places[task]) < 0.25).astype(float) for task, targets in TARGETS[split].items()
+        }
+        return scores | {"control": float(1 - 0.2 * np.abs(w).sum())}
+
+
+def model(*values):
+    return {"w": np.float32(values)}
+
+
+BASE, A, B = (tv.from_arrays(model(*v), name) for name, v in (("base", (0, 0)), ("a", (1, 0)), ("b", (0, 1))))
+NAMES = {"base": BASE, "a": A, "b": B}
+
+
+def recipe(text):
+    return tv.parse(text, **{name: w for name, w in NAMES.items() if re.search(rf"\b{name}\b", text)})
+
+
+ONE = recipe("base + lam*(a - base) + lam*(b - base)")
+TWO = recipe("base + x*(a - base) + y*(b - base)")
+GRID = {"lam": (0, 1, 0.05)}
+
+
+def score(place, split="validation"):
+    """By hand: the mean of the two tasks' means."""
+    places = place if isinstance(place, tuple) else (place, place)
+    return np.mean([np.mean(np.abs(TARGETS[split][t] - p) < 0.25) for t, p in zip("ab", places, strict=True)])
+
+
+def test_a_grid_finds_what_a_loop_finds():
+    evaluate = Near()
+    found = search(ONE, evaluate, GRID, objective="mean(a, b)")
+    grid = [k / 20 for k in range(21)]
+    best = max(grid, key=lambda lam: (score(lam), -lam))
+    assert found.chosen.knobs == {"lam": best}
+    assert [t.knobs["lam"] for t in found.trials] == grid
+    assert [t.goodness for t in found.trials] == pytest.approx([score(lam) for lam in grid])
+    assert found.weights == ONE.bind(lam=best)
+    assert np.mean([np.mean(found.test["chosen"][t]) for t in "ab"]) == pytest.approx(score(best, "test"))
+    assert "highest mean(a, b) of 21 candidates" in found.how
+    tests = [w for split, w in evaluate.calls if split == "test"]
+    assert len(tests) == 2 and found.looks == 1  # the chosen one and the base, once each
+
+
+def test_a_knob_a_vector_is_as_good_or_better():
+    one = search(ONE, Near(), GRID, objective="mean(a, b)", test=False)
+    two = search(TWO, Near(), {"x": (0, 1, 0.1), "y": (0, 1, 0.1)}, objective="mean(a, b)", test=False)
+    assert two.chosen.goodness >= one.chosen.goodness and len(two.trials) == 121 and not two.test
+
+
+def test_of_equal_candidates_the_smallest_coefficients_are_taken():
+    assert search(ONE, Near(), {"lam": "-1:1:0.5"}, objective="0*a", test=False).chosen.knobs == {"lam": 0}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_that_keeps_a_constraint_and_the_lowest_target_that_does(sign):
+    away = recipe("base - lam*(a - base)")
+    kept = {"constraints": ["control >= 0.95*base.control"], "test": False}
+    found = search(away, Near(), GRID, rule="largest", **kept)
+    assert found.chosen.knobs == {"lam": 0.25} and "the largest lam of 21 that keeps control >= 0.95" in found.how
+    lowest = search(away, Near(), GRID, objective="a", minimise=True, **kept)
+    passing = [k / 20 for k in range(6)]
+    target = {lam: np.mean(np.abs(TARGETS["validation"]["a"] + lam) < 0.25) for lam in passing}
+    assert lowest.chosen.knobs == {"lam": min(passing, key=lambda lam: (target[lam], lam))}
+    assert "lowest a of 21 candidates that keeps" in lowest.how
+
+
+def test_stopping_early_finds_the_same_with_fewer_candidates(tmp_path):
+    away = recipe("base - lam*(a - base)")
+    kept = {"constraints": ["control >= 0.8*base.control"], "rule": "largest", "test": False}
+    everything, evaluate = search(away, Near(), GRID, **kept), Near()
+    few = search(away, evaluate, GRID, early=True, journal=tmp_path / "j", **kept)
+    assert few.chosen.knobs == everything.chosen.knobs == {"lam": 1}
+    assert len(few.trials) == 1 and len(evaluate.calls) == 2
+    kept["constraints"] = ["control >= 0.95*base.control"]
+    few = search(away, Near(), GRID, early=True, **kept)
+    assert few.chosen.knobs == {"lam": 0.25} and [t.knobs["lam"] for t in few.trials] == [
+        k / 20 for k in range(20, 4, -1)
+    ]
+    with pytest.raises(RecipeError, match="one can stop early with the rule"):
+        search(away, Near(), GRID, early=True)
+
+
+def test_where_nothing_keeps_the_constraints_the_answer_is_the_base():
+    found = search(ONE, Near(), {"lam": "0.5:1:0.25"}, constraints=["control >= 2"])
+    assert found.chosen is None and found.weights == BASE and found.test.keys() == {"base"}
+    assert all(t.broken["control >= 2"] > 1 for t in found.trials)
+
+
+def test_references_are_measured_and_named_in_goals():
+    own = {"own_a": recipe("base + 0.6*(a - base)"), "own_b": recipe("base + 0.3*(b - base)")}
+    found = search(
+        ONE,
+        Near(),
+        GRID,
+        objective="mean(a/own_a.a, b/own_b.b)",
+        references=own,
+        constraints=["control > own_a.control/2"],
+    )
+    assert found.validation.keys() == found.test.keys() - {"chosen"} == {"base", "own_a", "own_b"}
+    assert found.chosen.goodness == pytest.approx(
+        np.mean([np.mean(found.chosen.scores[t]) / np.mean(found.validation[f"own_{t}"][t]) for t in "ab"])
+    )
+
+
+# ---- refused
+def test_test_examples_among_those_of_validation_are_refused_before_anything_runs():
+    evaluate = Near(apart=False)
+    with pytest.raises(MismatchError, match="test examples are among the validation examples") as error:
+        search(ONE, evaluate, GRID)
+    assert error.value.problems == ("a: 80 of 400", "b: 50 of 300") and not evaluate.calls
+
+
+def test_an_evaluator_that_tells_no_examples_is_noted():
+    evaluate = Near()
+    evaluate.examples = lambda split: None
+    (note,) = search(ONE, evaluate, GRID, test=False).notes
+    assert "does not tell its examples" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "what"),
+    [
+        ({"knobs": {}}, RecipeError, "lam has no range"),
+        ({"knobs": {"lam": "0:1:0.1", "mu": "0:1:0.1"}}, RecipeError, "mu is no knob"),
+        ({"knobs": {"lam": "0:1"}}, RecipeError, "a grid needs a step"),
+        ({"objective": "mean(c)"}, RecipeError, "no metric is called c; there is a, b, control"),
+        ({"objective": "a >= 0.5"}, RecipeError, "is a constraint"),
+        ({"constraints": ["a"]}, RecipeError, "is no constraint"),
+        ({"constraints": ["a >= own.a"]}, RecipeError, "no reference model is called own; there is base"),
+        ({"rule": "smallest"}, RecipeError, "no rule is called smallest"),
+        ({"recipe": recipe("lam*(a - base)")}, RecipeError, "add its base"),
+        ({"recipe": recipe("base + a")}, RecipeError, "lam is no knob"),
+        ({"sampler": "annealing"}, RecipeError, "no sampler is called annealing"),
+    ],
+)
+def test_what_cannot_be_searched_is_stated_before_any_candidate_is_measured(changes, kind, what):
+    evaluate = Near()
+    arguments = {"recipe": ONE, "evaluate": evaluate, "knobs": GRID} | changes
+    with pytest.raises(kind, match=what):
+        search(**arguments)
+    assert len(evaluate.calls) <= 1  # the base, of which the metrics' names are known
+
+
+def test_the_rule_largest_is_about_one_knob():
+    with pytest.raises(RecipeError, match="about one knob, and there are 2: x, y"):
+        search(TWO, Near(), {"x": "0:1:0.5", "y": "0:1:0.5"}, rule="largest")
+
+
+class Spoiled(Near):
+    """Something is wrong at w[0] > 0.5."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def __call__(self, weights, split):
+        scores = super().__call__(weights, split)
+        if weights["w"][0] > 0.5:
+            self.how(scores)
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "what"),
+    [
+        (lambda s: s.update(a=s["a"][:-1]), MismatchError, "a: 79 examples, 80 examples before"),
+        (lambda s: s.pop("b"), MismatchError, "b: no metric, 50 examples before"),
+        (lambda s: s.update(control=np.nan), NonFiniteError, "control"),
+    ],
+)
+def test_an_evaluator_that_changes_its_mind_is_stated_with_its_trial_and_the_journal_stays(tmp_path, how, kind, what):
+    with pytest.raises(kind, match=rf"(?s)trial 11 \(lam=0.55\).*{what}"):
+        search(ONE, Spoiled(how), GRID, journal=tmp_path / "j")
+    done = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert [line["trial"] for line in done if "trial" in line] == list(range(11))
+    same(search(ONE, Near(), GRID, journal=tmp_path / "j"), search(ONE, Near(), GRID))
+
+
+# ---- journal, kill, company
+def same(one, two):
+    """The same search, whatever time it took."""
+    assert [(t.number, t.knobs, t.scores, t.goodness) for t in one.trials] == [
+        (t.number, t.knobs, t.scores, t.goodness) for t in two.trials
+    ]
+    assert (one.chosen and one.chosen.knobs, one.how, one.test, one.validation) == (
+        two.chosen and two.chosen.knobs, two.how, two.test, two.validation,
+    )  # fmt: skip
+
+
+def test_a_finished_search_is_read_from_its_journal_and_measures_nothing(tmp_path):
+    first = search(ONE, Near(), GRID, journal=tmp_path / "j")
+    evaluate = Near()
+    same(search(ONE, evaluate, GRID, journal=tmp_path / "j"), first)
+    assert not evaluate.calls
+
+
+def test_more_trials_go_on_where_fewer_ended_and_every_look_at_test_is_counted(tmp_path):
+    few = search(ONE, Near(), GRID, trials=5, journal=tmp_path / "j")
+    all_of_them = search(ONE, Near(), GRID, journal=tmp_path / "j")
+    assert len(few.trials) == 5 and len(all_of_them.trials) == 21
+    assert (few.looks, all_of_them.looks) == (1, 2) and few.chosen.knobs != all_of_them.chosen.knobs
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
+def test_a_sampler_goes_on_as_if_it_had_not_been_stopped(tmp_path, sampler):
+    if sampler != "random":
+        pytest.importorskip("optuna")
+    arguments = {"knobs": {"x": (0, 1), "y": (0, 1)}, "sampler": sampler, "seed": 3, "test": False}
+    whole = search(TWO, Near(), trials=25, **arguments)
+    search(TWO, Near(), trials=7, journal=tmp_path / "j", **arguments)
+    search(TWO, Near(), trials=18, journal=tmp_path / "j", **arguments)
+    same(search(TWO, Near(), trials=25, journal=tmp_path / "j", **arguments), whole)
+
+
+SCRIPT = textwrap.dedent(
+    """
+    import sys, time
+    sys.path.insert(0, sys.argv[1])
+    from test_search import GRID, ONE, Near, search
+    class Slow(Near):
+        def __call__(self, weights, split):
+            time.sleep(0.05)
+            return super().__call__(weights, split)
+    found = search(ONE, Slow(), GRID, journal=sys.argv[2])
+    print(found.chosen.knobs["lam"], len(found.trials))
+    """
+)
+
+
+def started(journal):
+    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(journal)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_started_again_it_finds_the_same(tmp_path, kind):
+    for lines in (3, 9):
+        process = started(tmp_path / "j")
+        while not (tmp_path / "j").exists() or (tmp_path / "j").read_bytes().count(b'"trial"') < lines:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(kind)
+        process.communicate()
+        assert process.returncode != 0
+    same(search(ONE, Near(), GRID, journal=tmp_path / "j"), search(ONE, Near(), GRID))
+
+
+def test_several_processes_share_a_journal_and_find_what_one_finds(tmp_path):
+    processes = [started(tmp_path / "j") for _ in range(3)]
+    printed = {process.communicate()[0] for process in processes}
+    alone = search(ONE, Near(), GRID)
+    assert printed == {f"{alone.chosen.knobs['lam']} 21\n"}
+    done = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert sorted(line["trial"] for line in done if "trial" in line) == list(range(21))
+    same(search(ONE, Near(), GRID, journal=tmp_path / "j"), alone)
+
+
+def test_an_evaluator_that_raises_is_stated_by_its_own_words():
+    def broken(weights, split):
+        raise TaskvecError("no data today")
+
+    evaluate = Near()
+    evaluate.__class__ = type("Broken", (Near,), {"__call__": lambda self, w, split: broken(w, split)})
+    with pytest.raises(TaskvecError, match="no data today"):
+        search(ONE, evaluate, GRID)
