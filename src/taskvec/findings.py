@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from taskvec.evidence import Difference, bootstrap, difference, holm
@@ -24,8 +23,18 @@ class Trial:
     knobs: Knobs
     scores: Mapping[str, Numbers]
     seconds: float
-    goodness: float  # the objective; its negative where that is to be small
+    goods: tuple[float, ...]  # the objectives; the first one's negative where that is to be small
     broken: Mapping[str, float]  # the constraints that it does not keep, and by how much
+
+    @property
+    def breach(self) -> float:
+        """By how much constraints are broken, all together."""
+        return math.fsum(self.broken.values())
+
+    @property
+    def goodness(self) -> float:
+        """The objective that decides; larger is better."""
+        return self.goods[0]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -34,25 +43,22 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a search found. str(result) says it to a person, `as_dict()` to a machine; `weights` is the model."""
+class Record:
+    """What a journal knows of a search. str(record) says it to a person, `as_dict()` to a machine."""
 
-    recipe: Weights
+    recipe: str  # with knobs
+    model: str  # the recipe of what was chosen
     chosen: Trial | None  # None: no candidate keeps the constraints, and the answer is the base
-    base: Weights
     how: str  # the rule by which it was chosen, in words
-    objective: str
+    objectives: tuple[str, ...]  # the first one decides
     minimised: bool
-    trials: tuple[Trial, ...]
+    constraints: tuple[str, ...]
+    trials: tuple[Trial, ...]  # those judged on all validation examples
+    stopped: int  # how many were given up after a part of them
     validation: Mapping[str, Mapping[str, Numbers]]  # reference model -> its scores
     test: Mapping[str, Mapping[str, Numbers]]  # "chosen" and the reference models -> their scores; empty if not wanted
     looks: int  # how many candidates were ever judged on test examples with this journal
     notes: tuple[str, ...] = ()
-
-    @cached_property
-    def weights(self) -> Weights:
-        """The chosen model, or the base."""
-        return self.recipe.bind(**self.chosen.knobs) if self.chosen else self.base
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -75,6 +81,14 @@ class Result:
             last += 1
         return curve[first][0], curve[last][0]
 
+    def front(self) -> tuple[Trial, ...]:
+        """The candidates that keep the constraints and that no other one beats: as good in every objective, better in
+        one. By the first objective, from its best."""
+        good = [t for t in self.trials if not t.broken]
+        kept = [t for t in good if not any(_beats(u.goods, t.goods) for u in good)]
+        first = {t.goods: t for t in reversed(kept)}  # of equal ones the first
+        return tuple(sorted(first.values(), key=lambda t: t.goods, reverse=True))
+
     def compared(self, reference: str = "base") -> dict[str, Difference]:
         """The chosen model against a reference on test examples, metric by metric; p-values hold for all together."""
         if CHOSEN not in self.test:
@@ -92,8 +106,8 @@ class Result:
         """For `--json`: means of the scores, which the journal has example by example."""
         plateau = self.plateau()
         return {
-            "recipe": str(self.recipe), "chosen": self.chosen.knobs if self.chosen else None, "how": self.how,
-            "model": str(self.weights), "plateau": list(plateau) if plateau else None, "looks_at_test": self.looks,
+            "recipe": self.recipe, "chosen": self.chosen.knobs if self.chosen else None, "how": self.how,
+            "model": self.model, "objectives": list(self.objectives), "plateau": list(plateau) if plateau else None, "looks_at_test": self.looks,
             "validation": {name: means(scores) for name, scores in self.validation.items()},
             "test": {name: means(scores) for name, scores in self.test.items()},
             "compared": {
@@ -104,7 +118,7 @@ class Result:
                 {"knobs": t.knobs, "metrics": t.metrics, "goodness": t.goodness, "broken": list(t.broken)}
                 for t in self.trials
             ],
-            "notes": list(self.notes),
+            "front": [t.number for t in self.front()], "notes": list(self.notes),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -112,8 +126,12 @@ class Result:
         none = f"no candidate will do, the answer is the base: {self.how}"
         lines = [f"{values}: {self.how}" if self.chosen else none]
         if self.chosen:
-            lines += [*self._flatness(), f"model: {self.weights.text(self.recipe.names())}"]
+            lines += [*self._flatness(), f"model: {self.model}"]
         lines += ["", *self._figures(), *self._in_words()]
+        if self.stopped:
+            lines.append(f"{self.stopped} more candidates were given up after a part of the examples")
+        if len(self.objectives) > 1:
+            lines += ["", *self._front_table()]
         if self.looks > 1:
             lines.append(f"{self.looks} candidates were judged on test examples with this journal: test chose, too")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -148,18 +166,38 @@ class Result:
     def table(self) -> str:
         """Every trial: its knobs, its metrics, and the objective."""
         metrics = list(self.trials[0].metrics) if self.trials else []
-        head = [*self.knobs, *metrics, "objective", ""]
+        head = [*self.knobs, *metrics, *(["objective"] if len(self.objectives) == 1 else self.objectives), ""]
         rows = []
         for t in self.trials:
-            value = -t.goodness if self.minimised else t.goodness
             numbers = [*(f"{t.knobs[k]:g}" for k in self.knobs), *(f"{t.metrics[m]:.4g}" for m in metrics)]
-            rows.append([*numbers, f"{value:.4g}", f"breaks {', '.join(t.broken)}" if t.broken else ""])
+            values = [f"{v:.4g}" for v in self.values(t)]
+            rows.append([*numbers, *values, f"breaks {', '.join(t.broken)}" if t.broken else ""])
         return "\n".join([*columns(head, rows), *self._flatness()])
+
+    def values(self, trial: Trial) -> tuple[float, ...]:
+        """Its objectives as they are written: the first one not negated where it is to be small."""
+        first, *rest = trial.goods
+        return (-first if self.minimised else first, *rest)
+
+    def _front_table(self) -> list[str]:
+        rows = [[*(f"{t.knobs[k]:g}" for k in self.knobs), *(f"{v:.4g}" for v in self.values(t))] for t in self.front()]
+        return ["no candidate beats these in all objectives:", *columns([*self.knobs, *self.objectives], rows)]
 
     def _flatness(self) -> list[str]:
         if (ends := self.plateau()) is None:
             return []
         return [f"{self.knobs[0]} from {ends[0]:g} to {ends[1]:g}: the objective is within {WITHIN:g} of its best"]
+
+
+@dataclass(frozen=True)
+class Result(Record):
+    """What a search found; `weights` is the model."""
+
+    weights: Weights | None = None  # the chosen model, or the base
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
 def means(scores: Mapping[str, Numbers]) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""What a knob may be, and which values to try next: grids, random draws, and Optuna's samplers (the `search` extra).
+"""What a knob may be, and which values to try next: grids, random draws, sums built term by term (subsets.py), and
+Optuna's samplers (the `search` extra).
 
 A proposal depends on the seed, the number of the trial and the trials that are finished, and on nothing else: so a
 search that was killed goes on as if it had not been.
@@ -13,11 +14,15 @@ from importlib.util import find_spec
 from itertools import islice, pairwise, product
 from typing import Any
 
+from taskvec import subsets
 from taskvec.errors import MissingExtra, RecipeError
 
 LARGEST = 1_000_000  # points of a grid
-OPTUNA = ("tpe", "cmaes")
-SAMPLERS = ("grid", "random", *OPTUNA)
+STUDIES = ("tpe", "cmaes", "nsga2")  # Optuna's
+SEVERAL = ("nsga2",)  # for more than one objective
+SEQUENTIAL = ("greedy", "forward")  # a trial depends on all before it; there may be fewer than at most
+SAMPLERS = ("grid", "random", *SEQUENTIAL, *STUDIES)
+POPULATION = 20  # candidates of a generation of NSGA-II
 Knobs = dict[str, float]
 
 
@@ -94,7 +99,7 @@ class Tried:
     """A finished trial, as a sampler sees it: what it was, how good (larger is better), by how much it broke bounds."""
 
     knobs: Mapping[str, float]
-    goodness: float
+    goods: tuple[float, ...]  # by objective
     broken: float  # 0 if all constraints hold
     memo: Mapping[str, Any]  # what its sampler wrote down when it proposed it
 
@@ -107,6 +112,9 @@ def total(spaces: Mapping[str, Space], sampler: str, trials: int | None) -> int:
         raise RecipeError("the recipe has no knobs: there is nothing to search (a name without a value is a knob)")
     if trials is not None and trials < 1:
         raise RecipeError(f"trials must be at least 1, not {trials}")
+    if sampler in SEQUENTIAL:
+        most = subsets.most(sampler, {name: space.values for name, space in spaces.items()})
+        return min(most, trials or most)
     if sampler != "grid":
         if trials is None:
             raise RecipeError(f"{sampler}: say how many trials there are to be (trials)")
@@ -121,15 +129,23 @@ def total(spaces: Mapping[str, Space], sampler: str, trials: int | None) -> int:
 
 
 def propose(
-    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried]
-) -> tuple[Knobs, dict[str, Any]]:
-    """The knobs of a trial, and what the sampler must be told of it later. `tried`: the finished ones before it."""
+    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried], goals: int = 1
+) -> tuple[Knobs, dict[str, Any]] | None:
+    """The knobs of a trial, and what the sampler must be told of it later; None: there is nothing more to try.
+
+    tried: the finished ones before it. goals: how many objectives there are.
+    """
     if sampler == "grid":
         point = next(islice(product(*(space.values for space in spaces.values())), number, None))
         return dict(zip(spaces, point, strict=True)), {}
     if sampler == "random":
         return _random(spaces, seed, number), {}
-    return _optuna(spaces, sampler, seed, number, tried)
+    if sampler in SEQUENTIAL:
+        past = [tried[k] for k in sorted(tried)]
+        ranks = [((not t.broken, -t.broken if t.broken else t.goods[0]), t.knobs) for t in past]
+        found = subsets.next_sum(sampler, {name: space.values for name, space in spaces.items()}, ranks)
+        return None if found is None else (found, {})
+    return _optuna(spaces, sampler, seed, number, tried, goals)
 
 
 def _random(spaces: Mapping[str, Space], seed: int, number: int) -> Knobs:
@@ -145,7 +161,7 @@ def _random(spaces: Mapping[str, Space], seed: int, number: int) -> Knobs:
 
 
 def _optuna(
-    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried]
+    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried], goals: int
 ) -> tuple[Knobs, dict[str, Any]]:
     """A study of the finished trials, asked once. Its sampler is seeded by the trial, not by how often it was asked."""
     try:
@@ -157,11 +173,12 @@ def _optuna(
         raise RecipeError(f"cmaes needs ranges without a step: {', '.join(fixed)}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     shapes = {name: _distribution(space) for name, space in spaces.items()}
-    study = optuna.create_study(direction="maximize", sampler=_sampler(optuna, sampler, seed + number))
+    several = goals if sampler != "cmaes" else 1
+    study = optuna.create_study(directions=["maximize"] * several, sampler=_sampler(optuna, sampler, seed + number))
     for past in (tried[k] for k in sorted(tried)):
         study.add_trial(
             create_trial(
-                state=TrialState.COMPLETE, params=dict(past.knobs), distributions=shapes, value=past.goodness,
+                state=TrialState.COMPLETE, params=dict(past.knobs), distributions=shapes, values=past.goods[:several],
                 system_attrs=dict(past.memo), constraints={"bounds": past.broken},
             )
         )  # fmt: skip
@@ -175,6 +192,8 @@ def _sampler(optuna: Any, name: str, seed: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(seed=seed, multivariate=True)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
     if find_spec("cmaes") is None:  # Optuna's sampler imports it late
         raise MissingExtra("the sampler cmaes", "search")
     return optuna.samplers.CmaEsSampler(seed=seed)

@@ -63,7 +63,7 @@ class Journal:
         """
         with self._locked() as fd:
             lines = self._lines(fd)[1:]
-            done = {line["trial"] for line in lines if "scores" in line and "trial" in line}
+            done, total = _done(lines, total)
             taken = {line["claim"]: line for line in lines if "claim" in line}
             for number in range(total):
                 if number in done or (number in taken and _alive(taken[number])):
@@ -75,8 +75,7 @@ class Journal:
 
     def waiting(self, total: int) -> bool:
         """Whether a trial is still being worked on, by another process."""
-        lines = self.lines()
-        done = {line["trial"] for line in lines if "scores" in line and "trial" in line}
+        done, total = _done(self.lines(), total)
         return any(number not in done for number in range(total))
 
     # ---- the file
@@ -104,14 +103,7 @@ class Journal:
                 raise FormatError(f"{self.path} became shorter while it was in use")
             data = os.pread(fd, size - self._size, self._size)
         whole = data[: data.rfind(b"\n") + 1]
-        for number, text in enumerate(whole.splitlines(), len(self._read) + 1):
-            try:
-                line = json.loads(text.decode())
-                if not isinstance(line, dict):
-                    raise ValueError("it is no object")
-            except ValueError as error:
-                raise FormatError(f"{self.path}, line {number}: no line of a journal ({error})") from None
-            self._read.append(line)
+        self._read += _parsed(self.path, whole, len(self._read) + 1)
         self._size += len(whole)
         return self._read
 
@@ -132,6 +124,36 @@ class Journal:
                 os.ftruncate(fd, self._size)
                 raise
         self._lines(fd)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a journal that is only looked at. Raises FormatError."""
+    with stated(path, FormatError):
+        data = path.read_bytes()
+    lines = _parsed(path, data[: data.rfind(b"\n") + 1], 1)
+    if not lines or "search" not in lines[0]:
+        raise FormatError(f"{path} is no journal of a search")
+    return lines
+
+
+def _parsed(path: Path, whole: bytes, number: int) -> list[Line]:
+    """Whole lines, the first of them the file's line `number`."""
+    found = []
+    for number, text in enumerate(whole.splitlines(), number):
+        try:
+            line = json.loads(text.decode())
+            if not isinstance(line, dict):
+                raise ValueError("it is no object")
+        except ValueError as error:
+            raise FormatError(f"{path}, line {number}: no line of a journal ({error})") from None
+        found.append(line)
+    return found
+
+
+def _done(lines: list[Line], total: int) -> tuple[set[int], int]:
+    """(the finished trials, how many there are to be: fewer than `total` where a sampler came to its end)."""
+    done = {line["trial"] for line in lines if "trial" in line}
+    return done, min([total, *(line["end"] for line in lines if "end" in line)])
 
 
 def _alive(claim: Line) -> bool:

@@ -30,6 +30,16 @@ class Evaluator(Protocol):
         """Metric -> a number an example, or a single number."""
 
 
+def part_of(evaluate: Evaluator, start: float, stop: float) -> "Evaluator | None":
+    """The evaluator on the examples from a share of each metric's to another, in order; None if it has no `part`.
+
+    `evaluate.part(start, stop)` is what a race needs (search): the scores of two parts are those of the whole.
+    """
+    part = getattr(evaluate, "part", None)
+    found: Evaluator | None = part(start, stop) if part else None
+    return found
+
+
 def checked(scores: Any, text: str) -> "dict[str, NDArray[Any] | float]":
     """The scores that `text` returned, float64. Raises TaskvecError for what are none, NonFiniteError."""
     import numpy as np

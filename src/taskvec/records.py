@@ -1,0 +1,59 @@
+"""A journal, read back: what was tried, what was chosen and by which rule. Needs neither the models nor the evaluator."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from taskvec.errors import FormatError
+from taskvec.findings import CHOSEN, Record
+from taskvec.goals import constraint, objective
+from taskvec.judging import Judge
+from taskvec.measuring import scores_of
+from taskvec.spaces import Knobs
+from taskvec.trials import Line, read_lines
+
+
+def choice_line(knobs: Knobs | None, rule: str, how: str, model: str, notes: Sequence[str]) -> Line:
+    """What the end of a search writes down."""
+    return {"choice": knobs, "rule": rule, "how": how, "model": model, "notes": list(notes)}
+
+
+def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
+    """What the lines of a journal say; the last choice counts. `about` is the journal's first line."""
+    choice = next((line for line in reversed(lines) if "choice" in line), None)
+    if choice is None:
+        raise FormatError("the search has not ended: run it again, and it goes on to its end")
+    references = [line for line in lines if "reference" in line]
+    validation = {line["reference"]: scores_of(line) for line in references if line["split"] == "validation"}
+    goals, bounds = map(objective, about["objective"]), map(constraint, about["constraints"])
+    tried = Judge.of([*goals], about["minimise"], [*bounds], validation).all(lines)
+    test = {line["reference"]: scores_of(line) for line in references if line["split"] == "test"}
+    tests = [line for line in lines if "test" in line]
+    test |= {CHOSEN: scores_of(line) for line in tests if line["test"] == choice["choice"]}
+    return Record(
+        recipe=about["recipe"],
+        model=choice["model"],
+        chosen=next((t for t in tried if t.knobs == choice["choice"]), None),
+        how=choice["how"],
+        objectives=tuple(about["objective"]),
+        minimised=about["minimise"],
+        constraints=tuple(about["constraints"]),
+        trials=tuple(tried),
+        stopped=sum("partial" in line for line in lines),
+        validation=validation,
+        test=test,
+        looks=len(tests),
+        notes=tuple(choice["notes"]),
+    )
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """The record of a journal on disk. Raises FormatError for what is none, or has no end yet."""
+    first, *lines = read_lines(Path(path))
+    try:
+        return record(first, lines)
+    except (KeyError, TypeError, AttributeError):
+        raise FormatError(f"{os.fspath(path)} is no journal of this version of taskvec") from None
+    except FormatError as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from None
