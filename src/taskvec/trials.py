@@ -136,10 +136,10 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def _parsed(path: Path, whole: bytes, number: int) -> list[Line]:
-    """Whole lines, the first of them the file's line `number`."""
+def _parsed(path: Path, whole: bytes, first: int) -> list[Line]:
+    """Whole lines, the first of them the file's line `first`."""
     found = []
-    for number, text in enumerate(whole.splitlines(), number):
+    for number, text in enumerate(whole.splitlines(), first):
         try:
             line = json.loads(text.decode())
             if not isinstance(line, dict):

@@ -14,9 +14,9 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
     "version",
     "errors evidence dtypes executors source operations kernels kernels_numpy storage places coefficients",
     "formats terms weights arrays derived views symmetries families permuted",
-    "methods recipe goals spaces",
+    "methods recipe goals spaces subsets",
     "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
-    "engine live statistics report evals trials findings searching",
+    "engine live statistics report evals trials findings judging records measuring racing searching",
     "cli __main__",
 )
 LAYERS = {name: layer for layer, names in enumerate(ROOMS) for name in names.split()}

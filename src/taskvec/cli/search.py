@@ -10,12 +10,18 @@ from taskvec.errors import RecipeError
 judged = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
-    click.option("--evaluate", required=True, metavar="FILE.py:FUNCTION", help="Your evaluator. Runs the file."),
+    click.option("--evaluate", required=True, metavar="FILE", help="Tasks in FILE.yml, or your FILE.py:FUNCTION."),
     click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file."),
 )
 tried = options(
     click.option("--knob", "knobs", multiple=True, metavar="NAME=VALUES", help="0:1:0.05, 0:1 or 0.1,0.3,0.5."),
-    click.option("--objective", default='mean("*")', show_default=True, help="Arithmetic on metrics."),
+    click.option(
+        "--objective",
+        multiple=True,
+        default=['mean("*")'],
+        show_default=True,
+        help="Arithmetic on metrics; the first decides.",
+    ),
     click.option("--reference", "references", multiple=True, metavar="NAME=RECIPE", help="A model to compare with."),
     click.option("--journal", type=click.Path(), metavar="FILE", help="Every trial, and where to go on from."),
     as_json,
@@ -59,12 +65,15 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
     "--rule", default="best", show_default=True, type=click.Choice(["best", "largest"]), help="Which to take."
 )
 @click.option("--early", is_flag=True, help="With --rule largest: from the largest down, to the first that passes.")
-@click.option("--sampler", default="grid", show_default=True, help="grid, random, tpe or cmaes.")
+@click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, also hopeless ones.")
+@click.option(
+    "--sampler", default="grid", show_default=True, help="grid, random, greedy, forward, tpe, cmaes or nsga2."
+)
 @click.option("--trials", type=click.IntRange(1), help="How many (default: the whole grid).")
 @click.option("--seed", default=0, show_default=True, help="Of the sampler.")
 @click.option("--no-test", is_flag=True, help="Do not judge the chosen model on test examples.")
 @click.option("-o", "--out", type=click.Path(), help="Write the chosen model there.")
-def search(out: str | None, no_test: bool, **kwargs: Any) -> None:
+def search(out: str | None, no_test: bool, no_race: bool, **kwargs: Any) -> None:
     """Choose the numbers of RECIPE on validation examples, and judge the choice on test examples, once.
 
     Names without a value are knobs, each with its --knob. Stopped and called again with the same --journal it goes on;
@@ -76,7 +85,7 @@ def search(out: str | None, no_test: bool, **kwargs: Any) -> None:
     taskvec search "base - lam*(toxic - base)" base=B toxic=T --evaluate tasks.py:texts --knob lam=0:1:0.05 \\
         --rule largest --constraint "control >= 0.95*base.control"
     """
-    found = _searched(kwargs, test=not no_test)
+    found = _searched(kwargs | {"race": not no_race}, test=not no_test)
     if out and found.chosen:
         from taskvec.engine import save
 

@@ -1,4 +1,4 @@
-"""Evaluators in a user's file, `FILE.py:NAME`: a function (weights, split), or one that makes an evaluator."""
+"""Evaluators by their text: `FILE.yml`, tasks described there (suite.py), or `FILE.py:NAME`, a user's function."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,18 @@ from taskvec.weights import Weights
 
 
 def evaluator_from(text: str) -> Evaluator:
-    """ "tasks.py:texts" -> what judges models. Runs the file.
+    """ "tasks.yml" or "tasks.py:texts" -> what judges models. Runs the file, if it is Python.
 
     The name is a function of (weights, split), or of nothing: then it returns an evaluator. An attribute
     `examples(split)` says which examples are used, {metric: [an identity each]}: without it nobody can check that those
-    of validation are not those of test. Raises RecipeError.
+    of validation are not those of test. `part(start, stop)` makes it an evaluator that can race. Raises RecipeError.
     """
-    function, digest = function_in(text, "--evaluate takes FILE.py:function")
+    if text.endswith((".yml", ".yaml")):
+        from taskvec.evals.suite import suite_from
+
+        suite = suite_from(text)
+        return Named(suite.text, suite, suite.examples)
+    function, digest = function_in(text, "--evaluate takes FILE.py:function or FILE.yml")
     told = f"{text.rpartition('/')[2]} ({digest[:12]})"
     if isinstance(function, type) or not _parameters(function):
         made = _called(told, function)
@@ -55,6 +60,17 @@ class Named:
         """What the function says of itself."""
         found: Mapping[str, Sequence[str]] | None = _called(self.text, self.known, split) if self.known else None
         return found
+
+    @property
+    def untold(self) -> Sequence[str]:
+        """Metrics whose examples it cannot tell, though it can those of others."""
+        return getattr(self.function, "untold", ())
+
+    def part(self, start: float, stop: float) -> "Named | None":
+        """On a share of the examples, if the function knows how."""
+        inner = getattr(self.function, "part", None)
+        found = _called(self.text, inner, start, stop) if inner else None
+        return Named(self.text, found, None) if found else None
 
     def __call__(self, weights: Weights, split: str) -> Scores:
         """What the function returns."""

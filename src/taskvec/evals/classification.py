@@ -1,0 +1,124 @@
+"""Classification of texts: by a frozen zero-shot head made of class descriptions, a given head, or the model's own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from taskvec.errors import FormatError, MismatchError, RecipeError
+from taskvec.evals.module import by_length, padded
+from taskvec.evals.task import LiveOf, Task, within
+from taskvec.evals.texts import places
+from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+POOLINGS = ("mean", "cls")
+
+
+@dataclass
+class Classification(Task):
+    """Is the class with the highest logit the text's own? One number an example, 0 or 1.
+
+    prompts: {class: descriptions}: the class's row of the head is the mean of the embeddings that the model of the
+    file gives them, at length 1, made once and frozen, as CLIP's are in Ilharco et al. (2023); logits are cosines.
+    head: a safetensors file with `weight` (classes, width) and perhaps `bias` (classes,); logits = W e + b. With
+    neither, the model's own head: transformers' sequence classification.
+    An embedding is the mean over a text's tokens, or its first one's (pooling: cls), at length 1 (normalise: false).
+    """
+
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    head: str = ""
+    classes: Sequence[str] = ()
+    pooling: str = "mean"
+    normalise: bool = True
+    max_tokens: int = 256
+    kind: ClassVar[str] = "classification"
+
+    def open(self, name: str, root: Any, live_of: LiveOf) -> None:
+        """Also the head's settings."""
+        if self.prompts and self.head:
+            raise RecipeError(f"{name}: give prompts or a head, not both")
+        if self.pooling not in POOLINGS:
+            raise RecipeError(f"{name}: pooling is {' or '.join(POOLINGS)}, not {self.pooling}")
+        if empty := [c for c, texts in self.prompts.items() if not texts or not all(isinstance(t, str) for t in texts)]:
+            raise RecipeError(f"{name}: prompts are lists of texts, which these classes do not have:", map(str, empty))
+        self.module = "encoder" if self.prompts or self.head else "classifier"  # type: ignore[misc]
+        super().open(name, root, live_of)
+
+    def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
+        """{"": 0 or 1 an example}."""
+        import numpy as np
+
+        examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
+        head = self._head  # made by the model of the file, before the module is another one
+        labels = places([e.label for e in examples], self.names, self.name)
+        module, ids = self.live.take(weights), self._ids([e.text for e in examples])
+        hits = np.zeros(len(examples))
+        for batch in by_length(ids, self.batch):
+            best = self._logits(module, [ids[k] for k in batch], head).argmax(1).tolist()
+            hits[batch] = [found == labels[k] for found, k in zip(best, batch, strict=True)]
+        return {"": hits}
+
+    @property
+    def names(self) -> list[str]:
+        """The classes, in the order of the logits."""
+        if self.prompts or self.classes:
+            return [*map(str, self.prompts or self.classes)]
+        known = getattr(self.live.module.config, "id2label", None) if not self.head else None
+        rows = len(known) if known else len(self._head[0])
+        return [str(known[k]) for k in range(rows)] if known else [*map(str, range(rows))]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        found: list[list[int]] = self.live.tokenizer([*texts], truncation=True, max_length=self.max_tokens)["input_ids"]
+        return found
+
+    @cached_property
+    def _head(self) -> "tuple[torch.Tensor, torch.Tensor | None]":
+        """(weight, bias), or nothing for the model's own."""
+        import torch
+
+        if self.head:
+            return self._given_head()
+        if not self.prompts:
+            return torch.empty(0), None
+        if self.live.holds is not None:
+            raise MismatchError(f"{self.name}: the head must be made before the module takes on other weights")
+        rows = [self._embedded(self.live.module, self._ids(texts)).mean(0) for texts in self.prompts.values()]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=-1), None
+
+    def _given_head(self) -> "tuple[torch.Tensor, torch.Tensor | None]":
+        import torch
+
+        from taskvec.recipe import load
+
+        path = str(self.root / self.head)
+        found = load(path)
+        if "weight" not in found.specs or len(found.specs["weight"].shape) != 2:
+            raise FormatError(f"{path}: a head has `weight`, (classes, width); here are {', '.join(found.specs)}")
+        bias = torch.from_numpy(found["bias"]).to(self.device) if "bias" in found.specs else None
+        return torch.from_numpy(found["weight"]).to(self.device), bias
+
+    def _logits(self, module: Any, ids: Sequence[Sequence[int]], head: Any) -> "torch.Tensor":
+        import torch
+
+        if self.module == "classifier":
+            with torch.inference_mode():
+                found: torch.Tensor = module(**padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)).logits
+            return found
+        weight, bias = head
+        logits: torch.Tensor = self._embedded(module, ids) @ weight.T
+        return logits if bias is None else logits + bias
+
+    def _embedded(self, module: Any, ids: Sequence[Sequence[int]]) -> "torch.Tensor":
+        """(texts, width), float32."""
+        import torch
+
+        with torch.inference_mode():
+            given = padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)
+            states = module(**given).last_hidden_state.float()
+            mask = given["attention_mask"][:, :, None]
+            pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
+            found: torch.Tensor = torch.nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled
+        return found

@@ -1,0 +1,98 @@
+"""One live module of transformers that takes on any weights: what candidates are judged in (the `eval` extra)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskvec.errors import FormatError, MissingExtra
+from taskvec.live import load_into
+from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = {
+    "encoder": "AutoModel",
+    "classifier": "AutoModelForSequenceClassification",
+    "causal": "AutoModelForCausalLM",
+}
+
+
+@dataclass
+class Live:
+    """The model and the tokenizer of a folder, read when they are first needed and never a second time.
+
+    It begins as the folder's own model. `take` sets it to other weights, in place.
+    """
+
+    folder: Path
+    kind: str
+    dtype: str = "auto"  # of the module: "float32", "bfloat16", or as the folder's config says
+    device: str = "cpu"
+    holds: Weights | None = field(default=None, init=False)  # what it was last set to
+
+    @cached_property
+    def module(self) -> Any:
+        """Not in training."""
+        kind = getattr(_transformers(), KINDS[self.kind])
+        return self._read(lambda: kind.from_pretrained(self.folder, dtype=self.dtype, **LOCAL)).to(self.device).eval()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Pads on the right, with the end of text where it has no padding of its own."""
+        found = self._read(lambda: _transformers().AutoTokenizer.from_pretrained(self.folder, **LOCAL))
+        if found.pad_token_id is None:
+            found.pad_token = found.eos_token
+        return found
+
+    def take(self, weights: Weights) -> Any:
+        """The module with these weights; nothing is done where it holds them already."""
+        if self.holds is not weights:
+            module, self.holds = self.module, None
+            load_into(module, weights)
+            self.holds = weights
+        return self.module
+
+    def _read(self, read: Any) -> Any:
+        try:
+            return read()
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise FormatError(f"{self.folder} cannot be opened by transformers as a {self.kind}: {first}") from None
+
+
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _transformers() -> Any:
+    try:
+        import torch  # noqa: F401
+        import transformers
+        from transformers.utils import logging
+    except ImportError:
+        raise MissingExtra("an evaluator of transformers models", "eval") from None
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return transformers
+
+
+def by_length(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Batches of at most `size` places, rows of like length together, so that little is spent on padding."""
+    order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def padded(ids: Sequence[Sequence[int]], pad: int, device: str, left: bool = False) -> "dict[str, torch.Tensor]":
+    """input_ids and attention_mask, each (rows, longest)."""
+    import torch
+
+    longest = max(map(len, ids))
+    fill = [[pad] * (longest - len(row)) for row in ids]
+    rows = [[*f, *row] if left else [*row, *f] for row, f in zip(ids, fill, strict=True)]
+    ones = [[1] * len(row) for row in ids]
+    masks = [[*[0] * len(f), *one] if left else [*one, *[0] * len(f)] for one, f in zip(ones, fill, strict=True)]
+    return {
+        "input_ids": torch.tensor(rows, device=device), "attention_mask": torch.tensor(masks, device=device)
+    }  # fmt: skip

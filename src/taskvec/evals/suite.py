@@ -1,0 +1,161 @@
+"""Tasks described in a YAML file, together one evaluator: `--evaluate tasks.yml`.
+
+    model: org/base                    # whose architecture and tokenizer; paths are relative to the file
+    tasks:
+      movie: {kind: classification, data: movie.jsonl, prompts: {negative: [a bad movie], positive: [a good movie]}}
+      ppl:   {kind: perplexity, validation: a.txt, test: b.txt}
+
+A key of the task may stand at the top, for all tasks that have it. Every candidate is loaded once, in place, into the
+one live module there is of each architecture.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from taskvec.errors import FormatError, RecipeError
+from taskvec.evals.classification import Classification
+from taskvec.evals.command import Command
+from taskvec.evals.evaluator import SPLITS
+from taskvec.evals.harness import Harness
+from taskvec.evals.images import Images
+from taskvec.evals.language import Generation, Perplexity
+from taskvec.evals.module import Live
+from taskvec.evals.task import Task
+from taskvec.evals.texts import digest
+from taskvec.storage import stated
+from taskvec.weights import Weights
+
+KINDS: Mapping[str, type[Task]] = {
+    kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Harness, Command)
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Several tasks, judged together. Metrics are NAME or NAME_suffix."""
+
+    path: str
+    tasks: Mapping[str, Task]
+    start: float = 0.0  # of each task's examples,
+    stop: float = 1.0  # the share from and to which they are used
+
+    @property
+    def text(self) -> str:
+        """The file's name, and a digest of the file and of all examples: others are another evaluator."""
+        everything = [Path(self.path).read_text(encoding="utf-8")]
+        for split in SPLITS:
+            everything += [f"{name} {i}" for name, task in self.tasks.items() for i in task.identities(split) or ()]
+        return f"{Path(self.path).name} ({digest(chr(10).join(everything))[:12]})"
+
+    @property
+    def untold(self) -> list[str]:
+        """Tasks that cannot tell which examples they use."""
+        return [name for name, task in self.tasks.items() if task.identities("validation") is None]
+
+    def examples(self, split: str) -> Mapping[str, Sequence[str]]:
+        """By task, of those that can tell."""
+        told = {name: task.identities(split) for name, task in self.tasks.items()}
+        return {name: identities for name, identities in told.items() if identities is not None}
+
+    def part(self, start: float, stop: float) -> "Suite | None":
+        """The suite on a share of each task's examples; None if a task cannot be judged by parts."""
+        return None if self.untold else replace(self, start=start, stop=stop)
+
+    def __call__(self, weights: Weights, split: str) -> dict[str, Any]:
+        """All tasks, on the modules that they share."""
+        found: dict[str, Any] = {}
+        for name, task in self.tasks.items():
+            for suffix, values in task.scores(weights, split, self.start, self.stop).items():
+                found[f"{name}_{suffix}" if suffix else name] = values
+        return found
+
+
+def suite_from(path: str) -> Suite:
+    """Read the file; nothing is loaded but its examples' files and, with prompts, the model for the heads.
+
+    Raises FormatError, RecipeError with all misspelt keys at once.
+    """
+    import yaml
+
+    with stated(path, FormatError):
+        text = Path(path).read_text(encoding="utf-8")
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise FormatError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
+    tasks = given.pop("tasks", None) if isinstance(given, dict) else None
+    if not isinstance(tasks, dict) or not tasks:
+        raise FormatError(f"{path}: a file of tasks has tasks: {{NAME: {{kind: ...}}}}")
+    problems: list[str] = []
+    made = {str(name): _task(str(name), about, given, problems) for name, about in tasks.items()}
+    known = {key for task in made.values() if task for key in _keys(type(task))} | {"kind"}
+    problems += [_unknown(key, known, "the file") for key in given if key not in known]
+    if problems:
+        raise RecipeError(f"{path} cannot be used:", problems)
+    lives: dict[tuple[Path, str, str, str], Live] = {}
+
+    def live_of(folder: Path, kind: str, dtype: str, device: str, make: type[Live] = Live) -> Live:
+        return lives.setdefault((folder.resolve(), kind, dtype, device), make(folder, kind, dtype, device))
+
+    opened = {name: task for name, task in made.items() if task}
+    for name, task in opened.items():
+        task.open(name, Path(path).parent, live_of)
+    return Suite(path, opened)
+
+
+def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str]) -> Task | None:
+    """A task as it is described; None and a problem more where it cannot be read."""
+    if not name.isidentifier():
+        problems.append(f"{name!r} is no name for a metric: letters, digits and _")
+        return None
+    if not isinstance(about, dict):
+        problems.append(f"{name}: a task is {{kind: ...}}, not {about!r:.40}")
+        return None
+    kind = KINDS.get(about.get("kind", shared.get("kind", "")))
+    if kind is None:
+        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {about.get('kind')!r}")
+        return None
+    keys = _keys(kind)
+    found = {key: value for key, value in {**shared, **about}.items() if key in keys}
+    problems += [_unknown(key, keys, name) for key in about if key not in keys and key != "kind"]
+    wrong = [
+        f"{name}: {key} is {_wanted(keys[key])}, not {v!r:.40}" for key, v in found.items() if not _fits(v, keys[key])
+    ]
+    problems += wrong
+    return None if wrong else kind(**found)
+
+
+def _keys(kind: type[Task]) -> dict[str, Any]:
+    """The keys of a kind of task in a file, with their types."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+
+
+def _unknown(key: Any, known: Any, where: str) -> str:
+    close = difflib.get_close_matches(str(key), known, n=1)
+    return f"{where}: no key {key}" + (
+        f" (did you mean {close[0]}?)" if close else f"; there is {', '.join(sorted(known))}"
+    )
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value of the file is of a field's type; whole numbers are numbers, true and false are not."""
+    if wanted in (str, bool):
+        return isinstance(value, wanted)
+    if wanted in (int, float, int | None, float | None):
+        whole = wanted in (int, int | None)
+        missing = value is None and wanted in (int | None, float | None)
+        return missing or (isinstance(value, int if whole else int | float) and not isinstance(value, bool))
+    return isinstance(value, dict if "Mapping" in str(wanted) else list)
+
+
+def _wanted(wanted: Any) -> str:
+    names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+    return names.get(
+        wanted, "a number" if "None" in str(wanted) else "a table" if "Mapping" in str(wanted) else "a list"
+    )

@@ -1,0 +1,142 @@
+"""Examples out of files, and their two splits: labelled texts, prompts, documents."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskvec.errors import FormatError, MismatchError, RecipeError
+from taskvec.storage import stated
+
+SHARE = 0.5  # of a file's examples that validate, unless said otherwise
+LONGEST = 10**8  # characters of a field
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text, and its label if it has one."""
+
+    text: str
+    label: str = ""
+
+    @property
+    def identity(self) -> str:
+        """A digest of the text: the same text is the same example, whatever its label and wherever it stands."""
+        return digest(self.text)
+
+
+def digest(text: str) -> str:
+    """What a text, or anything else in words, is recognised by."""
+    from blake3 import blake3
+
+    return blake3(text.encode()).hexdigest(16)
+
+
+@dataclass
+class Data:
+    """Where the examples of the splits are: one file for both, or one for each.
+
+    Of one file the examples are dealt out by their digests, `share` of them to validation: which split a text is in
+    depends on the text alone, so doubles do not straddle and a longer file deals alike. `limit`: so many a split, the
+    first ones.
+    """
+
+    data: str = ""
+    validation: str = ""
+    test: str = ""
+    share: float = SHARE
+    limit: int | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+
+    def check(self, name: str) -> None:
+        """Raise RecipeError for a task that does not say where its examples are."""
+        if bool(self.data) == bool(self.validation or self.test) or bool(self.validation) != bool(self.test):
+            raise RecipeError(f"{name}: give `data`, which is dealt out, or both `validation` and `test`")
+        if not 0 < self.share < 1:
+            raise RecipeError(f"{name}: share is between 0 and 1, not {self.share}")
+        if self.limit is not None and self.limit < 1:
+            raise RecipeError(f"{name}: limit is at least 1, not {self.limit}")
+
+    def examples(self, split: str, root: Path) -> list[Example]:
+        """Those of a split, in the file's order, each text once. Paths are relative to `root`. Raises FormatError."""
+        path = root / (self.data or (self.validation if split == "validation" else self.test))
+        found = {e.identity: e for e in read(path, self.text_column, self.label_column)}
+        chosen = [e for i, e in found.items() if not self.data or (position(i) < self.share) == (split == "validation")]
+        if not chosen:
+            raise FormatError(f"{path} has no examples for {split}")
+        return chosen[: self.limit]
+
+
+def position(identity: str) -> float:
+    """Where a digest lies between 0 and 1: which split deals by."""
+    return int(identity[:12], 16) / 16**12
+
+
+# ---- files ---------------------------------------------------------------------------------------
+def read(path: Path, text: str = "text", label: str = "label") -> Iterator[Example]:
+    """The examples of a file, by its suffix: .jsonl (objects), .csv and .tsv (with a header), .txt (a text a line)."""
+    with stated(path, FormatError):
+        content = path.read_text(encoding="utf-8-sig")
+    rows = ROWS.get(path.suffix)
+    if rows is None:
+        raise FormatError(f"{path}: examples come in files {', '.join(ROWS)}, not {path.suffix or 'without a suffix'}")
+    for number, row in rows(path, content, text):
+        if not isinstance(row.get(text), str):
+            known = ", ".join(map(str, row)) or "none"
+            raise FormatError(f"{path}, line {number}: no text under {text!r}; there is {known}")
+        yield Example(row[text], "" if row.get(label) is None else str(row[label]))
+
+
+def _jsonl(path: Path, content: str, _: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("it is no object")
+            except ValueError as error:
+                raise FormatError(f"{path}, line {number}: no JSON ({error})") from None
+            yield number, row
+
+
+def _table(delimiter: str) -> Any:
+    def rows(path: Path, content: str, _: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        csv.field_size_limit(LONGEST)
+        reader = csv.DictReader(content.splitlines(keepends=True), delimiter=delimiter)
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise FormatError(f"{path}, line {reader.line_num}: {error}") from None
+
+    return rows
+
+
+def _lines(path: Path, content: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            yield number, {text: line.strip()}
+
+
+ROWS: Mapping[str, Any] = {".jsonl": _jsonl, ".csv": _table(","), ".tsv": _table("\t"), ".txt": _lines}
+
+
+def paragraphs(path: Path) -> list[Example]:
+    """The documents of a text file, parted by empty lines; of the other formats, a document an example."""
+    if path.suffix != ".txt":
+        return [*read(path)]
+    with stated(path, FormatError):
+        content = path.read_text(encoding="utf-8-sig")
+    return [Example(part.strip()) for part in content.split("\n\n") if part.strip()]
+
+
+def places(labels: Sequence[str], classes: Sequence[str], name: str) -> list[int]:
+    """The class of each label, by name or by number. Raises MismatchError with the labels that are none."""
+    by_name = {c: k for k, c in enumerate(classes)}
+    by_name |= {str(k): k for k in range(len(classes)) if str(k) not in by_name}
+    if unknown := sorted({label for label in labels if label not in by_name}):
+        raise MismatchError(f"{name}: labels that are no class ({', '.join(classes)}):", unknown[:20])
+    return [by_name[label] for label in labels]
