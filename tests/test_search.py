@@ -305,3 +305,103 @@ def test_an_evaluator_that_raises_is_stated_by_its_own_words():
     evaluate.__class__ = type("Broken", (Near,), {"__call__": lambda self, w, split: broken(w, split)})
     with pytest.raises(TaskvecError, match="no data today"):
         search(ONE, evaluate, GRID)
+
+
+# ---- several objectives --------------------------------------------------------------------------
+def test_the_front_has_what_no_candidate_beats():
+    found = search(TWO, Near(), {"x": (0, 1, 0.25), "y": (0, 1, 0.25)}, objective=["a", "control"], test=False)
+    points = {t.number: (t.metrics["a"], t.metrics["control"]) for t in found.trials}
+    beaten = {n for n, p in points.items() if any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points.values())}
+    front = found.front()
+    assert {points[t.number] for t in front} == {points[n] for n in points.keys() - beaten}
+    assert len({t.goods for t in front}) == len(front) > 2 and found.chosen == front[0]
+    assert "no candidate beats these" in str(found) and found.as_dict()["front"] == [t.number for t in front]
+
+
+def test_nsga2_finds_a_front_and_goes_on_where_it_was(tmp_path):
+    pytest.importorskip("optuna")
+    options = {"objective": ["a", "control"], "sampler": "nsga2", "trials": 50, "seed": 1, "test": False}
+    ranges = {"x": (0, 1), "y": (0, 1)}
+    whole = search(TWO, Near(), ranges, **options)
+    best = whole.front()
+    assert max(t.metrics["a"] for t in best) > 0.7 and max(t.metrics["control"] for t in best) > 0.9
+
+    class Mortal(Near):
+        def __call__(self, weights, split):
+            if len(self.calls) == 30:
+                raise KeyboardInterrupt
+            return super().__call__(weights, split)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(TWO, Mortal(), ranges, journal=tmp_path / "j", **options)
+    again = search(TWO, Near(), ranges, journal=tmp_path / "j", **options)
+    assert [t.knobs for t in again.trials] == [t.knobs for t in whole.trials]
+
+
+def test_nsga2_wants_several_objectives():
+    with pytest.raises(RecipeError, match="several objectives"):
+        search(TWO, Near(), {"x": (0, 1), "y": (0, 1)}, sampler="nsga2", trials=3)
+
+
+# ---- racing --------------------------------------------------------------------------------------
+class Parted:
+    """`Near` without its single number, which can be asked for a part of its examples."""
+
+    text = "parted"
+
+    def __init__(self, start=0.0, stop=1.0, counted=None):
+        self.start, self.stop, self.counted = start, stop, [] if counted is None else counted
+
+    def examples(self, split):
+        return Near().examples(split)
+
+    def part(self, start, stop):
+        return Parted(start, stop, self.counted)
+
+    def __call__(self, weights, split):
+        scores = {name: v for name, v in Near()(weights, split).items() if name != "control"}
+        parts = {name: v[round(self.start * len(v)) : round(self.stop * len(v))] for name, v in scores.items()}
+        self.counted.append(sum(map(len, parts.values())))
+        return parts
+
+
+def test_a_race_chooses_the_same_with_fewer_examples(tmp_path):
+    slow, quick = Parted(), Parted()
+    ranges = {"x": (-1, 1, 0.2), "y": (-1, 1, 0.2)}
+    whole = search(TWO, slow, ranges, test=False)
+    raced = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
+    assert raced.chosen.knobs == whole.chosen.knobs and raced.chosen.scores == whole.chosen.scores
+    assert raced.stopped > 60 and raced.stopped + len(raced.trials) == len(whole.trials) == 121
+    assert sum(quick.counted) < 0.7 * sum(slow.counted)
+    assert f"{raced.stopped} more candidates were given up" in str(raced)
+    by_number = {t.number: t for t in whole.trials}
+    assert all(by_number[t.number].scores == t.scores for t in raced.trials)  # parts are joined to the whole
+    again = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
+    assert again.trials == raced.trials and again.stopped == raced.stopped
+
+
+def test_an_evaluator_without_parts_or_with_single_numbers_is_not_raced():
+    class Single(Parted):
+        def __call__(self, weights, split):
+            return super().__call__(weights, split) | {"norm": 1.0}
+
+        def part(self, start, stop):
+            return Single(start, stop)
+
+    for evaluate in (Near(), Single()):
+        found = search(ONE, evaluate, GRID, objective="mean(a, b)", race=True, test=False)
+        assert not found.stopped and len(found.trials) == 21
+
+
+def test_a_journal_is_read_back_without_its_models(tmp_path):
+    from taskvec.records import read_record
+
+    found = search(ONE, Near(), GRID, objective="mean(a, b)", journal=tmp_path / "j")
+    again = read_record(tmp_path / "j")
+    assert str(again) == str(found) and again.as_dict() == found.as_dict() and again.model.startswith("0.")
+    (tmp_path / "half").write_bytes(b"\n".join((tmp_path / "j").read_bytes().splitlines()[:-1]) + b"\n")
+    with pytest.raises(TaskvecError, match="has not ended"):
+        read_record(tmp_path / "half")
+    (tmp_path / "none").write_text('{"a": 1}\n')
+    with pytest.raises(TaskvecError, match="no journal"):
+        read_record(tmp_path / "none")

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 POOLINGS = ("mean", "cls")
 
 
+def _texts(given: Any) -> bool:
+    """Whether these are descriptions: a list with a text at least."""
+    return isinstance(given, list | tuple) and bool(given) and all(isinstance(text, str) for text in given)
+
+
 @dataclass
 class Classification(Task):
     """Is the class with the highest logit the text's own? One number an example, 0 or 1.
@@ -42,7 +47,7 @@ class Classification(Task):
             raise RecipeError(f"{name}: give prompts or a head, not both")
         if self.pooling not in POOLINGS:
             raise RecipeError(f"{name}: pooling is {' or '.join(POOLINGS)}, not {self.pooling}")
-        if empty := [c for c, texts in self.prompts.items() if not texts or not all(isinstance(t, str) for t in texts)]:
+        if empty := [c for c, texts in self.prompts.items() if not _texts(texts)]:
             raise RecipeError(f"{name}: prompts are lists of texts, which these classes do not have:", map(str, empty))
         self.module = "encoder" if self.prompts or self.head else "classifier"  # type: ignore[misc]
         super().open(name, root, live_of)

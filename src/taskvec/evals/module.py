@@ -36,8 +36,14 @@ class Live:
     @cached_property
     def module(self) -> Any:
         """Not in training."""
-        kind = getattr(_transformers(), KINDS[self.kind])
-        return self._read(lambda: kind.from_pretrained(self.folder, dtype=self.dtype, **LOCAL)).to(self.device).eval()
+        kind, given = getattr(_transformers(), KINDS[self.kind]), {"dtype": self.dtype, **LOCAL}
+        found, info = self._read(lambda: kind.from_pretrained(self.folder, output_loading_info=True, **given))
+        missing = info["missing_keys"]
+        if self.kind == "encoder" and all(name.startswith("pooler.") for name in missing) and missing:
+            found.pooler = None  # what it would make of the states is not looked at
+        elif missing:
+            raise FormatError(f"{self.folder} has no weights for a {self.kind}'s:", sorted(missing))
+        return found.to(self.device).eval()
 
     @cached_property
     def tokenizer(self) -> Any:

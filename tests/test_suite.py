@@ -1,0 +1,367 @@
+"""Tasks described in a file, judged in live modules of transformers: against eager code, and what they refuse."""
+
+import json
+import math
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+import taskvec as tv
+from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
+from taskvec.evals import evaluator_from
+from taskvec.evals.suite import suite_from
+from taskvec.evals.texts import Data, read
+
+WORDS = [f"w{k}" for k in range(40)]
+RNG = np.random.default_rng(0)
+TEXTS = [" ".join(RNG.choice(WORDS, RNG.integers(3, 9))) for _ in range(60)]
+LABELS = ["good" if RNG.random() < 0.5 else "bad" for _ in TEXTS]
+MOOD = "model: encoder-base\ntasks:\n  mood: {kind: classification,"
+TEXTS_OF = "tasks: {a: {kind: classification, model: encoder-base,"
+PPL = "tasks: {a: {kind: perplexity, model: lm-base,"
+WRITTEN = "tasks: {a: {kind: generation, model: lm-base, data: prompts.txt,"
+PROMPTS = {"bad": ["w1 w2", "w3"], "good": ["w30 w31", "w32 w5 w6"]}
+
+
+def tokenizer(folder):
+    model = Tokenizer(WordLevel({w: k for k, w in enumerate(["[UNK]", "</s>", *WORDS])}, unk_token="[UNK]"))
+    model.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=model, unk_token="[UNK]", eos_token="</s>").save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """base and tuned encoders, classifiers and language models, and data in every format."""
+    root = tmp_path_factory.mktemp("suite")
+    tiny = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    bert = BertConfig(vocab_size=42, max_position_embeddings=32, **tiny)
+    llama = LlamaConfig(vocab_size=42, num_key_value_heads=1, max_position_embeddings=64, eos_token_id=1, **tiny)
+    two = BertConfig(vocab_size=42, max_position_embeddings=32, id2label={0: "bad", 1: "good"}, **tiny)
+    for kind, make in {
+        "encoder": lambda: BertModel(bert, add_pooling_layer=False),
+        "classifier": lambda: BertForSequenceClassification(two),
+        "lm": lambda: LlamaForCausalLM(llama),
+    }.items():
+        for seed, name in enumerate(("base", "tuned")):
+            torch.manual_seed(seed)
+            model = make()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.normal_(0, 0.4)
+            model.save_pretrained(root / f"{kind}-{name}")
+            tokenizer(root / f"{kind}-{name}")
+    rows = [{"text": t, "label": y} for t, y in zip(TEXTS, LABELS, strict=True)]
+    (root / "all.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (root / "val.tsv").write_text("label\ttext\n" + "".join(f"{r['label']}\t{r['text']}\n" for r in rows[:30]))
+    (root / "test.csv").write_text("text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in rows[30:]))
+    (root / "prompts.txt").write_text("\n".join(TEXTS))
+    (root / "story.txt").write_text("\n\n".join(TEXTS))
+    save_file({"weight": np.float32(RNG.normal(size=(2, 16))), "bias": np.float32([0.3, 0])}, root / "head.safetensors")
+    (root / "judge.py").write_text(
+        "def early(texts):\n"
+        "    return [sum(w in ('w1', 'w2', 'w3') for w in t.split()) / max(1, len(t.split())) for t in texts]\n"
+        "def wrong(texts):\n    return [0.0]\n"
+    )
+    return root
+
+
+def described(home, text, name="tasks.yml"):
+    path = home / name
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
+def model(home, kind, lam=0.5):
+    base = tv.load(home / f"{kind}-base")
+    return base + lam * (tv.load(home / f"{kind}-tuned") - base)
+
+
+def eager(home, kind, auto, lam=0.5):
+    """The same model by transformers and a dict."""
+    base, tuned = (auto.from_pretrained(home / f"{kind}-{n}").eval() for n in ("base", "tuned"))
+    other = tuned.state_dict()
+    base.load_state_dict(
+        {n: p + lam * (other[n] - p) if p.is_floating_point() else p for n, p in base.state_dict().items()}
+    )
+    return base
+
+
+def embed(home, net, texts):
+    ids = AutoTokenizer.from_pretrained(home / "encoder-base")
+    rows = [net(input_ids=torch.tensor([ids(t)["input_ids"]])).last_hidden_state[0].mean(0) for t in texts]
+    return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+
+
+# ---- classification ------------------------------------------------------------------------------
+def test_a_zero_shot_head_is_made_by_the_base_and_frozen(home):
+    suite = suite_from(
+        described(
+            home,
+            f"{MOOD} validation: val.tsv, test: test.csv, prompts: {json.dumps(PROMPTS)}}}",
+        )
+    )
+    with torch.no_grad():
+        base = eager(home, "encoder", AutoModel, 0)
+        rows = torch.stack([embed(home, base, texts).mean(0) for texts in PROMPTS.values()])
+        net = eager(home, "encoder", AutoModel)
+        for split, at in (("validation", slice(30)), ("test", slice(30, 60))):
+            best = (embed(home, net, TEXTS[at]) @ torch.nn.functional.normalize(rows, dim=-1).T).argmax(1)
+            wanted = [float([*PROMPTS][k] == y) for k, y in zip(best, LABELS[at], strict=True)]
+            assert suite(model(home, "encoder"), split)["mood"].tolist() == wanted
+            assert len({*suite(model(home, "encoder", 0), split)["mood"]}) == 2
+    assert len(suite.examples("validation")["mood"]) == 30
+
+
+def test_a_given_head_and_the_model_s_own(home):
+    suite = suite_from(
+        described(
+            home,
+            """
+            tasks:
+              given: {kind: classification, model: encoder-base, data: all.jsonl, head: head.safetensors,
+                      classes: [bad, good], normalise: false, pooling: cls}
+              own: {kind: classification, model: classifier-base, validation: val.tsv, test: test.csv}
+            """,
+        )
+    )
+    with torch.no_grad():
+        ids = AutoTokenizer.from_pretrained(home / "encoder-base")
+        net = eager(home, "classifier", AutoModelForSequenceClassification)
+        best = [net(input_ids=torch.tensor([ids(t)["input_ids"]])).logits[0].argmax() for t in TEXTS[30:]]
+        wanted = [float(["bad", "good"][k] == y) for k, y in zip(best, LABELS[30:], strict=True)]
+        assert suite.tasks["own"].scores(model(home, "classifier"), "test", 0, 1)[""].tolist() == wanted
+        net, head = eager(home, "encoder", AutoModel), tv.load(home / "head.safetensors")
+        first = [net(input_ids=torch.tensor([ids(t)["input_ids"]])).last_hidden_state[0, 0].numpy() for t in TEXTS]
+        best = [int(np.argmax(head["weight"] @ e + head["bias"])) for e in first]
+        hits = {t: float(["bad", "good"][k] == y) for k, y, t in zip(best, LABELS, TEXTS, strict=True)}
+        task = suite.tasks["given"]
+        for split in ("validation", "test"):
+            texts = [e.text for e in task.listed(split)]
+            assert task.scores(model(home, "encoder"), split, 0, 1)[""].tolist() == [hits[t] for t in texts]
+
+
+def test_one_file_is_dealt_out_by_the_texts_alone(home, tmp_path):
+    data = Data(data="all.jsonl")
+    sides = {split: [e.text for e in data.examples(split, home)] for split in ("validation", "test")}
+    assert not {*sides["validation"]} & {*sides["test"]} and {*sides["validation"], *sides["test"]} == {*TEXTS}
+    assert 15 < len(sides["test"]) < 45
+    lines = (home / "all.jsonl").read_text().splitlines()
+    (tmp_path / "all.jsonl").write_text("\n".join([*lines[::-1], *lines]))  # another order, every text twice
+    for split, texts in sides.items():
+        assert {e.text for e in data.examples(split, tmp_path)} == {*texts}
+        assert len(data.examples(split, tmp_path)) == len(texts)
+    assert len(Data(data="all.jsonl", limit=3).examples("test", home)) == 3
+    few = Data(data="all.jsonl", share=0.2).examples("validation", home)
+    assert {e.text for e in few} < {*sides["validation"]}
+
+
+def test_parts_of_a_suite_are_the_whole(home):
+    suite = suite_from(
+        described(
+            home,
+            f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}",
+        )
+    )
+    w = model(home, "encoder")
+    first, rest = suite.part(0, 0.25)(w, "test")["mood"], suite.part(0.25, 1)(w, "test")["mood"]
+    assert [*first, *rest] == [*suite(w, "test")["mood"]] and 0 < len(first) < len(rest)
+
+
+# ---- language models -----------------------------------------------------------------------------
+def test_perplexity_is_exp_of_the_mean_loss_over_windows(home):
+    suite = suite_from(
+        described(home, "model: lm-base\ntasks:\n  ppl: {kind: perplexity, data: story.txt, window: 16}")
+    )
+    w, ids = model(home, "lm"), AutoTokenizer.from_pretrained(home / "lm-base")
+    found = suite(w, "test")
+    kept = [t for t in dict.fromkeys(TEXTS) if _side(t) == "test"]
+    stream = [k for t in kept for k in (*ids(t)["input_ids"], 1)]
+    windows = torch.tensor(stream[: len(stream) // 16 * 16]).view(-1, 16)
+    with torch.no_grad():
+        net = eager(home, "lm", AutoModelForCausalLM)
+        losses = [net(input_ids=row[None], labels=row[None]).loss.item() for row in windows]
+    assert found["ppl_loss"] == pytest.approx(losses, rel=1e-4)
+    assert found["ppl"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-4)
+    assert suite.examples("validation")["ppl"] and not {*suite.examples("validation")["ppl"]} & {
+        *suite.examples("test")["ppl"]
+    }
+
+
+def _side(text):
+    from taskvec.evals.texts import digest, position
+
+    return "validation" if position(digest(text)) < 0.5 else "test"
+
+
+def test_what_is_written_is_scored(home):
+    suite = suite_from(
+        described(
+            home,
+            """
+            model: lm-base
+            batch: 7
+            tasks:
+              early: {kind: generation, data: prompts.txt, judge: "judge.py:early", threshold: 0.1, tokens: 6}
+              drawn: {kind: generation, data: prompts.txt, judge: "judge.py:early", tokens: 6,
+                      temperature: 1.0, seed: 3}
+              mood: {kind: generation, data: prompts.txt, judge: classifier-base, label: good, tokens: 4}
+            """,
+        )
+    )
+    w, ids = model(home, "lm"), AutoTokenizer.from_pretrained(home / "lm-base")
+    found, prompts = suite(w, "test"), [e.text for e in suite.tasks["early"].listed("test")]
+    with torch.no_grad():
+        net = eager(home, "lm", AutoModelForCausalLM)
+        for k, prompt in enumerate(prompts):
+            row = torch.tensor([ids(prompt)["input_ids"]])
+            out = net.generate(row, max_new_tokens=6, do_sample=False, pad_token_id=1)[0, row.shape[1] :]
+            words = ids.decode(out, skip_special_tokens=True).split()
+            score = sum(x in ("w1", "w2", "w3") for x in words) / max(1, len(words))
+            assert found["early_score"][k] == pytest.approx(score) and found["early"][k] == (score > 0.1)
+    again = suite(w, "test")
+    assert again["drawn_score"].tolist() == found["drawn_score"].tolist() != found["early_score"].tolist()
+    assert all(0 < p < 1 for p in found["mood_score"])
+
+
+def test_a_command_gets_a_folder_and_prints_json(home):
+    (home / "look.py").write_text(
+        "import json, sys\nfrom transformers import AutoModel\n"
+        "m = AutoModel.from_pretrained(sys.argv[1])\nprint('loading...')\n"
+        "print(json.dumps({'bias': float(m.embeddings.LayerNorm.bias.sum()), 'split': len(sys.argv[2])}))\n"
+    )
+    run = f"{sys.executable} look.py {{model}} {{split}}"
+    suite = suite_from(described(home, f"tasks:\n  mine: {{kind: command, run: '{run}'}}"))
+    w = model(home, "encoder")
+    found = suite(w, "test")
+    assert found["mine_bias"] == pytest.approx(float(w["embeddings.LayerNorm.bias"].sum()), rel=1e-5)
+    assert found["mine_split"] == 4 and suite.untold == ["mine"] and suite.part(0, 0.5) is None
+    for run, what in (
+        ("exit 3 # {model} {split}", "ended with 3"),
+        ("echo hello {model} {split} | cut -c1-5", "no JSON but 'hello'"),
+    ):
+        with pytest.raises(TaskvecError, match=what):
+            suite_from(described(home, f"tasks:\n  mine: {{kind: command, run: '{run}'}}", "bad.yml"))(w, "test")
+
+
+# ---- together ------------------------------------------------------------------------------------
+def test_tasks_of_one_model_share_one_module_that_is_loaded_once(home, monkeypatch):
+    from taskvec.evals import module
+
+    loaded = []
+    monkeypatch.setattr(module, "load_into", lambda m, w: (loaded.append(id(m)), tv.load_into(m, w)))
+    suite = suite_from(
+        described(
+            home,
+            f"""
+            model: encoder-base
+            tasks:
+              one: {{kind: classification, data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}
+              two: {{kind: classification, data: all.jsonl, head: head.safetensors, classes: [bad, good]}}
+            """,
+        )
+    )
+    suite(model(home, "encoder"), "validation")
+    suite(model(home, "encoder", 0.7), "validation")
+    assert len(loaded) == 2 and len({*loaded}) == 1
+
+
+def test_a_search_over_a_file_of_tasks_on_the_command_line(home, run):
+    tasks = described(
+        home,
+        f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}",
+        "cli.yml",
+    )
+    done = run(
+        "search", "base + lam*(tuned - base)", f"base={home / 'encoder-base'}", f"tuned={home / 'encoder-tuned'}",
+        "--evaluate", tasks, "--knob", "lam=0:1:0.25", "--journal", home / "j.jsonl", "--json",
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["test"].keys() == {"base", "chosen"} and not found["notes"]
+    first = json.loads((home / "j.jsonl").read_text().splitlines()[0])
+    assert first["evaluator"].startswith("cli.yml (") and first["race"]
+
+
+def test_other_examples_are_another_evaluator(home, tmp_path):
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", f"{home}/encoder-base")
+    (tmp_path / "all.jsonl").write_text((home / "all.jsonl").read_text())
+    before = evaluator_from(described(tmp_path, text)).text
+    assert evaluator_from(described(tmp_path, text)).text == before
+    (tmp_path / "all.jsonl").write_text("\n".join((home / "all.jsonl").read_text().splitlines()[1:]))
+    assert evaluator_from(described(tmp_path, text)).text != before
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "what"),
+    [
+        (f"{TEXTS_OF} dta: all.jsonl}}}}", RecipeError, "no key dta .did you mean data"),
+        ("modl: x\ntasks: {a: {kind: command, run: '{model} {split}'}}", RecipeError, "the file: no key modl"),
+        ("tasks: {a: {kind: clasification}}", RecipeError, "kind is one of classification, images, perplexity"),
+        (f"{PPL} data: story.txt, window: big}}}}", RecipeError, "window is a whole number, not 'big'"),
+        ("tasks: {a-b: {kind: perplexity}}", RecipeError, "'a-b' is no name for a metric"),
+        (f"{PPL} }}}}", RecipeError, "give `data`, which is dealt out, or both"),
+        (f"{PPL} data: story.txt, test: story.txt}}}}", RecipeError, "give `data`"),
+        ("tasks: {a: {kind: perplexity, data: story.txt}}", RecipeError, "whose architecture"),
+        (f"{WRITTEN} }}}}", RecipeError, "who scores"),
+        ("tasks: {a: {kind: command, run: 'true'}}", RecipeError, "a command with {model} and {split}"),
+        ("tasks: []", FormatError, "a file of tasks has tasks"),
+        ("tasks: {a: [", FormatError, "line 1"),
+        (f"{TEXTS_OF} data: none.jsonl, prompts: {{x: [w1]}}}}}}", FormatError, "none.jsonl"),
+        (f"{TEXTS_OF} data: all.parquet, prompts: {{x: [w1]}}}}}}", FormatError, "all.parquet"),
+        ("tasks: {a: {kind: perplexity, model: nowhere, data: story.txt}}", FormatError, "nowhere cannot be opened"),
+        (f"{TEXTS_OF} data: all.jsonl, prompts: {{x: w1}}}}}}", RecipeError, "lists of texts"),
+        (f"{TEXTS_OF} data: all.jsonl, prompts: {{x: [w1], y: [w2]}}}}}}", MismatchError, "labels that are no class"),
+        (f"{PPL} data: story.txt, window: 5000}}}}", FormatError, "fewer than one window"),
+        (f"{WRITTEN} judge: 'judge.py:wrong'}}}}", TaskvecError, "a number for each of 29 texts, not .1."),
+        (f"{WRITTEN} judge: classifier-base, label: x}}}}", RecipeError, "classes .bad, good., not 'x'"),
+        (
+            "tasks: {a: {kind: classification, model: lm-base, data: all.jsonl}}",
+            FormatError,
+            "no weights for a classifier",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_tasks_is_stated(home, text, error, what):
+    kind = "lm" if "lm-base" in text else "encoder"
+    with pytest.raises(error, match=what):
+        evaluator_from(described(home, text, "wrong.yml"))(model(home, kind), "validation")
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(home):
+    with pytest.raises(RecipeError) as caught:
+        suite_from(described(home, "tasks: {a: {kind: x}, b: {kind: perplexity, windw: 3}, c: 4}", "wrong.yml"))
+    assert all(part in str(caught.value) for part in ("a: kind", "b: no key windw", "c: a task is"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', "line 2: no text under 'text'; there is txt"),
+        ("a.jsonl", '{"text": "x"}\nnope\n', "line 2: no JSON"),
+        ("a.jsonl", "[1]\n", "line 1: no JSON .it is no object"),
+        ("a.csv", "txt,label\nx,y\n", "line 2: no text under 'text'; there is txt, label"),
+    ],
+)
+def test_what_is_wrong_with_data_is_stated_with_its_line(tmp_path, name, content, what):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FormatError, match=what):
+        [*read(Path(tmp_path / name))]
