@@ -87,6 +87,15 @@ def test_the_three_operations_of_the_paper(home):
     assert np.allclose(weight(home, "d"), base + 0.5 * (c + b - a - base), atol=1e-6)
 
 
+def test_a_sum_without_a_scale_is_as_long_as_one_of_its_vectors(home):
+    base, a, b = (weight(home, n).astype("f8") for n in ("base", "a", "b"))
+    assert "norm_matched(" in run(home, "add", "base", "a", "b", "-o", "sum")
+    norms = [np.linalg.norm(x - base) for x in (a, b, weight(home, "sum"))]
+    assert norms[2] == pytest.approx((norms[0] + norms[1]) / 2, rel=1e-4)
+    run(home, "add", "base", "a", "-o", "one")
+    assert np.array_equal(weight(home, "one"), weight(home, "a"))  # of one vector the scale is 1
+
+
 def test_negation_of_a_model_and_of_its_stored_vector_agree(home):
     run(home, "negate", "base", "tau", "--scale", "1/3", "-o", "n1")
     run(home, "negate", "base", "a", "--scale", "1/3", "-o", "n2")

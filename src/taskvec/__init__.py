@@ -41,8 +41,8 @@ _HOME = {
 _METHODS = (
     "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
     "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
-    "metagpt", "model_stock", "multislerp", "nearswap", "nuslerp", "patch", "pcb", "ram", "ramplus", "random_like",
-    "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
+    "metagpt", "model_stock", "multislerp", "nearswap", "norm_matched", "nuslerp", "patch", "pcb", "ram", "ramplus",
+    "random_like", "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
 )  # fmt: skip
 # Views: the same numbers in other layers, under other names, in other rows.
 _VIEWS = (

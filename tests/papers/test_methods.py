@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from taskvec.errors import RecipeError
 from taskvec.kernels import philox
 from taskvec.kernels_numpy import philox_numpy  # fmt: skip
 from taskvec.methods import METHODS
@@ -271,6 +272,19 @@ def test_metagpt_weighs_by_squared_norms(taus):
     squares = [np.sum(flat(t).astype(np.float64) ** 2) for t in taus]
     wanted = {k: sum(s / sum(squares) * t[k] for s, t in zip(squares, taus, strict=True)) for k in SHAPES}
     same(made("metagpt(t0, t1, t2)", taus), wanted, 1e-6)
+
+
+def test_norm_matched_has_the_mean_norm_of_its_vectors(taus):
+    norms = [np.linalg.norm(flat(t).astype(np.float64)) for t in taus]
+    total = {k: sum(t[k].astype(np.float64) for t in taus) for k in SHAPES}
+    lam = np.mean(norms) / np.linalg.norm(flat(total))
+    found = made("norm_matched(t0, t1, t2)", taus)
+    same(found, {k: lam * v for k, v in total.items()}, 1e-6)
+    assert np.linalg.norm(flat({k: found[k] for k in SHAPES})) == pytest.approx(np.mean(norms), rel=1e-5)
+    same(made("norm_matched(t0)", taus[:1]), taus[0])  # to the bit
+    same(made("norm_matched(t0, t1)", [taus[0], taus[0]]), taus[0], 1e-6)
+    with pytest.raises(RecipeError, match="cancel out"):
+        made("norm_matched(t0, t1)", [taus[0], {k: -v for k, v in taus[0].items()}])["layers.0.w"]
 
 
 def test_freeze_conflicts_keeps_what_agrees_and_drops_what_does_not(taus):

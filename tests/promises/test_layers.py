@@ -26,8 +26,8 @@ PUBLIC = {
     "stats", "verify", "without",
     "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
     "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
-    "metagpt", "model_stock", "multislerp", "nearswap", "nuslerp", "patch", "pcb", "ram", "ramplus", "random_like",
-    "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
+    "metagpt", "model_stock", "multislerp", "nearswap", "norm_matched", "nuslerp", "patch", "pcb", "ram", "ramplus",
+    "random_like", "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
     "align_vocab", "as_model", "join", "pad_vocab", "rename", "resize_vocab", "select", "stack", "take_layers", "tie",
     "untie",
 }  # fmt: skip

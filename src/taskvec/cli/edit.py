@@ -15,6 +15,7 @@ from taskvec.cli.common import (
     show_json,
     writing,
 )
+from taskvec.methods import FUNCTIONS
 from taskvec.planning import plan as make_plan
 from taskvec.recipe import load, written
 from taskvec.weights import Weights
@@ -90,13 +91,22 @@ def negate(base: str, vector: str, scale: str, **kwargs: Any) -> None:
 @click.command()
 @click.argument("base")
 @click.argument("vectors", nargs=-1, required=True, metavar="VECTOR...")
-@scale
+@click.option("--scale", metavar="λ", help="The coefficient λ. [default: 1 for one vector; of several, norm_matched]")
 @writing
-def add(base: str, vectors: tuple[str, ...], scale: str, **kwargs: Any) -> None:
-    """Learn tasks: BASE + λΣτ. Each VECTOR is a task vector, a LoRA, or a fine-tuned model."""
+def add(base: str, vectors: tuple[str, ...], scale: str | None, **kwargs: Any) -> None:
+    """Learn tasks: BASE + λΣτ. Each VECTOR is a task vector, a LoRA, or a fine-tuned model.
+
+    Without --scale a rule that needs no data chooses λ: 1 for one vector, and for several the λ that makes their sum as
+    long as one of them is on average (norm_matched, about 1/√n). `taskvec search` chooses by data, and better.
+    """
     ground = load(base).named("base")
-    total = sum((_vector(uri, ground) for uri in vectors), Weights({}))
-    _write(ground + number("scale", scale) * total, **kwargs)
+    taus = [_vector(uri, ground) for uri in vectors]
+    if scale is None and len(taus) > 1:
+        if not (kwargs["quiet"] or kwargs["machine"]):
+            click.echo("λ: without data the sum is given the mean norm of its vectors (norm_matched)", err=True)
+        _write(ground + FUNCTIONS["norm_matched"](*taus), **kwargs)
+    else:
+        _write(ground + number("scale", scale or "1") * sum(taus, Weights({})), **kwargs)
 
 
 @click.command()

@@ -3,8 +3,10 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from typing import Any, ClassVar
 
 from taskvec.errors import FormatError, MissingExtra, RecipeError
@@ -61,10 +63,11 @@ class Harness(Task):
 
         module = self.live.take(weights)
         model = HFLM(pretrained=module, tokenizer=self.live.tokenizer, batch_size=self.batch, device=self.device)
-        found = lm_eval.simple_evaluate(
-            model=model, tasks=[self.task], num_fewshot=self.shots, samples={self.task: places}, log_samples=True,
-            bootstrap_iters=0, task_manager=self._manager, verbosity=None,
-        )  # fmt: skip
+        with redirect_stderr(StringIO()):  # a bar for every step of every candidate
+            found = lm_eval.simple_evaluate(
+                model=model, tasks=[self.task], num_fewshot=self.shots, samples={self.task: places}, log_samples=True,
+                bootstrap_iters=0, task_manager=self._manager,
+            )  # fmt: skip
         samples: list[dict[str, Any]] = found["samples"][self.task]
         return samples
 
@@ -81,10 +84,9 @@ class Harness(Task):
     @cached_property
     def _dealt(self) -> dict[str, list[tuple[str, int]]]:
         """Split -> (digest, place) of its documents."""
-        from lm_eval.tasks import get_task_dict
-
+        manager = self._manager
         try:
-            task = get_task_dict([self.task], self._manager)[self.task]
+            task = manager.load([self.task])["tasks"][self.task]
             documents = [digest(json.dumps(doc, sort_keys=True, default=str)) for doc in task.eval_docs]
         except Exception as error:
             raise FormatError(f"{self.name}: {self.task} cannot be read: {type(error).__name__}: {error}") from None
