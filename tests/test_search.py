@@ -405,3 +405,47 @@ def test_a_journal_is_read_back_without_its_models(tmp_path):
     (tmp_path / "none").write_text('{"a": 1}\n')
     with pytest.raises(TaskvecError, match="no journal"):
         read_record(tmp_path / "none")
+
+
+# ---- seeds ---------------------------------------------------------------------------------------
+SEEDS = [tv.from_arrays(model(v, 0), f"a{k}") for k, v in enumerate((0.9, 1.1, 1.3))]
+
+
+def test_of_several_seeds_the_mean_counts_and_the_spread_is_told(tmp_path):
+    from scipy import stats
+
+    family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
+    others = [{"a": other} for other in SEEDS]
+    found = search(family, Near(), GRID, objective="a", replicates=others, journal=tmp_path / "j")
+    places = [1, 0.9, 1.1, 1.3]
+
+    def hit(lam, split):
+        return np.array([np.abs(TARGETS[split]["a"] - lam * p) < 0.25 for p in places], float)
+
+    lam = found.chosen.knobs["lam"]
+    assert lam == max((k / 20 for k in range(21)), key=lambda v: (round(hit(v, "validation").mean(), 12), -v))
+    assert found.chosen.metrics["a"] == pytest.approx(hit(lam, "validation").mean())
+    assert found.test["chosen"]["a"] == pytest.approx(hit(lam, "test").mean(0).tolist())
+    means = hit(lam, "test").mean(1)
+    told = found.spread()["a"]
+    assert told.values == pytest.approx(means) and told.deviation == pytest.approx(means.std(ddof=1))
+    low, high = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
+    assert (told.interval.low, told.interval.high) == pytest.approx((low, high))
+    assert "over 4 seeds" in str(found) and found.as_dict()["seeds"]["a"]["deviation"] == told.deviation
+    again = search(family, Near(), GRID, objective="a", replicates=others, journal=tmp_path / "j")
+    assert again.as_dict() == found.as_dict()
+    with pytest.raises(TaskvecError, match="another search"):  # fewer seeds are another search
+        search(family, Near(), GRID, objective="a", replicates=others[:1], journal=tmp_path / "j")
+
+
+def test_a_race_over_seeds_finds_what_no_race_finds():
+    family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
+    options = {"objective": "a", "replicates": [{"a": other} for other in SEEDS]}
+    whole, raced = (search(family, Parted(), GRID, race=race, **options) for race in (False, True))
+    assert raced.stopped and raced.chosen.knobs == whole.chosen.knobs
+    assert raced.chosen.scores == whole.chosen.scores and raced.seeds == whole.seeds
+
+
+def test_a_replicate_of_a_name_that_the_recipe_has_not_is_refused():
+    with pytest.raises(RecipeError, match="has no c; it has base, a"):
+        search(tv.parse("base + lam*(a - base)", base=BASE, a=A), Near(), GRID, replicates=[{"c": B}])

@@ -34,6 +34,19 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Of several seeds: the mean of what each gave, their standard deviation (n - 1), and where the mean may lie."""
+
+    values: tuple[float, ...]
+    deviation: float
+    interval: Interval
+
+    def __str__(self) -> str:
+        i = self.interval
+        return f"{i.mean:.4g} ± {self.deviation:.2g} [{i.low:.4g}, {i.high:.4g}] over {len(self.values)} seeds"
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """Two models on the same examples: second minus first, and how likely so much is if neither is better."""
 
@@ -82,6 +95,31 @@ def _resampled(arrays: "Sequence[NDArray[Any]]", resamples: int, seed: int) -> "
             count = min(step, resamples - at)
             total[at : at + count] += array[draw.integers(0, array.size, (count, array.size))].mean(axis=1)
     return total / len(arrays)
+
+
+def spread(values: Sequence[float], *, confidence: float = 0.95) -> Spread:
+    """Mean +- t_{n-1} s / sqrt(n) over seeds, s their standard deviation (Student, 1908). At least two values."""
+    n, mean = len(values), math.fsum(values) / len(values)
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    half = _student((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
+    return Spread(tuple(values), deviation, Interval(mean, mean - half, mean + half, confidence))
+
+
+def _student(share: float, freedom: int) -> float:
+    """The quantile above 1/2 of Student's t: the finite sum for whole degrees of freedom (Abramowitz and Stegun,
+    26.7.3 and 26.7.4), bisected."""
+    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(freedom)
+    for _ in range(80):
+        angle = (low + high) / 2
+        c, term, total = math.cos(angle), 1.0, 1.0
+        for k in range(2 + freedom % 2, freedom - 1, 2):
+            term *= c * c * (k - 1) / k
+            total += term
+        inside = math.sin(angle) * total
+        if freedom % 2:
+            inside = (angle + (inside * c if freedom > 1 else 0.0)) * 2 / math.pi
+        low, high = (angle, high) if (1 + inside) / 2 < share else (low, angle)
+    return math.tan(low) * math.sqrt(freedom)
 
 
 def difference(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from taskvec.evidence import Difference, bootstrap, difference, holm
+from taskvec.evidence import Difference, Spread, bootstrap, difference, holm, spread
 from taskvec.spaces import Knobs
 from taskvec.weights import Weights
 
@@ -57,6 +57,9 @@ class Record:
     stopped: int  # how many were given up after a part of them
     validation: Mapping[str, Mapping[str, Numbers]]  # reference model -> its scores
     test: Mapping[str, Mapping[str, Numbers]]  # "chosen" and the reference models -> their scores; empty if not wanted
+    seeds: Mapping[
+        str, list[float]
+    ]  # metric -> what the chosen model scores with each seed's vectors, if there are several
     looks: int  # how many candidates were ever judged on test examples with this journal
     notes: tuple[str, ...] = ()
 
@@ -102,6 +105,10 @@ class Record:
         ps = holm({name: d.p for name, d in found.items()})
         return {name: replace(d, p=ps[name]) for name, d in found.items()}
 
+    def spread(self) -> dict[str, Spread]:
+        """The chosen model over the seeds of its vectors, on test examples (validation, if test was not wanted)."""
+        return {name: spread(values) for name, values in self.seeds.items()}
+
     def as_dict(self) -> dict[str, Any]:
         """For `--json`: means of the scores, which the journal has example by example."""
         plateau = self.plateau()
@@ -114,6 +121,10 @@ class Record:
             "compared": {
                 name: {"difference": d.interval.mean, "low": d.interval.low, "high": d.interval.high, "p": d.p}
                 for name, d in self.compared().items()
+            },
+            "seeds": {
+                name: {"mean": (i := s.interval).mean, "deviation": s.deviation, "low": i.low, "high": i.high}
+                for name, s in self.spread().items()
             },
             "trials": [
                 {"knobs": t.knobs, "metrics": t.metrics, "goodness": t.goodness, "broken": list(t.broken)}
@@ -129,6 +140,10 @@ class Record:
         if self.chosen:
             lines += [*self._flatness(), f"model: {self.model}"]
         lines += ["", *self._figures(), *self._in_words()]
+        if self.seeds:
+            split = "test" if CHOSEN in self.test else "validation"
+            lines += ["", f"the chosen recipe with the vectors of each seed, {split} (mean ± deviation [t interval]):"]
+            lines += [f"  {name}: {spread}" for name, spread in self.spread().items()]
         if self.stopped:
             lines.append(f"{self.stopped} more candidates were given up after a part of the examples")
         if len(self.objectives) > 1:

@@ -1,18 +1,33 @@
 """Measuring candidates for a search: what the journal knows is not measured again, what it does not is written down."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from taskvec.errors import MismatchError
 from taskvec.evals import Evaluator, checked, part_of
-from taskvec.findings import Numbers
+from taskvec.findings import Numbers, means
 from taskvec.spaces import Knobs
 from taskvec.trials import Journal, Line, now
 from taskvec.weights import Weights
 
 QUARTER = 0.25  # of the examples, after which a candidate may be given up
-Found = tuple[dict[str, Numbers], float]  # scores, seconds
+Models = Sequence[Weights]  # the same recipe with other seeds' vectors; mostly one
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an evaluator found: of several models the mean of their scores, and the mean of each metric by model."""
+
+    scores: dict[str, Numbers]
+    seconds: float
+    seeds: dict[str, list[float]]  # metric -> a mean a model; empty for one model
+
+    def line(self, key: str = "scores") -> Line:
+        """As a journal has it."""
+        return {key: self.scores, "seconds": round(self.seconds, 3)} | ({"seeds": self.seeds} if self.seeds else {})
 
 
 class Book:
@@ -30,15 +45,14 @@ class Book:
         for line in self.lines():
             if line.get("reference") == name and line["split"] == split:
                 return scores_of(line)
-        scores, _ = self.measured(model, split)
-        self.journal.add({"reference": name, "split": split, "scores": scores, "time": now()})
-        return scores
+        found = self.measured([model], split)
+        self.journal.add({"reference": name, "split": split, **found.line(), "time": now()})
+        return found.scores
 
-    def candidate(self, model: Weights, knobs: Knobs) -> None:
+    def candidate(self, models: Models, knobs: Knobs) -> None:
         """See to the test scores of the chosen candidate."""
         if not any(line.get("test") == knobs for line in self.lines()):
-            scores, _ = self.measured(model, "test")
-            self.journal.add({"test": knobs, "split": "test", "scores": scores, "time": now()})
+            self.journal.add({"test": knobs, "split": "test", **self.measured(models, "test").line(), "time": now()})
 
     def note(self, line: Line) -> None:
         """A choice, if it is not the last one already."""
@@ -47,33 +61,50 @@ class Book:
             self.journal.add(line | {"time": now()})
 
     # ---- what the evaluator finds
-    def measured(self, model: Weights, split: str) -> Found:
+    def measured(self, models: Models, split: str) -> Found:
         """Raises what the evaluator raises; MismatchError where the metrics or examples are not as before."""
-        return self._by(self.evaluate, model, split, lambda values: values)
+        found = self._by(self.evaluate, models, split)
+        self._check(found.scores, split)
+        return found
 
-    def first_part(self, model: Weights) -> tuple[float, dict[str, Numbers], float] | None:
-        """(share, scores, seconds) on the first quarter of the validation examples; None if that is not to be had."""
+    def first_part(self, models: Models) -> Found | None:
+        """On the first quarter of the validation examples; None if that is not to be had."""
         part = part_of(self.evaluate, 0.0, QUARTER)
         if part is None or any(not isinstance(values, list) for values in self._before("validation").values()):
             return None
-        scores, seconds = self._by(part, model, "validation", None)
-        return QUARTER, scores, seconds
+        return self._by(part, models, "validation")
 
-    def last_part(self, model: Weights, first: Mapping[str, Numbers]) -> Found:
+    def last_part(self, models: Models, first: Found) -> Found:
         """All scores, once those on the first part are known."""
         part = part_of(self.evaluate, QUARTER, 1.0)
         assert part is not None
-        return self._by(part, model, "validation", lambda rest: {n: _joined(first[n], v) for n, v in rest.items()})
+        rest = self._by(part, models, "validation")
+        scores = {name: _joined(first.scores[name], values) for name, values in rest.scores.items()}
+        self._check(scores, "validation")
+        seeds = {}
+        for name, late in rest.seeds.items():
+            n, m = len(first.scores[name]), len(scores[name])  # type: ignore[arg-type]
+            seeds[name] = [(n * a + (m - n) * b) / m for a, b in zip(first.seeds[name], late, strict=True)]
+        return Found(scores, first.seconds + rest.seconds, seeds)
 
-    def _by(self, evaluate: Evaluator, model: Weights, split: str, whole: Any) -> Found:
+    def _by(self, evaluate: Evaluator, models: Models, split: str) -> Found:
         began = time.perf_counter()
-        found = checked(evaluate(model, split), evaluate.text)
-        scores = {name: _plain(values) for name, values in found.items()}
-        if whole is not None:
-            scores = whole(scores)
-            if problems := unlike(self._before(split) or scores, scores):
-                raise MismatchError(f"{evaluate.text} is not what it was with the models before, {split}:", problems)
-        return scores, time.perf_counter() - began
+        each = []
+        for model in models:
+            found = checked(evaluate(model, split), evaluate.text)
+            each.append({name: _plain(values) for name, values in found.items()})
+            if problems := unlike(each[0], each[-1]):
+                raise MismatchError(f"{evaluate.text} is not what it was with the seed before, {split}:", problems)
+        seconds = time.perf_counter() - began
+        if len(each) == 1:
+            return Found(each[0], seconds, {})
+        scores = {name: _averaged([scores[name] for scores in each]) for name in each[0]}
+        return Found(scores, seconds, {name: [means(scores)[name] for scores in each] for name in scores})
+
+    def _check(self, scores: Mapping[str, Numbers], split: str) -> None:
+        if problems := unlike(self._before(split) or scores, scores):
+            told = self.evaluate.text
+            raise MismatchError(f"{told} is not what it was with the models before, {split}:", problems)
 
     def _before(self, split: str) -> Mapping[str, Numbers]:
         """The scores of some model that was judged before."""
@@ -96,6 +127,13 @@ def unlike(old: Mapping[str, Numbers], new: Mapping[str, Numbers]) -> list[str]:
     names = {**old, **new}
     told = {n: tuple(size(s[n]) if n in s else "no metric" for s in (old, new)) for n in names}
     return [f"{name}: {after}, {before} before" for name, (before, after) in told.items() if after != before]
+
+
+def _averaged(each: Sequence[Numbers]) -> Numbers:
+    """The mean over models, example by example."""
+    if isinstance(each[0], list):
+        return [math.fsum(values) / len(each) for values in zip(*each, strict=True)]
+    return math.fsum(each) / len(each)  # type: ignore[arg-type]
 
 
 def _joined(first: Numbers, rest: Numbers) -> Numbers:

@@ -101,6 +101,20 @@ def written(weights: Weights) -> str:
     return "\n".join([*(f"{name} = {source.text}" for source, name in names.items()), weights.text(names)]) + "\n"
 
 
+def replaced(weights: Weights, given: "Mapping[str, Weights | str]") -> Weights:
+    """The same recipe with other models, by the names that it calls them (`weights.names()`), such as another seed's.
+
+    Raises RecipeError for a name that it has not.
+    """
+    names = {s: f"{n}_" if n in FUNCTIONS else n for s, n in weights.names().items()}
+    if unknown := sorted(given.keys() - names.values()):
+        raise RecipeError(f"the recipe has no {', '.join(unknown)}; it has {', '.join(names.values())}")
+    text = weights.text(names)
+    used = {node.id for node in ast.walk(_tree(text)) if isinstance(node, ast.Name)}
+    own = {name: Weights({source: 1}).named(name) for source, name in names.items()}
+    return parse(text, **{name: value for name, value in {**own, **given}.items() if name in used})
+
+
 def _tree(text: str) -> ast.Module:
     if len(text) > LONGEST:
         raise RecipeError(f"a recipe of {len(text)} characters is longer than {LONGEST}")

@@ -29,10 +29,13 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
     goals, bounds = map(objective, about["objective"]), map(constraint, about["constraints"])
     tried = Judge.of([*goals], about["minimise"], [*bounds], validation).all(lines)
     test = {line["reference"]: scores_of(line) for line in references if line["split"] == "test"}
+    seeds: Mapping[str, list[float]] = next(
+        (line.get("seeds", {}) for line in lines if "trial" in line and line["knobs"] == choice["choice"]), {}
+    )
     tests = [line for line in lines if "test" in line]
     for line in tests:
         if line["test"] == choice["choice"]:
-            test[CHOSEN] = scores_of(line)
+            test[CHOSEN], seeds = scores_of(line), line.get("seeds", {})
     return Record(
         recipe=about["recipe"],
         model=choice["model"],
@@ -45,6 +48,7 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
         stopped=sum("partial" in line for line in lines),
         validation=validation,
         test=test,
+        seeds=seeds,
         looks=len(tests),
         notes=tuple(choice["notes"]),
     )

@@ -17,12 +17,12 @@ from taskvec.evals import Evaluator, Scores, as_evaluator
 from taskvec.findings import Result
 from taskvec.goals import Goal, constraint, objective
 from taskvec.judging import RULES, Judge
-from taskvec.measuring import Book
+from taskvec.measuring import QUARTER, Book
 from taskvec.racing import hopeless
-from taskvec.recipe import parse
+from taskvec.recipe import parse, replaced
 from taskvec.records import choice_line, record
 from taskvec.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, total
-from taskvec.trials import Journal, now
+from taskvec.trials import Journal, Line, now
 from taskvec.version import __version__
 from taskvec.weights import Weights
 
@@ -43,6 +43,7 @@ def search(
     early: bool = False,
     race: bool = False,
     references: Mapping[str, Weights] | None = None,
+    replicates: "Sequence[Mapping[str, Weights | str]]" = (),
     sampler: str = "grid",
     trials: int | None = None,
     seed: int = 0,
@@ -65,6 +66,9 @@ def search(
     early: with "largest" and a grid, from the largest down, and no further than the first that keeps the constraints.
     race: give a candidate up after a quarter of its examples if it has less than a hundredth of a chance to beat the
     best so far (racing.py); for evaluators that can judge by parts, and with the rule "best".
+    replicates: the recipe's models from other seeds, by the names that it calls them: [{"a": seed 2's}, {"a": ...}].
+    Every candidate is then judged with each of them and with the recipe's own; what counts is the mean, and the result
+    has standard deviations and t intervals over the seeds.
     sampler: "grid", all points in order; "random", "tpe", "cmaes" and, for several objectives, "nsga2" (extra
     `search`) for so many `trials`, seeded; "greedy" and "forward" build a sum up term by term (spaces.py).
     journal: a file to write to and to go on from. test: judge the chosen and the reference models on test examples,
@@ -72,6 +76,7 @@ def search(
     """
     weights, evaluate = parse(recipe) if isinstance(recipe, str) else recipe, as_evaluator(evaluate)
     spaces = _spaces(weights, knobs)
+    seeds = [weights, *(replaced(weights, given) for given in replicates)]
     goals, bounds, models = _goals(weights, objective, constraints, references or {})
     count = total(spaces, sampler, trials)
     _require_rule(rule, early, sampler, spaces, len(goals))
@@ -81,7 +86,7 @@ def search(
         propose(spaces, sampler, seed, 0, {}, len(goals))  # is it installed, and can it work with these knobs?
     notes = _require_apart(evaluate)
     about = {
-        "recipe": str(weights), "sources": _fingerprints(weights, models), "evaluator": evaluate.text,
+        "recipe": str(weights), "sources": _fingerprints([*seeds, *models.values()]), "evaluator": evaluate.text,
         "knobs": {name: str(space) for name, space in spaces.items()}, "objective": [g.text for g in goals],
         "minimise": minimise, "constraints": [b.text for b in bounds], "sampler": sampler, "seed": seed, "race": race,
         "version": __version__,
@@ -97,14 +102,14 @@ def search(
         return propose(spaces, sampler, seed, number, tried, len(goals))
 
     raced, in_turn = race and rule == "best", sampler in SEQUENTIAL
-    _run(weights, count, early, raced, in_turn, book, judge, proposed, progress)
+    _run(seeds, count, early, raced, in_turn, book, judge, proposed, progress)
     chosen, how = judge.chosen(judge.all(book.lines()), rule)
     model = weights.bind(**chosen.knobs) if chosen else models[BASE]
     if test:
         for name, reference in models.items():
             book.reference(name, reference, "test")
         if chosen:
-            book.candidate(model, chosen.knobs)
+            book.candidate([w.bind(**chosen.knobs) for w in seeds], chosen.knobs)
     book.note(choice_line(chosen.knobs if chosen else None, rule, how, model.text(weights.names()), notes))
     return Result(**vars(record(about, book.lines())), weights=model)
 
@@ -162,14 +167,14 @@ def _require_apart(evaluate: Evaluator) -> list[str]:
     return [f"{untold}: that validation and test examples differ is the task's own promise"] if untold else []
 
 
-def _fingerprints(weights: Weights, models: Mapping[str, Weights]) -> dict[str, str]:
-    sources = dict.fromkeys([*weights.mentioned, *(leaf for m in models.values() for leaf in m.mentioned)])
+def _fingerprints(models: Sequence[Weights]) -> dict[str, str]:
+    sources = dict.fromkeys(leaf for model in models for leaf in model.mentioned)
     return {source.text: source.fingerprint for source in sources}
 
 
 # ---- the trials ----------------------------------------------------------------------------------
 def _run(
-    weights: Weights,
+    seeds: Sequence[Weights],
     count: int,
     early: bool,
     race: bool,
@@ -197,7 +202,7 @@ def _run(
         knobs, memo = found
         line = {"trial": number, "knobs": knobs} | ({"memo": memo} if memo else {})
         try:
-            line |= _tried(weights.bind(**knobs), book, judge, race)
+            line |= _tried([weights.bind(**knobs) for weights in seeds], book, judge, race)
         except TaskvecError as error:
             told = ", ".join(f"{name}={value:g}" for name, value in knobs.items())
             raise type(error)(f"trial {number} ({told}): {error}") from None
@@ -216,15 +221,12 @@ def _first_missing(book: Book, number: int) -> int:
     return number
 
 
-def _tried(model: Weights, book: Book, judge: Judge, race: bool) -> dict[str, Any]:
-    """What a candidate scores on validation examples, or with `race` why it was given up."""
+def _tried(models: Sequence[Weights], book: Book, judge: Judge, race: bool) -> Line:
+    """What a candidate scores on validation examples; with `race` perhaps on the first of them, and is given up."""
     rival, _ = judge.chosen(judge.all(book.lines()), "best")
-    quarter = book.first_part(model) if race and rival else None
-    if quarter and rival:
-        share, scores, seconds = quarter
-        if hopeless(judge, rival.scores, scores):
-            return {"partial": scores, "share": share, "seconds": round(seconds, 3)}
-        rest, more = book.last_part(model, scores)
-        return {"scores": rest, "seconds": round(seconds + more, 3)}
-    scores, seconds = book.measured(model, "validation")
-    return {"scores": scores, "seconds": round(seconds, 3)}
+    first = book.first_part(models) if race and rival else None
+    if first is None or rival is None:
+        return book.measured(models, "validation").line()
+    if hopeless(judge, rival.scores, first.scores):
+        return first.line("partial") | {"share": QUARTER}
+    return book.last_part(models, first).line()

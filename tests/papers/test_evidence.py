@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from taskvec.errors import MismatchError
-from taskvec.evidence import bootstrap, difference, holm, mcnemar
+from taskvec.evidence import bootstrap, difference, holm, mcnemar, spread
 
 RNG = np.random.default_rng(7)
 SKEWED = RNG.exponential(size=60)
@@ -111,3 +111,13 @@ def test_holm_by_hand():
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
         {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
     )
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 30, 31])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_the_spread_over_seeds_is_student_s(n, confidence):
+    values = np.random.default_rng(n).normal(3, 2, n)
+    found = spread(values.tolist(), confidence=confidence)
+    low, high = stats.t.interval(confidence, n - 1, values.mean(), stats.sem(values))
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high), rel=1e-9)
+    assert found.deviation == pytest.approx(values.std(ddof=1)) and f"over {n} seeds" in str(found)

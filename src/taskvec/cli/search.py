@@ -65,6 +65,9 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
     "--rule", default="best", show_default=True, type=click.Choice(["best", "largest"]), help="Which to take."
 )
 @click.option("--early", is_flag=True, help="With --rule largest: from the largest down, to the first that passes.")
+@click.option(
+    "--replicate", "replicates", multiple=True, metavar="NAME=URI[,...]", help="The same models from another seed."
+)
 @click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, also hopeless ones.")
 @click.option(
     "--sampler", default="grid", show_default=True, help="grid, random, greedy, forward, tpe, cmaes or nsga2."
@@ -116,6 +119,7 @@ def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
     weights = weights_of(kwargs.pop("recipe"), sources, (), methods)
     given = named(kwargs.pop("references"), "NAME=RECIPE")
     references = {name: weights_of(text, _used(text, sources), (), methods) for name, text in given.items()}
+    kwargs["replicates"] = [named(text.split(","), "NAME=URI") for text in kwargs.pop("replicates", ())]
     evaluate, knobs = evaluator_from(kwargs.pop("evaluate")), named(kwargs.pop("knobs"), "NAME=VALUES")
     with progress(silent or machine, "trials", examples=True) as report:
         found = find(weights, evaluate, knobs, references=references, test=test, progress=report, **kwargs)

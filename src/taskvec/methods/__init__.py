@@ -7,7 +7,7 @@ draws.py      random numbers with a key
 sparsify.py   trim, breadcrumbs, dare, della, random_like: one vector to a sparser one
 consensus.py  elect, unified, magmax, consensus, pcb: several vectors to one, entry by entry
 fusion.py     nearswap, arcee_fusion, sce, ram, ramplus: selections by size, variance or overlap
-geometry.py   slerp, nuslerp, multislerp, karcher, geometric_median, stock, metagpt, norm_matched: in the arguments' span
+geometry.py   slerp, nuslerp, multislerp, karcher, geometric_median, stock, metagpt, norm_matched: a span's
 spectrum.py   low_rank, iso_c, tsv_m, iso_cts, knots, svc: matrix by matrix, by singular values and vectors
 blas.py       one thread for these, so that their bits do not depend on the number of cores
 statistics.py fisher, regmean: models weighed by statistics of their data, from files that `stats` makes
