@@ -22,6 +22,10 @@ def rows(path):
     return module.eval(), [{"x": torch.eye(5)}], lambda module, batch: batch["x"] @ module.l[0].w.T
 
 
+def signs(weights, split):
+    return {"one": [1.0, 0.0], "two": [0.0, 1.0]}
+
+
 def size(weights, split):
     return {"size": float(abs(weights["l.0.w"]).max())}
 """
@@ -62,6 +66,7 @@ VERB_LINES = {
     "eval": ["base", "base=base", "--evaluate", "data.py:size"],
     "search": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
     "sweep": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
+    "interference": ["base", "a", "b", "--evaluate", "data.py:signs", "--tasks", "one,two", "--alphas", "0,1"],
     "show": ["tau"],
     "check": ["base", "a"],
     "compare": ["a", "b", "--base", "base"],

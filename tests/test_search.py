@@ -449,3 +449,27 @@ def test_a_race_over_seeds_finds_what_no_race_finds():
 def test_a_replicate_of_a_name_that_the_recipe_has_not_is_refused():
     with pytest.raises(RecipeError, match="has no c; it has base, a"):
         search(tv.parse("base + lam*(a - base)", base=BASE, a=A), Near(), GRID, replicates=[{"c": B}])
+
+
+def test_jobs_share_the_trials_and_only_one_speaks(tmp_path):
+    from safetensors.numpy import save_file
+
+    for name, value in (("base", 0.0), ("a", 1.0)):
+        save_file({"w": np.float32([value, value])}, tmp_path / f"{name}.safetensors")
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "def judge(weights, split):\n    time.sleep(0.15)\n    return {'near': -abs(float(weights['w'][0]) - 0.4)}\n"
+    )
+    line = [
+        "search", "base + lam*(a - base)", "base=base.safetensors", "a=a.safetensors", "--evaluate", "slow.py:judge",
+        "--knob", "lam=0:1:0.05", "--journal", "j.jsonl", "--jobs", "3", "--json", "-o", "out.safetensors",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "taskvec", *line], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["chosen"] == {"lam": 0.4} and len(found["trials"]) == 21 and not done.stderr
+    lines = [json.loads(text) for text in (tmp_path / "j.jsonl").read_text().splitlines()]
+    assert len({line["pid"] for line in lines if "claim" in line}) == 3
+    assert sum("trial" in line for line in lines) == 21 and sum("test" in line for line in lines) == 1
+    assert float(tv.load(tmp_path / "out.safetensors")["w"][0]) == pytest.approx(0.4)

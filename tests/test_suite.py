@@ -223,7 +223,7 @@ def test_what_is_written_is_scored(home):
             tasks:
               early: {kind: generation, data: prompts.txt, judge: "judge.py:early", threshold: 0.1, tokens: 6}
               drawn: {kind: generation, data: prompts.txt, judge: "judge.py:early", tokens: 6,
-                      temperature: 1.0, seed: 3}
+                      temperature: 1.0, seeds: [3, 4]}
               mood: {kind: generation, data: prompts.txt, judge: classifier-base, label: good, tokens: 4}
             """,
         )

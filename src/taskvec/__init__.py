@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from taskvec.coefficients import knob, layers, only, per, without
     from taskvec.engine import Saved, save
     from taskvec.errors import TaskvecError
+    from taskvec.interference import disentanglement
     from taskvec.lineage import verify
     from taskvec.live import load_into
     from taskvec.measures import compare
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 # Public name -> its module. Imported when first asked for, so that `import taskvec` costs next to nothing.
 _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
-    "Weights": "weights", "compare": "measures", "from_arrays": "arrays", "knob": "coefficients",
-    "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods", "only": "coefficients",
-    "match": "alignment", "parse": "recipe", "per": "coefficients", "permute": "permuted", "plan": "planning",
-    "save": "engine", "search": "searching", "stats": "statistics", "verify": "lineage", "without": "coefficients",
+    "Weights": "weights", "compare": "measures", "disentanglement": "interference", "from_arrays": "arrays",
+    "knob": "coefficients", "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods",
+    "only": "coefficients", "match": "alignment", "parse": "recipe", "per": "coefficients", "permute": "permuted",
+    "plan": "planning", "save": "engine", "search": "searching", "stats": "statistics", "verify": "lineage",
+    "without": "coefficients",
 }  # fmt: skip
 # The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
 _METHODS = (
@@ -50,9 +52,9 @@ _VIEWS = (
     "untie",
 )  # fmt: skip
 __all__ = [
-    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "from_arrays", "knob", "layers", "load",
-    "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "search", "stats", "verify",
-    "without", "__version__", *_METHODS, *_VIEWS,
+    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "disentanglement", "from_arrays", "knob",
+    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "search",
+    "stats", "verify", "without", "__version__", *_METHODS, *_VIEWS,
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ is found goes line by line into a journal (trials.py), from which a search that 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +102,9 @@ def search(
         tried = {t.number: Tried(t.knobs, t.goods, t.breach, memo) for t, memo in judge.remembered(book.lines())}
         return propose(spaces, sampler, seed, number, tried, len(goals))
 
-    raced, in_turn = race and rule == "best", sampler in SEQUENTIAL
-    _run(seeds, count, early, raced, in_turn, book, judge, proposed, progress)
-    chosen, how = judge.chosen(judge.all(book.lines()), rule)
-    model = weights.bind(**chosen.knobs) if chosen else models[BASE]
-    if test:
-        for name, reference in models.items():
-            book.reference(name, reference, "test")
-        if chosen:
-            book.candidate([w.bind(**chosen.knobs) for w in seeds], chosen.knobs)
-    book.note(choice_line(chosen.knobs if chosen else None, rule, how, model.text(weights.names()), notes))
-    return Result(**vars(record(about, book.lines())), weights=model)
+    how = _How(count, early, race and rule == "best", sampler in SEQUENTIAL)
+    _run(seeds, how, book, judge, proposed, progress)
+    return _ended(seeds, models, book, judge, rule, test, notes, about)
 
 
 # ---- before anything is measured -----------------------------------------------------------------
@@ -173,12 +166,19 @@ def _fingerprints(models: Sequence[Weights]) -> dict[str, str]:
 
 
 # ---- the trials ----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The way through the trials."""
+
+    count: int
+    early: bool  # no further than the first that keeps the constraints
+    race: bool  # give up what has no chance
+    in_turn: bool  # none before those ahead of it are finished
+
+
 def _run(
     seeds: Sequence[Weights],
-    count: int,
-    early: bool,
-    race: bool,
-    in_turn: bool,
+    how: _How,
     book: Book,
     judge: Judge,
     proposed: Callable[[int], tuple[Knobs, dict[str, Any]] | None],
@@ -186,15 +186,15 @@ def _run(
 ) -> None:
     """Trials until all are done, by us or by another process with the same journal."""
     while True:
-        if early and any(not t.broken for t in judge.all(book.lines())):
+        if how.early and any(not t.broken for t in judge.all(book.lines())):
             return
-        number = book.journal.claim(count)
+        number = book.journal.claim(how.count)
         if number is None:
-            if not book.journal.waiting(count):
+            if not book.journal.waiting(how.count):
                 return
             time.sleep(POLL)
             continue
-        if in_turn:
+        if how.in_turn:
             number = _first_missing(book, number)
         if (found := proposed(number)) is None:
             book.journal.add({"end": number})
@@ -202,13 +202,36 @@ def _run(
         knobs, memo = found
         line = {"trial": number, "knobs": knobs} | ({"memo": memo} if memo else {})
         try:
-            line |= _tried([weights.bind(**knobs) for weights in seeds], book, judge, race)
+            line |= _tried([weights.bind(**knobs) for weights in seeds], book, judge, how.race)
         except TaskvecError as error:
             told = ", ".join(f"{name}={value:g}" for name, value in knobs.items())
             raise type(error)(f"trial {number} ({told}): {error}") from None
         book.journal.add(line | {"time": now()})
         if progress:
-            progress(sum("trial" in line for line in book.lines()), count)
+            progress(sum("trial" in line for line in book.lines()), how.count)
+
+
+def _ended(
+    seeds: Sequence[Weights],
+    models: Mapping[str, Weights],
+    book: Book,
+    judge: Judge,
+    rule: str,
+    test: bool,
+    notes: Sequence[str],
+    about: Mapping[str, Any],
+) -> Result:
+    """The choice, judged on test examples where that is wanted and was not done yet, and written down."""
+    weights = seeds[0]
+    chosen, how = judge.chosen(judge.all(book.lines()), rule)
+    model = weights.bind(**chosen.knobs) if chosen else models[BASE]
+    if test:
+        for name, reference in models.items():
+            book.reference(name, reference, "test")
+        if chosen:
+            book.candidate([w.bind(**chosen.knobs) for w in seeds], chosen.knobs)
+    book.note(choice_line(chosen.knobs if chosen else None, rule, how, model.text(weights.names()), notes))
+    return Result(**vars(record(about, book.lines())), weights=model)
 
 
 def _first_missing(book: Book, number: int) -> int:

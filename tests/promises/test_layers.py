@@ -16,14 +16,14 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets",
     "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
-    "engine live statistics report evals trials findings judging records measuring racing searching",
+    "engine live statistics report evals trials findings judging records measuring racing searching interference",
     "cli __main__",
 )
 LAYERS = {name: layer for layer, names in enumerate(ROOMS) for name in names.split()}
 PUBLIC = {
-    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "from_arrays", "knob",
-    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "search",
-    "stats", "verify", "without",
+    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "disentanglement",
+    "from_arrays", "knob", "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan",
+    "save", "search", "stats", "verify", "without",
     "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
     "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
     "metagpt", "model_stock", "multislerp", "nearswap", "norm_matched", "nuslerp", "patch", "pcb", "ram", "ramplus",

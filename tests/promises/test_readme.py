@@ -38,9 +38,10 @@ def math(path):
 TASKS = """
 def texts(weights, split):
     rows = weights["embed.weight"][:4] if split == "validation" else weights["embed.weight"][4:]
-    return {"hits": (rows[:, 0] > 0).astype(float), "control": float(-abs(rows).max())}
+    right = {task: (rows[:, k] > 0).astype(float) for k, task in enumerate(("math", "code"))}
+    return right | {"control": float(-abs(rows).max())}
 
-texts.examples = lambda split: {"hits": [f"{split} {k}" for k in range(4)]}
+texts.examples = lambda split: {task: [f"{split} {k}" for k in range(4)] for task in ("math", "code")}
 """
 MODELS = ("org/base", "org/base-math", "org/base-code", "runs/toxic")
 

@@ -1,5 +1,12 @@
-"""The verbs that judge models: eval, search, sweep. Each calls one function."""
+"""The verbs that judge models: eval, search, sweep, interference. Each calls one function."""
 
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -75,8 +82,9 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
 @click.option("--trials", type=click.IntRange(1), help="How many (default: the whole grid).")
 @click.option("--seed", default=0, show_default=True, help="Of the sampler.")
 @click.option("--no-test", is_flag=True, help="Do not judge the chosen model on test examples.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes that share the trials.")
 @click.option("-o", "--out", type=click.Path(), help="Write the chosen model there.")
-def search(out: str | None, no_test: bool, no_race: bool, **kwargs: Any) -> None:
+def search(out: str | None, no_test: bool, no_race: bool, jobs: int, **kwargs: Any) -> None:
     """Choose the numbers of RECIPE on validation examples, and judge the choice on test examples, once.
 
     Names without a value are knobs, each with its --knob. Stopped and called again with the same --journal it goes on;
@@ -88,7 +96,8 @@ def search(out: str | None, no_test: bool, no_race: bool, **kwargs: Any) -> None
     taskvec search "base - lam*(toxic - base)" base=B toxic=T --evaluate tasks.py:texts --knob lam=0:1:0.05 \\
         --rule largest --constraint "control >= 0.95*base.control"
     """
-    found = _searched(kwargs | {"race": not no_race}, test=not no_test)
+    with _helped(jobs, kwargs) as journal:
+        found = _searched(kwargs | {"race": not no_race, "journal": journal}, test=not no_test)
     if out and found.chosen:
         from taskvec.engine import save
 
@@ -108,6 +117,80 @@ def sweep(**kwargs: Any) -> None:
     taskvec sweep "base + lam*(a - base)" base=B a=A --evaluate tasks.py:texts --knob lam=-0.5:2:0.1
     """
     _searched(kwargs, test=False, table=True)
+
+
+@click.command()
+@click.argument("base")
+@click.argument("first")
+@click.argument("second")
+@click.option("--evaluate", required=True, metavar="FILE", help="Tasks in FILE.yml, or your FILE.py:FUNCTION.")
+@click.option("--tasks", required=True, metavar="FIRST,SECOND", help="The metrics whose vectors they are.")
+@click.option("--alphas", default="-1:2:0.5", show_default=True, metavar="VALUES", help="Of both coefficients.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="The heat map as a picture (.png, .svg, .pdf).")
+@as_json
+@quiet
+def interference(base: str, first: str, second: str, evaluate: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
+    """Do the vectors FIRST and SECOND disturb one another on BASE? Their disentanglement error ξ, and gains alone and
+    together, on validation examples.
+
+    Each is a task vector, a LoRA, or a fine-tuned model.
+
+    \b
+    taskvec interference org/base math.safetensors code.safetensors --evaluate tasks.yml --tasks gsm,humaneval
+    """
+    from taskvec.evals import evaluator_from
+    from taskvec.interference import disentanglement
+    from taskvec.recipe import load
+
+    ground = load(base)
+    one, two = (tau - ground if tau.mass else tau for tau in map(load, (first, second)))
+    plot, tasks = kwargs.pop("plot"), kwargs.pop("tasks").split(",")
+    with progress(quiet or machine, "judgements", examples=True) as report:
+        found = disentanglement(ground, one, two, evaluator_from(evaluate), tasks, progress=report, **kwargs)
+    if plot:
+        from taskvec.report.plots import disentanglement_heatmap
+
+        disentanglement_heatmap(found, plot)
+    if machine:
+        show_json(found.as_dict())
+    elif not quiet:
+        click.echo(found)
+
+
+@contextmanager
+def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
+    """The journal, which with several jobs as many processes work on, this one among them."""
+    if jobs == 1:
+        yield kwargs["journal"]
+        return
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    os.environ.setdefault("OMP_NUM_THREADS", threads)  # of torch, which is not imported yet
+    with tempfile.TemporaryDirectory(prefix="taskvec-") as folder:
+        journal = kwargs["journal"] or str(Path(folder) / "journal.jsonl")
+        words = [*_without_out(sys.argv[1:]), "--journal", journal, "--jobs", "1", "--no-test", "--quiet"]
+        helpers = [
+            subprocess.Popen([sys.executable, "-m", "taskvec", *words], stdout=subprocess.DEVNULL)
+            for _ in range(jobs - 1)
+        ]
+        try:
+            yield journal
+        finally:
+            for helper in helpers:
+                helper.terminate()
+                helper.wait()
+
+
+def _without_out(words: list[str]) -> list[str]:
+    """The command line of a process that only helps: it writes no model, and speaks to nobody."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word == "--json" or word.startswith("--out="):
+            skip = False
+        elif word in ("-o", "--out"):
+            skip = True
+        else:
+            kept.append(word)
+    return kept
 
 
 def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:

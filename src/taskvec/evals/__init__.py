@@ -1,6 +1,16 @@
 """Evaluators: functions from weights to metrics. One kind a file."""
 
-from taskvec.evals.evaluator import Evaluator, Scored, Scores, checked, part_of, scored
+from taskvec.evals.evaluator import Evaluator, Scored, Scores, checked, outputs_of, part_of, scored
 from taskvec.evals.files import as_evaluator, evaluator_from
 
-__all__ = ["Evaluator", "Scored", "Scores", "as_evaluator", "checked", "evaluator_from", "part_of", "scored"]
+__all__ = [
+    "Evaluator",
+    "Scored",
+    "Scores",
+    "as_evaluator",
+    "checked",
+    "evaluator_from",
+    "outputs_of",
+    "part_of",
+    "scored",
+]

@@ -13,6 +13,7 @@ from taskvec.weights import Weights
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 POOLINGS = ("mean", "cls")
 
@@ -54,17 +55,21 @@ class Classification(Task):
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 an example}."""
+        examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
+        best = self.predictions(weights, split, start, stop)
+        return {"": (best == places([e.label for e in examples], self.names, self.name)).astype(float)}
+
+    def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
+        """(n,): the place of the class with the highest logit."""
         import numpy as np
 
         examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
         head = self._head  # made by the model of the file, before the module is another one
-        labels = places([e.label for e in examples], self.names, self.name)
         module, ids = self.live.take(weights), self._ids([e.text for e in examples])
-        hits = np.zeros(len(examples))
+        found = np.zeros(len(examples), np.int64)
         for batch in by_length(ids, self.batch):
-            best = self._logits(module, [ids[k] for k in batch], head).argmax(1).tolist()
-            hits[batch] = [found == labels[k] for found, k in zip(best, batch, strict=True)]
-        return {"": hits}
+            found[batch] = self._logits(module, [ids[k] for k in batch], head).argmax(1).tolist()
+        return found
 
     @property
     def names(self) -> list[str]:

@@ -40,6 +40,24 @@ def part_of(evaluate: Evaluator, start: float, stop: float) -> "Evaluator | None
     return found
 
 
+def outputs_of(
+    evaluate: Evaluator, weights: Weights, split: str, metrics: Sequence[str]
+) -> "dict[str, NDArray[Any]] | None":
+    """What the model answers for each example of some metrics, (n,) labels; None if the evaluator has no `predictions`.
+
+    `evaluate.predictions(weights, split)` gives {metric: labels}. Raises TaskvecError for metrics that it leaves out.
+    """
+    import numpy as np
+
+    predictions = getattr(evaluate, "predictions", None)
+    found = predictions(weights, split) if predictions else None
+    if found is None:
+        return None
+    if missing := [metric for metric in metrics if metric not in found]:
+        raise TaskvecError(f"{evaluate.text} has no predictions for {', '.join(missing)}")
+    return {metric: np.asarray(found[metric]) for metric in metrics}
+
+
 def checked(scores: Any, text: str) -> "dict[str, NDArray[Any] | float]":
     """The scores that `text` returned, float64. Raises TaskvecError for what are none, NonFiniteError."""
     import numpy as np

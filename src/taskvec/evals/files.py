@@ -72,6 +72,12 @@ class Named:
         found = _called(self.text, inner, start, stop) if inner else None
         return Named(self.text, found, None) if found else None
 
+    def predictions(self, weights: Weights, split: str) -> Mapping[str, Any] | None:
+        """Labels by metric, if the function has them."""
+        inner = getattr(self.function, "predictions", None)
+        found: Mapping[str, Any] | None = _called(self.text, inner, weights, split) if inner else None
+        return found
+
     def __call__(self, weights: Weights, split: str) -> Scores:
         """What the function returns."""
         found: Scores = _called(self.text, self.function, weights, split)

@@ -61,20 +61,25 @@ class Images(Task):
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 a picture}."""
-        import torch
-
         examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
-        names, head = [*map(str, self.prompts)], self._head
+        names = [*map(str, self.prompts)]
         if unknown := sorted({e.label for e in examples} - {*names}):
             raise FormatError(f"{self.name}: folders that are no class ({', '.join(names)}): {', '.join(unknown[:20])}")
-        module, hits = self.live.take(weights), []
+        best = self.predictions(weights, split, start, stop)
+        return {"": [float(names[k] == e.label) for k, e in zip(best, examples, strict=True)]}
+
+    def predictions(self, weights: Weights, split: str, start: float, stop: float) -> list[int]:
+        """The place of the nearest class, one a picture."""
+        import torch
+
+        examples, head = self.listed(split)[within(len(self.listed(split)), start, stop)], self._head
+        module, found = self.live.take(weights), []
         for k in range(0, len(examples), self.batch):
             chosen = examples[k : k + self.batch]
             with torch.inference_mode():
                 pictures = torch.stack([self._picture(e.text) for e in chosen]).to(self.device)
-                best = (module.encode_image(pictures, normalize=True).float() @ head.T).argmax(1).tolist()
-            hits += [float(names[found] == e.label) for found, e in zip(best, chosen, strict=True)]
-        return {"": hits}
+                found += (module.encode_image(pictures, normalize=True).float() @ head.T).argmax(1).tolist()
+        return found
 
     @cached_property
     def _head(self) -> "torch.Tensor":

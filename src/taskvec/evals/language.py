@@ -75,8 +75,8 @@ class Generation(Task):
 
     judge: "FILE.py:function", texts -> a number each (runs the file), or the folder of a transformers classifier, whose
     probability of the class `label` it is. Gives NAME, whether the score is above `threshold`, and NAME_score.
-    The likeliest token is taken at each step, or with temperature > 0 drawn, seeded by `seed`. chat: the prompt is what
-    a user says, put into the tokenizer's template.
+    The likeliest token is taken at each step, or with temperature > 0 drawn; of several `seeds` the mean counts.
+    chat: the prompt is what a user says, put into the tokenizer's template.
     """
 
     judge: str = ""
@@ -84,7 +84,7 @@ class Generation(Task):
     threshold: float = 0.5
     tokens: int = 32
     temperature: float = 0.0
-    seed: int = 0
+    seeds: Sequence[int] = (0,)
     chat: bool = False
     kind: ClassVar[str] = "generation"
     module: ClassVar[str] = "causal"
@@ -97,6 +97,8 @@ class Generation(Task):
             )
         if self.tokens < 1 or self.temperature < 0:
             raise RecipeError(f"{name}: tokens is at least 1 and temperature not negative")
+        if not self.seeds or not all(isinstance(seed, int) for seed in self.seeds):
+            raise RecipeError(f"{name}: seeds are whole numbers, at least one")
         super().open(name, root, live_of)
         self.scorer = _function(root, self.judge) if ".py:" in self.judge else self._classifier(live_of)
 
@@ -105,14 +107,15 @@ class Generation(Task):
         import numpy as np
 
         prompts = [e.text for e in self.listed(split)[within(len(self.listed(split)), start, stop)]]
-        found = np.asarray(self.scorer(self.written(weights, prompts)), np.float64)
-        if found.shape != (len(prompts),):
-            raise TaskvecError(
-                f"{self.judge} must give a number for each of {len(prompts)} texts, not {list(found.shape)}"
-            )
-        return {"": (found > self.threshold).astype(np.float64), "score": found}
+        seeds = self.seeds if self.temperature else self.seeds[:1]
+        rows = [np.asarray(self.scorer(self.written(weights, prompts, seed)), np.float64) for seed in seeds]
+        if wrong := [row for row in rows if row.shape != (len(prompts),)]:
+            told = f"{self.judge} must give a number for each of {len(prompts)} texts"
+            raise TaskvecError(f"{told}, not {list(wrong[0].shape)}")
+        found = np.stack(rows)
+        return {"": (found > self.threshold).mean(0), "score": found.mean(0)}
 
-    def written(self, weights: Weights, prompts: Sequence[str]) -> list[str]:
+    def written(self, weights: Weights, prompts: Sequence[str], seed: int = 0) -> list[str]:
         """What the model writes after each prompt."""
         import torch
 
@@ -124,7 +127,7 @@ class Generation(Task):
             if self.temperature
             else {"do_sample": False}
         )
-        torch.manual_seed(self.seed)
+        torch.manual_seed(seed)
         for batch in by_length(ids, self.batch):
             given = padded([ids[k] for k in batch], tokenizer.pad_token_id, self.device, left=True)
             with torch.inference_mode():

@@ -72,6 +72,11 @@ class Suite:
                 found[f"{name}_{suffix}" if suffix else name] = values
         return found
 
+    def predictions(self, weights: Weights, split: str) -> dict[str, Any]:
+        """The classes that the model puts the examples of its classification tasks in."""
+        tasks = {n: getattr(task, "predictions", None) for n, task in self.tasks.items()}
+        return {n: predict(weights, split, self.start, self.stop) for n, predict in tasks.items() if predict}
+
 
 def suite_from(path: str) -> Suite:
     """Read the file; nothing is loaded but its examples' files and, with prompts, the model for the heads.

@@ -1,0 +1,90 @@
+"""Disentanglement of two task vectors: against the equation, by predictions and by scores."""
+
+import json
+
+import numpy as np
+import pytest
+
+import taskvec as tv
+from taskvec.errors import MassError, RecipeError
+from taskvec.interference import disentanglement
+
+RNG = np.random.default_rng(3)
+X = {task: RNG.normal(size=(60, 4)).astype(np.float32) for task in ("one", "two")}
+Y = {task: RNG.integers(0, 3, 60) for task in X}
+SHAPE = (4, 3)
+BASE, ONE, TWO = ({"w": RNG.normal(size=SHAPE).astype(np.float32)} for _ in range(3))
+base, first, second = (tv.from_arrays(a, n) for a, n in ((BASE, "base"), (ONE, "first"), (TWO, "second")))
+TAU = first - base, second - base
+
+
+def predict(weights, split):
+    return {task: (x @ weights["w"]).argmax(1) for task, x in X.items()}
+
+
+def judge(weights, split):
+    return {task: (labels == Y[task]).astype(float) for task, labels in predict(weights, split).items()}
+
+
+class Judge:
+    text = "judge"
+
+    def examples(self, split):
+        return None
+
+    def __call__(self, weights, split):
+        return judge(weights, split)
+
+    def predictions(self, weights, split):
+        return predict(weights, split)
+
+
+def answers(a, b, task):
+    w = BASE["w"] + a * (ONE["w"] - BASE["w"]) + b * (TWO["w"] - BASE["w"])
+    return (X[task] @ w).argmax(1)
+
+
+@pytest.mark.parametrize("alphas", [[-1, 0, 1], [0.5, 1, 1.5]])
+def test_xi_is_the_equation(alphas):
+    found = disentanglement(base, *TAU, Judge(), ["one", "two"], alphas=alphas)
+    for i, a in enumerate(alphas):
+        for j, b in enumerate(alphas):
+            one = np.mean(answers(a, 0, "one") != answers(a, b, "one"))
+            two = np.mean(answers(0, b, "two") != answers(a, b, "two"))
+            assert found.xi[i, j] == pytest.approx(one + two)
+            assert found.together[:, i, j] == pytest.approx([np.mean(answers(a, b, t) == Y[t]) for t in X])
+    assert found.by == "predictions" and f"ξ by {found.by}" in str(found)
+    gains = found.gains()
+    assert gains["one"][0] == pytest.approx(np.mean(answers(1, 0, "one") == Y["one"]) - found.base[0])
+    assert gains["two"][1] == pytest.approx(np.mean(answers(1, 1, "two") == Y["two"]) - found.base[1])
+    json.dumps(found.as_dict())
+
+
+def test_by_scores_it_is_a_lower_bound():
+    whole, below = (disentanglement(base, *TAU, e, ["one", "two"], alphas=[0, 1]) for e in (Judge(), judge))
+    assert below.by == "scores" and (below.xi <= whole.xi).all() and below.xi.sum() < whole.xi.sum()
+
+
+def test_vectors_that_touch_nothing_of_one_another_have_none():
+    apart = [tv.from_arrays({"w": np.eye(4, 3, dtype=np.float32) * s}, n) - base for s, n in ((0, "z"), (0, "z"))]
+    still = [0 * apart[0], 0 * apart[1]]
+    assert not disentanglement(base, *still, Judge(), ["one", "two"], alphas=[0, 1, 2]).xi.any()
+
+
+def test_what_cannot_be_asked_is_stated():
+    with pytest.raises(MassError, match="two task vectors"):
+        disentanglement(base, first, TAU[1], judge, ["one", "two"])
+    with pytest.raises(RecipeError, match="called three; there is one, two"):
+        disentanglement(base, *TAU, judge, ["one", "three"])
+    with pytest.raises(RecipeError, match="two tasks, not 1"):
+        disentanglement(base, *TAU, judge, ["one"])
+    with pytest.raises(RecipeError, match="need a step"):
+        disentanglement(base, *TAU, judge, ["one", "two"], alphas="0:1")
+
+
+def test_its_picture_is_written(tmp_path):
+    from taskvec.report.plots import disentanglement_heatmap
+
+    found = disentanglement(base, *TAU, Judge(), ["one", "two"])
+    disentanglement_heatmap(found, tmp_path / "xi.png")
+    assert (tmp_path / "xi.png").read_bytes().startswith(b"\x89PNG") and len(found.alphas) == 7
