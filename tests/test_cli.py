@@ -31,6 +31,9 @@ def size(weights, split):
 """
 
 
+TRIED = ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
@@ -41,6 +44,7 @@ def home(tmp_path_factory):
     (folder / "units.json").write_text('{"rows": [["l.0.w", 0]]}')
     run(folder, "diff", "a", "base", "-o", "tau")
     (folder / "data.py").write_text(DATA)
+    run(folder, "search", *TRIED, "--journal", "ended.jsonl")
     return folder
 
 
@@ -67,6 +71,7 @@ VERB_LINES = {
     "search": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
     "sweep": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
     "interference": ["base", "a", "b", "--evaluate", "data.py:signs", "--tasks", "one,two", "--alphas", "0,1"],
+    "report": ["ended.jsonl"],
     "show": ["tau"],
     "check": ["base", "a"],
     "compare": ["a", "b", "--base", "base"],

@@ -48,6 +48,7 @@ class Record:
 
     recipe: str  # with knobs
     model: str  # the recipe of what was chosen
+    file: str  # the same as a recipe file, which says where the models are
     chosen: Trial | None  # None: no candidate keeps the constraints, and the answer is the base
     how: str  # the rule by which it was chosen, in words
     objectives: tuple[str, ...]  # the first one decides

@@ -10,13 +10,20 @@ from taskvec.findings import CHOSEN, Record
 from taskvec.goals import constraint, objective
 from taskvec.judging import Judge
 from taskvec.measuring import scores_of
+from taskvec.recipe import written
 from taskvec.spaces import Knobs
 from taskvec.trials import Line, read_lines
+from taskvec.weights import Weights
 
 
-def choice_line(knobs: Knobs | None, rule: str, how: str, model: str, notes: Sequence[str]) -> Line:
-    """What the end of a search writes down."""
-    return {"choice": knobs, "rule": rule, "how": how, "model": model, "notes": list(notes)}
+def choice_line(
+    knobs: Knobs | None, rule: str, how: str, model: Weights, recipe: Weights, notes: Sequence[str]
+) -> Line:
+    """What the end of a search writes down. `recipe` has the names by which the chosen model's sources are called."""
+    return {
+        "choice": knobs, "rule": rule, "how": how, "model": model.text(recipe.names()), "file": written(model),
+        "family": recipe.text(recipe.names()), "notes": list(notes),
+    }  # fmt: skip
 
 
 def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
@@ -37,8 +44,9 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
         if line["test"] == choice["choice"]:
             test[CHOSEN], seeds = scores_of(line), line.get("seeds", {})
     return Record(
-        recipe=about["recipe"],
+        recipe=choice["family"],
         model=choice["model"],
+        file=choice["file"],
         chosen=next((t for t in tried if t.knobs == choice["choice"]), None),
         how=choice["how"],
         objectives=tuple(about["objective"]),

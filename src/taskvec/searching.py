@@ -230,7 +230,7 @@ def _ended(
             book.reference(name, reference, "test")
         if chosen:
             book.candidate([w.bind(**chosen.knobs) for w in seeds], chosen.knobs)
-    book.note(choice_line(chosen.knobs if chosen else None, rule, how, model.text(weights.names()), notes))
+    book.note(choice_line(chosen.knobs if chosen else None, rule, how, model, weights, notes))
     return Result(**vars(record(about, book.lines())), weights=model)
 
 

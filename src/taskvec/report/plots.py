@@ -1,12 +1,19 @@
 """Pictures, with matplotlib (the `plot` extra)."""
 
 import os
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from taskvec.errors import MissingExtra, OutputError
+from taskvec.evidence import bootstrap
+from taskvec.findings import Record, means
 from taskvec.interference import Disentanglement
 from taskvec.measures import Comparison
 from taskvec.storage import stated
+
+RESAMPLES = 2000
+ACCENT = "#b3124e"
 
 
 def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: str = "Cosine of task vectors") -> None:
@@ -34,6 +41,93 @@ def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: 
     axes.set_title(title)
     _write(figure, path)
     pyplot.close(figure)
+
+
+def figures(record: Record, folder: Path, name: str, suffix: str = "png") -> list[Path]:
+    """The pictures that make sense for a search, written as NAME-curves.png and so on; their paths."""
+    drawn = {"curves": curves, "tradeoff": tradeoff, "heatmap": heatmap}
+    with stated(folder, OutputError):
+        folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for what, draw in drawn.items():
+        if (figure := draw(record)) is not None:
+            found.append(folder / f"{name}-{what}.{suffix}")
+            _write(figure, found[-1])
+            _pyplot().close(figure)
+    return found
+
+
+def curves(record: Record) -> Any:
+    """Every metric against the one knob, bands where there are examples, the chosen value marked; else None."""
+    if len(record.knobs) != 1 or len(record.trials) < 2:
+        return None
+    pyplot, (knob,) = _pyplot(), record.knobs
+    metrics, trials = [*record.validation["base"]], sorted(record.trials, key=lambda t: t.knobs[knob])
+    rows = -(-len(metrics) // 3)
+    columns = min(3, len(metrics))
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, layout="constrained")
+    for metric, axis in zip_longest(metrics, axes.flat):
+        if metric is None:
+            axis.set_axis_off()
+            continue
+        x, y = [t.knobs[knob] for t in trials], [t.metrics[metric] for t in trials]
+        axis.plot(x, y, marker="o", markersize=3)
+        bands = [bootstrap([s], resamples=RESAMPLES) for t in trials if isinstance(s := t.scores[metric], list)]
+        if len(bands) == len(x):
+            axis.fill_between(x, [b.low for b in bands], [b.high for b in bands], alpha=0.2)
+        axis.axhline(means(record.validation["base"])[metric], color="gray", linestyle="--", linewidth=1, label="base")
+        if record.chosen:
+            at = record.chosen.knobs[knob], record.chosen.metrics[metric]
+            axis.axvline(at[0], color=ACCENT, linestyle=":", linewidth=1)
+            axis.plot(*at, marker="o", markersize=8, markerfacecolor="none", color=ACCENT)
+            axis.annotate(f"{knob} = {at[0]:g}: {at[1]:.3g}", at, (5, 7), textcoords="offset points", color=ACCENT)
+        axis.set(title=metric, xlabel=knob)
+        axis.margins(y=0.15)
+    return figure
+
+
+def tradeoff(record: Record) -> Any:
+    """Two objectives against one another, with the Pareto front; None with one."""
+    if len(record.objectives) < 2 or not record.trials:
+        return None
+    figure, axis = _pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
+    points = [record.values(t)[:2] for t in record.trials]
+    axis.scatter(*zip(*points, strict=True), s=14, color=["C0" if not t.broken else "lightgray" for t in record.trials])
+    axis.plot(
+        *zip(*sorted(record.values(t)[:2] for t in record.front()), strict=True), color="C1", label="Pareto front"
+    )
+    if record.chosen:
+        axis.plot(
+            *record.values(record.chosen)[:2], "o", markersize=9, markerfacecolor="none", color=ACCENT, label="chosen"
+        )
+    axis.set(xlabel=record.objectives[0], ylabel=record.objectives[1])
+    axis.legend()
+    return figure
+
+
+def heatmap(record: Record) -> Any:
+    """The objective over two knobs on a grid; else None."""
+    if len(record.knobs) != 2:
+        return None
+    import numpy as np
+
+    a, b = record.knobs
+    xs, ys = (sorted({t.knobs[k] for t in record.trials}) for k in (a, b))
+    table = np.full((len(ys), len(xs)), np.nan)
+    for t in record.trials:
+        table[ys.index(t.knobs[b]), xs.index(t.knobs[a])] = record.values(t)[0]
+    if len(xs) < 2 or len(ys) < 2 or np.isnan(table).mean() > 0.25:
+        return None
+    figure, axis = _pyplot().subplots(figsize=(1.8 + 0.42 * len(xs), 1.4 + 0.36 * len(ys)), layout="constrained")
+    image = axis.imshow(table, origin="lower", cmap="viridis", aspect="auto")
+    axis.set_xticks(range(len(xs)), [f"{v:g}" for v in xs], rotation=45)
+    axis.set_yticks(range(len(ys)), [f"{v:g}" for v in ys])
+    axis.set(xlabel=a, ylabel=b, title=record.objectives[0])
+    if record.chosen:
+        place = xs.index(record.chosen.knobs[a]), ys.index(record.chosen.knobs[b])
+        axis.plot(*place, "s", markersize=12, markerfacecolor="none", markeredgecolor="white", markeredgewidth=2)
+    figure.colorbar(image, ax=axis)
+    return figure
 
 
 def disentanglement_heatmap(found: Disentanglement, path: str | os.PathLike[str]) -> None:

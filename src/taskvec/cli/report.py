@@ -1,0 +1,65 @@
+"""The verb that shows what a search found."""
+
+from pathlib import Path
+
+import click
+
+from taskvec.cli.common import as_json, quiet, show_json
+
+
+@click.command()
+@click.argument("journals", nargs=-1, required=True, metavar="JOURNAL...")
+@click.option("-o", "--out", type=click.Path(), metavar="FILE.html", help="Write the page there.")
+@click.option("--plots", type=click.Path(), metavar="FOLDER", help="The charts as files, too (extra plot).")
+@click.option("--format", "suffix", default="png", show_default=True, help="Of the plots: png, svg or pdf.")
+@click.option("--overwrite", is_flag=True, help="Replace a page that exists.")
+@as_json
+@quiet
+def report(
+    journals: tuple[str, ...],
+    out: str | None,
+    plots: str | None,
+    suffix: str,
+    overwrite: bool,
+    machine: bool,
+    quiet: bool,
+) -> None:
+    """Show what searches found, from their journals alone: a page (-o), pictures (--plots), or a text.
+
+    \b
+    taskvec report sum.jsonl -o sum.html
+    taskvec report sum.jsonl --plots figures/ --format svg
+    """
+    from taskvec.errors import OutputError
+    from taskvec.records import read_record
+    from taskvec.storage import move_into_place, stated, write_text
+
+    names = {
+        Path(path).stem if len({Path(p).stem for p in journals}) == len(journals) else path: path for path in journals
+    }
+    records = {name: read_record(path) for name, path in names.items()}
+    written = []
+    if out and Path(out).exists() and not overwrite:
+        raise OutputError(f"{out} exists: take another name, or --overwrite")
+    if out:
+        from taskvec.report.page import page
+
+        path, text = Path(out), page(records)
+        part = path.with_name(f".{path.name}.taskvec")
+        with stated(path, OutputError):
+            write_text(part, text)
+            move_into_place(part, path)
+        written.append(path)
+    if plots:
+        from taskvec.report.plots import figures
+
+        written += [path for name, record in records.items() for path in figures(record, Path(plots), name, suffix)]
+    if machine:
+        show_json({name: record.as_dict() for name, record in records.items()})
+    elif not written:
+        click.echo(
+            "\n\n".join(f"{name}\n{record}" if len(records) > 1 else str(record) for name, record in records.items())
+        )
+    elif not quiet:
+        for path in written:
+            click.echo(path)

@@ -1,0 +1,191 @@
+"""The report of searches: one self-contained page of HTML. Needs nothing from the network, and no script to be read."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from taskvec.evidence import Difference, bootstrap
+from taskvec.findings import ALPHA, CHOSEN, Numbers, Record, Trial, means
+from taskvec.report.charts import charts
+from taskvec.report.svg import short
+from taskvec.version import __version__
+
+STYLE = Path(__file__).with_name("style.css")
+SCRIPT = """
+for (const box of document.querySelectorAll(".copy")) {
+  const button = document.createElement("button");
+  button.textContent = "copy";
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(box.querySelector("pre").textContent);
+    button.textContent = "copied";
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  });
+  box.append(button);
+}
+"""
+
+
+def page(records: Mapping[str, Record]) -> str:
+    """The page of some searches, by the names of their journals. All texts of journals are escaped."""
+    title = ", ".join(records) if len(records) < 4 else f"{len(records)} searches"
+    body = "<hr>".join(_section(name, record) for name, record in records.items())
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n<footer>taskvec {__version__}. Charts and choices are of validation examples; test "
+        f"examples were judged for what was chosen.</footer>\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _section(name: str, record: Record) -> str:
+    drawn = "".join(f"<figure>{c.svg}<figcaption>{escape(c.caption)}</figcaption></figure>" for c in charts(record))
+    parts = [
+        f"<section>\n<h1>{escape(name)}</h1>\n{_answer(record)}",
+        f"<h2>Recipe</h2>\n{_recipe(record)}",
+        f"<h2>What it scores</h2>\n{_figures(record)}",
+        f"<h2>Over seeds</h2>\n{_seeds(record)}" if record.seeds else "",
+        f'<h2>What was tried</h2>\n<div class="charts">{drawn}</div>' if drawn else "",
+        f"<h2>Notes</h2>\n<ul>{''.join(f'<li>{escape(n)}</li>' for n in notes)}</ul>"
+        if (notes := _notes(record))
+        else "",
+        _trials(record),
+        "</section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _answer(record: Record) -> str:
+    if record.chosen:
+        values = ", ".join(f"{k} = {v:.4g}" for k, v in record.chosen.knobs.items())
+        said = f"<strong>{escape(values)}</strong>: {escape(record.how)}."
+    else:
+        said = f"<strong>No candidate will do</strong>, and the answer is the base: {escape(record.how)}."
+    facts = [(str(len(record.trials)), "candidates judged")]
+    if record.stopped:
+        facts.append((str(record.stopped), "more given up early"))
+    if ends := record.plateau():
+        facts.append((f"{ends[0]:g} to {ends[1]:g}", f"{record.knobs[0]}: the objective is within 0.01 of its best"))
+    if len(record.objectives) > 1:
+        facts.append((str(len(record.front())), "on the Pareto front"))
+    facts.append((_duration(math.fsum(t.seconds for t in record.trials)), "of judging"))
+    facts.append((str(record.looks), "look at test examples" if record.looks == 1 else "looks at test examples"))
+    items = "".join(f"<li><b>{escape(value)}</b>{escape(what)}</li>" for value, what in facts)
+    return f'<p class="lead">{said}</p>\n<ul class="facts">{items}</ul>'
+
+
+def _recipe(record: Record) -> str:
+    family = f"<p>chosen from <code>{escape(record.recipe)}</code></p>" if record.chosen else ""
+    told = escape(f"# taskvec merge recipe.py -o merged/\n{record.file}")
+    return f'{family}\n<div class="copy"><pre>{told}</pre></div>'
+
+
+def _figures(record: Record) -> str:
+    """Metrics against models: validation, test with intervals, and the difference in words."""
+    models: list[tuple[str, Mapping[str, Numbers]]] = [("base, validation", record.validation["base"])]
+    if record.chosen:
+        models.append(("chosen, validation", record.chosen.scores))
+    models += [(f"{name}, test", scores) for name, scores in record.test.items()]
+    compared = record.compared()
+    head = [*(name for name, _ in models), *(["chosen - base, test"] if compared else [])]
+    rows = []
+    for metric in record.validation["base"]:
+        cells = [_cell(scores[metric], name.endswith("test")) for name, scores in models]
+        if compared:
+            cells.append(_difference(compared[metric]) if metric in compared else "")
+        rows.append(_row(metric, cells))
+    note = ""
+    if compared:
+        note = (
+            f"<p>Intervals: 95 % bootstrap over examples. Differences: paired tests on the same examples, p-values "
+            f"corrected for {len(compared)} comparisons (Holm).</p>"
+        )
+    return f"{_table(['', *head], rows)}\n{note}"
+
+
+def _cell(values: Numbers, with_interval: bool) -> str:
+    if not isinstance(values, list):
+        return f"{values:.4g}"
+    if not with_interval:
+        return f"{math.fsum(values) / len(values):.4g}"
+    found = bootstrap([values])
+    return f"{found.mean:.4g}<small>{found.low:.3g} to {found.high:.3g}</small>"
+
+
+def _difference(d: Difference) -> str:
+    i = d.interval
+    if d.p > ALPHA:
+        return f"no significant difference<small>p = {d.p:.2g}</small>"
+    kind, arrow = ("up", "▲") if i.mean > 0 else ("down", "▼")
+    about = f"{i.low:+.3g} to {i.high:+.3g}, p = {d.p:.2g}"
+    return f'<span class="{kind}">{arrow} {abs(i.mean):.3g}</span><small>{about}</small>'
+
+
+def _seeds(record: Record) -> str:
+    rows = [
+        _row(
+            metric,
+            [
+                f"{s.interval.mean:.4g}", f"{s.deviation:.2g}", f"{s.interval.low:.4g} to {s.interval.high:.4g}",
+                ", ".join(f"{v:.4g}" for v in s.values),
+            ],
+        )
+        for metric, s in record.spread().items()
+    ]  # fmt: skip
+    split = "test" if CHOSEN in record.test else "validation"
+    about = f"<p>The chosen recipe with the vectors of each seed, on {split} examples.</p>"
+    return about + _table(["", "mean", "deviation", "95 % t interval", "each"], rows)
+
+
+def _trials(record: Record) -> str:
+    if not record.trials:
+        return ""
+    metrics = list(record.trials[0].metrics)
+    front = {t.number for t in record.front()} if len(record.objectives) > 1 else set()
+    head = ["trial", *record.knobs, *metrics, *record.objectives, ""]
+    rows = []
+    for t in record.trials:
+        cells = [f"{t.knobs[k]:.4g}" for k in record.knobs] + [f"{t.metrics[m]:.4g}" for m in metrics]
+        cells += [f"{v:.4g}" for v in record.values(t)]
+        rows.append(_row(str(t.number), [*cells, _remark(record, t, front)], "picked" if t is record.chosen else ""))
+    return f"<details><summary>All {len(rows)} candidates</summary>{_table(head, rows)}</details>"
+
+
+def _remark(record: Record, t: Trial, front: set[int]) -> str:
+    found = ["chosen"] if t is record.chosen else []
+    found += ["on the front"] if t.number in front else []
+    found += [f"breaks {', '.join(t.broken)}"] if t.broken else []
+    return f'<span class="{"broken" if t.broken else ""}">{escape("; ".join(found))}</span>'
+
+
+def _notes(record: Record) -> list[str]:
+    found = [*record.notes]
+    if record.constraints:
+        kept = sum(not t.broken for t in record.trials)
+        found.append(f"{kept} of {len(record.trials)} candidates keep {' and '.join(record.constraints)}")
+    if record.looks > 1:
+        found.append(f"{record.looks} candidates were judged on test examples with this journal: test chose, too")
+    if len(record.trials) > 20:
+        best = means(record.chosen.scores) if record.chosen else {}
+        if best:
+            found.append("the chosen one is the best of many on validation: expect less of it on test")
+    return found
+
+
+# ---- tables --------------------------------------------------------------------------------------
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    cells = "".join(f'<th scope="col">{escape(short(name, 60))}</th>' for name in head)
+    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
+    """Cells are HTML already."""
+    body = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{body}</tr>'
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

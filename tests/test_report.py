@@ -1,0 +1,213 @@
+"""The report: one self-contained page from a journal alone, and pictures; what it shows, and what it never does."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import taskvec as tv
+from taskvec.evidence import bootstrap
+from taskvec.records import read_record
+from taskvec.report.page import page
+from taskvec.report.svg import ticks
+from taskvec.searching import search
+
+RNG = np.random.default_rng(0)
+TARGETS = {
+    s: {"one": RNG.normal(0.6, 0.3, n), "two": RNG.normal(0.4, 0.3, n)} for s, n in (("validation", 80), ("test", 150))
+}
+BASE, A, B = (tv.from_arrays({"w": np.float32(v)}, n) for n, v in (("base", (0, 0)), ("a", (1, 0)), ("b", (0, 1))))
+ONE = tv.parse("base + lam*(a - base) + lam*(b - base)", base=BASE, a=A, b=B)
+TWO = tv.parse("base + x*(a - base) + y*(b - base)", base=BASE, a=A, b=B)
+GRID = {"lam": (0, 1, 0.1)}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+def judge(weights, split):
+    w = weights["w"].astype(float)
+    hits = {t: (np.abs(x - w[k]) < 0.4).astype(float) for k, (t, x) in enumerate(TARGETS[split].items())}
+    return hits | {"ppl": float(20 + 5 * (w**2).sum())}
+
+
+judge.examples = lambda split: {t: [f"{split}{t}{k}" for k in range(len(v))] for t, v in TARGETS[split].items()}
+
+
+def single(weights, split):
+    return {"ppl": float(20 + 5 * (weights["w"].astype(float) ** 2).sum())}
+
+
+class Tree(HTMLParser):
+    """Every element is closed by its own end; texts and attributes are kept."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.texts, self.attributes, self.tags = [], [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def shown(tmp_path, *args, **options):
+    search(*args, journal=tmp_path / "j.jsonl", **options)
+    record = read_record(tmp_path / "j.jsonl")
+    html = page({"j": record})
+    return record, html, Tree(html)
+
+
+def test_every_curve_has_its_band_and_the_chosen_value(tmp_path):
+    record, html, tree = shown(tmp_path, ONE, judge, GRID, objective="mean(one, two)")
+    text, charts = " ".join(tree.texts), re.findall(r"<svg.*?</svg>", html, flags=re.S)
+    assert len(charts) == 4  # the objective and three metrics
+    lam = record.chosen.knobs["lam"]
+    for chart, name in zip(charts, ["objective", "one", "two", "ppl"], strict=True):
+        value = record.chosen.goodness if name == "objective" else record.chosen.metrics[name]
+        assert f"lam = {lam:g}: {value:.4g}<" in chart and 'class="chosen ring"' in chart
+        assert ("band" in chart) == (name in ("one", "two")) and ("level" in chart) == (name != "objective")
+        assert chart.count("<circle") == len(record.trials) + 1
+    assert f"lam = {lam:g}" in text and "the highest mean(one, two) of 11 candidates" in text
+    ends = record.plateau()
+    assert f"{ends[0]:g} to {ends[1]:g}" in text and 'class="shade"' in charts[0]
+    interval = bootstrap([record.test["chosen"]["one"]])
+    assert f"{interval.low:.3g} to {interval.high:.3g}" in text and "(Holm)" in text
+    assert record.file in html.replace("&#x27;", "'").replace("&quot;", '"') and "taskvec merge recipe.py" in text
+    assert text.count("no significant difference") == sum(d.p > 0.05 for d in record.compared().values())
+    assert f"All {len(record.trials)} candidates" in text
+
+
+def test_the_recipe_of_the_page_makes_the_chosen_model(tmp_path):
+    from safetensors.numpy import save_file
+
+    for name, value in (("base", (0, 0)), ("a", (1, 0)), ("b", (0, 1))):
+        save_file({"w": np.float32(value)}, tmp_path / f"{name}.safetensors")
+    family = tv.parse(
+        "base + lam*(a - base) + lam*(b - base)", **{n: str(tmp_path / f"{n}.safetensors") for n in ("base", "a", "b")}
+    )
+    record, _, _ = shown(tmp_path, family, judge, GRID, objective="mean(one, two)", test=False)
+    assert tv.parse(record.file)["w"] == pytest.approx([record.chosen.knobs["lam"]] * 2)
+
+
+def test_two_knobs_on_a_grid_are_a_heat_map(tmp_path):
+    record, html, _ = shown(tmp_path, TWO, judge, {"x": (0, 1, 0.25), "y": (0, 1, 0.25)}, objective="mean(one, two)")
+    cells = re.findall(r'<rect class="cell( chosen)?".*?<title>(.*?)</title>', html)
+    assert len(cells) == 25 and sum(bool(chosen) for chosen, _ in cells) == 1
+    values = {(t.knobs["x"], t.knobs["y"]): t.goodness for t in record.trials}
+    assert {title for _, title in cells} == {f"x = {x:g}, y = {y:g}: {v:.4g}" for (x, y), v in values.items()}
+
+
+def test_several_objectives_have_their_front(tmp_path):
+    ranges = {"x": (0, 1), "y": (0, 1)}
+    record, html, tree = shown(
+        tmp_path, TWO, judge, ranges, objective=["mean(one, two)", "-ppl"], sampler="random", trials=30
+    )
+    assert f"the line joins the {len(record.front())} that none beats" in html
+    assert " ".join(tree.texts).count("on the front") >= len(record.front()) - 1
+
+
+def test_a_target_against_its_constraint(tmp_path):
+    options = {"objective": "one", "minimise": True, "constraints": ["ppl <= base.ppl + 2"]}
+    record, html, tree = shown(tmp_path, ONE, judge, GRID, **options)
+    broken = sum(bool(t.broken) for t in record.trials)
+    assert 0 < broken < len(record.trials)
+    trade = next(s for s in re.findall(r"<svg.*?</svg>", html, flags=re.S) if "objective against constraint" in s)
+    assert trade.count('class="dot broken"') == broken and "ppl &lt;= base.ppl + 2" in trade
+    assert f"{len(record.trials) - broken} of {len(record.trials)} candidates keep ppl" in " ".join(tree.texts)
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "options"),
+    [
+        (judge, {"objective": "one", "constraints": ["ppl <= 1"]}),  # none will do
+        (judge, {"objective": "one", "test": False}),
+        (single, {"objective": "-ppl"}),
+        (judge, {"objective": "one", "trials": 1}),
+        (judge, {"objective": "one", "replicates": [{"a": B}]}),
+    ],
+    ids=["infeasible", "no test", "single numbers", "one trial", "seeds"],
+)
+def test_whatever_was_found_makes_a_page(tmp_path, evaluate, options):
+    record, html, tree = shown(tmp_path, ONE, evaluate, GRID, **options)
+    text = " ".join(tree.texts)
+    assert ("No candidate will do" in text) == (record.chosen is None) and tree.tags.count("h1") == 1
+    assert ("Over seeds" in text) == bool(record.seeds) and "nan" not in html.lower().replace("finance", "")
+
+
+def test_texts_of_a_journal_are_escaped_and_nothing_comes_from_elsewhere(tmp_path):
+    bad = "<script>alert(1)</script>"
+
+    def evil(weights, split):
+        return {bad: [float(weights["w"][0]), 0.5]}
+
+    _, html, tree = shown(tmp_path, ONE, evil, GRID, objective=f'mean("{bad}")')
+    assert html.count("<script>") == tree.tags.count("script") == 1 and "alert(1)</script>" not in html
+    named = page({'<img src="x">': read_record(tmp_path / "j.jsonl")})
+    assert "img" not in Tree(named).tags
+    assert not [a for a in tree.attributes if a[1] in ("src", "href")]
+    assert "://" not in html and "url(" not in html and "@import" not in html
+    assert "prefers-color-scheme: dark" in html and 'name="viewport"' in html
+    assert (
+        all(("svg", "role", "img") in tree.attributes for _ in "1") and "aria-label" in html and 'scope="row"' in html
+    )
+
+
+def taskvec(folder, *words, code=0):
+    done = subprocess.run([sys.executable, "-m", "taskvec", *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout if not code else done.stderr
+
+
+def test_the_verb_writes_pages_and_pictures(tmp_path):
+    search(ONE, judge, GRID, objective="one", journal=tmp_path / "sum.jsonl")
+    search(TWO, judge, {"x": [0, 0.5, 1], "y": [0, 0.5, 1]}, objective=["one", "two"], journal=tmp_path / "two.jsonl")
+    out = taskvec(tmp_path, "report", "sum.jsonl", "two.jsonl", "-o", "r.html", "--plots", "figures")
+    files = ["figures/sum-curves.png", "figures/two-heatmap.png", "figures/two-tradeoff.png"]
+    assert out.split() == ["r.html", files[0], files[2], files[1]]
+    assert all((tmp_path / f).read_bytes().startswith(b"\x89PNG") for f in files)
+    assert [t for t in Tree((tmp_path / "r.html").read_text()).tags if t == "h1"] == ["h1", "h1"]
+    taskvec(tmp_path, "report", "sum.jsonl", "--plots", "svg", "--format", "svg")
+    assert "<svg" in (tmp_path / "svg" / "sum-curves.svg").read_text()
+    assert "highest one of 11 candidates" in taskvec(tmp_path, "report", "sum.jsonl")
+    assert {p.name for p in tmp_path.iterdir()} == {"sum.jsonl", "two.jsonl", "r.html", "figures", "svg"}
+
+
+def test_what_cannot_be_reported_is_stated_and_nothing_is_lost(tmp_path):
+    search(ONE, judge, GRID, objective="one", journal=tmp_path / "j.jsonl")
+    (tmp_path / "r.html").write_text("mine")
+    assert "r.html exists" in taskvec(tmp_path, "report", "j.jsonl", "-o", "r.html", code=1)
+    assert (tmp_path / "r.html").read_text() == "mine"
+    (tmp_path / "half.jsonl").write_bytes(b"\n".join((tmp_path / "j.jsonl").read_bytes().splitlines()[:5]) + b"\n")
+    (tmp_path / "text.jsonl").write_text("hello\n")
+    for name, what in (
+        ("half.jsonl", "has not ended"), ("text.jsonl", "line 1: no line of a journal"), ("none.jsonl", "none.jsonl"),
+        (".", "."),
+    ):  # fmt: skip
+        assert what in taskvec(tmp_path, "report", name, "-o", "new.html", code=1)
+    assert "no/such" in taskvec(tmp_path, "report", "j.jsonl", "-o", "no/such/r.html", code=1)
+    assert "error" in taskvec(tmp_path, "report", "j.jsonl", "--plots", "f", "--format", "docx", code=1)
+    assert not (tmp_path / "new.html").exists()
+    taskvec(tmp_path, "report", "j.jsonl", "-o", "r.html", "--overwrite")
+    assert "<html" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.3, 0.2), (19.9, 26.1), (1e-7, 3e-7), (0, 1.2), (5, 123456)])
+def test_ticks_are_round_and_within(low, high):
+    found = ticks(low, high, 6)
+    assert 3 <= len(found) <= 9 and all(low - 1e-12 <= v <= high + 1e-12 for v in found)
+    steps = np.diff(found)
+    assert np.allclose(steps, steps[0])
