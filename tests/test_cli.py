@@ -81,7 +81,7 @@ VERB_LINES = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "learn"])  # it needs a model: test_suite.py
 def test_every_verb_speaks_json(home, verb):
     assert isinstance(json.loads(run(home, verb, *VERB_LINES[verb], "--json")), dict)
 

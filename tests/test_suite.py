@@ -301,6 +301,44 @@ def test_a_search_over_a_file_of_tasks_on_the_command_line(home, run):
     assert first["evaluator"].startswith("cli.yml (") and first["race"]
 
 
+def test_coefficients_are_learned_from_a_file_of_tasks(home, run):
+    """By entropy and by labels, on the command line and against `learn` with the same batches."""
+    tasks = described(
+        home, f"{MOOD} data: all.jsonl, batch: 8, scale: 20, prompts: {json.dumps(PROMPTS)}}}", "learn.yml"
+    )
+    line = (
+        "learn", "base + layerwise(tuned - base, 't')",
+        f"base={home / 'encoder-base'}", f"tuned={home / 'encoder-tuned'}",
+        "--evaluate", tasks, "--steps", "12", "--rate", "0.02",
+    )  # fmt: skip
+    found = json.loads(run(*line, "--json", "-o", home / "learned").stdout)
+    assert found["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(found["losses"]) == 12
+    assert found["test"].keys() == {"base", "chosen"} and (home / "learned" / "config.json").exists()
+    labelled = json.loads(run(*line, "--loss", "labels", "--json").stdout)
+    assert labelled["knobs"] != found["knobs"] and labelled["losses"] != found["losses"]
+    suite = suite_from(tasks)
+    module, loss = suite.learned(labels=False)
+    base = tv.load(home / "encoder-base")
+    family = base + tv.layerwise(tv.load(home / "encoder-tuned") - base, "t")
+    again = tv.learn(family, module, loss, steps=12, rate=0.02)
+    assert again.knobs == pytest.approx(found["knobs"], abs=1e-5)
+    out = run(*line[:4], "--evaluate", described(home, "tasks: {m: {kind: command, run: '{model} {split}'}}", "no.yml"))
+    assert out.code == 1 and "must share one model" in out.stderr
+
+
+def test_a_language_model_learns_from_its_texts(home):
+    suite = suite_from(
+        described(home, "model: lm-base\ntasks:\n  ppl: {kind: perplexity, data: story.txt, window: 16}")
+    )
+    module, loss = suite.learned(labels=True)
+    base = tv.load(home / "lm-base")
+    found = tv.learn(base + tv.knob("lam") * (tv.load(home / "lm-tuned") - base), module, loss, steps=60, rate=0.02)
+    ppl = {lam: suite(model(home, "lm", lam), "validation")["ppl"] for lam in (0.3, found.knobs["lam"])}
+    assert ppl[found.knobs["lam"]] < ppl[0.3]
+    with pytest.raises(RecipeError, match="learns from its texts"):
+        suite.learned(labels=False)[1](module, 0)
+
+
 def test_other_examples_are_another_evaluator(home, tmp_path):
     text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", f"{home}/encoder-base")
     (tmp_path / "all.jsonl").write_text((home / "all.jsonl").read_text())

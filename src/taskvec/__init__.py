@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from taskvec.coefficients import knob, layers, only, per, without
     from taskvec.engine import Saved, save
     from taskvec.errors import TaskvecError
+    from taskvec.grains import layerwise
     from taskvec.interference import disentanglement
+    from taskvec.learning import entropy, learn
     from taskvec.lineage import verify
     from taskvec.live import load_into
     from taskvec.measures import compare
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 # Public name -> its module. Imported when first asked for, so that `import taskvec` costs next to nothing.
 _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
-    "Weights": "weights", "compare": "measures", "disentanglement": "interference", "from_arrays": "arrays",
-    "knob": "coefficients", "layers": "coefficients", "load": "recipe", "load_into": "live", "method": "methods",
+    "Weights": "weights", "compare": "measures", "disentanglement": "interference", "entropy": "learning",
+    "from_arrays": "arrays", "knob": "coefficients", "layers": "coefficients", "layerwise": "grains",
+    "learn": "learning", "load": "recipe", "load_into": "live", "method": "methods",
     "only": "coefficients", "match": "alignment", "parse": "recipe", "per": "coefficients", "permute": "permuted",
     "plan": "planning", "save": "engine", "search": "searching", "stats": "statistics", "verify": "lineage",
     "without": "coefficients",
@@ -52,9 +55,9 @@ _VIEWS = (
     "untie",
 )  # fmt: skip
 __all__ = [
-    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "disentanglement", "from_arrays", "knob",
-    "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan", "save", "search",
-    "stats", "verify", "without", "__version__", *_METHODS, *_VIEWS,
+    "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "disentanglement", "entropy",
+    "from_arrays", "knob", "layers", "layerwise", "learn", "load", "load_into", "match", "method", "only", "parse",
+    "per", "permute", "plan", "save", "search", "stats", "verify", "without", "__version__", *_METHODS, *_VIEWS,
 ]  # fmt: skip
 
 

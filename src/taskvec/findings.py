@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taskvec.evidence import Difference, Spread, bootstrap, difference, holm, spread
@@ -11,6 +11,7 @@ from taskvec.weights import Weights
 
 CHOSEN = "chosen"
 ALPHA = 0.05  # below which a difference is called one
+MANY = 12  # knobs, above which they are not told one by one
 WITHIN = 0.01  # of the best objective: what counts as as good
 Numbers = list[float] | float  # of a metric: one an example, or a single one
 
@@ -135,7 +136,7 @@ class Record:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        values = ", ".join(f"{k} = {v:g}" for k, v in self.chosen.knobs.items()) if self.chosen else ""
+        values = self.told() if self.chosen else ""
         none = f"no candidate will do, the answer is the base: {self.how}"
         lines = [f"{values}: {self.how}" if self.chosen else none]
         if self.chosen:
@@ -152,6 +153,13 @@ class Record:
         if self.looks > 1:
             lines.append(f"{self.looks} candidates were judged on test examples with this journal: test chose, too")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def told(self) -> str:
+        """The chosen knobs in words; of many how many they are and within what."""
+        knobs = self.chosen.knobs if self.chosen else {}
+        if len(knobs) <= MANY:
+            return ", ".join(f"{k} = {v:.4g}" for k, v in knobs.items())
+        return f"{len(knobs)} knobs from {min(knobs.values()):.3g} to {max(knobs.values()):.3g}"
 
     def _figures(self) -> list[str]:
         """A table: metrics against models, validation and test."""
@@ -210,7 +218,7 @@ class Record:
 class Result(Record):
     """What a search found; `weights` is the model."""
 
-    weights: Weights | None = None  # the chosen model, or the base
+    weights: Weights = field(kw_only=True)  # the chosen model, or the base
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -32,11 +32,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     except ImportError:
         raise MissingExtra("load_into", "torch") from None
     weights.kind()
-    everything = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    targets: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in everything}
-    kinds = _kinds(torch)
-    if problems := _differences(weights, targets, set(module.state_dict()), kinds):
-        raise MismatchError("the weights do not fit the module:", problems)
+    targets, kinds = fit(module, weights), _kinds(torch)
     specs = {name: Spec(spec.shape, kinds[targets[name].dtype]) for name, spec in weights.specs.items()}
     twins = _twins(specs, targets)
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
@@ -73,6 +69,17 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
                 targets[name].copy_(flat[name].view(targets[name].shape))
     if bad:
         raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))
+
+
+def fit(module: "torch.nn.Module", weights: Weights) -> "dict[str, torch.Tensor]":
+    """The parameters and buffers of a module by name. Raises MismatchError with all that keeps the weights out."""
+    import torch
+
+    everything = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    targets: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in everything}
+    if problems := _differences(weights, targets, set(module.state_dict()), _kinds(torch)):
+        raise MismatchError("the weights do not fit the module:", problems)
+    return targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from taskvec import coefficients, methods, views
 from taskvec.coefficients import Coefficient, Number, exact
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
+from taskvec.grains import layerwise
 from taskvec.methods import Method
 from taskvec.permuted import permute
 from taskvec.weights import Weights
@@ -46,6 +47,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "without": coefficients.without,
         "per": coefficients.per,
         "layers": coefficients.layers,
+        "layerwise": layerwise,
         "permute": permute,
         **methods.FUNCTIONS,
         **views.FUNCTIONS,

@@ -14,16 +14,17 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
     "version",
     "errors evidence dtypes executors source operations kernels kernels_numpy storage places coefficients",
     "formats terms weights arrays derived views symmetries families permuted",
-    "methods recipe goals spaces subsets",
+    "methods recipe goals spaces subsets grains",
     "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
-    "engine live statistics report evals trials findings judging records measuring racing searching interference",
+    "engine live statistics report evals trials findings judging records measuring racing searching interference "
+    "learning",
     "cli __main__",
 )
 LAYERS = {name: layer for layer, names in enumerate(ROOMS) for name in names.split()}
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "disentanglement",
-    "from_arrays", "knob", "layers", "load", "load_into", "match", "method", "only", "parse", "per", "permute", "plan",
-    "save", "search", "stats", "verify", "without",
+    "entropy", "from_arrays", "knob", "layers", "layerwise", "learn", "load", "load_into", "match", "method", "only",
+    "parse", "per", "permute", "plan", "save", "search", "stats", "verify", "without",
     "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
     "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
     "metagpt", "model_stock", "multislerp", "nearswap", "norm_matched", "nuslerp", "patch", "pcb", "ram", "ramplus",

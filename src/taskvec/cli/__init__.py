@@ -8,7 +8,8 @@ from taskvec.version import __version__
 
 VERBS = {  # verb -> module that has it
     "merge": "edit", "plan": "edit", "diff": "edit", "negate": "edit", "add": "edit", "analogy": "edit",
-    "eval": "search", "search": "search", "sweep": "search", "interference": "search", "report": "report",
+    "eval": "search", "search": "search", "sweep": "search", "learn": "search",
+    "interference": "search", "report": "report",
     "stats": "statistics",
     "show": "inspect", "check": "inspect", "compare": "inspect", "verify": "inspect", "log": "inspect",
     "align": "align",

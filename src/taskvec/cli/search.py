@@ -120,6 +120,59 @@ def sweep(**kwargs: Any) -> None:
 
 
 @click.command()
+@judged
+@click.option("--loss", default="entropy", show_default=True, type=click.Choice(["entropy", "labels"]), help="By what.")
+@click.option("--start", default=0.3, show_default=True, help="Where all knobs begin.")
+@click.option("--steps", default=500, show_default=True, type=click.IntRange(1), help="Of Adam.")
+@click.option("--rate", default=0.001, show_default=True, help="The learning rate.")
+@click.option("--clamp", default="0:1", show_default=True, metavar="LOW:HIGH", help="Where knobs are kept; or none.")
+@click.option("--journal", type=click.Path(), metavar="FILE", help="What was learned and how it scores, for report.")
+@click.option("-o", "--out", type=click.Path(), help="Write the model there.")
+@as_json
+@quiet
+def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None, **kwargs: Any) -> None:
+    """Find the knobs of RECIPE by gradient, on validation examples of tasks in a file; judge the model on test ones.
+
+    --loss entropy needs no labels: that of the model's predictions, as in AdaMerging. --loss labels is cross-entropy on
+    few labels, as in aTLAS; of a language model the loss on its texts. layerwise(v, "NAME") has a knob a layer.
+
+    \b
+    taskvec learn "base + layerwise(a - base, 'a') + layerwise(b - base, 'b')" base=B a=A b=C \\
+        --evaluate tasks.yml -o merged/
+    """
+    from taskvec.evals.suite import suite_from
+    from taskvec.learning import learn as find
+    from taskvec.searching import search as judge
+
+    machine, silent, journal = kwargs["machine"], kwargs["quiet"], kwargs["journal"]
+    weights, suite = weights_of(recipe, sources, (), kwargs["methods"]), suite_from(evaluate)
+    clamp = None if kwargs["clamp"] == "none" else span(kwargs["clamp"])
+    module, loss = suite.learned(labels=kwargs["loss"] == "labels")
+    with progress(silent or machine, "steps", examples=True) as report:
+        found = find(
+            weights, module, loss, start=kwargs["start"], steps=kwargs["steps"], rate=kwargs["rate"], clamp=clamp,
+            progress=report,
+        )  # fmt: skip
+    judged = judge(weights, suite, {name: [value] for name, value in found.knobs.items()}, journal=journal)
+    if out:
+        from taskvec.engine import save
+
+        save(judged.weights, out)
+    if machine:
+        show_json(found.as_dict() | judged.as_dict())
+    elif not silent:
+        click.echo(f"{found}\n\n{judged}")
+
+
+def span(text: str) -> tuple[float, float]:
+    """Two numbers: "0:1"."""
+    from taskvec.spaces import Space
+
+    space = Space.of(text, "--clamp")
+    return space.low, space.high
+
+
+@click.command()
 @click.argument("base")
 @click.argument("first")
 @click.argument("second")

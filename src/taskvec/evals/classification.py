@@ -1,14 +1,15 @@
 """Classification of texts: by a frozen zero-shot head made of class descriptions, a given head, or the model's own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.module import by_length, padded
-from taskvec.evals.task import LiveOf, Task, within
+from taskvec.evals.task import LiveOf, Task, batch_of, within
 from taskvec.evals.texts import places
+from taskvec.learning import entropy
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Classification(Task):
     file gives them, at length 1, made once and frozen, as CLIP's are in Ilharco et al. (2023); logits are cosines.
     head: a safetensors file with `weight` (classes, width) and perhaps `bias` (classes,); logits = W e + b. With
     neither, the model's own head: transformers' sequence classification.
+    scale: of a zero-shot head's logits where a loss is wanted (`taskvec learn`), CLIP's 100 unless given.
     An embedding is the mean over a text's tokens, or its first one's (pooling: cls), at length 1 (normalise: false).
     """
 
@@ -40,6 +42,7 @@ class Classification(Task):
     pooling: str = "mean"
     normalise: bool = True
     max_tokens: int = 256
+    scale: float = 100.0
     kind: ClassVar[str] = "classification"
 
     def open(self, name: str, root: Any, live_of: LiveOf) -> None:
@@ -62,14 +65,33 @@ class Classification(Task):
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
         """(n,): the place of the class with the highest logit."""
         import numpy as np
+        import torch
 
         examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
-        head = self._head  # made by the model of the file, before the module is another one
+        self.ready()
         module, ids = self.live.take(weights), self._ids([e.text for e in examples])
         found = np.zeros(len(examples), np.int64)
         for batch in by_length(ids, self.batch):
-            found[batch] = self._logits(module, [ids[k] for k in batch], head).argmax(1).tolist()
+            with torch.inference_mode():
+                found[batch] = self._logits(module, [ids[k] for k in batch]).argmax(1).tolist()
         return found
+
+    def ready(self) -> None:
+        """The head."""
+        _ = self._head
+
+    def loss(self, model: Callable[..., Any], step: int, labels: bool) -> "torch.Tensor":
+        """Cross-entropy, or the entropy of the predictions, of a batch; logits of a zero-shot head times `scale`."""
+        import torch
+
+        examples = self.listed("validation")
+        chosen = [examples[k] for k in batch_of(len(examples), self.batch, step)]
+        logits = self._logits(model, self._ids([e.text for e in chosen])).float()
+        logits = logits * self.scale if self.prompts else logits
+        if not labels:
+            return entropy(logits)
+        wanted = places([e.label for e in chosen], self.names, self.name)
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(wanted, device=logits.device))
 
     @property
     def names(self) -> list[str]:
@@ -95,8 +117,9 @@ class Classification(Task):
             return torch.empty(0), None
         if self.live.holds is not None:
             raise MismatchError(f"{self.name}: the head must be made before the module takes on other weights")
-        rows = [self._embedded(self.live.module, self._ids(texts)).mean(0) for texts in self.prompts.values()]
-        return torch.nn.functional.normalize(torch.stack(rows), dim=-1), None
+        with torch.no_grad():  # no inference tensors: gradients of what is multiplied with the head may be wanted
+            rows = [self._embedded(self.live.module, self._ids(texts)).mean(0) for texts in self.prompts.values()]
+            return torch.nn.functional.normalize(torch.stack(rows), dim=-1), None
 
     def _given_head(self) -> "tuple[torch.Tensor, torch.Tensor | None]":
         import torch
@@ -110,14 +133,11 @@ class Classification(Task):
         bias = torch.from_numpy(found["bias"]).to(self.device) if "bias" in found.specs else None
         return torch.from_numpy(found["weight"]).to(self.device), bias
 
-    def _logits(self, module: Any, ids: Sequence[Sequence[int]], head: Any) -> "torch.Tensor":
-        import torch
-
+    def _logits(self, module: Any, ids: Sequence[Sequence[int]]) -> "torch.Tensor":
         if self.module == "classifier":
-            with torch.inference_mode():
-                found: torch.Tensor = module(**padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)).logits
+            found: torch.Tensor = module(**padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)).logits
             return found
-        weight, bias = head
+        weight, bias = self._head
         logits: torch.Tensor = self._embedded(module, ids) @ weight.T
         return logits if bias is None else logits + bias
 
@@ -125,10 +145,9 @@ class Classification(Task):
         """(texts, width), float32."""
         import torch
 
-        with torch.inference_mode():
-            given = padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)
-            states = module(**given).last_hidden_state.float()
-            mask = given["attention_mask"][:, :, None]
-            pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
-            found: torch.Tensor = torch.nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled
+        given = padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)
+        states = module(**given).last_hidden_state.float()
+        mask = given["attention_mask"][:, :, None]
+        pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
+        found: torch.Tensor = torch.nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled
         return found

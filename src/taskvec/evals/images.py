@@ -72,6 +72,7 @@ class Images(Task):
         """The place of the nearest class, one a picture."""
         import torch
 
+        self.ready()
         examples, head = self.listed(split)[within(len(self.listed(split)), start, stop)], self._head
         module, found = self.live.take(weights), []
         for k in range(0, len(examples), self.batch):
@@ -80,6 +81,10 @@ class Images(Task):
                 pictures = torch.stack([self._picture(e.text) for e in chosen]).to(self.device)
                 found += (module.encode_image(pictures, normalize=True).float() @ head.T).argmax(1).tolist()
         return found
+
+    def ready(self) -> None:
+        """The head."""
+        _ = self._head
 
     @cached_property
     def _head(self) -> "torch.Tensor":

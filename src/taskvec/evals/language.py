@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.errors import FormatError, RecipeError, TaskvecError
 from taskvec.evals.module import Live, by_length, padded
-from taskvec.evals.task import LiveOf, Task, within
+from taskvec.evals.task import LiveOf, Task, batch_of, within
 from taskvec.evals.texts import Example, paragraphs, position
 from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -58,15 +61,26 @@ class Perplexity(Task):
         import torch
 
         chosen = self.listed(split)[within(len(self.listed(split)), start, stop)]
-        rows, module = [[*map(int, e.text.split())] for e in chosen], self.live.take(weights)
-        losses: list[float] = []
-        for k in range(0, len(rows), self.batch):
-            ids = torch.tensor(rows[k : k + self.batch], device=self.device)
+        module, losses = self.live.take(weights), []
+        for k in range(0, len(chosen), self.batch):
             with torch.inference_mode():
-                logits = module(input_ids=ids).logits[:, :-1].float()
-            each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-            losses += each.double().mean(1).tolist()
+                losses += self._losses(module, chosen[k : k + self.batch]).tolist()
         return {"": math.exp(math.fsum(losses) / len(losses)), "loss": losses}
+
+    def loss(self, model: Callable[..., Any], step: int, labels: bool) -> "torch.Tensor":
+        """The mean loss of a batch of windows: a text is its own label."""
+        if not labels:
+            raise RecipeError(f"{self.name}: a language model learns from its texts (--loss labels)")
+        windows = self.listed("validation")
+        return self._losses(model, [windows[k] for k in batch_of(len(windows), self.batch, step)]).mean()
+
+    def _losses(self, module: Any, windows: Sequence[Example]) -> "torch.Tensor":
+        """The mean loss of each window, float64."""
+        import torch
+
+        ids = torch.tensor([[*map(int, e.text.split())] for e in windows], device=self.device)
+        logits = module(input_ids=ids).logits[:, :-1].float()
+        return torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").double().mean(1)
 
 
 @dataclass

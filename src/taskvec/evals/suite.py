@@ -10,8 +10,9 @@ one live module there is of each architecture.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -42,7 +43,7 @@ class Suite:
     start: float = 0.0  # of each task's examples,
     stop: float = 1.0  # the share from and to which they are used
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The file's name, and a digest of the file and of all examples: others are another evaluator."""
         everything = [Path(self.path).read_text(encoding="utf-8")]
@@ -67,10 +68,25 @@ class Suite:
     def __call__(self, weights: Weights, split: str) -> dict[str, Any]:
         """All tasks, on the modules that they share."""
         found: dict[str, Any] = {}
+        for task in self.tasks.values():
+            task.ready()
         for name, task in self.tasks.items():
             for suffix, values in task.scores(weights, split, self.start, self.stop).items():
                 found[f"{name}_{suffix}" if suffix else name] = values
         return found
+
+    def learned(self, labels: bool) -> "tuple[Any, Callable[[Callable[..., Any], int], Any]]":
+        """(the live module that all tasks share, the sum of their losses) for `learn`. Raises RecipeError."""
+        modules = {id(task.live): task.live for task in self.tasks.values() if hasattr(task, "live")}
+        if len(modules) != 1:
+            raise RecipeError(
+                f"{Path(self.path).name}: to learn, all tasks must share one model, and these have {len(modules)}"
+            )
+        for task in self.tasks.values():
+            task.ready()
+        (live,) = modules.values()
+        live.holds = None  # whoever learns sets the module himself
+        return live.module, lambda model, step: sum(task.loss(model, step, labels) for task in self.tasks.values())
 
     def predictions(self, weights: Weights, split: str) -> dict[str, Any]:
         """The classes that the model puts the examples of its classification tasks in."""

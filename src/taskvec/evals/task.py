@@ -54,9 +54,31 @@ class Task(Data):
         """What each example is recognised by; None if it cannot be told."""
         return [e.identity for e in self.listed(split)]
 
+    def ready(self) -> None:
+        """What must be made of the file's own model, before its module is another one."""
+
+    def loss(self, model: Callable[..., Any], step: int, labels: bool) -> Any:
+        """A scalar tensor to learn by, on the step's batch of validation examples. Raises RecipeError if there is none.
+
+        labels: by what the examples are labelled as; else by the entropy of what `model`, called like the module, says.
+        """
+        raise RecipeError(
+            f"{self.name}: nothing can be learned from {self.kind}, only from classification and perplexity"
+        )
+
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """By suffix, on the examples from one share of them to another."""
         raise NotImplementedError
+
+
+def batch_of(count: int, size: int, step: int) -> list[int]:
+    """The places of a step's batch: each epoch in an order of its own, the same every time."""
+    import numpy as np
+
+    each = -(-count // size)
+    order = np.random.default_rng(step // each).permutation(count)
+    found: list[int] = order[(step % each) * size :][:size].tolist()
+    return found
 
 
 def within(count: int, start: float, stop: float) -> slice:

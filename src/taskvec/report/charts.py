@@ -97,7 +97,7 @@ def tradeoff(record: Record) -> Chart | None:
     shapes = [frame.wall(walls.pop(), record.constraints[0])] if len(walls) == 1 else []
     shapes.append(_dots(frame, record, lambda t: place[t.number]))
     if record.chosen:
-        told = ", ".join(f"{k} = {v:.3g}" for k, v in record.chosen.knobs.items())
+        told = record.told()
         shapes.append(frame.mark(place[record.chosen.number], short(told, 40)))
     return Chart(frame.drawn(*shapes), f"Each candidate; hollow ones break {' or '.join(record.constraints)}.")
 
@@ -109,7 +109,7 @@ def _front(record: Record) -> Chart:
     steps = sorted(points[t.number] for t in record.front())
     shapes = [frame.line(steps, "c2"), _dots(frame, record, lambda t: points[t.number])]
     if record.chosen:
-        told = ", ".join(f"{k} = {v:.3g}" for k, v in record.chosen.knobs.items())
+        told = record.told()
         shapes.append(frame.mark(points[record.chosen.number], short(told, 40)))
     return Chart(frame.drawn(*shapes), f"Each candidate; the line joins the {len(steps)} that none beats in both.")
 

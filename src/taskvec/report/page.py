@@ -58,8 +58,7 @@ def _section(name: str, record: Record) -> str:
 
 def _answer(record: Record) -> str:
     if record.chosen:
-        values = ", ".join(f"{k} = {v:.4g}" for k, v in record.chosen.knobs.items())
-        said = f"<strong>{escape(values)}</strong>: {escape(record.how)}."
+        said = f"<strong>{escape(record.told())}</strong>: {escape(record.how)}."
     else:
         said = f"<strong>No candidate will do</strong>, and the answer is the base: {escape(record.how)}."
     facts = [(str(len(record.trials)), "candidates judged")]
