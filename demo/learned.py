@@ -1,0 +1,106 @@
+"""Five ways to the coefficients of one sum: how much better than one shared lambda are many?
+
+    python demo/learned.py        # about ten minutes on two cores
+
+All chosen or learned on the same validation texts, judged on the same test texts, with intervals over texts.
+"""
+
+import time
+from statistics import mean
+
+import encoder
+import numpy as np
+import show
+import suite
+import torch
+from entry import run
+from suite import Suite
+
+import taskvec as tv
+from taskvec.evidence import bootstrap, difference
+from taskvec.findings import Record
+
+VALIDATION, TEST = 60, 200  # texts a task
+GRID = [k / 20 for k in range(4, 17)]
+TRIALS, STEPS, BATCH, RATE = 40, 200, 12, 5e-3  # a rate of five times AdaMerging's, for two fifths of its steps
+
+
+def loss(s: Suite, labels: bool):
+    """The sum over tasks of a batch's cross-entropy, or of the entropy of its predictions."""
+
+    def of_step(model: torch.nn.Module, step: int) -> torch.Tensor:
+        total = torch.zeros(())
+        for name, texts in s.validation.items():
+            each = -(-len(texts.ids) // BATCH)
+            order = torch.randperm(len(texts.ids), generator=torch.Generator().manual_seed(step // each))
+            chosen = order[step % each * BATCH :][:BATCH].tolist()
+            logits = encoder.SCALE * encoder.forward(model, [texts.ids[k] for k in chosen]) @ s.heads[name].T
+            wanted = texts.labels[chosen]
+            total = total + (torch.nn.functional.cross_entropy(logits, wanted) if labels else tv.entropy(logits))
+        return total
+
+    return of_step
+
+
+def searched(s: Suite, family: tv.Weights, knobs: dict[str, object], **options: object) -> Record:
+    """The best mean validation accuracy."""
+    return tv.search(family, s.judge(s.tasks), knobs, test=False, race=True, **options)
+
+
+def ways(s: Suite) -> dict[str, tv.Weights]:
+    """A model by each way."""
+    total = sum(list(s.vectors.values())[1:], next(iter(s.vectors.values())))
+    shared = s.base + tv.knob("lam") * total
+    each = s.base + sum((tv.knob(f"l_{n}") * tau for n, tau in s.vectors.items()), 0 * total)
+    blocks = s.base + sum((tv.layerwise(tau, f"l_{n}", by="tensor") for n, tau in s.vectors.items()), 0 * total)
+
+    def learned(family: tv.Weights, labels: bool) -> tv.Weights:
+        return tv.learn(
+            family, s.model, loss(s, labels), steps=STEPS, rate=RATE, clamp=None if labels else (0, 1)
+        ).weights
+
+    found = {
+        "norm_matched, no data": lambda: s.base + tv.norm_matched(*s.vectors.values()),
+        "one λ, grid of 13": lambda: searched(s, shared, {"lam": GRID}).weights,
+        f"a λ a vector, TPE, {TRIALS} trials": lambda: (
+            searched(s, each, {f"l_{n}": (0.0, 1.2) for n in s.vectors}, sampler="tpe", trials=TRIALS).weights
+        ),
+        "a λ a vector, AdaMerging": lambda: learned(each, labels=False),
+        "a λ a tensor, AdaMerging": lambda: learned(blocks, labels=False),
+        "a λ a tensor, aTLAS": lambda: learned(blocks, labels=True),
+    }
+    models = {}
+    for name, make in found.items():
+        began = time.monotonic()
+        with show.status(name):
+            models[name] = make()
+        show.console.print(f"{name}: {time.monotonic() - began:.0f} s")
+    return models
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    with show.status("loading the encoder, the vectors and the texts"):
+        s = suite.load(VALIDATION, TEST)
+    own = {n: s.hits(s.base + s.vectors[n], n).float().mean().item() for n in s.tasks}
+    models = ways(s)
+    hits = {name: [s.hits(w, n).float().numpy() for n in s.tasks] for name, w in models.items()}
+    reference = hits["one λ, grid of 13"]
+    made = show.table(
+        "\nBase + coefficients x eight vectors, test", "coefficients", "accuracy", "normalised", "less one λ"
+    )
+    for name, scores in hits.items():
+        normalised = mean(float(np.mean(x)) / own[n] for n, x in zip(s.tasks, scores, strict=True))
+        apart = difference(reference, scores)
+        told = f"{100 * apart.interval.mean:+.1f} [{100 * apart.interval.low:+.1f}, {100 * apart.interval.high:+.1f}]"
+        interval = bootstrap(scores)
+        span = f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        made.add_row(name, span, show.percent(normalised), "" if scores is reference else f"{told} p = {apart.p:.2g}")
+    show.console.print(made)
+    show.console.print(
+        f"[dim]{VALIDATION} validation and {TEST} test texts a task; paired permutation tests, one seed."
+    )
+
+
+if __name__ == "__main__":
+    run("learned")
