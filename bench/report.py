@@ -8,6 +8,8 @@ from typing import Any
 from cases import FLUSHED, HELP, IMPORT, LIMIT, OURS, OURS_UNFLUSHED, PASS, PEER, PEER_HELP
 from kernel import KERNEL, MEMCPY
 from measure import Samples, Stat, field, ratio, stat
+from switching import MEMCPY as MEMORY
+from switching import SWITCH
 
 Results = dict[str, Any]
 NOISY = 0.3  # of one core
@@ -148,6 +150,25 @@ def methods(found: Results) -> str:
     return "\n\n".join(parts)
 
 
+def searching(found: Results) -> str:
+    rows = [
+        [f"{case}, {row['size']}", seconds(row["samples"], case), times(row["samples"], case, MEMORY)]
+        for row in found["rows"]
+        for case in row["samples"]
+    ]
+    s = found["search"]
+    told = (
+        f"A grid of {s['points']:.0f} candidates and its tests with a journal took {s['wall']:.2f} s, of which "
+        f"{s['inside']:.2f} s in the evaluator ({s['work']:g} s a judgement): {overhead(found):.1%} more."
+    )
+    return f"{table(['base + 2 fine-tunes', 'wall s', 'x memcpy'], rows)}\n\n{told}"
+
+
+def overhead(found: Results) -> float:
+    """What a search takes beside its judgements, as a share of them."""
+    return found["search"]["wall"] / found["search"]["inside"] - 1
+
+
 @dataclass(frozen=True)
 class Section:
     title: str
@@ -160,6 +181,7 @@ SECTIONS = {
     "agree": Section("The same numbers", agreement),
     "kernel": Section("The arithmetic alone", kernels),
     "methods": Section("Methods", methods),
+    "search": Section("Other coefficients in a live model", searching),
     "models": Section("More models", growth),
     "sizes": Section("Larger models", growth),
 }
@@ -223,6 +245,8 @@ PROMISES = (
     Promise("della: mergekit / taskvec", "methods", of_methods("della, mergekit", "della"), 30, least=True),
     Promise("slerp: mergekit / taskvec", "methods", of_methods("slerp, mergekit", "slerp"), 5, least=True),
     Promise("methods: RssAnon, MB", "methods", methods_memory, 1000),
+    Promise("load_into: wall / memcpy", "search", lambda f: ratio(f["rows"][-1]["samples"], SWITCH, MEMORY)[0], 1.5),
+    Promise("search: overhead over judging, %", "search", lambda f: 100 * overhead(f), 5),
     Promise("more models: RssAnon, MB", "models", largest, 200),
     Promise("larger models: RssAnon, MB", "sizes", largest, 200),
     Promise("mergekit's numbers, within ulps", "agree", lambda f: f["max_ulp"], 1),

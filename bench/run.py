@@ -18,6 +18,7 @@ from typing import Any
 import cases
 import kernel
 import report
+import switching
 from agree import agree
 from checkpoints import CACHE, SIZES, checkpoints, numbers, weight_bytes, weight_files
 from measure import clear, installed, measure, rounds, settle
@@ -37,6 +38,7 @@ class Settings:
     growth_rounds: int
     method_rounds: int
     kernel: int
+    switched: tuple[str, ...]
     results: Path
 
 
@@ -48,6 +50,7 @@ FULL = Settings(
     growth_rounds=3,
     method_rounds=2,
     kernel=kernel.NUMBERS,
+    switched=("100M", "1.1B"),
     results=BENCH / "results.json",
 )
 QUICK = Settings(
@@ -58,6 +61,7 @@ QUICK = Settings(
     growth_rounds=1,
     method_rounds=1,
     kernel=kernel.NUMBERS // 32,
+    switched=("10M",),
     results=CACHE / "results-quick.json",
 )
 
@@ -149,6 +153,7 @@ SECTIONS: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "agree": agreement,
     "kernel": kernels,
     "methods": methods,
+    "search": lambda s: switching.measured(s.switched, s.rounds),
     "models": lambda s: grow(s, [(s.models[0], n) for n in s.models[1]]),
     "sizes": lambda s: grow(s, [(size, 2) for size in s.sizes]),
 }

@@ -1,0 +1,106 @@
+"""Other coefficients in a live model, against the bytes that must be read for it and against a folder a candidate; and
+what a whole search costs beside its judgements."""
+
+import ctypes
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+from checkpoints import CACHE, checkpoints, weight_bytes, weight_files
+from measure import Samples, settle
+
+ROUNDS = 5
+COPIED = 512 << 20  # bytes of the buffer that memcpy copies again and again: more than any cache holds
+MEMCPY = "memcpy of the sources' bytes, one thread"
+SWITCH = "load_into"
+DISK = "save --no-fsync, then from_pretrained"
+POINTS, WORK = 21, 0.25  # of a grid; seconds that a judgement takes beside its load
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def memcpy(size: int) -> Callable[[], object]:
+    a, b = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
+
+    def run() -> None:
+        for at in range(0, size, COPIED):
+            ctypes.memmove(b.ctypes.data, a.ctypes.data, min(COPIED, size - at))
+
+    return run
+
+
+def switching(size: str, rounds: int) -> dict[str, Any]:
+    """base + a*(ft1 - base) + b*(ft2 - base) in a live module of transformers, with other a and b each time."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    import taskvec as tv
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    home, out = checkpoints(size, 2), CACHE / size / "candidate"
+    family = tv.parse(
+        "base + a*(one - base) + b*(two - base)", base=str(home / "base"), one=str(home / "ft1"), two=str(home / "ft2")
+    )
+    module = AutoModelForCausalLM.from_pretrained(home / "base", dtype="auto")
+    values = iter(np.random.default_rng(0).uniform(0.1, 0.9, (100, 2)).round(3).tolist())
+
+    def candidate() -> tv.Weights:
+        a, b = next(values)
+        return family.bind(a=a, b=b)
+
+    def from_disk() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        tv.save(candidate(), out, durable=False)
+        AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+
+    read = sum(weight_bytes(home / m) for m in cases.models(2))
+    works = {MEMCPY: memcpy(read), SWITCH: lambda: tv.load_into(module, candidate()), DISK: from_disk}
+    files = [f for m in cases.models(2) for f in weight_files(home / m)]
+    settle(files, 0)
+    for work in works.values():
+        work()
+    samples: Samples = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            samples[name].append({"wall": timed(work)})
+    shutil.rmtree(out, ignore_errors=True)
+    return {"size": size, "read": read, "samples": samples}
+
+
+def overhead(journal: Path) -> dict[str, float]:
+    """A grid of POINTS with a journal: the wall clock over the time within the evaluator, for two small judgements."""
+    import taskvec as tv
+
+    home = checkpoints("10M", 2)
+    base, one = (tv.load(home / m).named(m) for m in ("base", "ft1"))
+    inside = 0.0
+
+    def judge(weights: tv.Weights, split: str) -> dict[str, Any]:
+        nonlocal inside
+        began = time.perf_counter()
+        time.sleep(WORK)
+        inside += time.perf_counter() - began
+        return {name: np.ones(300) for name in ("a", "b", "c", "d")}
+
+    judge.examples = lambda split: {n: [f"{split}{n}{k}" for k in range(300)] for n in "abcd"}  # type: ignore[attr-defined]
+    journal.unlink(missing_ok=True)
+    began = time.perf_counter()
+    tv.search(base + tv.knob("lam") * (one - base), judge, {"lam": (0, 1, 1 / (POINTS - 1))}, journal=journal)
+    wall = time.perf_counter() - began
+    journal.unlink()
+    return {"wall": wall, "inside": inside, "points": POINTS, "work": WORK}
+
+
+def measured(sizes: tuple[str, ...], rounds: int = ROUNDS) -> dict[str, Any]:
+    """Both."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return {"rows": [switching(size, rounds) for size in sizes], "search": overhead(CACHE / "overhead.jsonl")}
