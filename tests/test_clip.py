@@ -48,7 +48,9 @@ def described(home, text):
 
 def test_pictures_are_put_in_the_nearest_class(home):
     suite = suite_from(
-        described(home, f"model: base.safetensors, architecture: tiny-clip, data: pictures, prompts: {json.dumps(PROMPTS)}")
+        described(
+            home, f"model: base.safetensors, architecture: tiny-clip, data: pictures, prompts: {json.dumps(PROMPTS)}"
+        )
     )
     base = tv.load(home / "base.safetensors")
     weights = base + 0.5 * (tv.load(home / "tuned.safetensors") - base)
@@ -75,7 +77,10 @@ def test_pictures_are_put_in_the_nearest_class(home):
     [
         ("model: base.safetensors, architecture: nope, data: pictures, prompts: {dark: [x]}", "no architecture nope"),
         ("model: base.safetensors, architecture: tiny-clip, data: none, prompts: {dark: [x]}", "is no folder"),
-        ("model: base.safetensors, architecture: tiny-clip, data: pictures, prompts: {dark: [x]}", "no class .dark.: light"),
+        (
+            "model: base.safetensors, architecture: tiny-clip, data: pictures, prompts: {dark: [x]}",
+            "no class .dark.: light",
+        ),
         ("model: base.safetensors, data: pictures, prompts: {dark: [x]}", "judged with model, architecture"),
     ],
 )

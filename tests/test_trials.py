@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_a_claim_of_a_process_that_is_gone_counts_for_nothing(tmp_path):
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "j")], capture_output=True, text=True)
         assert done.stdout.strip() == "0"
     path = tmp_path / "j"
-    path.write_text(path.read_text() + json.dumps({"claim": 0, "host": "another", "pid": 1}) + "\n")
+    path.write_text(path.read_text() + json.dumps({"claim": 0, "host": "another", "pid": 1, "at": time.time()}) + "\n")
     assert Journal(path, {}).claim(3) == 1
     assert Journal(path, {}).waiting(3)
 

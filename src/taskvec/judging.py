@@ -7,7 +7,7 @@ from typing import Any
 
 from taskvec.findings import Numbers, Trial, means
 from taskvec.goals import Goal
-from taskvec.trials import Line
+from taskvec.stores import Line
 
 RULES = ("best", "largest")
 

@@ -10,7 +10,8 @@ from taskvec.errors import MismatchError
 from taskvec.evals import Evaluator, checked, part_of
 from taskvec.findings import Numbers, means
 from taskvec.spaces import Knobs
-from taskvec.trials import Journal, Line, now
+from taskvec.stores import Line
+from taskvec.trials import Journal, now
 from taskvec.weights import Weights
 
 QUARTER = 0.25  # of the examples, after which a candidate may be given up

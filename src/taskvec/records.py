@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from taskvec.errors import FormatError
@@ -12,7 +11,8 @@ from taskvec.judging import Judge
 from taskvec.measuring import scores_of
 from taskvec.recipe import written
 from taskvec.spaces import Knobs
-from taskvec.trials import Line, read_lines
+from taskvec.stores import Line
+from taskvec.trials import read_lines
 from taskvec.weights import Weights
 
 
@@ -64,7 +64,7 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
 
 def read_record(path: str | os.PathLike[str]) -> Record:
     """The record of a journal on disk. Raises FormatError for what is none, or has no end yet."""
-    first, *lines = read_lines(Path(path))
+    first, *lines = read_lines(path)
     try:
         return record(first, lines)
     except (KeyError, TypeError, AttributeError):

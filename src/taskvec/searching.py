@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
@@ -23,7 +22,8 @@ from taskvec.racing import hopeless
 from taskvec.recipe import parse, replaced
 from taskvec.records import choice_line, record
 from taskvec.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, total
-from taskvec.trials import Journal, Line, now
+from taskvec.stores import Line
+from taskvec.trials import Journal, now
 from taskvec.version import __version__
 from taskvec.weights import Weights
 
@@ -72,8 +72,9 @@ def search(
     has standard deviations and t intervals over the seeds.
     sampler: "grid", all points in order; "random", "tpe", "cmaes" and, for several objectives, "nsga2" (extra
     `search`) for so many `trials`, seeded; "greedy" and "forward" build a sum up term by term (spaces.py).
-    journal: a file to write to and to go on from. test: judge the chosen and the reference models on test examples,
-    once. Raises RecipeError, MismatchError if test examples are among those of validation, and what the evaluator does.
+    journal: a file to write to and to go on from, or a database (stores.py: "postgresql://host/base#name").
+    test: judge the chosen and the reference models on test examples, once. Raises RecipeError, MismatchError if test
+    examples are among those of validation, and what the evaluator does.
     """
     weights, evaluate = parse(recipe) if isinstance(recipe, str) else recipe, as_evaluator(evaluate)
     spaces = _spaces(weights, knobs)
@@ -92,7 +93,7 @@ def search(
         "minimise": minimise, "constraints": [b.text for b in bounds], "sampler": sampler, "seed": seed, "race": race,
         "version": __version__,
     }  # fmt: skip
-    book = Book(Journal(Path(journal) if journal else None, about), evaluate)
+    book = Book(Journal(journal or None, about), evaluate)
     found = {name: book.reference(name, model, "validation") for name, model in models.items()}
     judge = Judge.of(goals, minimise, bounds, found)
     judge.check(found[BASE])

@@ -30,7 +30,7 @@ tried = options(
         help="Arithmetic on metrics; the first decides.",
     ),
     click.option("--reference", "references", multiple=True, metavar="NAME=RECIPE", help="A model to compare with."),
-    click.option("--journal", type=click.Path(), metavar="FILE", help="Every trial, and where to go on from."),
+    click.option("--journal", metavar="FILE", help="Trials to go on from; or a database's URL."),
     as_json,
     quiet,
 )
