@@ -94,7 +94,7 @@ def test_a_killed_process_leaves_no_line_behind_and_its_trial_to_others(url):
     code += "    os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", code, url], check=False)
     journal = Journal(url, {"recipe": "r"})
-    assert [list(line)[0] for line in journal.lines()] == ["claim"] and journal.claim(3) == 0
+    assert [next(iter(line)) for line in journal.lines()] == ["claim"] and journal.claim(3) == 0
 
 
 def test_a_claim_of_another_machine_is_void_after_a_while(url, monkeypatch):
