@@ -148,6 +148,32 @@ def test_whatever_was_found_makes_a_page(tmp_path, evaluate, options):
     assert ("Over seeds" in text) == bool(record.seeds) and "nan" not in html.lower().replace("finance", "")
 
 
+def test_candidates_that_were_given_up_are_pale_and_end_the_plateau(tmp_path):
+    class Parted:
+        text = "parted"
+
+        def __init__(self, start=0.0, stop=1.0):
+            self.ends = start, stop
+
+        def examples(self, split):
+            return None
+
+        def part(self, start, stop):
+            return Parted(start, stop)
+
+        def __call__(self, weights, split):
+            hits = {n: v for n, v in judge(weights, split).items() if n != "ppl"}
+            return {n: v[round(self.ends[0] * len(v)) : round(self.ends[1] * len(v))] for n, v in hits.items()}
+
+    grid = {"lam": (-1, 2, 0.1)}
+    record, html, _ = shown(tmp_path, ONE, Parted(), grid, objective="mean(one, two)", race=True)
+    lost = [t.knobs["lam"] for t in record.given_up]
+    assert lost and html.count('class="dot lost"') == 3 * len(lost) and f"Pale: {len(lost)} given up" in html
+    low, high = record.plateau()
+    assert not [v for v in lost if low <= v <= high]
+    assert "Given up after a part of the examples" in html
+
+
 def test_texts_of_a_journal_are_escaped_and_nothing_comes_from_elsewhere(tmp_path):
     bad = "<script>alert(1)</script>"
 

@@ -371,13 +371,13 @@ def test_a_race_chooses_the_same_with_fewer_examples(tmp_path):
     whole = search(TWO, slow, ranges, test=False)
     raced = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
     assert raced.chosen.knobs == whole.chosen.knobs and raced.chosen.scores == whole.chosen.scores
-    assert raced.stopped > 60 and raced.stopped + len(raced.trials) == len(whole.trials) == 121
+    assert len(raced.given_up) > 60 and len(raced.given_up) + len(raced.trials) == len(whole.trials) == 121
     assert sum(quick.counted) < 0.7 * sum(slow.counted)
-    assert f"{raced.stopped} more candidates were given up" in str(raced)
+    assert f"{len(raced.given_up)} more candidates were given up" in str(raced)
     by_number = {t.number: t for t in whole.trials}
     assert all(by_number[t.number].scores == t.scores for t in raced.trials)  # parts are joined to the whole
     again = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
-    assert again.trials == raced.trials and again.stopped == raced.stopped
+    assert again.trials == raced.trials and again.given_up == raced.given_up
 
 
 def test_an_evaluator_without_parts_or_with_single_numbers_is_not_raced():
@@ -390,7 +390,7 @@ def test_an_evaluator_without_parts_or_with_single_numbers_is_not_raced():
 
     for evaluate in (Near(), Single()):
         found = search(ONE, evaluate, GRID, objective="mean(a, b)", race=True, test=False)
-        assert not found.stopped and len(found.trials) == 21
+        assert not found.given_up and len(found.trials) == 21
 
 
 def test_a_journal_is_read_back_without_its_models(tmp_path):
@@ -442,7 +442,7 @@ def test_a_race_over_seeds_finds_what_no_race_finds():
     family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
     options = {"objective": "a", "replicates": [{"a": other} for other in SEEDS]}
     whole, raced = (search(family, Parted(), GRID, race=race, **options) for race in (False, True))
-    assert raced.stopped and raced.chosen.knobs == whole.chosen.knobs
+    assert raced.given_up and raced.chosen.knobs == whole.chosen.knobs
     assert raced.chosen.scores == whole.chosen.scores and raced.seeds == whole.seeds
 
 
@@ -473,3 +473,11 @@ def test_jobs_share_the_trials_and_only_one_speaks(tmp_path):
     assert len({line["pid"] for line in lines if "claim" in line}) == 3
     assert sum("trial" in line for line in lines) == 21 and sum("test" in line for line in lines) == 1
     assert float(tv.load(tmp_path / "out.safetensors")["w"][0]) == pytest.approx(0.4)
+
+
+def test_a_pattern_is_a_range_for_all_knobs_that_fit():
+    family = tv.parse("base + u_1*(a - base) + u_2*(b - base) + v*(b - base)", base=BASE, a=A, b=B)
+    found = search(family, Near(), {"u_*": [0, 0.5], "v": 0, "u_2": [0.25]}, objective="mean(a, b)", test=False)
+    assert {k: {t.knobs[k] for t in found.trials} for k in found.knobs} == {"u_1": {0, 0.5}, "u_2": {0.25}, "v": {0}}
+    with pytest.raises(RecipeError, match=r"w_\* is no knob"):
+        search(family, Near(), {"u_*": [0, 0.5], "v": 0, "w_*": 0}, test=False)

@@ -56,12 +56,10 @@ class Record:
     minimised: bool
     constraints: tuple[str, ...]
     trials: tuple[Trial, ...]  # those judged on all validation examples
-    stopped: int  # how many were given up after a part of them
+    given_up: tuple[Trial, ...]  # those judged on the first of them alone, and found hopeless
     validation: Mapping[str, Mapping[str, Numbers]]  # reference model -> its scores
     test: Mapping[str, Mapping[str, Numbers]]  # "chosen" and the reference models -> their scores; empty if not wanted
-    seeds: Mapping[
-        str, list[float]
-    ]  # metric -> what the chosen model scores with each seed's vectors, if there are several
+    seeds: Mapping[str, list[float]]  # metric -> what the chosen model scores with each seed's vectors; empty for one
     looks: int  # how many candidates were ever judged on test examples with this journal
     notes: tuple[str, ...] = ()
 
@@ -73,11 +71,13 @@ class Record:
     def plateau(self, within: float = WITHIN) -> tuple[float, float] | None:
         """The values of the one knob around the best objective at which it is at most `within` worse, without a gap.
 
-        None if there are several knobs. Constraints do not count.
+        None if there are several knobs. Constraints do not count; a candidate that was given up ends the plateau.
         """
         if len(self.knobs) != 1 or not self.trials:
             return None
-        curve = sorted((t.knobs[self.knobs[0]], t.goodness) for t in self.trials)
+        (knob,) = self.knobs
+        curve = [(t.knobs[knob], t.goodness) for t in self.trials]
+        curve = sorted([*curve, *((t.knobs[knob], -math.inf) for t in self.given_up)])
         best = max(range(len(curve)), key=lambda k: curve[k][1])
         first = last = best
         while first and curve[first - 1][1] >= curve[best][1] - within:
@@ -132,6 +132,7 @@ class Record:
                 {"knobs": t.knobs, "metrics": t.metrics, "goodness": t.goodness, "broken": list(t.broken)}
                 for t in self.trials
             ],
+            "given_up": [{"knobs": t.knobs, "metrics": t.metrics} for t in self.given_up],
             "front": [t.number for t in self.front()], "notes": list(self.notes),
         }  # fmt: skip
 
@@ -146,8 +147,8 @@ class Record:
             split = "test" if CHOSEN in self.test else "validation"
             lines += ["", f"the chosen recipe with the vectors of each seed, {split} (mean ± deviation [t interval]):"]
             lines += [f"  {name}: {spread}" for name, spread in self.spread().items()]
-        if self.stopped:
-            lines.append(f"{self.stopped} more candidates were given up after a part of the examples")
+        if self.given_up:
+            lines.append(f"{len(self.given_up)} more candidates were given up after a part of the examples")
         if len(self.objectives) > 1:
             lines += ["", *self._front_table()]
         if self.looks > 1:

@@ -34,7 +34,8 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
     references = [line for line in lines if "reference" in line]
     validation = {line["reference"]: scores_of(line) for line in references if line["split"] == "validation"}
     goals, bounds = map(objective, about["objective"]), map(constraint, about["constraints"])
-    tried = Judge.of([*goals], about["minimise"], [*bounds], validation).all(lines)
+    judge = Judge.of([*goals], about["minimise"], [*bounds], validation)
+    tried = judge.all(lines)
     test = {line["reference"]: scores_of(line) for line in references if line["split"] == "test"}
     seeds: Mapping[str, list[float]] = next(
         (line.get("seeds", {}) for line in lines if "trial" in line and line["knobs"] == choice["choice"]), {}
@@ -53,7 +54,7 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
         minimised=about["minimise"],
         constraints=tuple(about["constraints"]),
         trials=tuple(tried),
-        stopped=sum("partial" in line for line in lines),
+        given_up=tuple(judge.trial(line, "partial") for line in lines if "partial" in line),
         validation=validation,
         test=test,
         seeds=seeds,

@@ -8,8 +8,9 @@ is found goes line by line into a journal (trials.py), from which a search that 
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
@@ -56,7 +57,8 @@ def search(
 
     evaluate: a function (weights, split) -> {metric: a number an example, or one number}, an evaluator (evals/),
     "FILE.py:function" or "FILE.yml".
-    knobs: {name: (low, high, step), (low, high), [values] or "0:1:0.05"}, all that the recipe has.
+    knobs: {name: (low, high, step), (low, high), [values] or "0:1:0.05"}, all that the recipe has; "a_*" is a range
+    for all that fit (`layerwise` makes many).
     objective: arithmetic on metrics (goals.py), made large, or small with `minimise`. Of several the first one chooses;
     `front()` of the result has the candidates that none beats in all of them.
     constraints: comparisons, with metrics of `references` too; the model `base`, the first one in the recipe unless
@@ -109,7 +111,8 @@ def search(
 
 
 # ---- before anything is measured -----------------------------------------------------------------
-def _spaces(weights: Weights, knobs: Mapping[str, Any]) -> dict[str, Space]:
+def _spaces(weights: Weights, given: Mapping[str, Any]) -> dict[str, Space]:
+    knobs = _expanded(given, weights.knobs)
     problems = [f"{name} has no range: give one ({name}=0:1:0.05)" for name in sorted(weights.knobs - knobs.keys())]
     problems += [f"{name} is no knob of the recipe" for name in sorted(knobs.keys() - weights.knobs)]
     if problems:
@@ -118,6 +121,15 @@ def _spaces(weights: Weights, knobs: Mapping[str, Any]) -> dict[str, Space]:
     if not weights.bind(**{name: space.high for name, space in spaces.items()}).kind():
         raise RecipeError("a search judges models, and this recipe is a task vector: add its base")
     return spaces
+
+
+def _expanded(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Patterns replaced by the knobs that fit them; a knob that is named itself keeps its own range."""
+    found = {name: space for name, space in given.items() if not set(name) & set("*?[")}
+    for pattern in given.keys() - found.keys():
+        fitting = {name: given[pattern] for name in names if fnmatchcase(name, pattern)}
+        found = {pattern: given[pattern], **found} if not fitting else {**fitting, **found}
+    return found
 
 
 def _require_rule(rule: str, early: bool, sampler: str, spaces: Mapping[str, Space], goals: int) -> None:

@@ -21,7 +21,7 @@ judged = options(
     click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file."),
 )
 tried = options(
-    click.option("--knob", "knobs", multiple=True, metavar="NAME=VALUES", help="0:1:0.05, 0:1 or 0.1,0.3,0.5."),
+    click.option("--knob", "knobs", multiple=True, metavar="NAME=VALUES", help="0:1:0.05, 0:1 or 0.1,0.3; a_*=0:1."),
     click.option(
         "--objective",
         multiple=True,
@@ -256,7 +256,7 @@ def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
     given = named(kwargs.pop("references"), "NAME=RECIPE")
     references = {name: weights_of(text, _used(text, sources), (), methods) for name, text in given.items()}
     kwargs["replicates"] = [named(text.split(","), "NAME=URI") for text in kwargs.pop("replicates", ())]
-    evaluate, knobs = evaluator_from(kwargs.pop("evaluate")), named(kwargs.pop("knobs"), "NAME=VALUES")
+    evaluate, knobs = evaluator_from(kwargs.pop("evaluate")), named(kwargs.pop("knobs"), "NAME=VALUES", any_name=True)
     with progress(silent or machine, "trials", examples=True) as report:
         found = find(weights, evaluate, knobs, references=references, test=test, progress=report, **kwargs)
     if machine:

@@ -43,13 +43,16 @@ def objective_curve(record: Record) -> Chart:
     """The objective against the one knob, and where it is flat."""
     (knob,) = record.knobs
     points = sorted((t.knobs[knob], record.values(t)[0]) for t in record.trials)
-    frame = Frame.around(points, knob, "objective", f"objective: {record.objectives[0]}")
+    lost = [(t.knobs[knob], record.values(t)[0]) for t in record.given_up]
+    frame = Frame.around([*points, *lost], knob, "objective", f"objective: {record.objectives[0]}")
     ends, shapes, caption = record.plateau(), [], f"The objective on validation examples at every {knob}."
     if ends:
         flat = f"within {WITHIN:g} of the best from {ends[0]:g} to {ends[1]:g}"
         shapes.append(frame.shade(*ends, flat))
         caption += f" Shaded: {flat}{', constraints aside' if record.constraints else ''}."
-    shapes += [frame.line(points, "c0"), _dots(frame, record, lambda t: (t.knobs[knob], record.values(t)[0]))]
+    if lost:
+        caption += f" Pale: {len(lost)} given up after a part of the examples."
+    shapes += [frame.line(points, "c0"), _dots(frame, record, lambda t: (t.knobs[knob], record.values(t)[0]), True)]
     if record.chosen:
         chosen = record.chosen.knobs[knob], record.values(record.chosen)[0]
         shapes.append(frame.mark(chosen, f"{knob} = {chosen[0]:g}: {chosen[1]:.4g}"))
@@ -64,11 +67,12 @@ def metric_curve(record: Record, metric: str) -> Chart:
     bands = [(t.knobs[knob], i) for t in trials if (i := _interval(t.scores[metric]))]
     base = means(record.validation["base"])[metric]
     edges: list[Point] = [edge for x, i in bands for edge in ((x, i.low), (x, i.high))]
-    frame = Frame.around([*points, *edges, (points[0][0], base)], knob, metric, metric)
+    lost = [(t.knobs[knob], t.metrics[metric]) for t in record.given_up]
+    frame = Frame.around([*points, *lost, *edges, (points[0][0], base)], knob, metric, metric)
     shapes = [frame.level(base)]
     if bands:
         shapes.append(frame.band([(x, i.low) for x, i in bands], [(x, i.high) for x, i in bands], "c1"))
-    shapes += [frame.line(points, "c1"), _dots(frame, record, lambda t: (t.knobs[knob], t.metrics[metric]))]
+    shapes += [frame.line(points, "c1"), _dots(frame, record, lambda t: (t.knobs[knob], t.metrics[metric]), True)]
     if record.chosen:
         at = record.chosen.knobs[knob], record.chosen.metrics[metric]
         shapes.append(frame.mark(at, f"{knob} = {at[0]:g}: {at[1]:.4g}"))
@@ -203,10 +207,10 @@ def _cell_ticks(
     ]
 
 
-def _dots(frame: Frame, record: Record, place: object) -> str:
-    """Every trial; hollow where it breaks a constraint."""
+def _dots(frame: Frame, record: Record, place: object, lost: bool = False) -> str:
+    """Every trial; hollow where it breaks a constraint, pale where it was given up (judged on fewer examples)."""
     assert callable(place)
-    kinds: dict[str, list[Trial]] = {"kept": [], "broken": []}
+    kinds: dict[str, list[Trial]] = {"lost": [*record.given_up] if lost else [], "kept": [], "broken": []}
     for t in record.trials:
         kinds["broken" if t.broken else "kept"].append(t)
     return "".join(

@@ -62,8 +62,8 @@ def _answer(record: Record) -> str:
     else:
         said = f"<strong>No candidate will do</strong>, and the answer is the base: {escape(record.how)}."
     facts = [(str(len(record.trials)), "candidates judged")]
-    if record.stopped:
-        facts.append((str(record.stopped), "more given up early"))
+    if record.given_up:
+        facts.append((str(len(record.given_up)), "more given up after a part of the examples"))
     if ends := record.plateau():
         facts.append((f"{ends[0]:g} to {ends[1]:g}", f"{record.knobs[0]}: the objective is within 0.01 of its best"))
     if len(record.objectives) > 1:
@@ -148,7 +148,11 @@ def _trials(record: Record) -> str:
         cells = [f"{t.knobs[k]:.4g}" for k in record.knobs] + [f"{t.metrics[m]:.4g}" for m in metrics]
         cells += [f"{v:.4g}" for v in record.values(t)]
         rows.append(_row(str(t.number), [*cells, _remark(record, t, front)], "picked" if t is record.chosen else ""))
-    return f"<details><summary>All {len(rows)} candidates</summary>{_table(head, rows)}</details>"
+    lost = ""
+    if record.given_up:
+        told = [", ".join(f"{k} = {v:.4g}" for k, v in t.knobs.items()) for t in record.given_up]
+        lost = f"<p class='broken'>Given up after a part of the examples: {escape('; '.join(told))}.</p>"
+    return f"<details><summary>All {len(rows)} candidates</summary>{_table(head, rows)}{lost}</details>"
 
 
 def _remark(record: Record, t: Trial, front: set[int]) -> str:
