@@ -69,7 +69,7 @@ VERB_LINES = {
     "stats": ["base", "--data", "data.py:rows", "--kind", "fisher", "-o", "o6.safetensors"],
     "eval": ["base", "base=base", "--evaluate", "data.py:size"],
     "search": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
-    "sweep": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size", "--knob", "x=0:1:0.5"],
+    "sweep": ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size"],
     "interference": ["base", "a", "b", "--evaluate", "data.py:signs", "--tasks", "one,two", "--alphas", "0,1"],
     "report": ["ended.jsonl"],
     "show": ["tau"],

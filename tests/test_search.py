@@ -374,8 +374,8 @@ def test_a_race_chooses_the_same_with_fewer_examples(tmp_path):
     assert len(raced.given_up) > 60 and len(raced.given_up) + len(raced.trials) == len(whole.trials) == 121
     assert sum(quick.counted) < 0.7 * sum(slow.counted)
     assert f"{len(raced.given_up)} more candidates were given up" in str(raced)
-    by_number = {t.number: t for t in whole.trials}
-    assert all(by_number[t.number].scores == t.scores for t in raced.trials)  # parts are joined to the whole
+    by_knobs = {tuple(t.knobs.values()): t for t in whole.trials}
+    assert all(by_knobs[tuple(t.knobs.values())].scores == t.scores for t in raced.trials)  # parts joined to the whole
     again = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
     assert again.trials == raced.trials and again.given_up == raced.given_up
 

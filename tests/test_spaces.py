@@ -127,3 +127,12 @@ def test_cmaes_needs_ranges():
     pytest.importorskip("optuna")
     with pytest.raises(RecipeError, match="cmaes needs ranges without a step: b"):
         propose(spaces(a="0:1", b="0:1:0.1"), "cmaes", 0, 0, {})
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 21, 121])
+def test_scattered_places_are_all_of_them_far_apart_ones_first(count):
+    from taskvec.spaces import scattered
+
+    found = scattered(count)
+    assert sorted(found) == list(range(count)) and found[0] == 0
+    assert count < 5 or count // 3 < found[1] < count

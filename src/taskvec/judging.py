@@ -63,6 +63,8 @@ class Judge:
             (name,) = tried[0].knobs
             how = f"the largest {name} of {len(tried)}{under}"
             return max(good, key=lambda t: t.knobs[name], default=None), how
+        if len(tried) == 1:
+            return max(good, default=None, key=_rank), f"the one candidate{under}"
         how = f"the {'lowest' if self.minimise else 'highest'} {self.goals[0].text} of {len(tried)} candidates{under}"
         return max(good, key=_rank, default=None), how
 

@@ -22,7 +22,7 @@ from taskvec.measuring import QUARTER, Book
 from taskvec.racing import hopeless
 from taskvec.recipe import parse, replaced
 from taskvec.records import choice_line, record
-from taskvec.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, total
+from taskvec.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, scattered, total
 from taskvec.stores import Line
 from taskvec.trials import Journal, now
 from taskvec.version import __version__
@@ -100,12 +100,16 @@ def search(
     judge = Judge.of(goals, minimise, bounds, found)
     judge.check(found[BASE])
 
+    raced = race and rule == "best"
+
     def proposed(number: int) -> tuple[Knobs, dict[str, Any]] | None:
         """The knobs of a trial, from what is known now."""
+        if raced and sampler == "grid":
+            number = scattered(count)[number]
         tried = {t.number: Tried(t.knobs, t.goods, t.breach, memo) for t, memo in judge.remembered(book.lines())}
         return propose(spaces, sampler, seed, number, tried, len(goals))
 
-    how = _How(count, early, race and rule == "best", sampler in SEQUENTIAL)
+    how = _How(count, early, raced, sampler in SEQUENTIAL)
     _run(seeds, how, book, judge, proposed, progress)
     return _ended(seeds, models, book, judge, rule, test, notes, about)
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from importlib.util import find_spec
 from itertools import islice, pairwise, product
 from typing import Any
@@ -146,6 +147,13 @@ def propose(
         found = subsets.next_sum(sampler, {name: space.values for name, space in spaces.items()}, ranks)
         return None if found is None else (found, {})
     return _optuna(spaces, sampler, seed, number, tried, goals)
+
+
+@cache
+def scattered(count: int) -> tuple[int, ...]:
+    """The places 0 to count - 1, far apart ones first (their bits, reversed): a race soon has a rival worth beating."""
+    bits = max(1, (count - 1).bit_length())
+    return tuple(sorted(range(count), key=lambda k: int(f"{k:0{bits}b}"[::-1], 2)))
 
 
 def _random(spaces: Mapping[str, Space], seed: int, number: int) -> Knobs:

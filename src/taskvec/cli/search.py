@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 from taskvec.cli.common import as_json, named, options, progress, quiet, show_json, weights_of
 from taskvec.errors import RecipeError
 
+SWEEP, SWEEPS = "-0.5:2:0.1", "0:1.5:0.25"  # of the one knob of a sweep; of each of several
 judged = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
@@ -111,7 +113,8 @@ def sweep(**kwargs: Any) -> None:
     """Judge RECIPE on validation examples at all values of its knobs: how much do the numbers matter?
 
     Prints every metric against the knob, and how wide the plateau is on which the objective is within one point of its
-    best.
+    best. A knob without --knob runs from -0.5 to 2, of several knobs from 0 to 1.5. With --journal, `taskvec report`
+    draws the curves, and for two knobs a heat map.
 
     \b
     taskvec sweep "base + lam*(a - base)" base=B a=A --evaluate tasks.py:texts --knob lam=-0.5:2:0.1
@@ -257,6 +260,9 @@ def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
     references = {name: weights_of(text, _used(text, sources), (), methods) for name, text in given.items()}
     kwargs["replicates"] = [named(text.split(","), "NAME=URI") for text in kwargs.pop("replicates", ())]
     evaluate, knobs = evaluator_from(kwargs.pop("evaluate")), named(kwargs.pop("knobs"), "NAME=VALUES", any_name=True)
+    if table:
+        ranges = SWEEP if len(weights.knobs) == 1 else SWEEPS
+        knobs |= {name: ranges for name in weights.knobs if not any(fnmatchcase(name, given) for given in knobs)}
     with progress(silent or machine, "trials", examples=True) as report:
         found = find(weights, evaluate, knobs, references=references, test=test, progress=report, **kwargs)
     if machine:
