@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from taskvec.findings import Numbers, Trial, means
@@ -20,6 +20,9 @@ class Judge:
     minimise: bool  # make the first one small
     bounds: Sequence[Goal]
     references: Mapping[str, Mapping[str, float]]
+    known: dict[tuple[int, str], Trial] = field(
+        default_factory=dict, compare=False
+    )  # judged before: lines never change
 
     @classmethod
     def of(
@@ -38,11 +41,15 @@ class Judge:
         return (-first if self.minimise else first, *rest)
 
     def trial(self, line: Line, scores: str = "scores") -> Trial:
-        """A line of the journal, judged."""
-        metrics = means(line[scores])
-        table = {"": metrics, **self.references}
-        broken = {b.text: amount for b in self.bounds if (amount := b.broken(table))}
-        return Trial(line["trial"], line["knobs"], line[scores], line["seconds"], self.goods(metrics), broken)
+        """A line of the journal, judged once."""
+        key = line["trial"], scores
+        if key not in self.known:
+            metrics = means(line[scores])
+            table = {"": metrics, **self.references}
+            broken = {b.text: amount for b in self.bounds if (amount := b.broken(table))}
+            goods = self.goods(metrics)
+            self.known[key] = Trial(line["trial"], line["knobs"], line[scores], line["seconds"], goods, broken)
+        return self.known[key]
 
     def all(self, lines: Sequence[Line]) -> list[Trial]:
         """Every trial that was judged on all examples, by number."""
