@@ -252,9 +252,10 @@ CLONES static void signs_of(const float *restrict x, const float *restrict y, in
     int32_t b = 0, d = 0;
     for (int i = 0; i < n; i++) {
         uint32_t u = as_bits(x[i]), v = as_bits(y[i]);
-        int32_t nonzero = ((u & 0x7fffffffu) != 0) & ((v & 0x7fffffffu) != 0);
-        b += nonzero;
-        d += nonzero & (int32_t)((u ^ v) >> 31);
+        /* neither 0 nor NaN, whose sign depends on the order of what made it */
+        int32_t counts = ((u & 0x7fffffffu) - 1 < 0x7f800000u) & ((v & 0x7fffffffu) - 1 < 0x7f800000u);
+        b += counts;
+        d += counts & (int32_t)((u ^ v) >> 31);
     }
     *both += b;
     *against += d;

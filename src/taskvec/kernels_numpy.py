@@ -252,7 +252,7 @@ def _size(op: Op, x: "NDArray[Any]") -> None:
 def _pair(op: Op, x: "NDArray[Any]", y: "NDArray[Any]") -> None:
     import numpy as np
 
-    both = (x != 0) & (y != 0)
+    both = (x != 0) & (y != 0) & ~np.isnan(x) & ~np.isnan(y)  # a NaN's sign depends on the order of what made it
     against = both & (np.signbit(x) != np.signbit(y))
     dot = _in_lanes(x.astype(np.float64) * y.astype(np.float64))
     np.frombuffer(op.sink, np.float64)[:3] = dot, both.sum(), against.sum()

@@ -21,12 +21,10 @@ ELECT = 3  # the sum of the entries that agree with the sign of the sum (of the 
 # by the sum of their weights, 1 where that is 0; numbers (by_count, mean, plus, weights); plus: a sum of 0 elects plus
 COUNT = 4  # sink[|x|'s bits >> 16] += 1, 2**15 counts; with numbers (first, bins), first >= 0, of those whose
 # bits >> 16 lie in first .. first + bins, sink[bits - (first << 16)], bins << 16 counts; one more for those above
-EQUAL = (
-    5  # sink[i] += how many of the i-th `span` of elements have |x| == value, and at the end of all how many of them
-)
+EQUAL = 5  # sink[i] += how many of the i-th `span` of elements have |x| == value, and at the end of all how many
 # have |x| > value; numbers (value, span); uint32
 SIZE = 6  # sink[0] = sum |x|; float64, where counts are uint32
-PAIR = 7  # sink = dot product of two, entries nonzero in both, those of them of opposite signs; float64
+PAIR = 7  # sink = dot product of two, entries neither 0 nor NaN in both, those of them of opposite signs; float64
 
 
 class Op(NamedTuple):
