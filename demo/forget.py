@@ -76,10 +76,13 @@ def split(texts: list[str]) -> dict[str, list[str]]:
 
 def write_tasks(splits: dict[str, dict[str, list[str]]]) -> Path:
     """Held-out texts, prompts (the first four words of offensive lines), and the file that describes the tasks."""
+    seen: set[str] = set()
     for name in ("validation", "test"):
         for kind in ("clean", "offensive"):
             (HOME / f"{kind}-{name}.txt").write_text("\n\n".join(splits[kind][name]))
-        prompts = dict.fromkeys(" ".join(t.split()[:4]) for t in splits["offensive"][name])
+        begun = dict.fromkeys(" ".join(t.split()[:4]) for t in splits["offensive"][name])
+        prompts = [prompt for prompt in begun if prompt not in seen]  # other lines may begin alike
+        seen |= {*prompts}
         (HOME / f"prompts-{name}.txt").write_text("\n".join(prompts))
     path = HOME / "forget.yml"
     path.write_text(TASKS.replace("JUDGE", str(Path(__file__).with_name("offence.py"))))
