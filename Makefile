@@ -11,13 +11,13 @@ demo: $(VENV)/ready
 demo-vectors: $(VENV)/ready      # train and factor the vectors of demo/vectors again
 	$(RUN) demo/train.py --force
 
-methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 15 minutes
+methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 25 minutes
 	$(RUN) demo/methods.py
 
 rules: $(VENV)/ready             # coefficients that need no data, on sums of 2, 4 and 8 vectors: about 5 minutes
 	$(RUN) demo/rules.py
 
-learned: $(VENV)/ready           # one coefficient, one a vector, one a tensor; searched and by gradient: about 15 minutes
+learned: $(VENV)/ready           # one coefficient, one a vector, one a tensor; searched and by gradient: about 25 minutes
 	$(RUN) demo/learned.py
 
 forget: $(VENV)/slow             # SmolLM2 without offensive language, and what that costs: about 20 minutes

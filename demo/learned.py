@@ -1,10 +1,12 @@
 """Five ways to the coefficients of one sum: how much better than one shared lambda are many?
 
-    python demo/learned.py        # about fifteen minutes on two cores
+    python demo/learned.py        # about twenty-five minutes on two cores
 
-All chosen or learned on the same validation texts, judged on the same test texts, with intervals over texts.
+All chosen or learned on the same validation texts, judged on the same test texts, with intervals over texts. What was
+found is kept under out/learned; a run that was stopped goes on.
 """
 
+import json
 import time
 from pathlib import Path
 from statistics import mean
@@ -59,9 +61,12 @@ def ways(s: Suite) -> dict[str, tv.Weights]:
     blocks = s.base + sum((tv.layerwise(tau, f"l_{n}", by="tensor") for n, tau in s.vectors.items()), 0 * total)
 
     def learned(family: tv.Weights, labels: bool) -> tv.Weights:
-        return tv.learn(
-            family, s.model, loss(s, labels), steps=STEPS, rate=RATE, clamp=None if labels else (0, 1)
-        ).weights
+        kept = OUT / f"{len(family.knobs)}-{'labels' if labels else 'entropy'}.json"
+        if not kept.exists():
+            clamp = None if labels else (0, 1)
+            found = tv.learn(family, s.model, loss(s, labels), steps=STEPS, rate=RATE, clamp=clamp)
+            kept.write_text(json.dumps(found.knobs))
+        return family.bind(**json.loads(kept.read_text()))
 
     found = {
         "norm_matched, no data": lambda: s.base + tv.norm_matched(*s.vectors.values()),
