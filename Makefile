@@ -11,7 +11,7 @@ demo: $(VENV)/ready
 demo-vectors: $(VENV)/ready      # train and factor the vectors of demo/vectors again
 	$(RUN) demo/train.py --force
 
-methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 25 minutes
+methods: $(VENV)/ready           # the demo's vectors merged by every method: one table, about 15 minutes
 	$(RUN) demo/methods.py
 
 rules: $(VENV)/ready             # coefficients that need no data, on sums of 2, 4 and 8 vectors: about 5 minutes
