@@ -481,3 +481,11 @@ def test_a_pattern_is_a_range_for_all_knobs_that_fit():
     assert {k: {t.knobs[k] for t in found.trials} for k in found.knobs} == {"u_1": {0, 0.5}, "u_2": {0.25}, "v": {0}}
     with pytest.raises(RecipeError, match=r"w_\* is no knob"):
         search(family, Near(), {"u_*": [0, 0.5], "v": 0, "w_*": 0}, test=False)
+
+
+def test_a_choice_at_the_end_of_its_range_is_told():
+    found = search(ONE, Near(), {"lam": (0, 0.2, 0.05)}, objective="mean(a, b)", test=False)
+    assert found.chosen.knobs == {"lam": 0.2} and "lam = 0.2 is at the end of its range" in str(found)
+    assert "end of its range" not in str(search(ONE, Near(), GRID, objective="mean(a, b)", test=False))
+    free = search(TWO, Near(), {"x": (0, 0.1), "y": [0, 1]}, sampler="tpe", trials=3, objective="-a", test=False)
+    assert not free.notes[1:]  # 0 is an end for good, and of two values one is no end

@@ -59,8 +59,18 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
         test=test,
         seeds=seeds,
         looks=len(tests),
-        notes=tuple(choice["notes"]),
+        notes=(*choice["notes"], *_at_ends(about["knobs"], choice["choice"] or {})),
     )
+
+
+def _at_ends(ranges: Mapping[str, str], chosen: Knobs) -> list[str]:
+    """Knobs whose chosen value is the last of its range, if it had more than two values; 0 is an end for good."""
+    found = []
+    for name, text in ranges.items():
+        values = text.replace(" to ", ", to, ").split(", ")
+        if len(values) > 2 and chosen.get(name) and f"{chosen[name]:g}" in (values[0], values[-1]):
+            found.append(f"{name} = {chosen[name]:g} is at the end of its range: further on may be better")
+    return found
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
