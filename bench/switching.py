@@ -65,7 +65,7 @@ def switching(size: str, rounds: int) -> dict[str, Any]:
     read = sum(weight_bytes(home / m) for m in cases.models(2))
     works = {MEMCPY: memcpy(read), SWITCH: lambda: tv.load_into(module, candidate()), DISK: from_disk}
     files = [f for m in cases.models(2) for f in weight_files(home / m)]
-    settle(files, 0)
+    settle(files, read // 8)
     for work in works.values():
         work()
     samples: Samples = {name: [] for name in works}
