@@ -1,5 +1,6 @@
 """The report: one self-contained page from a journal alone, and pictures; what it shows, and what it never does."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from taskvec.cli.report import _names
+from taskvec.errors import FormatError
 from taskvec.evidence import bootstrap
 from taskvec.records import read_record
 from taskvec.report.page import page
@@ -229,6 +232,66 @@ def test_what_cannot_be_reported_is_stated_and_nothing_is_lost(tmp_path):
     assert not (tmp_path / "new.html").exists()
     taskvec(tmp_path, "report", "j.jsonl", "-o", "r.html", "--overwrite")
     assert "<html" in (tmp_path / "r.html").read_text()
+
+
+def test_a_page_takes_the_place_of_no_folder_and_of_no_journal(tmp_path):
+    search(ONE, judge, GRID, objective="one", journal=tmp_path / "j.jsonl")
+    before = (tmp_path / "j.jsonl").read_bytes()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work.txt").write_text("years")
+    assert "mine is a folder" in taskvec(tmp_path, "report", "j.jsonl", "-o", "mine", "--overwrite", code=1)
+    assert (tmp_path / "mine" / "work.txt").read_text() == "years"
+    assert "is a journal" in taskvec(tmp_path, "report", "j.jsonl", "-o", "j.jsonl", "--overwrite", code=1)
+    assert (tmp_path / "j.jsonl").read_bytes() == before
+
+
+def test_journals_of_one_name_are_told_apart_and_their_pictures_stay_in_the_folder(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        search(ONE, judge, GRID, objective="one", journal=tmp_path / folder / "j.jsonl")
+    paths = [str(tmp_path / folder / "j.jsonl") for folder in ("a", "b")]
+    taskvec(tmp_path, "report", *paths, "--plots", "figures", "-o", "r.html")
+    assert {p.name for p in (tmp_path / "figures").iterdir()} >= {"j-curves.png", "j-2-curves.png"}
+    assert {p.name for f in ("a", "b") for p in (tmp_path / f).iterdir()} == {"j.jsonl"}
+    assert "<h1>j</h1>" in (html := (tmp_path / "r.html").read_text()) and "<h1>j-2</h1>" in html
+    assert [*_names(("postgresql://me:secret@host/db#a/b", "j.jsonl"))] == ["a_b", "j"]
+
+
+@pytest.mark.parametrize("value", ["<script>", None, [1], {}, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("place", ["knobs", "scores"])
+def test_a_journal_that_no_search_writes_is_stated(tmp_path, place, value):
+    search(ONE, judge, GRID, objective="one", journal=tmp_path / "j.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
+    next(line for line in lines if "trial" in line)[place]["lam" if place == "knobs" else "one"] = value
+    (tmp_path / "j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(FormatError, match=r"j\.jsonl: no search writes this"):
+        read_record(tmp_path / "j.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda first, last: first.update(search=99), "another version"),
+        (lambda first, last: first.update(objective=[]), "no journal of this version"),
+        (lambda first, last: first.update(objective=["one*1e308*1e308"]), "no finite number"),
+        (lambda first, last: first.update(objective=["import os"]), "does not fit together"),
+        (lambda first, last: first.update(constraints=["one >= nobody.one"]), "no model is called nobody"),
+        (lambda first, last: last.update(choice={"lam": 0.123}), "none of the candidates"),
+    ],
+)
+def test_a_journal_whose_parts_do_not_fit_is_stated(tmp_path, change, what):
+    search(ONE, judge, GRID, objective="one", journal=tmp_path / "j.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
+    change(lines[0], lines[-1])
+    (tmp_path / "j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(FormatError, match=what):
+        read_record(tmp_path / "j.jsonl")
+
+
+def test_a_journal_that_is_nested_too_deeply_is_stated(tmp_path):
+    (tmp_path / "j.jsonl").write_text('{"search":1}\n' + "[" * 100_000 + "]" * 100_000 + "\n")
+    with pytest.raises(FormatError, match="line 2"):
+        read_record(tmp_path / "j.jsonl")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.3, 0.2), (19.9, 26.1), (1e-7, 3e-7), (0, 1.2), (5, 123456)])

@@ -1,18 +1,19 @@
 """A journal, read back: what was tried and what was chosen. Needs neither the models nor the evaluator."""
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from taskvec.errors import FormatError
-from taskvec.findings import CHOSEN, Record
+from taskvec.errors import FormatError, TaskvecError
+from taskvec.findings import CHOSEN, Numbers, Record
 from taskvec.goals import constraint, objective
 from taskvec.judging import Judge
-from taskvec.measuring import scores_of
+from taskvec.measuring import scores_of, unlike
 from taskvec.recipe import written
 from taskvec.spaces import Knobs
 from taskvec.stores import Line
-from taskvec.trials import read_lines
+from taskvec.trials import FORMAT, read_lines
 from taskvec.weights import Weights
 
 
@@ -75,10 +76,53 @@ def _at_ends(ranges: Mapping[str, str], chosen: Knobs) -> list[str]:
 
 def read_record(path: str | os.PathLike[str]) -> Record:
     """The record of a journal on disk. Raises FormatError for what is none, or has no end yet."""
-    first, *lines = read_lines(path)
+    name, (first, *lines) = os.fspath(path), read_lines(path)
+    if first["search"] != FORMAT:
+        raise FormatError(f"{name} is a journal of another version of taskvec")
     try:
-        return record(first, lines)
-    except (KeyError, TypeError, AttributeError):
-        raise FormatError(f"{os.fspath(path)} is no journal of this version of taskvec") from None
+        if problems := [f"line {k}: {what}" for k, line in enumerate(lines, 2) for what in _problems(line, lines)]:
+            raise FormatError("no search writes this:", problems[:10])
+        found = record(first, lines)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError):
+        raise FormatError(f"{name} is no journal of this version of taskvec") from None
     except FormatError as error:
-        raise FormatError(f"{os.fspath(path)}: {error}") from None
+        raise FormatError(f"{name}: {error}") from None
+    except TaskvecError as error:
+        raise FormatError(f"{name} does not fit together: {error}") from None
+    if not all(math.isfinite(v) for t in (*found.trials, *found.given_up) for v in (*t.goods, t.breach)):
+        raise FormatError(f"{name}: an objective or a constraint is no finite number")
+    if found.chosen is None and [line["choice"] for line in lines if "choice" in line][-1] is not None:
+        raise FormatError(f"{name}: what was chosen is none of the candidates")
+    return found
+
+
+def _problems(line: Line, lines: Sequence[Line]) -> Iterator[str]:
+    """What a search never writes: a journal may come from anywhere, and a report is drawn of what it says."""
+    trial = next((other for other in lines if "trial" in other), {})
+    for key in ("knobs", "choice", "test"):
+        values = line.get(key)
+        if values is not None and (values.keys() != trial["knobs"].keys() or not all(map(_number, values.values()))):
+            yield f"{values!r:.80} is no number for each knob"
+    if "trial" in line and not (type(line["trial"]) is int and _number(line["seconds"])):
+        yield "no number of a trial, or of seconds"
+    before: Mapping[str, Numbers] = next(
+        (o["scores"] for o in lines if "scores" in o and _split(o) == _split(line)), {}
+    )
+    for key in ("scores", "partial"):
+        bad = [name for name, values in line.get(key, {}).items() if not _numbers(values)]
+        yield from (f"{name}: no number, and no list of them" for name in bad)
+        if key == "scores" and "scores" in line and not bad:
+            yield from unlike(before, line["scores"])
+    yield from (f"{n}: no mean a seed" for n, v in line.get("seeds", {}).items() if not _numbers(v) or len(v) < 2)
+
+
+def _split(line: Line) -> str:
+    return str(line.get("split", "validation"))
+
+
+def _numbers(values: Any) -> bool:
+    return all(map(_number, values)) and bool(values) if isinstance(values, list) else _number(values)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -210,7 +210,7 @@ def parsed(path: Path, whole: bytes, first: int) -> list[Line]:
             line = json.loads(text.decode())
             if not isinstance(line, dict):
                 raise ValueError("it is no object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{path}, line {number}: no line of a journal ({error})") from None
         found.append(line)
     return found

@@ -1,5 +1,6 @@
 """The verb that shows what a search found."""
 
+import re
 from pathlib import Path
 
 import click
@@ -34,13 +35,10 @@ def report(
     from taskvec.records import read_record
     from taskvec.storage import move_into_place, stated, write_text
 
-    names = {
-        Path(path).stem if len({Path(p).stem for p in journals}) == len(journals) else path: path for path in journals
-    }
-    records = {name: read_record(path) for name, path in names.items()}
+    if out:
+        _check(Path(out), journals, overwrite)
+    records = {name: read_record(path) for name, path in _names(journals).items()}
     written = []
-    if out and Path(out).exists() and not overwrite:
-        raise OutputError(f"{out} exists: take another name, or --overwrite")
     if out:
         from taskvec.report.page import page
 
@@ -63,3 +61,28 @@ def report(
     elif not quiet:
         for path in written:
             click.echo(path)
+
+
+def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:
+    """Raise OutputError where the page would take the place of something that is no page."""
+    from taskvec.errors import OutputError
+
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder: name a file in it")
+    if any(Path(path).exists() and out.exists() and out.samefile(path) for path in journals):
+        raise OutputError(f"{out} is a journal, and the page would take its place: take another name")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists: take another name, or --overwrite")
+
+
+def _names(journals: tuple[str, ...]) -> dict[str, str]:
+    """Short names, by which no file is written elsewhere; of a database the part after the #, never its password."""
+    found: dict[str, str] = {}
+    for path in journals:
+        text = path.partition("#")[2] or "journal" if "://" in path else Path(path).stem
+        plain = re.sub(r"[^\w.-]", "_", text)
+        name, k = plain, 2
+        while name in found:
+            name, k = f"{plain}-{k}", k + 1
+        found[name] = path
+    return found
