@@ -2,9 +2,11 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from taskvec.cli.report import _names
 from taskvec.errors import FormatError
 from taskvec.evidence import bootstrap
 from taskvec.records import read_record
-from taskvec.report.page import page
+from taskvec.report.page import _command, page
 from taskvec.report.svg import ticks
+from taskvec.report.trades import trades, undominated
 from taskvec.searching import search
 
 RNG = np.random.default_rng(0)
@@ -77,12 +80,13 @@ def shown(tmp_path, *args, **options):
 def test_every_curve_has_its_band_and_the_chosen_value(tmp_path):
     record, html, tree = shown(tmp_path, ONE, judge, GRID, objective="mean(one, two)")
     text, charts = " ".join(tree.texts), re.findall(r"<svg.*?</svg>", html, flags=re.S)
-    assert len(charts) == 4  # the objective and three metrics
+    assert len(charts) == 5  # the objective, three metrics, and the objective against ppl, of which it is not made
+    assert 'aria-label="mean(one, two) against ppl' in charts.pop() and "so there is no front" in text
     lam = record.chosen.knobs["lam"]
     for chart, name in zip(charts, ["objective", "one", "two", "ppl"], strict=True):
         value = record.chosen.goodness if name == "objective" else record.chosen.metrics[name]
         assert f"lam = {lam:g}: {value:.4g}<" in chart and 'class="chosen ring"' in chart
-        assert ("band" in chart) == (name in ("one", "two")) and ("level" in chart) == (name != "objective")
+        assert ("band" in chart) == (name in ("one", "two")) and 'class="level"' in chart
         assert chart.count("<circle") == len(record.trials) + 1
     assert f"lam = {lam:g}" in text and "the highest mean(one, two) of 11 candidates" in text
     ends = record.plateau()
@@ -114,6 +118,41 @@ def test_two_knobs_on_a_grid_are_a_heat_map(tmp_path):
     assert {title for _, title in cells} == {f"x = {x:g}, y = {y:g}: {v:.4g}" for (x, y), v in values.items()}
 
 
+def test_a_cell_shows_what_can_be_chosen_and_a_ring_where_nothing_can(tmp_path):
+    ranges = {"x": (0, 1, 0.25), "y": (0, 1, 0.25)}
+    record, html, _ = shown(tmp_path, TWO, judge, ranges, objective="-ppl", minimise=True, constraints=["ppl <= 23"])
+    heat = re.search(r'<svg class="heat".*?</svg>', html, flags=re.S)[0]
+    broken = [t for t in record.trials if t.broken]
+    assert 0 < len(broken) == heat.count('class="dot broken"') == heat.count("; breaks ppl &lt;= 23")
+    assert heat.count('<rect class="frame"') == 1 and "a ring: no candidate there" in html
+    worst, best = (f"{f(-t.metrics['ppl'] for t in record.trials):.3g}<" for f in (max, min))
+    assert 0 < heat.rindex(worst) < heat.rindex(best)  # the key, from light to dark
+
+
+def test_the_best_so_far_is_a_staircase(tmp_path):
+    _, html, _ = shown(tmp_path, TWO, judge, {"x": (0, 1), "y": (0, 1)}, sampler="random", trials=20, seed=2)
+    progress = next(s for s in re.findall(r"<svg.*?</svg>", html, flags=re.S) if ">progress<" in s)
+    steps = [p.split(",") for p in re.search(r'"line c0" points="(.*?)"', progress)[1].split()]
+    pairs = [*pairwise(steps)]
+    assert pairs and all(a[0] == b[0] or a[1] == b[1] for a, b in pairs)
+
+
+def test_the_line_to_run_is_quoted_and_makes_the_chosen_model():
+    line = _command('base = load("org/base")\nm = load("a b; rm -rf $(x)")\n0.5*base + 0.5*m\n')
+    assert shlex.split(line) == [
+        "taskvec", "merge", "0.5*base + 0.5*m", "base=org/base", "m=a b; rm -rf $(x)", "-o", "merged/",
+    ]  # fmt: skip
+    assert "$(" not in line.replace("'m=a b; rm -rf $(x)'", "")
+    for other in (
+        'a = load("x", revision="y")\na\n',
+        "a = a\na\n",
+        'a = select(load("x"), "*")\na\n',
+        "",
+        "; x = 1\na",
+    ):
+        assert _command(other) == ""
+
+
 def test_several_objectives_have_their_front(tmp_path):
     ranges = {"x": (0, 1), "y": (0, 1)}
     record, html, tree = shown(
@@ -128,9 +167,29 @@ def test_a_target_against_its_constraint(tmp_path):
     record, html, tree = shown(tmp_path, ONE, judge, GRID, **options)
     broken = sum(bool(t.broken) for t in record.trials)
     assert 0 < broken < len(record.trials)
-    trade = next(s for s in re.findall(r"<svg.*?</svg>", html, flags=re.S) if "objective against constraint" in s)
+    trade = next(s for s in re.findall(r"<svg.*?</svg>", html, flags=re.S) if "one against ppl" in s)
     assert trade.count('class="dot broken"') == broken and "ppl &lt;= base.ppl + 2" in trade
+    assert 'class="base"' in trade and "there is one that none beats in both" in html  # both are small at lam = 0
+    curves = {s: s.count("level bound") for s in re.findall(r"<svg.*?</svg>", html, flags=re.S)}
+    assert sum(curves.values()) == 2 and 'class="title" x="62" y="15">ppl<' in next(s for s, n in curves.items() if n)
     assert f"{len(record.trials) - broken} of {len(record.trials)} candidates keep ppl" in " ".join(tree.texts)
+
+
+def test_what_keeping_a_constraint_costs_is_a_front(tmp_path):
+    record, html, _ = shown(tmp_path, ONE, judge, GRID, objective="one", constraints=["base.ppl + 2 >= ppl"])
+    (trade,) = trades(record)
+    points = [(t.metrics["ppl"], t.metrics["one"]) for t in record.trials]
+    none = {p for p in points if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)}
+    assert set(trade.front) == none and len(none) > 2 and f"joins the {len(none)} that none beats in both" in html
+    assert (trade.x, trade.y, trade.bound.value, trade.bound.up, trade.base) == ("ppl", "one", 22, False, points[0])
+
+
+@pytest.mark.parametrize("up", [(True, True), (True, False), (False, True), (False, False)])
+def test_undominated_is_what_comparing_all_with_all_finds(up):
+    points = [tuple(p) for p in RNG.integers(0, 12, (60, 2)).tolist()]
+    good = {p: tuple(v if u else -v for v, u in zip(p, up, strict=True)) for p in points}
+    beaten = {p for p in good for q in good if q != p and all(a >= b for a, b in zip(good[q], good[p], strict=True))}
+    assert set(undominated(points, up)) == good.keys() - beaten
 
 
 @pytest.mark.parametrize(
@@ -148,6 +207,8 @@ def test_whatever_was_found_makes_a_page(tmp_path, evaluate, options):
     record, html, tree = shown(tmp_path, ONE, evaluate, GRID, **options)
     text = " ".join(tree.texts)
     assert ("No candidate will do" in text) == (record.chosen is None) and tree.tags.count("h1") == 1
+    assert ("none of 11 keeps ppl <= 1; the closest, lam = 0, misses ppl <= 1 by 19" in text) == (record.chosen is None)
+    assert ("within 0.01 of its best" in text) == (record.chosen is not None)
     assert ("Over seeds" in text) == bool(record.seeds) and "nan" not in html.lower().replace("finance", "")
 
 
@@ -206,9 +267,14 @@ def test_the_verb_writes_pages_and_pictures(tmp_path):
     search(TWO, judge, {"x": [0, 0.5, 1], "y": [0, 0.5, 1]}, objective=["one", "two"], journal=tmp_path / "two.jsonl")
     out = taskvec(tmp_path, "report", "sum.jsonl", "two.jsonl", "-o", "r.html", "--plots", "figures")
     files = ["figures/sum-curves.png", "figures/two-heatmap.png", "figures/two-tradeoff.png"]
-    assert out.split() == ["r.html", files[0], files[2], files[1]]
+    assert out.split() == ["r.html", files[0], "figures/sum-tradeoff.png", files[2], files[1]]
     assert all((tmp_path / f).read_bytes().startswith(b"\x89PNG") for f in files)
     assert [t for t in Tree((tmp_path / "r.html").read_text()).tags if t == "h1"] == ["h1", "h1"]
+    odd = {"objective": "one", "constraints": ["'a$b$' <= base['a$b$'] + 2"], "journal": tmp_path / "odd.jsonl"}
+    search(ONE, lambda w, s: judge(w, s) | {"a$b$": judge(w, s)["ppl"]}, GRID, **odd)
+    taskvec(tmp_path, "report", "odd.jsonl", "--plots", "svg", "--format", "svg")
+    assert all("<svg" in (tmp_path / "svg" / f"odd-{what}.svg").read_text() for what in ("curves", "tradeoff"))
+    (tmp_path / "odd.jsonl").unlink()
     taskvec(tmp_path, "report", "sum.jsonl", "--plots", "svg", "--format", "svg")
     assert "<svg" in (tmp_path / "svg" / "sum-curves.svg").read_text()
     assert "highest one of 11 candidates" in taskvec(tmp_path, "report", "sum.jsonl")

@@ -1,19 +1,16 @@
 """The charts of a search: which ones make sense for what it tried, each from the record alone."""
 
-import ast
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import combinations
 
 from taskvec.evidence import Interval, bootstrap
 from taskvec.findings import WITHIN, Numbers, Record, Trial, means
-from taskvec.goals import constraint, objective
-from taskvec.report.svg import Frame, Point, short
+from taskvec.goals import objective
+from taskvec.report.heat import heat_map
+from taskvec.report.svg import Frame, Point
+from taskvec.report.trades import Trade, base_value, bounds, trades
 
 RESAMPLES = 2000
-RAMP = ((0.93, 0.94, 0.96), (0.55, 0.72, 0.86), (0.20, 0.47, 0.71), (0.05, 0.22, 0.42))  # low to high
-CELLS = 15  # a side of a heat map whose cells still have room for their numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +26,11 @@ def charts(record: Record) -> list[Chart]:
     found = []
     if len(record.knobs) == 1 and len(record.trials) > 1:
         found = [objective_curve(record), *(metric_curve(record, m) for m in record.validation["base"])]
-    if trade := tradeoff(record):
-        found.append(trade)
+    found += [trade_chart(record, trade) for trade in trades(record)]
     if len(record.knobs) > 1 and record.trials:
-        found += [heat for pair in combinations(record.knobs, 2) if (heat := heat_map(record, pair))][:6]
-        if not any("cell" in chart.svg for chart in found):
+        heats = [Chart(*heat) for pair in combinations(record.knobs, 2) if (heat := heat_map(record, pair))][:6]
+        found += heats
+        if not heats:
             found += [against_knob(record, knob) for knob in record.knobs[:12]]
         found.append(progress(record))
     return found
@@ -44,14 +41,20 @@ def objective_curve(record: Record) -> Chart:
     (knob,) = record.knobs
     points = sorted((t.knobs[knob], record.values(t)[0]) for t in record.trials)
     lost = [(t.knobs[knob], record.values(t)[0]) for t in record.given_up]
-    frame = Frame.around([*points, *lost], knob, "objective", f"objective: {record.objectives[0]}")
+    base = base_value(record, objective(record.objectives[0]))
+    levels: list[Point] = [] if base is None else [(points[0][0], base)]
+    frame = Frame.around([*points, *lost, *levels], knob, "objective", f"objective: {record.objectives[0]}")
     ends, shapes, caption = record.plateau(), [], f"The objective on validation examples at every {knob}."
     if ends:
-        flat = f"within {WITHIN:g} of the best from {ends[0]:g} to {ends[1]:g}"
+        where = f"from {ends[0]:g} to {ends[1]:g}" if ends[0] < ends[1] else f"at {ends[0]:g} alone"
+        flat = f"within {WITHIN:g} of the best {where}"
         shapes.append(frame.shade(*ends, flat))
         caption += f" Shaded: {flat}{', constraints aside' if record.constraints else ''}."
     if lost:
         caption += f" Pale: {len(lost)} given up after a part of the examples."
+    if base is not None:
+        shapes.append(frame.level(base))
+        caption += f" Dashed: the base, {base:.4g}."
     shapes += [frame.line(points, "c0"), _dots(frame, record, lambda t: (t.knobs[knob], record.values(t)[0]), True)]
     if record.chosen:
         chosen = record.chosen.knobs[knob], record.values(record.chosen)[0]
@@ -68,11 +71,14 @@ def metric_curve(record: Record, metric: str) -> Chart:
     base = means(record.validation["base"])[metric]
     edges: list[Point] = [edge for x, i in bands for edge in ((x, i.low), (x, i.high))]
     lost = [(t.knobs[knob], t.metrics[metric]) for t in record.given_up]
+    walls = [(b, b.value) for b in bounds(record) if b.metric == metric and b.value is not None]
+    edges += [(points[0][0], value) for _, value in walls]
     frame = Frame.around([*points, *lost, *edges, (points[0][0], base)], knob, metric, metric)
     shapes = [frame.level(base)]
     if bands:
         shapes.append(frame.band([(x, i.low) for x, i in bands], [(x, i.high) for x, i in bands], "c1"))
     shapes += [frame.line(points, "c1"), _dots(frame, record, lambda t: (t.knobs[knob], t.metrics[metric]), True)]
+    shapes += [frame.bound(value, b.text) for b, value in walls]
     if record.chosen:
         at = record.chosen.knobs[knob], record.chosen.metrics[metric]
         shapes.append(frame.mark(at, f"{knob} = {at[0]:g}: {at[1]:.4g}"))
@@ -80,42 +86,32 @@ def metric_curve(record: Record, metric: str) -> Chart:
     return Chart(frame.drawn(*shapes), f"{metric} on validation examples, {told}; dashed: the base, {base:.4g}.")
 
 
-def tradeoff(record: Record) -> Chart | None:
-    """Two objectives against one another, or the objective against what a constraint bounds; None with neither."""
-    if not record.trials:
-        return None
-    if len(record.objectives) > 1:
-        return _front(record)
-    if not record.constraints:
-        return None
-    bound = constraint(record.constraints[0]).tree
-    assert isinstance(bound, ast.Compare)
-    left, right = (objective(ast.unparse(side)) for side in (bound.left, bound.comparators[0]))
-    tables = {t.number: _table(record, t.scores) for t in record.trials}
-    place = {t.number: (left.value(tables[t.number]), record.values(t)[0]) for t in record.trials}
-    walls = {right.value(table) for table in tables.values()}
-    frame = Frame.around(
-        [*place.values(), *((w, next(iter(place.values()))[1]) for w in walls)], left.text, record.objectives[0],
-        "objective against constraint",
-    )  # fmt: skip
-    shapes = [frame.wall(walls.pop(), record.constraints[0])] if len(walls) == 1 else []
-    shapes.append(_dots(frame, record, lambda t: place[t.number]))
+def trade_chart(record: Record, trade: Trade) -> Chart:
+    """Two numbers of every candidate against one another, with the front where there is one."""
+    extra = [trade.base] if trade.base else []
+    bound = trade.bound
+    if bound and bound.value is not None:
+        extra.append((bound.value, next(iter(trade.points.values()))[1]))
+    frame = Frame.around([*trade.points.values(), *extra], trade.x, trade.y, f"{trade.y} against {trade.x}")
+    shapes = [frame.wall(bound.value, bound.text)] if bound and bound.value is not None else []
+    shapes += [frame.line(trade.front, "c2")] if trade.front else []
+    shapes.append(_dots(frame, record, lambda t: trade.points[t.number]))
+    shapes += [frame.base(trade.base)] if trade.base else []
     if record.chosen:
         told = record.told()
-        shapes.append(frame.mark(place[record.chosen.number], short(told, 40)))
-    return Chart(frame.drawn(*shapes), f"Each candidate; hollow ones break {' or '.join(record.constraints)}.")
-
-
-def _front(record: Record) -> Chart:
-    place = {t.number: record.values(t)[:2] for t in record.trials}
-    points = {n: (v[0], v[1]) for n, v in place.items()}
-    frame = Frame.around([*points.values()], record.objectives[0], record.objectives[1], "Pareto front")
-    steps = sorted(points[t.number] for t in record.front())
-    shapes = [frame.line(steps, "c2"), _dots(frame, record, lambda t: points[t.number])]
-    if record.chosen:
-        told = record.told()
-        shapes.append(frame.mark(points[record.chosen.number], short(told, 40)))
-    return Chart(frame.drawn(*shapes), f"Each candidate; the line joins the {len(steps)} that none beats in both.")
+        shapes.append(frame.mark(trade.points[record.chosen.number], told if len(told) <= 34 else "chosen"))
+    caption = "Each candidate"
+    if trade.front:
+        joined = (
+            f"the line joins the {len(trade.front)} that none" if len(trade.front) > 1 else "there is one that none"
+        )
+        others = " of those that keep the other constraints" if len(record.constraints) > 1 else ""
+        caption += f"; {joined}{others} beats in both: the Pareto front"
+    if any(t.broken for t in record.trials):
+        caption += f"; hollow ones break {' or '.join(record.constraints)}"
+    elif not trade.front:
+        caption += f". Nothing says whether {trade.x} is to be large or small, so there is no front"
+    return Chart(frame.drawn(*shapes), f"{caption}.")
 
 
 def against_knob(record: Record, knob: str) -> Chart:
@@ -134,7 +130,9 @@ def progress(record: Record) -> Chart:
     sign = -1 if record.minimised else 1
     best, steps = float("-inf"), []
     for t in record.trials:
-        best = max(best, t.goodness if not t.broken else float("-inf"))
+        before, best = best, max(best, t.goodness if not t.broken else float("-inf"))
+        if float("-inf") < before < best:
+            steps.append((float(t.number), sign * before))  # it stays what it was until a better one is found
         if best > float("-inf"):
             steps.append((float(t.number), sign * best))
     place = {t.number: (float(t.number), record.values(t)[0]) for t in record.trials}
@@ -142,69 +140,6 @@ def progress(record: Record) -> Chart:
     shapes = [frame.line(steps, "c0")] if steps else []
     shapes.append(_dots(frame, record, lambda t: place[t.number]))
     return Chart(frame.drawn(*shapes), "Each candidate in its turn; the line is the best so far.")
-
-
-def heat_map(record: Record, pair: tuple[str, str]) -> Chart | None:
-    """The best objective at each pair of values of two knobs; None where these are no grid."""
-    a, b = pair
-    best: dict[Point, Trial] = {}
-    for t in record.trials:
-        at = t.knobs[a], t.knobs[b]
-        if at not in best or t.goodness > best[at].goodness:
-            best[at] = t
-    xs, ys = (sorted({at[k] for at in best}) for k in (0, 1))
-    if len(xs) < 2 or len(ys) < 2 or len(best) < 0.75 * len(xs) * len(ys) or max(len(xs), len(ys)) > 60:
-        return None
-    low, high = min(t.goodness for t in best.values()), max(t.goodness for t in best.values())
-    left, top, side = 62, 26, min(44.0, 480 / len(xs))
-    tall = min(side, 360 / len(ys))
-    cells = []
-    for at, t in best.items():
-        x, y = left + xs.index(at[0]) * side, top + (len(ys) - 1 - ys.index(at[1])) * tall
-        share = (t.goodness - low) / (high - low) if high > low else 0.5
-        value, chosen = record.values(t)[0], record.chosen is t
-        told = f"<title>{escape(f'{a} = {at[0]:g}, {b} = {at[1]:g}: {value:.4g}')}</title>"
-        cells.append(
-            f'<rect class="cell{" chosen" if chosen else ""}" x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" '
-            f'width="{side - 1:.1f}" height="{tall - 1:.1f}" fill="{_colour(share)}">{told}</rect>'
-        )
-        if max(len(xs), len(ys)) <= CELLS:
-            ink = "on-dark" if share > 0.45 else "on-light"
-            cells.append(
-                f'<text x="{x + side / 2:.1f}" y="{y + tall / 2 + 3.5:.1f}" text-anchor="middle" '
-                f'class="{ink}" font-size="{min(11.0, side / 3.6):.1f}">{value:.3g}</text>'
-            )
-    cells += _cell_ticks(xs, ys, left, top, side, tall)
-    height = top + len(ys) * tall + 46
-    width = max(560.0, left + len(xs) * side + 18)
-    names = (
-        f'<text class="name" x="{left + len(xs) * side / 2:.1f}" y="{height - 8:.1f}" text-anchor="middle">{escape(a)}'
-        f'</text><text class="name" transform="translate(14 {top + len(ys) * tall / 2:.1f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(b)}</text>'
-    )
-    title = f"{record.objectives[0]} over {a} and {b}"
-    svg = (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
-        f'<text class="title" x="{left}" y="15">{escape(short(title, 70))}</text>{"".join(cells)}{names}</svg>'
-    )
-    more = " the best over the other knobs" if len(record.knobs) > 2 else ""
-    return Chart(svg, f"The objective at each pair of values,{more or ' framed where it was chosen'}.")
-
-
-def _cell_ticks(
-    xs: Sequence[float], ys: Sequence[float], left: float, top: float, side: float, tall: float
-) -> list[str]:
-    across, up = max(1, round(len(xs) * 34 / (len(xs) * side))), max(1, round(16 / tall))
-    floor = top + len(ys) * tall + 16
-    found = [
-        f'<text class="tick" x="{left + (k + 0.5) * side:.1f}" y="{floor:.1f}" text-anchor="middle">{v:g}</text>'
-        for k, v in enumerate(xs)
-        if k % across == 0
-    ]
-    places = {k: top + (len(ys) - k - 0.5) * tall + 4 for k in range(0, len(ys), up)}
-    return found + [
-        f'<text class="tick" x="{left - 8}" y="{y:.1f}" text-anchor="end">{ys[k]:g}</text>' for k, y in places.items()
-    ]
 
 
 def _dots(frame: Frame, record: Record, place: object, lost: bool = False) -> str:
@@ -227,14 +162,3 @@ def _told(record: Record, t: Trial) -> str:
 
 def _interval(scores: Numbers) -> Interval | None:
     return bootstrap([scores], resamples=RESAMPLES) if isinstance(scores, list) else None
-
-
-def _table(record: Record, scores: Mapping[str, Numbers]) -> dict[str, dict[str, float]]:
-    return {"": means(scores), **{name: means(s) for name, s in record.validation.items()}}
-
-
-def _colour(share: float) -> str:
-    place = share * (len(RAMP) - 1)
-    k = min(int(place), len(RAMP) - 2)
-    mixed = (a + (b - a) * (place - k) for a, b in zip(RAMP[k], RAMP[k + 1], strict=True))
-    return "#" + "".join(f"{round(255 * v):02x}" for v in mixed)

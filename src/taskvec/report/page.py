@@ -1,13 +1,15 @@
 """The report of searches: one self-contained page of HTML. Needs nothing from the network, and no script to be read."""
 
+import ast
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from taskvec.evidence import Difference, bootstrap
-from taskvec.findings import ALPHA, CHOSEN, Numbers, Record, Trial, means
-from taskvec.report.charts import charts
+from taskvec.findings import ALPHA, CHOSEN, WITHIN, Numbers, Record, Trial, means
+from taskvec.report.charts import RESAMPLES, charts
 from taskvec.report.svg import short
 from taskvec.version import __version__
 
@@ -17,8 +19,14 @@ for (const box of document.querySelectorAll(".copy")) {
   const button = document.createElement("button");
   button.textContent = "copy";
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(box.querySelector("pre").textContent);
-    button.textContent = "copied";
+    let done = "copied";
+    try {
+      await navigator.clipboard.writeText(box.querySelector("pre").textContent);
+    } catch {  // not allowed here: it can be taken by hand
+      getSelection().selectAllChildren(box.querySelector("pre"));
+      done = "selected";
+    }
+    button.textContent = done;
     setTimeout(() => { button.textContent = "copy"; }, 1500);
   });
   box.append(button);
@@ -60,12 +68,14 @@ def _answer(record: Record) -> str:
     if record.chosen:
         said = f"<strong>{escape(record.told())}</strong>: {escape(record.how)}."
     else:
-        said = f"<strong>No candidate will do</strong>, and the answer is the base: {escape(record.how)}."
+        said = f"<strong>No candidate will do</strong>, and the answer is the base: {escape(_none(record))}."
     facts = [(str(len(record.trials)), "candidates judged")]
     if record.given_up:
         facts.append((str(len(record.given_up)), "more given up after a part of the examples"))
-    if ends := record.plateau():
-        facts.append((f"{ends[0]:g} to {ends[1]:g}", f"{record.knobs[0]}: the objective is within 0.01 of its best"))
+    if record.chosen and (ends := record.plateau()):
+        flat = f"{ends[0]:g} to {ends[1]:g}" if ends[0] < ends[1] else f"{ends[0]:g} alone"
+        aside = ", constraints aside" if record.constraints else ""
+        facts.append((flat, f"{record.knobs[0]}: the objective is within {WITHIN:g} of its best{aside}"))
     if len(record.objectives) > 1:
         facts.append((str(len(record.front())), "on the Pareto front"))
     facts.append((_duration(math.fsum(t.seconds for t in record.trials)), "of judging"))
@@ -74,10 +84,53 @@ def _answer(record: Record) -> str:
     return f'<p class="lead">{said}</p>\n<ul class="facts">{items}</ul>'
 
 
+def _none(record: Record) -> str:
+    """Why there is no candidate, and which one came closest."""
+    if not (tried := [t for t in record.trials if t.broken]):
+        return record.how
+    near = min(tried, key=lambda t: t.breach)
+    knobs = ", ".join(f"{k} = {v:.4g}" for k, v in near.knobs.items())
+    short = " and ".join(f"{text} by {amount:.3g}" for text, amount in near.broken.items())
+    bounds = " and ".join(record.constraints)
+    return f"none of {len(record.trials)} keeps {bounds}; the closest, {knobs}, misses {short}"
+
+
 def _recipe(record: Record) -> str:
     family = f"<p>chosen from <code>{escape(record.recipe)}</code></p>" if record.chosen else ""
-    told = escape(f"# taskvec merge recipe.py -o merged/\n{record.file}")
-    return f'{family}\n<div class="copy"><pre>{told}</pre></div>'
+    boxes = {"To run": _command(record.file), "As a file": f"# taskvec merge recipe.py -o merged/\n{record.file}"}
+    copied = (
+        f'<div class="copy"><h3>{name}</h3><pre>{escape(text)}</pre></div>' for name, text in boxes.items() if text
+    )
+    return f"{family}\n{''.join(copied)}"
+
+
+def _command(file: str) -> str:
+    """The line for a shell; "" where only a file says it: views, revisions, arrays in memory.
+
+    All that comes from the journal is quoted: pasted, it must not become commands.
+    """
+    *models, recipe = file.strip().splitlines() or [""]
+    if not models:
+        return ""
+    pairs = []
+    for line in models:
+        name, _, value = line.partition(" = ")
+        if not (name.isidentifier() and (uri := _uri(value))):
+            return ""
+        pairs.append(shlex.quote(f"{name}={uri}"))
+    return " ".join(["taskvec merge", shlex.quote(recipe), *pairs, "-o merged/"])
+
+
+def _uri(text: str) -> str | None:
+    """What load("...") loads; None for all else."""
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    match tree:
+        case ast.Call(func=ast.Name(id="load"), args=[ast.Constant(value=str() as uri)], keywords=[]):
+            return uri
+    return None
 
 
 def _figures(record: Record) -> str:
@@ -94,21 +147,21 @@ def _figures(record: Record) -> str:
         if compared:
             cells.append(_difference(compared[metric]) if metric in compared else "")
         rows.append(_row(metric, cells))
-    note = ""
+    note = "<p class='aside'>Small: 95 % bootstrap intervals over examples."
     if compared:
-        note = (
-            f"<p>Intervals: 95 % bootstrap over examples. Differences: paired tests on the same examples, p-values "
-            f"corrected for {len(compared)} comparisons (Holm).</p>"
+        tests = " and ".join(sorted({d.test for d in compared.values()}))
+        note += (
+            f" Differences: paired tests on the same examples ({escape(tests)}), p-values corrected for "
+            f"{len(compared)} comparisons (Holm)."
         )
-    return f"{_table(['', *head], rows)}\n{note}"
+    return f"{_table('Metrics of the base and of what was chosen', ['', *head], rows)}\n{note}</p>"
 
 
-def _cell(values: Numbers, with_interval: bool) -> str:
+def _cell(values: Numbers, test: bool) -> str:
+    """On test examples the interval that a search prints, on validation examples that of the curves."""
     if not isinstance(values, list):
         return f"{values:.4g}"
-    if not with_interval:
-        return f"{math.fsum(values) / len(values):.4g}"
-    found = bootstrap([values])
+    found = bootstrap([values]) if test else bootstrap([values], resamples=RESAMPLES)
     return f"{found.mean:.4g}<small>{found.low:.3g} to {found.high:.3g}</small>"
 
 
@@ -134,7 +187,7 @@ def _seeds(record: Record) -> str:
     ]  # fmt: skip
     split = "test" if CHOSEN in record.test else "validation"
     about = f"<p>The chosen recipe with the vectors of each seed, on {split} examples.</p>"
-    return about + _table(["", "mean", "deviation", "95 % t interval", "each"], rows)
+    return about + _table("The chosen recipe, seed by seed", ["", "mean", "deviation", "95 % t interval", "each"], rows)
 
 
 def _trials(record: Record) -> str:
@@ -151,8 +204,9 @@ def _trials(record: Record) -> str:
     lost = ""
     if record.given_up:
         told = [", ".join(f"{k} = {v:.4g}" for k, v in t.knobs.items()) for t in record.given_up]
-        lost = f"<p class='broken'>Given up after a part of the examples: {escape('; '.join(told))}.</p>"
-    return f"<details><summary>All {len(rows)} candidates</summary>{_table(head, rows)}{lost}</details>"
+        lost = f"<p class='aside'>Given up after a part of the examples: {escape('; '.join(told))}.</p>"
+    table = _table("Every candidate, on validation examples", head, rows)
+    return f"<details><summary>All {len(rows)} candidates</summary>{table}{lost}</details>"
 
 
 def _remark(record: Record, t: Trial, front: set[int]) -> str:
@@ -177,9 +231,12 @@ def _notes(record: Record) -> list[str]:
 
 
 # ---- tables --------------------------------------------------------------------------------------
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+def _table(caption: str, head: Sequence[str], rows: Sequence[str]) -> str:
+    """In a box that scrolls by itself, also by the keyboard."""
     cells = "".join(f'<th scope="col">{escape(short(name, 60))}</th>' for name in head)
-    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    about = f'role="region" tabindex="0" aria-label="{caption}"'
+    top = f"<caption>{caption}</caption><thead><tr>{cells}</tr></thead>"
+    return f'<div class="wide" {about}><table>{top}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _row(name: str, cells: Sequence[str], kind: str = "") -> str:

@@ -10,6 +10,7 @@ from taskvec.evidence import bootstrap
 from taskvec.findings import Record, means
 from taskvec.interference import Disentanglement
 from taskvec.measures import Comparison
+from taskvec.report.trades import bounds, trades
 from taskvec.storage import stated
 
 RESAMPLES = 2000
@@ -75,33 +76,49 @@ def curves(record: Record) -> Any:
         bands = [bootstrap([s], resamples=RESAMPLES) for t in trials if isinstance(s := t.scores[metric], list)]
         if len(bands) == len(x):
             axis.fill_between(x, [b.low for b in bands], [b.high for b in bands], alpha=0.2)
+        for bound in bounds(record):
+            if bound.metric == metric and bound.value is not None:
+                label = _plain(bound.text)
+                axis.axhline(bound.value, color="C1", linestyle="--", linewidth=1, label=label)
         axis.axhline(means(record.validation["base"])[metric], color="gray", linestyle="--", linewidth=1, label="base")
         if record.chosen:
             at = record.chosen.knobs[knob], record.chosen.metrics[metric]
             axis.axvline(at[0], color=ACCENT, linestyle=":", linewidth=1)
             axis.plot(*at, marker="o", markersize=8, markerfacecolor="none", color=ACCENT)
-            axis.annotate(f"{knob} = {at[0]:g}: {at[1]:.3g}", at, (5, 7), textcoords="offset points", color=ACCENT)
-        axis.set(title=metric, xlabel=knob)
+            halo = {
+                "facecolor": "white",
+                "edgecolor": "none",
+                "alpha": 0.8,
+                "pad": 1,
+            }  # over the curve it is still read
+            told = f"{knob} = {at[0]:g}: {at[1]:.3g}"
+            axis.annotate(told, at, (5, 7), textcoords="offset points", color=ACCENT, bbox=halo)
+        axis.set(title=_plain(metric), xlabel=knob)
         axis.margins(y=0.15)
+        axis.legend(fontsize="x-small")
     return figure
 
 
 def tradeoff(record: Record) -> Any:
-    """Two objectives against one another, with the Pareto front; None with one."""
-    if len(record.objectives) < 2 or not record.trials:
+    """Two objectives, or the objective and what a constraint bounds, or another metric, against one another; with the
+    Pareto front where it is known which way is better. None where there is nothing to trade."""
+    if not (found := trades(record)):
         return None
-    figure, axis = _pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
-    points = [record.values(t)[:2] for t in record.trials]
-    axis.scatter(*zip(*points, strict=True), s=14, color=["C0" if not t.broken else "lightgray" for t in record.trials])
-    axis.plot(
-        *zip(*sorted(record.values(t)[:2] for t in record.front()), strict=True), color="C1", label="Pareto front"
-    )
+    trade, (figure, axis) = found[0], _pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
+    for broken, color, label in ((False, "C0", "candidates"), (True, "lightgray", "breaks a constraint")):
+        if points := [trade.points[t.number] for t in record.trials if bool(t.broken) == broken]:
+            axis.scatter(*zip(*points, strict=True), s=14, color=color, label=label)
+    if len(trade.front) > 1:
+        axis.plot(*zip(*trade.front, strict=True), color="C1", label="Pareto front")
+    if trade.base:
+        axis.plot(*trade.base, "D", markersize=6, markerfacecolor="white", color="black", label="base")
+    if trade.bound and trade.bound.value is not None:
+        axis.axvline(trade.bound.value, color="gray", linestyle="--", linewidth=1, label=_plain(trade.bound.text))
     if record.chosen:
-        axis.plot(
-            *record.values(record.chosen)[:2], "o", markersize=9, markerfacecolor="none", color=ACCENT, label="chosen"
-        )
-    axis.set(xlabel=record.objectives[0], ylabel=record.objectives[1])
-    axis.legend()
+        at = trade.points[record.chosen.number]
+        axis.plot(*at, "o", markersize=9, markerfacecolor="none", color=ACCENT, label="chosen")
+    axis.set(xlabel=_plain(trade.x), ylabel=_plain(trade.y))
+    axis.legend(fontsize="small")
     return figure
 
 
@@ -122,7 +139,7 @@ def heatmap(record: Record) -> Any:
     image = axis.imshow(table, origin="lower", cmap="viridis", aspect="auto")
     axis.set_xticks(range(len(xs)), [f"{v:g}" for v in xs], rotation=45)
     axis.set_yticks(range(len(ys)), [f"{v:g}" for v in ys])
-    axis.set(xlabel=a, ylabel=b, title=record.objectives[0])
+    axis.set(xlabel=a, ylabel=b, title=_plain(record.objectives[0]))
     if record.chosen:
         place = xs.index(record.chosen.knobs[a]), ys.index(record.chosen.knobs[b])
         axis.plot(*place, "s", markersize=12, markerfacecolor="none", markeredgecolor="white", markeredgewidth=2)
@@ -147,6 +164,11 @@ def disentanglement_heatmap(found: Disentanglement, path: str | os.PathLike[str]
     axes.set_title(f"ξ of {found.tasks[0]} and {found.tasks[1]}, by {found.by}; frame: α = 1")
     _write(figure, path)
     pyplot.close(figure)
+
+
+def _plain(text: str) -> str:
+    """Not read as mathematics: a journal's texts may have dollars."""
+    return text.replace("$", r"\$")
 
 
 def _pyplot() -> Any:

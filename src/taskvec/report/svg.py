@@ -98,6 +98,25 @@ class Frame:
         at = self.at((self.low[0], y))[1]
         return f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
 
+    def bound(self, y: float, text: str) -> str:
+        """A dashed horizontal line that is told: what a constraint allows."""
+        at = self.at((self.low[0], y))[1]
+        beside = at + 13 if at < TOP + 16 else at - 5
+        return (
+            f'<line class="level bound" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
+            f'<text class="tick bound" x="{WIDTH - RIGHT}" y="{beside:.1f}" text-anchor="end">'
+            f"{escape(short(text, 48))}</text>"
+        )
+
+    def base(self, point: Point) -> str:
+        """The base among the candidates: a diamond with its name."""
+        x, y = self.at(point)
+        anchor, dx = ("end", -9) if x > WIDTH / 2 else ("start", 9)
+        return (
+            f'<path class="base" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"><title>the base</title></path>'
+            f'<text class="tick base-name" x="{x + dx:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">base</text>'
+        )
+
     def wall(self, x: float, text: str) -> str:
         """A dashed vertical line: a bound."""
         at = self.at((x, self.low[1]))[0]

@@ -1,0 +1,133 @@
+"""What is traded for what: two numbers of every candidate, and which candidates no other one beats in both."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from taskvec.errors import TaskvecError
+from taskvec.findings import Numbers, Record, means
+from taskvec.goals import Goal, constraint, objective
+
+Point = tuple[float, float]
+MOST = 3  # pictures of one search
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A constraint, read as something of the candidate that is to stay above or below a number."""
+
+    text: str
+    what: Goal
+    metric: str | None  # if `what` is nothing but a metric
+    up: bool  # it is to be large
+    value: float | None  # the number; None where it is another one for every candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """Two numbers of every candidate."""
+
+    x: str
+    y: str
+    points: Mapping[int, Point]  # by the numbers of the trials
+    front: tuple[Point, ...]  # those that none beats in both, by x; empty where nothing says which way is better
+    base: Point | None  # None where it has no such number
+    bound: Bound | None = None  # of x
+
+
+def bounds(record: Record) -> list[Bound]:
+    """The constraints, in order."""
+    found, references = [], {name: means(scores) for name, scores in record.validation.items()}
+    for text in record.constraints:
+        tree = constraint(text).tree
+        assert isinstance(tree, ast.Compare)
+        left, right, up = tree.left, tree.comparators[0], isinstance(tree.ops[0], ast.GtE | ast.Gt)
+        if _own(right) and not _own(left):  # 0.5 <= one
+            left, right, up = right, left, not up
+        value = None if _own(right) else objective(ast.unparse(right)).value({"": {}, **references})
+        match left:
+            case ast.Name(id=str() as name) | ast.Constant(value=str() as name):
+                metric: str | None = name
+            case _:
+                metric = None
+        found.append(Bound(text, objective(ast.unparse(left)), metric, up, value))
+    return found
+
+
+def trades(record: Record) -> list[Trade]:
+    """Objectives against one another; else the objective against what constraints bound; else against other metrics."""
+    if not record.trials:
+        return []
+    y, up = record.objectives[0], not record.minimised
+    if len(record.objectives) > 1:
+        return [_trade(record, objective(y), objective(other), (up, True)) for other in record.objectives[1:][:MOST]]
+    if record.constraints:
+        return [_trade(record, b.what, objective(y), (b.up, up), b) for b in bounds(record)[:MOST]]
+    metrics = [*record.trials[0].metrics]
+    if rest := [name for name in metrics if name not in _used(objective(y).tree, metrics)]:
+        return [_trade(record, objective(repr(name)), objective(y)) for name in rest[:MOST]]
+    if len(metrics) != 2:
+        return []
+    one, two = (objective(repr(name)) for name in metrics)
+    return [_trade(record, one, two)]
+
+
+def base_value(record: Record, goal: Goal) -> float | None:
+    """Of the base, were it a candidate; None where there is no such number."""
+    try:
+        return goal.value(_table(record, record.validation["base"]))
+    except TaskvecError:  # a division by what the base scores
+        return None
+
+
+def undominated(points: Sequence[Point], up: tuple[bool, bool]) -> tuple[Point, ...]:
+    """The points that none beats in both, by x. `up`: whether large is good, of each."""
+    a, b = (1 if u else -1 for u in up)
+    found, best = [], float("-inf")
+    for x, y in sorted(points, key=lambda p: (-a * p[0], -b * p[1])):
+        if b * y > best:
+            found.append((x, y))
+            best = b * y
+    return tuple(sorted(found))
+
+
+def _trade(record: Record, x: Goal, y: Goal, up: tuple[bool, bool] | None = None, bound: Bound | None = None) -> Trade:
+    tables = {t.number: _table(record, t.scores) for t in record.trials}
+    points = {number: (x.value(table), y.value(table)) for number, table in tables.items()}
+    # a constraint that is no axis is kept by those of the front; one that is an axis shows what keeping it costs
+    free = {t.number for t in record.trials if not t.broken or (bound and [*t.broken] == [bound.text])}
+    base = base_value(record, x), base_value(record, y)
+    return Trade(
+        _name(x), _name(y), points,
+        undominated([p for n, p in points.items() if n in free], up) if up else (),
+        None if base[0] is None or base[1] is None else (base[0], base[1]),
+        bound,
+    )  # fmt: skip
+
+
+def _name(goal: Goal) -> str:
+    return goal.tree.value if isinstance(goal.tree, ast.Constant) and isinstance(goal.tree.value, str) else goal.text
+
+
+def _own(node: ast.AST) -> bool:
+    """Whether it has a metric of the candidate, not of reference models alone."""
+    match node:
+        case ast.Name() | ast.Constant(value=str()):
+            return True
+        case ast.Attribute() | ast.Subscript():
+            return False
+        case ast.Call(args=args):
+            return any(map(_own, args))
+    return any(map(_own, ast.iter_child_nodes(node)))
+
+
+def _used(node: ast.AST, metrics: Sequence[str]) -> set[str]:
+    """The metrics that an objective is made of, also by patterns."""
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    patterns = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return {m for m in metrics if m in names or any(fnmatchcase(m, pattern) for pattern in patterns)}
+
+
+def _table(record: Record, scores: Mapping[str, Numbers]) -> dict[str, Mapping[str, float]]:
+    return {"": means(scores), **{name: means(s) for name, s in record.validation.items()}}
