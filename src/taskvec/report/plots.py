@@ -85,15 +85,10 @@ def curves(record: Record) -> Any:
             at = record.chosen.knobs[knob], record.chosen.metrics[metric]
             axis.axvline(at[0], color=ACCENT, linestyle=":", linewidth=1)
             axis.plot(*at, marker="o", markersize=8, markerfacecolor="none", color=ACCENT)
-            halo = {
-                "facecolor": "white",
-                "edgecolor": "none",
-                "alpha": 0.8,
-                "pad": 1,
-            }  # over the curve it is still read
             told = f"{knob} = {at[0]:g}: {at[1]:.3g}"
-            axis.annotate(told, at, (5, 7), textcoords="offset points", color=ACCENT, bbox=halo)
-        axis.set(title=_plain(metric), xlabel=knob)
+            axis.set_title(_plain(told), loc="right", color=ACCENT, fontsize="small")  # where no curve runs
+        axis.set_title(_plain(metric), loc="left")
+        axis.set_xlabel(knob)
         axis.margins(y=0.15)
         axis.legend(fontsize="x-small")
     return figure
