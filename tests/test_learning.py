@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import taskvec as tv
 from taskvec.coefficients import Coefficient
 from taskvec.errors import MismatchError, NonFiniteError, RecipeError
-from taskvec.learning import _parts, _value, reduced
+from taskvec.learning import _parts, _value
 from taskvec.places import places
 
 torch.manual_seed(0)
@@ -83,7 +83,7 @@ def test_a_coefficient_is_the_same_number_in_torch(c, at):
     knobs = {n: torch.tensor(v, dtype=torch.float64) for n, v in values.items()}
     for place in places(NAMES).values():
         wanted = float(c.bind(values).at(place))
-        assert float(_value(reduced(c, place), knobs)) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+        assert float(_value(c.reduced(place), knobs)) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
 def test_the_model_in_torch_is_the_model_that_is_loaded():

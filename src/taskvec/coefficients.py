@@ -140,10 +140,10 @@ class Inverse:
 
     def at(self, place: Place) -> "Coefficient":
         """The inverse of the divisor's value; RecipeError where that is zero."""
-        value = self.divisor.at(place)
+        value = self.divisor.reduced(place)
         if not value:
             raise RecipeError(f"division by zero at {place.name}: {self.divisor} is 0 there")
-        return Coefficient.of(1 / value)
+        return ONE / value
 
     def __str__(self) -> str:
         return f"1/({self.divisor})"
@@ -226,12 +226,15 @@ class Coefficient:
         """The number for one tensor. Raises UnboundKnob."""
         if (constant := self.constant) is not None:
             return constant
-        value = self._replaced(lambda factor: factor.at(place))
-        if not value.knobs and value.constant is None:  # a table inside a table
-            return value.at(place)
-        if value.constant is None:
+        if (value := self.reduced(place).constant) is None:
             raise UnboundKnob(f"knobs without a value: {', '.join(sorted(self.knobs))}")
-        return value.constant
+        return value
+
+    def reduced(self, place: Place) -> "Coefficient":
+        """What is left of it at one tensor: a polynomial in knobs and in inverses of such."""
+        value = self._replaced(lambda factor: factor.at(place))
+        done = all(isinstance(factor, Knob | Inverse) for factor in value.factors)
+        return value if done else value.reduced(place)  # a table inside a table
 
     def _replaced(self, replace: "Callable[[Factor], Coefficient]") -> "Coefficient":
         total = ZERO

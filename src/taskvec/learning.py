@@ -6,15 +6,15 @@
 With the entropy of predictions on unlabelled inputs that is AdaMerging, with cross-entropy on a few labels aTLAS.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from taskvec.coefficients import Coefficient, Factor, Inverse, Knob, Monomial
+from taskvec.coefficients import Coefficient, Inverse, Knob, Monomial
 from taskvec.errors import MissingExtra, NonFiniteError, RecipeError
 from taskvec.live import fit, load_into
-from taskvec.places import Place
 from taskvec.recipe import parse
 from taskvec.source import Source
 from taskvec.weights import Weights
@@ -124,7 +124,6 @@ def entropy(logits: "torch.Tensor") -> "torch.Tensor":
 class _Part:
     """A tensor: constant + sum of products of knobs times directions, stacked, (products, *shape)."""
 
-    place: Place
     products: tuple[Monomial, ...]
     constant: "torch.Tensor"
     directions: "torch.Tensor"
@@ -155,9 +154,7 @@ def _parts(weights: Weights, module: "torch.nn.Module") -> dict[str, _Part]:
         read = {m: torch.from_numpy(_read(weights, parts, name, spec.shape)) for m, parts in groups.items()}
         constant = read.get((), torch.zeros(spec.shape))
         directions = torch.stack([read[m] for m in products])
-        found[name] = _Part(
-            weights.places[name], products, constant.to(target.device), directions.to(target.device), target.dtype
-        )
+        found[name] = _Part(products, constant.to(target.device), directions.to(target.device), target.dtype)
     return found
 
 
@@ -166,7 +163,7 @@ def _groups(weights: Weights, name: str) -> dict[Monomial, dict[Source, Fraction
     found: dict[Monomial, dict[Source, Fraction]] = {}
     for source, c in weights.terms.items():
         if name in source.specs:
-            for product, number in reduced(c, weights.places[name]).terms.items():
+            for product, number in c.reduced(weights.places[name]).terms.items():
                 found.setdefault(product, {})[source] = number
     return found
 
@@ -176,26 +173,6 @@ def _read(weights: Weights, parts: Mapping[Source, Fraction], name: str, shape: 
 
     partial = Weights(parts, summed=[s for s in weights.summed if s in parts])
     return np.ascontiguousarray(partial.read(name), np.float32).reshape(shape)
-
-
-def reduced(c: Coefficient, place: Place) -> Coefficient:
-    """The coefficient at one tensor: a polynomial in knobs, and in inverses of such."""
-
-    def at(factor: Factor) -> Coefficient:
-        if isinstance(factor, Knob):
-            return Coefficient({(factor,): Fraction(1)})
-        if isinstance(factor, Inverse):
-            divisor = reduced(factor.divisor, place)
-            return Coefficient.of(1) / divisor
-        return reduced(factor.at(place), place)
-
-    total = Coefficient({})
-    for factors, number in c.terms.items():
-        product = Coefficient({(): number})
-        for factor in factors:
-            product = product * at(factor)
-        total = total + product
-    return total
 
 
 def _product(product: Monomial, values: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
@@ -231,6 +208,6 @@ def _finite(found: "torch.Tensor", step: int) -> float:
     if getattr(found, "ndim", 1) or not getattr(found, "requires_grad", False):
         raise RecipeError(f"step {step}: loss(model, step) must return a scalar that depends on what the model gives")
     value = float(found.detach())
-    if value != value or abs(value) == float("inf"):
+    if not math.isfinite(value):
         raise NonFiniteError(f"step {step}: the loss is {value}")
     return value
