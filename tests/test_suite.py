@@ -285,6 +285,21 @@ def test_tasks_of_one_model_share_one_module_that_is_loaded_once(home, monkeypat
     assert len(loaded) == 2 and len({*loaded}) == 1
 
 
+def test_scores_and_predictions_of_a_model_are_of_one_pass(home):
+    suite = suite_from(described(home, f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}"))
+    task, passes = suite.tasks["mood"], []
+    predicted = task._predicted
+    task._predicted = lambda *args: passes.append(1) or predicted(*args)
+    for lam in (0.5, 0.7):
+        w = model(home, "encoder", lam)
+        hits, best = suite(w, "test")["mood"], suite.predictions(w, "test")["mood"]
+        labels = [e.label for e in task.listed("test")]
+        assert [[*PROMPTS][k] == y for k, y in zip(best, labels, strict=True)] == hits.astype(bool).tolist()
+    assert len(passes) == 2
+    suite(w, "validation")
+    assert len(passes) == 3  # other examples are another pass
+
+
 def test_a_search_over_a_file_of_tasks_on_the_command_line(home, run):
     tasks = described(
         home,

@@ -20,9 +20,8 @@ class Judge:
     minimise: bool  # make the first one small
     bounds: Sequence[Goal]
     references: Mapping[str, Mapping[str, float]]
-    known: dict[tuple[int, str], Trial] = field(
-        default_factory=dict, compare=False
-    )  # judged before: lines never change
+    # trials judged before, by number and kind of scores: lines never change
+    known: dict[tuple[int, str], Trial] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(

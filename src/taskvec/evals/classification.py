@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.module import by_length, padded
-from taskvec.evals.task import LiveOf, Task, batch_of, within
-from taskvec.evals.texts import places
+from taskvec.evals.task import LiveOf, Task, batch_of
+from taskvec.evals.texts import Example, places
 from taskvec.learning import entropy
 from taskvec.weights import Weights
 
@@ -58,16 +58,20 @@ class Classification(Task):
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 an example}."""
-        examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
+        examples = self.part(split, start, stop)
         best = self.predictions(weights, split, start, stop)
         return {"": (best == places([e.label for e in examples], self.names, self.name)).astype(float)}
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
         """(n,): the place of the class with the highest logit."""
+        asked = split, start, stop
+        found: NDArray[Any] = self.once(weights, asked, lambda: self._predicted(weights, self.part(*asked)))
+        return found
+
+    def _predicted(self, weights: Weights, examples: Sequence[Example]) -> "NDArray[Any]":
         import numpy as np
         import torch
 
-        examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
         self.ready()
         module, ids = self.live.take(weights), self._ids([e.text for e in examples])
         found = np.zeros(len(examples), np.int64)

@@ -10,8 +10,9 @@ from io import StringIO
 from typing import Any, ClassVar
 
 from taskvec.errors import FormatError, MissingExtra, RecipeError
+from taskvec.evals.evaluator import SPLITS
 from taskvec.evals.task import Task, within
-from taskvec.evals.texts import SHARE, digest, position
+from taskvec.evals.texts import digest
 from taskvec.weights import Weights
 
 
@@ -36,7 +37,7 @@ class Harness(Task):
         """It brings its own data."""
         if not self.task:
             raise RecipeError(f"{name}: say which task of the harness it is (task: arc_easy)")
-        if self.data or self.validation or self.test or not 0 < (self.share or SHARE) < 1:
+        if self.data or self.validation or self.test or not 0 < self.share < 1:
             raise RecipeError(f"{name}: the harness has the data; share is between 0 and 1")
 
     def identities(self, split: str) -> Sequence[str]:
@@ -92,10 +93,7 @@ class Harness(Task):
             raise FormatError(f"{self.name}: {self.task} cannot be read: {type(error).__name__}: {error}") from None
         first = {identity: place for place, identity in reversed([*enumerate(documents)])}
         ordered = sorted(first.items(), key=lambda item: item[1])
-        sides = {
-            "validation": [d for d in ordered if position(d[0]) < self.share],
-            "test": [d for d in ordered if position(d[0]) >= self.share],
-        }
+        sides = {split: [d for d in ordered if self.dealt(d[0], split)] for split in SPLITS}
         if empty := [split for split, dealt in sides.items() if not dealt]:
             raise FormatError(f"{self.name}: {len(ordered)} documents leave none for {' and '.join(empty)}")
         return {split: dealt[: self.limit] for split, dealt in sides.items()}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.errors import FormatError, MissingExtra, RecipeError
 from taskvec.evals.module import Live
-from taskvec.evals.task import LiveOf, Task, within
-from taskvec.evals.texts import Example, position
+from taskvec.evals.task import LiveOf, Task
+from taskvec.evals.texts import Example
 from taskvec.live import load_into
 from taskvec.recipe import load
 from taskvec.weights import Weights
@@ -45,14 +45,14 @@ class Images(Task):
         """Pictures by their files' digests."""
         from blake3 import blake3
 
-        folder = root / (self.data or (self.validation if split == "validation" else self.test))
+        folder = self.place(split, root)
         if not folder.is_dir():
             raise FormatError(f"{folder} is no folder with a folder of pictures for each class")
         found: dict[str, Example] = {}
         self._files: dict[str, Path] = getattr(self, "_files", {})
         for file in sorted(f for f in folder.glob("*/*") if f.suffix.lower() in SUFFIXES):
             identity = blake3(file.read_bytes()).hexdigest(16)
-            if not self.data or (position(identity) < self.share) == (split == "validation"):
+            if self.dealt(identity, split):
                 found[identity] = Example(identity, file.parent.name)
                 self._files[identity] = file
         if not found:
@@ -61,7 +61,7 @@ class Images(Task):
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 a picture}."""
-        examples = self.listed(split)[within(len(self.listed(split)), start, stop)]
+        examples = self.part(split, start, stop)
         names = [*map(str, self.prompts)]
         if unknown := sorted({e.label for e in examples} - {*names}):
             raise FormatError(f"{self.name}: folders that are no class ({', '.join(names)}): {', '.join(unknown[:20])}")
@@ -70,10 +70,14 @@ class Images(Task):
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> list[int]:
         """The place of the nearest class, one a picture."""
+        asked = split, start, stop
+        found: list[int] = self.once(weights, asked, lambda: self._predicted(weights, self.part(*asked)))
+        return found
+
+    def _predicted(self, weights: Weights, examples: Sequence[Example]) -> list[int]:
         import torch
 
-        self.ready()
-        examples, head = self.listed(split)[within(len(self.listed(split)), start, stop)], self._head
+        head = self._head
         module, found = self.live.take(weights), []
         for k in range(0, len(examples), self.batch):
             chosen = examples[k : k + self.batch]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.errors import FormatError, RecipeError, TaskvecError
 from taskvec.evals.module import Live, by_length, padded
-from taskvec.evals.task import LiveOf, Task, batch_of, within
-from taskvec.evals.texts import Example, paragraphs, position
+from taskvec.evals.task import LiveOf, Task, batch_of
+from taskvec.evals.texts import Example, paragraphs
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ class Perplexity(Task):
 
     def examples(self, split: str, root: Path) -> list[Example]:
         """Windows, each as its token ids in words."""
-        path = root / (self.data or (self.validation if split == "validation" else self.test))
-        documents = paragraphs(path)
-        if self.data:
-            documents = [d for d in documents if (position(d.identity) < self.share) == (split == "validation")]
+        path = self.place(split, root)
+        documents = [d for d in paragraphs(path) if self.dealt(d.identity, split)]
         tokenizer = self.live.tokenizer
         end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
         rows = (
@@ -60,7 +58,7 @@ class Perplexity(Task):
         """{"": perplexity, "loss": one a window}."""
         import torch
 
-        chosen = self.listed(split)[within(len(self.listed(split)), start, stop)]
+        chosen = self.part(split, start, stop)
         module, losses = self.live.take(weights), []
         for k in range(0, len(chosen), self.batch):
             with torch.inference_mode():
@@ -120,7 +118,7 @@ class Generation(Task):
         """{"": 0 or 1 a prompt, "score": the judge's number}."""
         import numpy as np
 
-        prompts = [e.text for e in self.listed(split)[within(len(self.listed(split)), start, stop)]]
+        prompts = [e.text for e in self.part(split, start, stop)]
         seeds = self.seeds if self.temperature else self.seeds[:1]
         rows = [np.asarray(self.scorer(self.written(weights, prompts, seed)), np.float64) for seed in seeds]
         if wrong := [row for row in rows if row.shape != (len(prompts),)]:

@@ -51,7 +51,7 @@ class Suite:
             everything += [f"{name} {i}" for name, task in self.tasks.items() for i in task.identities(split) or ()]
         return f"{Path(self.path).name} ({digest(chr(10).join(everything))[:12]})"
 
-    @property
+    @cached_property
     def untold(self) -> list[str]:
         """Tasks that cannot tell which examples they use."""
         return [name for name, task in self.tasks.items() if task.identities("validation") is None]

@@ -50,6 +50,11 @@ class Task(Data):
             kept[split] = self.examples(split, self.root)
         return kept[split]
 
+    def part(self, split: str, start: float, stop: float) -> list[Example]:
+        """The examples of a split from one share of them to another."""
+        listed = self.listed(split)
+        return listed[within(len(listed), start, stop)]
+
     def identities(self, split: str) -> Sequence[str] | None:
         """What each example is recognised by; None if it cannot be told."""
         return [e.identity for e in self.listed(split)]
@@ -65,6 +70,13 @@ class Task(Data):
         raise RecipeError(
             f"{self.name}: nothing can be learned from {self.kind}, only from classification and perplexity"
         )
+
+    def once(self, weights: Weights, asked: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What `make` gives: made once for the same weights, of which scores are asked for and then predictions."""
+        last = self.__dict__.get("_last")
+        if last is None or last[0] is not weights or last[1] != asked:
+            self._last = last = weights, asked, make()
+        return last[2]
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """By suffix, on the examples from one share of them to another."""

@@ -62,12 +62,21 @@ class Data:
 
     def examples(self, split: str, root: Path) -> list[Example]:
         """Those of a split, in the file's order, each text once. Paths are relative to `root`. Raises FormatError."""
-        path = root / (self.data or (self.validation if split == "validation" else self.test))
+        path = self.place(split, root)
         found = {e.identity: e for e in read(path, self.text_column, self.label_column)}
-        chosen = [e for i, e in found.items() if not self.data or (position(i) < self.share) == (split == "validation")]
+        chosen = [e for identity, e in found.items() if self.dealt(identity, split)]
         if not chosen:
             raise FormatError(f"{path} has no examples for {split}")
         return chosen[: self.limit]
+
+    def place(self, split: str, root: Path) -> Path:
+        """Where a split's examples are, perhaps with the other's."""
+        return root / (self.data or (self.validation if split == "validation" else self.test))
+
+    def dealt(self, identity: str, split: str) -> bool:
+        """Whether an example of a split's place is in the split: all are, of one file for both those of its share."""
+        alone = bool(self.validation and self.test)
+        return alone or (position(identity) < self.share) == (split == "validation")
 
 
 def position(identity: str) -> float:
