@@ -27,6 +27,10 @@ class Trial:
     goods: tuple[float, ...]  # the objectives; the first one's negative where that is to be small
     broken: Mapping[str, float]  # the constraints that it does not keep, and by how much
 
+    def told(self) -> str:
+        """Its knobs in words."""
+        return ", ".join(f"{name} = {value:.4g}" for name, value in self.knobs.items())
+
     @property
     def breach(self) -> float:
         """By how much constraints are broken, all together."""
@@ -137,9 +141,8 @@ class Record:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        values = self.told() if self.chosen else ""
         none = f"no candidate will do, the answer is the base: {self.how}"
-        lines = [f"{values}: {self.how}" if self.chosen else none]
+        lines = [f"{self.told()}: {self.how}" if self.chosen else none]
         if self.chosen:
             lines += [*self._flatness(), f"model: {self.model}"]
         lines += ["", *self._figures(), *self._in_words()]
@@ -157,9 +160,9 @@ class Record:
 
     def told(self) -> str:
         """The chosen knobs in words; of many how many they are and within what."""
-        knobs = self.chosen.knobs if self.chosen else {}
-        if len(knobs) <= MANY:
-            return ", ".join(f"{k} = {v:.4g}" for k, v in knobs.items())
+        if self.chosen is None or len(self.knobs) <= MANY:
+            return self.chosen.told() if self.chosen else ""
+        knobs = self.chosen.knobs
         return f"{len(knobs)} knobs from {min(knobs.values()):.3g} to {max(knobs.values()):.3g}"
 
     def _figures(self) -> list[str]:

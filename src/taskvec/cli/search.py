@@ -149,7 +149,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
 
     machine, silent, journal = kwargs["machine"], kwargs["quiet"], kwargs["journal"]
     weights, suite = weights_of(recipe, sources, (), kwargs["methods"]), suite_from(evaluate)
-    clamp = None if kwargs["clamp"] == "none" else span(kwargs["clamp"])
+    clamp = None if kwargs["clamp"] == "none" else _ends(kwargs["clamp"])
     module, loss = suite.learned(labels=kwargs["loss"] == "labels")
     with progress(silent or machine, "steps", examples=True) as report:
         found = find(
@@ -167,7 +167,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
         click.echo(f"{found}\n\n{judged}")
 
 
-def span(text: str) -> tuple[float, float]:
+def _ends(text: str) -> tuple[float, float]:
     """Two numbers: "0:1"."""
     from taskvec.spaces import Space
 

@@ -1,5 +1,6 @@
 """The charts of a search: which ones make sense for what it tried, each from the record alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -142,9 +143,8 @@ def progress(record: Record) -> Chart:
     return Chart(frame.drawn(*shapes), "Each candidate in its turn; the line is the best so far.")
 
 
-def _dots(frame: Frame, record: Record, place: object, lost: bool = False) -> str:
+def _dots(frame: Frame, record: Record, place: Callable[[Trial], Point], lost: bool = False) -> str:
     """Every trial; hollow where it breaks a constraint, pale where it was given up (judged on fewer examples)."""
-    assert callable(place)
     kinds: dict[str, list[Trial]] = {"lost": [*record.given_up] if lost else [], "kept": [], "broken": []}
     for t in record.trials:
         kinds["broken" if t.broken else "kept"].append(t)
@@ -155,9 +155,8 @@ def _dots(frame: Frame, record: Record, place: object, lost: bool = False) -> st
 
 
 def _told(record: Record, t: Trial) -> str:
-    knobs = ", ".join(f"{k} = {v:.4g}" for k, v in t.knobs.items())
     broken = f"; breaks {', '.join(t.broken)}" if t.broken else ""
-    return f"{knobs}: {', '.join(f'{v:.4g}' for v in record.values(t))}{broken}"
+    return f"{t.told()}: {', '.join(f'{v:.4g}' for v in record.values(t))}{broken}"
 
 
 def _interval(scores: Numbers) -> Interval | None:

@@ -8,6 +8,7 @@ from taskvec.findings import Record, Trial
 from taskvec.report.svg import Point, short
 
 RAMP = ((0.93, 0.94, 0.96), (0.55, 0.72, 0.86), (0.20, 0.47, 0.71), (0.05, 0.22, 0.42))  # low to high, also in grey
+MOST = 60  # values of a knob, above which cells are too small to see
 CELLS = 15  # a side of a heat map whose cells still have room for their numbers
 LEFT, TOP, BOTTOM, KEY = 62, 26, 46, 30  # margins; the last is a line for the key of colours
 WIDE, TALL, SIDE = 480, 360, 44.0  # room for the cells, and the largest one
@@ -36,7 +37,8 @@ class Grid:
 def heat_map(record: Record, pair: tuple[str, str]) -> tuple[str, str] | None:
     """(the picture, what it shows): the best objective at each pair of values of two knobs; None where these are no
     grid."""
-    if (grid := _grid(record, pair)) is None:
+    grid = grid_of(record, pair)
+    if grid is None or max(len(grid.xs), len(grid.ys)) > MOST:
         return None
     a, b = pair
     goods = [t.goodness for t in grid.best.values()]
@@ -67,14 +69,15 @@ def heat_map(record: Record, pair: tuple[str, str]) -> tuple[str, str] | None:
     return svg, f"{caption}."
 
 
-def _grid(record: Record, pair: tuple[str, str]) -> Grid | None:
+def grid_of(record: Record, pair: tuple[str, str]) -> Grid | None:
+    """The values of two knobs; None where they are no grid: over a quarter of the pairs was not tried."""
     best: dict[Point, Trial] = {}
     for t in record.trials:
         at = t.knobs[pair[0]], t.knobs[pair[1]]
         if at not in best or _rank(t) > _rank(best[at]):
             best[at] = t
     xs, ys = (sorted({at[k] for at in best}) for k in (0, 1))
-    if min(len(xs), len(ys)) < 2 or max(len(xs), len(ys)) > 60 or len(best) < 0.75 * len(xs) * len(ys):
+    if min(len(xs), len(ys)) < 2 or len(best) < 0.75 * len(xs) * len(ys):
         return None
     return Grid(best, xs, ys)
 

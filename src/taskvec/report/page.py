@@ -89,10 +89,9 @@ def _none(record: Record) -> str:
     if not (tried := [t for t in record.trials if t.broken]):
         return record.how
     near = min(tried, key=lambda t: t.breach)
-    knobs = ", ".join(f"{k} = {v:.4g}" for k, v in near.knobs.items())
     short = " and ".join(f"{text} by {amount:.3g}" for text, amount in near.broken.items())
     bounds = " and ".join(record.constraints)
-    return f"none of {len(record.trials)} keeps {bounds}; the closest, {knobs}, misses {short}"
+    return f"none of {len(record.trials)} keeps {bounds}; the closest, {near.told()}, misses {short}"
 
 
 def _recipe(record: Record) -> str:
@@ -203,8 +202,8 @@ def _trials(record: Record) -> str:
         rows.append(_row(str(t.number), [*cells, _remark(record, t, front)], "picked" if t is record.chosen else ""))
     lost = ""
     if record.given_up:
-        told = [", ".join(f"{k} = {v:.4g}" for k, v in t.knobs.items()) for t in record.given_up]
-        lost = f"<p class='aside'>Given up after a part of the examples: {escape('; '.join(told))}.</p>"
+        told = "; ".join(t.told() for t in record.given_up)
+        lost = f"<p class='aside'>Given up after a part of the examples: {escape(told)}.</p>"
     table = _table("Every candidate, on validation examples", head, rows)
     return f"<details><summary>All {len(rows)} candidates</summary>{table}{lost}</details>"
 

@@ -10,10 +10,11 @@ from taskvec.evidence import bootstrap
 from taskvec.findings import Record, means
 from taskvec.interference import Disentanglement
 from taskvec.measures import Comparison
+from taskvec.report.charts import RESAMPLES
+from taskvec.report.heat import grid_of
 from taskvec.report.trades import bounds, trades
 from taskvec.storage import stated
 
-RESAMPLES = 2000
 ACCENT = "#b3124e"
 
 
@@ -124,12 +125,12 @@ def heatmap(record: Record) -> Any:
     import numpy as np
 
     a, b = record.knobs
-    xs, ys = (sorted({t.knobs[k] for t in record.trials}) for k in (a, b))
-    table = np.full((len(ys), len(xs)), np.nan)
-    for t in record.trials:
-        table[ys.index(t.knobs[b]), xs.index(t.knobs[a])] = record.values(t)[0]
-    if len(xs) < 2 or len(ys) < 2 or np.isnan(table).mean() > 0.25:
+    if (grid := grid_of(record, (a, b))) is None:
         return None
+    xs, ys = grid.xs, grid.ys
+    table = np.full((len(ys), len(xs)), np.nan)
+    for (x, y), trial in grid.best.items():
+        table[ys.index(y), xs.index(x)] = record.values(trial)[0]
     figure, axis = _pyplot().subplots(figsize=(1.8 + 0.42 * len(xs), 1.4 + 0.36 * len(ys)), layout="constrained")
     image = axis.imshow(table, origin="lower", cmap="viridis", aspect="auto")
     axis.set_xticks(range(len(xs)), [f"{v:g}" for v in xs], rotation=45)
