@@ -79,10 +79,15 @@ def timed(work: Callable[[], object]) -> float:
 def against_memcpy(numbers: int, times: int = 1) -> Samples:
     """ROUNDS rounds of all, each doing its work so many times, after one uncounted round that touches fresh pages."""
     works = {name: repeated(work, times) for name, work in {MEMCPY: memcpy(numbers), **kernels(numbers)}.items()}
+    return in_turn(works, ROUNDS)
+
+
+def in_turn(works: dict[str, Callable[[], object]], rounds: int) -> Samples:
+    """All of them in this process, round by round, after one uncounted round."""
     for work in works.values():
         work()
     samples: Samples = {name: [] for name in works}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, work in works.items():
             samples[name].append({"wall": timed(work)})
     return samples

@@ -11,7 +11,8 @@ from typing import Any
 import cases
 import numpy as np
 from checkpoints import CACHE, checkpoints, weight_bytes, weight_files
-from measure import Samples, settle
+from kernel import in_turn
+from measure import settle
 
 ROUNDS = 5
 COPIED = 512 << 20  # bytes of the buffer that memcpy copies again and again: more than any cache holds
@@ -19,12 +20,6 @@ MEMCPY = "memcpy of the sources' bytes, one thread"
 SWITCH = "load_into"
 DISK = "save --no-fsync, then from_pretrained"
 POINTS, WORK = 21, 0.25  # of a grid; seconds that a judgement takes beside its load
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def memcpy(size: int) -> Callable[[], object]:
@@ -66,12 +61,7 @@ def switching(size: str, rounds: int) -> dict[str, Any]:
     works = {MEMCPY: memcpy(read), SWITCH: lambda: tv.load_into(module, candidate()), DISK: from_disk}
     files = [f for m in cases.models(2) for f in weight_files(home / m)]
     settle(files, read // 8)
-    for work in works.values():
-        work()
-    samples: Samples = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, work in works.items():
-            samples[name].append({"wall": timed(work)})
+    samples = in_turn(works, rounds)
     shutil.rmtree(out, ignore_errors=True)
     return {"size": size, "read": read, "samples": samples}
 

@@ -20,6 +20,7 @@ from entry import run
 from suite import Suite
 
 import taskvec as tv
+from taskvec.evals.task import batch_of
 from taskvec.evidence import bootstrap, difference
 from taskvec.findings import Record
 
@@ -35,9 +36,7 @@ def loss(s: Suite, labels: bool):
     def of_step(model: torch.nn.Module, step: int) -> torch.Tensor:
         total = torch.zeros(())
         for name, texts in s.validation.items():
-            each = -(-len(texts.ids) // BATCH)
-            order = torch.randperm(len(texts.ids), generator=torch.Generator().manual_seed(step // each))
-            chosen = order[step % each * BATCH :][:BATCH].tolist()
+            chosen = batch_of(len(texts.ids), BATCH, step)
             logits = encoder.SCALE * encoder.forward(model, [texts.ids[k] for k in chosen]) @ s.heads[name].T
             wanted = texts.labels[chosen]
             total = total + (torch.nn.functional.cross_entropy(logits, wanted) if labels else tv.entropy(logits))
@@ -55,10 +54,10 @@ def searched(s: Suite, family: tv.Weights, knobs: dict[str, object], **options: 
 
 def ways(s: Suite) -> dict[str, tv.Weights]:
     """A model by each way."""
-    total = sum(list(s.vectors.values())[1:], next(iter(s.vectors.values())))
+    total = sum(s.vectors.values())
     shared = s.base + tv.knob("lam") * total
-    each = s.base + sum((tv.knob(f"l_{n}") * tau for n, tau in s.vectors.items()), 0 * total)
-    blocks = s.base + sum((tv.layerwise(tau, f"l_{n}", by="tensor") for n, tau in s.vectors.items()), 0 * total)
+    each = s.base + sum(tv.knob(f"l_{n}") * tau for n, tau in s.vectors.items())
+    blocks = s.base + sum(tv.layerwise(tau, f"l_{n}", by="tensor") for n, tau in s.vectors.items())
 
     def learned(family: tv.Weights, labels: bool) -> tv.Weights:
         kept = OUT / f"{len(family.knobs)}-{'labels' if labels else 'entropy'}.json"

@@ -26,7 +26,7 @@ def summed(rule: str, taus: list[tv.Weights]) -> tv.Weights:
     """The sum of these vectors by a rule."""
     if rule in ("norm_matched", "metagpt"):
         return getattr(tv, rule)(*taus)
-    return sum(taus[1:], taus[0]) * (1 / len(taus) if rule == "1/n" else float(rule))
+    return sum(taus) * (1 / len(taus) if rule == "1/n" else float(rule))
 
 
 def subsets(names: list[str], size: int) -> list[tuple[str, ...]]:
@@ -42,7 +42,7 @@ def normalised(s: Suite, tau: tv.Weights, names: tuple[str, ...], own: dict[str,
 
 def by_validation(s: Suite, taus: list[tv.Weights], names: tuple[str, ...]) -> tuple[float, tv.Weights]:
     """(lambda, lambda * sum), chosen on validation texts."""
-    total = sum(taus[1:], taus[0])
+    total = sum(taus)
     found = tv.search(s.base + tv.knob("lam") * total, s.judge(names), {"lam": GRID}, test=False, race=True)
     return found.chosen.knobs["lam"], found.chosen.knobs["lam"] * total
 
