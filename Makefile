@@ -17,7 +17,7 @@ methods: $(VENV)/ready           # the demo's vectors merged by every method: on
 rules: $(VENV)/ready             # coefficients that need no data, on sums of 2, 4 and 8 vectors: about 5 minutes
 	$(RUN) demo/rules.py
 
-learned: $(VENV)/ready           # one coefficient, one a vector, one a tensor; searched and by gradient: about 25 minutes
+learned: $(VENV)/ready           # one coefficient, one a vector, one a tensor; searched and by gradient: about 7 minutes
 	$(RUN) demo/learned.py
 
 forget: $(VENV)/slow             # SmolLM2 without offensive language, and what that costs: about 20 minutes
@@ -41,7 +41,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(RUN) bench/run.py
 
-$(VENV)/ready: pyproject.toml setup.py constraints.txt src/taskvec/_kernels.c src/taskvec/_tiles.h
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard src/taskvec/_*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev,demo]"

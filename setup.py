@@ -10,7 +10,7 @@ setup(
         Extension(
             "taskvec._kernels",
             ["src/taskvec/_kernels.c"],
-            depends=["src/taskvec/_tiles.h"],
+            depends=[f"src/taskvec/_{part}.h" for part in ("tiles", "rows", "random")],
             define_macros=[("Py_LIMITED_API", "0x030b0000")],
             # Python's own flags have -fwrapv, under which no loop over an int is vectorised: six times slower.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-wrapv"],

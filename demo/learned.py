@@ -1,6 +1,6 @@
 """Five ways to the coefficients of one sum: how much better than one shared lambda are many?
 
-    python demo/learned.py        # about twenty-five minutes on two cores
+    python demo/learned.py        # about seven minutes on two cores
 
 All chosen or learned on the same validation texts, judged on the same test texts, with intervals over texts. What was
 found is kept under out/learned; a run that was stopped goes on.

@@ -1,10 +1,11 @@
 /* The streaming kernels as Python sees them: raw little-endian buffers in, numbers and flags out; the interpreter's lock is
- * released while they work. What is done to a tile is in _tiles.h. Limited API: one binary for CPython >= 3.11.
+ * released while they work. What is done to a tile is in _tiles.h, to a row in _rows.h. Limited API: one binary for CPython >= 3.11.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <unistd.h>
 #include "_tiles.h"
+#include "_rows.h"
 
 /* ---- buffers ---------------------------------------------------------------------------------------------------------- */
 typedef struct { Py_buffer view; int held; } Held;
@@ -151,7 +152,7 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
         else keep_first(op->result, x, n, (float)a[0], (float)a[1], &op->kept, &op->gone);
         break;
     case DROP:
-        drop_tile(op->result, x, r->start + done, n, (uint32_t)a[0], (uint32_t)a[1], (uint64_t)a[2], (uint32_t)a[3], (float)a[4]);
+        drop_tile(op->result, x, r->start + done, n, (Draws){(uint32_t)a[0], (uint32_t)a[1], (uint64_t)a[2]}, (uint32_t)a[3], (float)a[4]);
         break;
     case ELECT:
         for (int k = 0; k < op->sources; k++) op->x[k] = tile_of(r, op, k, at);
@@ -407,9 +408,7 @@ static PyObject *philox(PyObject *self, PyObject *args) {
     Held h[1] = {0};
     if (n < 0 || hold(&h[0], out_obj, 1, n * 16) < 0) goto done;
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t at = 0; at < n; at += LANE_COUNTERS)
-        philox_of((uint32_t *)h[0].view.buf + 4 * at, first + (uint64_t)at, n - at < LANE_COUNTERS ? (int)(n - at) : LANE_COUNTERS,
-                  stream, k0, k1);
+    philox_of(h[0].view.buf, first, (uint64_t)n, (Draws){k0, k1, stream});
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 done:
@@ -420,32 +419,23 @@ done:
 static PyObject *prune(PyObject *self, PyObject *args) {
     PyObject *out_obj, *x_obj, *result = NULL;
     Py_ssize_t rows, width;
-    unsigned long long start;
+    unsigned long long start, stream;
     unsigned int k0, k1;
     double density, epsilon, scale;
-    if (!PyArg_ParseTuple(args, "OOnnKIIddd", &out_obj, &x_obj, &rows, &width, &start, &k0, &k1, &density, &epsilon, &scale))
+    if (!PyArg_ParseTuple(args, "OOnnKKIIddd", &out_obj, &x_obj, &rows, &width, &start, &stream, &k0, &k1, &density, &epsilon, &scale))
         return NULL;
     Held h[2] = {0};
-    char *room = NULL;
+    uint64_t *room = NULL;
     if (rows < 0 || width < 0 || width > INT32_MAX) { PyErr_SetString(PyExc_ValueError, "prune: bad size"); goto done; }
     const Py_ssize_t n = rows * width;
-    const double last = width > 1 ? (double)(width - 1) : 1.0, low = density - epsilon / 2;
-    const int sorts = scale == 0 || width > 1 << 16 || last > epsilon * 0x1p22;  /* too wide to look through, too narrow an epsilon */
+    const double last = width > 1 ? (double)(width - 1) : 1.0;
+    const Prune how = {density - epsilon / 2, epsilon, last, (float)scale, {k0, k1, stream}};
     if (hold(&h[0], out_obj, 1, n * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0) goto done;
-    if (!(room = PyMem_Malloc((size_t)width * 24 + (1 << 17)))) { PyErr_NoMemory(); goto done; }
+    if (!(room = PyMem_Malloc(room_for_rows((int)width)))) { PyErr_NoMemory(); goto done; }
     Py_BEGIN_ALLOW_THREADS
-    uint32_t *words = (uint32_t *)room;
-    uint64_t *a = (uint64_t *)(room + ((size_t)width * 4 + 64) / 8 * 8), *b = a + width;
-    for (Py_ssize_t at = 0; at < n; at += width) {
-        float *to = (float *)h[0].view.buf + at;
-        const float *x = (const float *)h[1].view.buf + at;
-        const uint32_t *drawn = words_of(words, start + (uint64_t)at, (int)width, 0, k0, k1);
-        if (sorts) {
-            uint32_t *rank = (uint32_t *)(b + width);
-            ranks_of(rank, x, (uint32_t)width, a, b);
-            prune_by(to, x, drawn, rank, (int)width, low, epsilon, last, (float)scale);
-        } else prune_unsorted(to, x, drawn, (int)width, low, epsilon, last, (float)scale, (uint32_t *)a);
-    }
+    float *out = h[0].view.buf;
+    const float *x = h[1].view.buf;
+    for (Py_ssize_t at = 0; at < n; at += width) prune_row(out + at, x + at, start + (uint64_t)at, (int)width, &how, room);
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 done:
@@ -458,8 +448,8 @@ static PyMethodDef functions[] = {
     {"run", run, METH_VARARGS, "run(out, dtype, inputs, dtypes, ops, start, n, scratch) -> flags"},
     {"lowrank", lowrank, METH_VARARGS, "lowrank(out, B, A, start, n, cols, rank, scale)"},
     {"philox", philox, METH_VARARGS, "philox(out, n, first, stream, key0, key1)"},
-    {"prune", prune, METH_VARARGS, "prune(out, x, rows, width, start, k0, k1, density, epsilon, scale)"},
+    {"prune", prune, METH_VARARGS, "prune(out, x, rows, width, start, stream, k0, k1, density, epsilon, scale)"},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "taskvec._kernels", NULL, -1, functions, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_philox(); return PyModule_Create(&module); }

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include "_random.h"
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -120,6 +121,7 @@ CLONES static uint32_t top_of(const float *restrict x, int n) {
     for (int i = 0; i < n; i++) top = greater(top, as_bits(x[i]) & 0x7fffffffu);
     return top;
 }
+INLINE uint32_t magnitude(float x) { return as_bits(x) & 0x7fffffffu; }
 INLINE int all_finite(const float *x, int n) { return top_of(x, n) < 0x7f800000u; }
 
 #define WRITE(TYPE, expr) do { TYPE *v = out; for (int i = 0; i < n; i++) v[i] = (TYPE)(expr); } while (0)
@@ -304,36 +306,6 @@ static void count_into(uint32_t *restrict counts, const float *restrict x, int n
     for (int i = 0; i < found; i++) counts[near[i]]++;
 }
 
-/* ---- random words ---------------------------------------------------------------------------------------------------- */
-/* Philox4x32-10 of the counters first .. first+n, 128 bits each: the number, then the stream; four words a counter. */
-enum { LANE_COUNTERS = TILE / 8 + 1 };                                 /* a half word for every element of a tile that begins anywhere */
-CLONES static void philox_of(uint32_t *restrict out, uint64_t first, int n, uint64_t stream, uint32_t k0, uint32_t k1) {
-    uint32_t a[LANE_COUNTERS], b[LANE_COUNTERS], c[LANE_COUNTERS], d[LANE_COUNTERS];
-    for (int i = 0; i < n; i++) {
-        a[i] = (uint32_t)(first + (uint64_t)i);
-        b[i] = (uint32_t)((first + (uint64_t)i) >> 32);
-        c[i] = (uint32_t)stream;
-        d[i] = (uint32_t)(stream >> 32);
-    }
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int i = 0; i < n; i++) {
-            uint64_t p = (uint64_t)a[i] * 0xD2511F53u, q = (uint64_t)c[i] * 0xCD9E8D57u;
-            a[i] = (uint32_t)(q >> 32) ^ b[i] ^ k0;
-            c[i] = (uint32_t)(p >> 32) ^ d[i] ^ k1;
-            b[i] = (uint32_t)q;
-            d[i] = (uint32_t)p;
-        }
-    for (int i = 0; i < n; i++) { out[4 * i] = a[i]; out[4 * i + 1] = b[i]; out[4 * i + 2] = c[i]; out[4 * i + 3] = d[i]; }
-}
-
-/* The words of the elements `position` .. + n: element e has word e mod 4 of counter e div 4. Room for n + 8 of them. */
-static const uint32_t *words_of(uint32_t *room, uint64_t position, int n, uint64_t stream, uint32_t k0, uint32_t k1) {
-    const uint64_t first = position / 4, lead = position % 4, count = (lead + (uint64_t)n + 3) / 4;
-    for (uint64_t at = 0; at < count; at += LANE_COUNTERS)
-        philox_of(room + 4 * at, first + at, count - at < LANE_COUNTERS ? (int)(count - at) : LANE_COUNTERS, stream, k0, k1);
-    return room + lead;
-}
-
 /* ---- what is kept of a tile ------------------------------------------------------------------------------------------ */
 /* out = x where low <= |x| < high (high = Inf: no bound), else 0. */
 CLONES static void keep_of(float *restrict out, const float *restrict x, int n, float low, float high) {
@@ -365,7 +337,7 @@ static void keep_first(float *restrict out, const float *restrict x, int n, floa
 }
 
 /* out = x * scale where a half word is at least `least`, else 0; how many are equal to it. */
-CLONES static int drop_of(float *restrict out, const float *restrict x, const uint16_t *restrict half, int n, uint16_t least,
+CLONES static int drop_of(float *restrict out, const float *restrict x, const Half *restrict half, int n, uint16_t least,
                           float scale) {
     int32_t equal = 0;
     for (int i = 0; i < n; i++) {
@@ -375,110 +347,13 @@ CLONES static int drop_of(float *restrict out, const float *restrict x, const ui
     return equal;
 }
 
-/* out = x * scale where the 32 bits of the entry's draw are at least `least`, else 0. Entry e has the upper 16 of them in
-   half word e mod 8 of counter e div 8 of one stream, and where those do not decide the lower ones in the next stream. */
-static void drop_tile(float *restrict out, const float *restrict x, uint64_t position, int n, uint32_t k0, uint32_t k1,
-                      uint64_t stream, uint32_t least, float scale) {
-    uint32_t words[4 * LANE_COUNTERS], more[4];
-    const uint64_t first = position / 8;
-    const int lead = (int)(position % 8);
-    philox_of(words, first, (lead + n + 7) / 8, stream, k0, k1);
-    const uint16_t *half = (const uint16_t *)words + lead, high = (uint16_t)(least >> 16), low = (uint16_t)least;
+/* out = x * scale where the entry's 32-bit draw is at least `least`, else 0. */
+static void drop_tile(float *restrict out, const float *restrict x, uint64_t position, int n, Draws draws, uint32_t least, float scale) {
+    uint32_t room[HALVES(TILE)];
+    const Half *half = halves_of(room, position, n, draws), high = (uint16_t)(least >> 16), low = (uint16_t)least;
     if (!drop_of(out, x, half, n, high, scale) || !low) return;
-    for (int i = 0; i < n; i++) {
-        if (half[i] != high) continue;
-        uint64_t e = position + (uint64_t)i;
-        philox_of(more, e / 8, 1, stream + 1, k0, k1);
-        if (((const uint16_t *)more)[e % 8] < low) out[i] = 0.0f;
-    }
-}
-
-/* The place of each of n magnitudes among them, from the smallest, equal ones in their order. Radix sort of (magnitude,
-   place) by 8 bits of the magnitude at a time, low digits first, back and forth between `a` and `b`. */
-static void ranks_of(uint32_t *restrict rank, const float *restrict x, uint32_t n, uint64_t *restrict a, uint64_t *restrict b) {
-    uint32_t first[4][256];
-    memset(first, 0, sizeof first);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t u = as_bits(x[i]) & 0x7fffffffu;
-        a[i] = (uint64_t)u << 32 | i;
-        first[0][u & 255]++; first[1][u >> 8 & 255]++; first[2][u >> 16 & 255]++; first[3][u >> 24]++;
-    }
-    for (int digit = 0; digit < 4; digit++) {
-        uint32_t sum = 0, *f = first[digit];
-        const int shift = 32 + 8 * digit;
-        for (int k = 0; k < 256; k++) { uint32_t count = f[k]; f[k] = sum; sum += count; }
-        for (uint32_t i = 0; i < n; i++) b[f[a[i] >> shift & 255]++] = a[i];
-        uint64_t *swap = a; a = b; b = swap;
-    }
-    for (uint32_t i = 0; i < n; i++) rank[(uint32_t)a[i]] = i;
-}
-
-INLINE uint32_t magnitude(float x) { return as_bits(x) & 0x7fffffffu; }
-INLINE float likelihood(double low, double epsilon, double rank, double last) {
-    double exact = low + epsilon * rank / last;
-    exact = exact < FLT_MIN ? FLT_MIN : exact;
-    return (float)(exact > 1 ? 1 : exact);
-}
-
-/* Row by row: p = density - epsilon/2 + epsilon * rank / (n-1), within [FLT_MIN, 1]; kept where the upper 24 bits of the
-   entry's word / 2^24 are below it, divided by it (scale = 0) or times scale. */
-CLONES static void prune_by(float *restrict out, const float *restrict x, const uint32_t *restrict words,
-                            const uint32_t *restrict rank, int n, double low, double epsilon, double last, float scale) {
-    const int divides = scale == 0;
-    for (int i = 0; i < n; i++) {
-        float p = likelihood(low, epsilon, (double)(int32_t)rank[i], last);
-        float kept = divides ? x[i] / p : x[i] * scale;              /* a mask, not a branch that is missed half the time */
-        uint32_t stays = -(uint32_t)((float)(int32_t)(words[i] >> 8) * 0x1p-24f < p);
-        out[i] = as_float(as_bits(kept) & stays);
-    }
-}
-
-/* What `prune_by` finds with a scale, without sorting: how an entry is drawn decides nearly always on which side of its p it
-   lies, wherever it ranks within its bin. Bins are of the upper bits of magnitudes, 2^11 of them or 2^13. */
-/* Entries below each bin; two tables are counted into in turn, so that equal neighbours do not wait for each other. */
-static void bins_of(uint32_t *restrict below, uint32_t *restrict other, const float *restrict x, int n, int shift) {
-    const uint32_t bins = 1u << (31 - shift);
-    memset(below, 0, (bins + 1) * sizeof *below);
-    memset(other, 0, (bins + 1) * sizeof *other);
-    for (int i = 0; i + 1 < n; i += 2) { below[(magnitude(x[i]) >> shift) + 1]++; other[(magnitude(x[i + 1]) >> shift) + 1]++; }
-    if (n & 1) below[(magnitude(x[n - 1]) >> shift) + 1]++;
-    for (uint32_t k = 1, sum = 0; k <= bins; k++) below[k] = sum += below[k] + other[k];
-}
-
-/* out = x * scale where even the first of the entry's bin ranks high enough for its draw u, 0 where even the last does not;
-   open[i]: what depends on the rank within the bin. A rank is wanted of (u - low) * last / epsilon, give or take one. */
-CLONES static void draw_sides(float *restrict out, uint32_t *restrict open, const float *restrict x, const uint32_t *restrict words,
-                              const uint32_t *restrict below, int n, int shift, float low, float each, float scale) {
-    for (int i = 0; i < n; i++) {
-        const float u = (float)(int32_t)(words[i] >> 8) * 0x1p-24f, wanted = (u - low) * each;
-        const uint32_t bin = magnitude(x[i]) >> shift;
-        const int stays = (float)(int32_t)below[bin] > wanted + 1.5f, goes = (float)(int32_t)below[bin + 1] < wanted - 0.5f;
-        out[i] = as_float(as_bits(x[i] * scale) & -(uint32_t)stays);
-        open[i] = (uint32_t)(!(stays | goes) | (u == 0));
-    }
-}
-
-CLONES static uint32_t rank_in(const float *restrict x, int n, int at) {
-    const uint32_t m = magnitude(x[at]);
-    uint32_t rank = 0;
-    for (int i = 0; i < n; i++) rank += magnitude(x[i]) < m;
-    for (int i = 0; i < at; i++) rank += magnitude(x[i]) == m;
-    return rank;
-}
-
-static void prune_unsorted(float *restrict out, const float *restrict x, const uint32_t *restrict words, int n, double low,
-                           double epsilon, double last, float scale, uint32_t *room) {
-    const int shift = n <= 4096 ? 20 : 18;
-    uint32_t *below = room, *other = below + (1 << 13) + 1, *open = other + (1 << 13) + 1;
-    bins_of(below, other, x, n, shift);
-    draw_sides(out, open, x, words, below, n, shift, (float)low, (float)(last / epsilon), scale);
-    int found = 0;
-    for (int i = 0; i < n; i++) { uint32_t is = open[i]; open[found] = (uint32_t)i; found += (int)is; }
-    for (int k = 0; k < found; k++) {
-        const int i = (int)open[k];
-        const float u = (float)(int32_t)(words[i] >> 8) * 0x1p-24f;
-        out[i] = u < likelihood(low, epsilon, (double)rank_in(x, n, i), last) ? x[i] * scale : 0.0f;
-    }
+    for (int i = 0; i < n; i++)
+        if (half[i] == high && low_half(position + (uint64_t)i, draws) < low) out[i] = 0.0f;
 }
 
 /* ---- the election ------------------------------------------------------------------------------------------------------ */

@@ -118,22 +118,22 @@ def prune(
     rows: int,
     width: int,
     start: int,
+    stream: int,
     key: tuple[int, int],
     density: float,
     epsilon: float,
     scale: float,
 ) -> None:
     """Row by row p = density - epsilon/2 + epsilon * rank / (width-1), clipped to [tiny, 1], by the rank of |x| from
-    the smallest; out = x / p, or x * scale if scale is not 0, where u < p, else 0. float32.
+    the smallest; out = x / p, or x * scale if scale is not 0, where draw / 2**32 < p, else 0. float32.
 
-    u is the upper 24 bits of the entry's word / 2**24; the entry at `position` has word position mod 4 of the counter
-    position div 4 (`philox`), the first one is at `start`."""
+    Draws are those of DROP for the positions `start` and on."""
     if _kernels is None:
         from taskvec.kernels_numpy import prune_numpy
 
-        prune_numpy(out, x, rows, width, start, key, density, epsilon, scale)
+        prune_numpy(out, x, rows, width, start, stream, key, density, epsilon, scale)
     else:
-        _kernels.prune(out, x, rows, width, start, *key, density, epsilon, scale)
+        _kernels.prune(out, x, rows, width, start, stream, *key, density, epsilon, scale)
 
 
 def itemsize(dtype: str) -> int:

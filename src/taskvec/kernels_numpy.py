@@ -173,20 +173,27 @@ def keep_numpy(x: "NDArray[Any]", low: float, high: float, quota: float, spared:
     return found
 
 
-def drop_numpy(
-    x: "NDArray[Any]", start: int, k0: float, k1: float, stream: float, least: float, scale: float
-) -> "NDArray[Any]":
-    """DROP: entry e has the upper half of its draw in half word e mod 8 of counter e div 8 of a stream, the lower half
-    in the next stream."""
+def draws_numpy(start: int, n: int, stream: int, key: tuple[int, int]) -> "NDArray[Any]":
+    """32 bits for each of the entries start .. start+n: entry e has the upper half of its draw in half word e mod 8 of
+    counter e div 8 of a stream, the lower half in the next stream. uint32."""
     import numpy as np
 
-    first, last = start // 8, -(-(start + x.size) // 8)
+    first, last = start // 8, -(-(start + n) // 8)
     halves = []
     for k in (0, 1):
         words = np.empty(4 * (last - first), np.uint32)
-        philox_numpy(words, last - first, first, int(stream) + k, (int(k0), int(k1)))
-        halves.append(words.view(np.uint16)[start - 8 * first :][: x.size].astype(np.uint32))
-    stays = (halves[0] << np.uint32(16) | halves[1]) >= np.uint32(least)
+        philox_numpy(words, last - first, first, stream + k, key)
+        halves.append(words.view(np.uint16)[start - 8 * first :][:n].astype(np.uint32))
+    return halves[0] << np.uint32(16) | halves[1]
+
+
+def drop_numpy(
+    x: "NDArray[Any]", start: int, k0: float, k1: float, stream: float, least: float, scale: float
+) -> "NDArray[Any]":
+    """DROP."""
+    import numpy as np
+
+    stays = draws_numpy(start, x.size, int(stream), (int(k0), int(k1))) >= np.uint32(least)
     return np.where(stays, x * np.float32(scale), np.float32(0))
 
 
@@ -296,6 +303,7 @@ def prune_numpy(
     rows: int,
     width: int,
     start: int,
+    stream: int,
     key: tuple[int, int],
     density: float,
     epsilon: float,
@@ -304,16 +312,14 @@ def prune_numpy(
     """`prune`, without the compiled kernels."""
     import numpy as np
 
-    n, first = rows * width, start // 4
+    n = rows * width
     given = np.frombuffer(x, np.float32, n).reshape(rows, width)
     order = np.argsort(np.abs(given), axis=1, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(width)[None], axis=1)
     exact = density - epsilon / 2 + epsilon * rank / max(1, width - 1)
     p = np.clip(exact, np.finfo(np.float32).tiny, 1).astype(np.float32)
-    words = np.empty(4 * (-(-(start + n) // 4) - first), np.uint32)
-    philox_numpy(words, words.size // 4, first, 0, key)
-    drawn = (words[start - 4 * first :][:n].reshape(rows, width) >> np.uint32(8)) * np.float32(2.0**-24)
+    drawn = draws_numpy(start, n, stream, key).reshape(rows, width) * 2.0**-32
     with np.errstate(all="ignore"):
         kept = given / p if scale == 0 else given * np.float32(scale)
     np.frombuffer(out, np.float32, n)[:] = np.where(drawn < p, kept, np.float32(0)).reshape(-1)

@@ -282,5 +282,5 @@ def test_rows_are_pruned_as_in_numpy(width, density, epsilon):
         for scale in (0.0, 1.5):
             one, two = np.empty_like(x), np.empty_like(x)
             for prune, out in ((kernels.prune, one), (prune_numpy, two)):
-                prune(out, x, rows, width, 4 * width + 3, (1, 2), density, epsilon, scale)
+                prune(out, x, rows, width, 4 * width + 3, 4, (1, 2), density, epsilon, scale)
             assert np.array_equal(words(one), words(two))

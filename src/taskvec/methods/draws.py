@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-DROPS = 2  # the stream of `dare`, and the one after it; `normal` has the first two
+DROPS, PRUNES = 2, 4  # the streams of `dare` and of `della`, each with the one after it; `normal` has the first two
 
 
 def key_of(seed: int, name: str) -> tuple[int, int]:

@@ -131,11 +131,6 @@ class Method:
                 f"{self.name} works on task vectors (mass 0), and argument {masses.index(1) + 1} is a model: "
                 "subtract its base"
             )
-        if self.takes is MODELS and not all(masses):
-            raise MassError(
-                f"{self.name} works on models (mass 1), and argument {masses.index(0) + 1} is a task vector: "
-                "add its base"
-            )
         if len(set(masses)) > 1:
             raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")
 

@@ -14,7 +14,7 @@ from taskvec import kernels
 from taskvec.derived import Parameter
 from taskvec.methods.applied import PART, Applied, Measured
 from taskvec.methods.counting import Equals, Ranks, groups_of
-from taskvec.methods.draws import DROPS, key_of, normal
+from taskvec.methods.draws import DROPS, PRUNES, key_of, normal
 from taskvec.methods.lift import Method, Range
 from taskvec.methods.passes import grams, ratios
 from taskvec.methods.thresholds import cuts, quotas, values_of
@@ -184,7 +184,7 @@ def della(
     found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
     width = tau.shape[-1] if tau.ndim else 1
     key, scale = key_of(int(seed), name), 0.0 if rescale == "expected" else ratio
-    kernels.prune(found, given, tau.size // max(1, width), width, start, key, density, epsilon, scale)
+    kernels.prune(found, given, tau.size // max(1, width), width, start, PRUNES, key, density, epsilon, scale)
     return found
 
 

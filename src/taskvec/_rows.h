@@ -1,0 +1,164 @@
+/* MagPrune: what is kept of a row, by the ranks of its magnitudes and a draw an entry. */
+
+/* p = low + epsilon * rank / last, within [FLT_MIN, 1]; kept where draw / 2^32 < p, divided by it (scale = 0) or times scale. */
+typedef struct { double low, epsilon, last; float scale; Draws draws; } Prune;
+
+INLINE float likelihood(const Prune *p, uint32_t rank) {
+    const float exact = (float)(p->low + p->epsilon * (double)(int32_t)rank / p->last);
+    int32_t bits = (int32_t)as_bits(exact);                          /* in the order of the numbers: no branch       */
+    bits = bits < 0x00800000 ? 0x00800000 : bits;                    /* FLT_MIN                                      */
+    return as_float((uint32_t)(bits > 0x3f800000 ? 0x3f800000 : bits));
+}
+/* Draws below this are kept: at most 2^32. */
+INLINE int64_t limit_of(const Prune *p, uint32_t rank) {
+    const double exact = (double)likelihood(p, rank) * 0x1p32;
+    const int64_t whole = (int64_t)exact;
+    return whole + ((double)whole < exact);
+}
+
+INLINE float masked(float x, int stays) { return as_float(as_bits(x) & -(uint32_t)stays); }  /* no branch to miss */
+INLINE int is_kept(const Prune *p, uint32_t rank, uint32_t half, uint64_t position) {
+    const int64_t limit = limit_of(p, rank), high = limit >> 16;
+    return half != high ? half < high : low_half(position, p->draws) < (limit & 0xffff);
+}
+
+/* ---- ranks: the place of a magnitude among those of its row, from the smallest, equal ones in their order ------------- */
+/* Radix sort of (magnitude, place) by 8 bits of the magnitude at a time, low digits first, back and forth between a and b. */
+static void ranks_of(uint32_t *restrict rank, const float *restrict x, uint32_t n, uint64_t *restrict a, uint64_t *restrict b) {
+    uint32_t first[4][256];
+    memset(first, 0, sizeof first);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u = magnitude(x[i]);
+        a[i] = (uint64_t)u << 32 | i;
+        first[0][u & 255]++; first[1][u >> 8 & 255]++; first[2][u >> 16 & 255]++; first[3][u >> 24]++;
+    }
+    for (int digit = 0; digit < 4; digit++) {
+        uint32_t sum = 0, *f = first[digit];
+        const int shift = 32 + 8 * digit;
+        for (int k = 0; k < 256; k++) { uint32_t count = f[k]; f[k] = sum; sum += count; }
+        for (uint32_t i = 0; i < n; i++) b[f[a[i] >> shift & 255]++] = a[i];
+        uint64_t *swap = a; a = b; b = swap;
+    }
+    for (uint32_t i = 0; i < n; i++) rank[(uint32_t)a[i]] = i;
+}
+
+CLONES static uint32_t rank_in(const float *restrict x, int n, int at) {
+    const uint32_t m = magnitude(x[at]);
+    uint32_t rank = 0;
+    for (int i = 0; i < n; i++) rank += magnitude(x[i]) < m;
+    for (int i = 0; i < at; i++) rank += magnitude(x[i]) == m;
+    return rank;
+}
+
+/* How many are below a value; both below 2^63. */
+CLONES static uint32_t below_of(const uint64_t *restrict x, uint32_t n, uint64_t value) {
+    uint64_t found = 0;
+    for (uint32_t i = 0; i < n; i++) found += (int64_t)x[i] < (int64_t)value;
+    return (uint32_t)found;
+}
+
+/* ---- without sorting: the draw decides nearly always, wherever an entry ranks within its bin ----------------------------- */
+/* Bins are of the upper bits of magnitudes, 32 of them from a power of two to the next; the last one has the greatest, and
+   the first all that is smaller than 2^-16 of that. */
+enum { BINS = 512, BIN_SHIFT = 18, SHORT = 256 };
+
+CLONES static void bins_of(uint16_t *restrict bin, const float *restrict x, int n) {
+    const int32_t top = (int32_t)(top_of(x, n) >> BIN_SHIFT), from = top < BINS ? 0 : top - (BINS - 1);
+    for (int i = 0; i < n; i++) {
+        const int32_t at = (int32_t)(magnitude(x[i]) >> BIN_SHIFT) - from;
+        bin[i] = (uint16_t)(at < 0 ? 0 : at);
+    }
+}
+
+/* below[k]: entries in the bins before the k-th. Two tables in turn, so that equal neighbours do not wait for each other. */
+static void count_below(uint32_t *restrict below, const uint16_t *restrict bin, int n) {
+    uint32_t odd[BINS] = {0}, sum = 0;
+    memset(below, 0, (BINS + 1) * sizeof *below);
+    for (int i = 0; i + 1 < n; i += 2) { below[bin[i]]++; odd[bin[i + 1]]++; }
+    if (n & 1) below[bin[n - 1]]++;
+    for (int k = 0; k <= BINS; k++) { uint32_t count = below[k] + (k < BINS ? odd[k] : 0); below[k] = sum; sum += count; }
+}
+
+/* out = x * scale where even the least rank keeps the entry, else 0. */
+CLONES static void keep_sure(float *restrict out, const float *restrict x, const Half *restrict half, int n, uint32_t sure, float scale) {
+    for (int i = 0; i < n; i++) out[i] = half[i] < sure ? x[i] * scale : 0.0f;
+}
+
+/* The places where a half word lies in from .. from + size - 1; no branch to miss. Room for one more than there are. */
+static int between_of(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from, uint32_t size) {
+    int count = 0;
+    for (int i = 0; i < n; i++) {
+        found[count] = (uint32_t)i;
+        count += half[i] - from < size;
+    }
+    return count;
+}
+
+/* What half words say of an entry of a bin: below `stays` it is kept, from `goes` on dropped, whatever its rank there. */
+typedef struct { uint32_t stays[BINS + 1], goes[BINS + 1]; } Bounds;
+
+CLONES static void bounds_of(Bounds *restrict bounds, const uint32_t *restrict below, const Prune *p) {
+    const Prune how = *p;                                            /* in registers                                 */
+    for (int k = 0; k <= BINS; k++) {
+        const int64_t limit = limit_of(&how, below[k]);
+        bounds->stays[k] = (uint32_t)(limit >> 16);
+        bounds->goes[k] = (uint32_t)((limit + 0xffff) >> 16);
+    }
+}
+
+/* Settles what the bounds settle; the others stay in `open`, how many is returned. */
+static int settle(float *restrict out, uint32_t *restrict open, int count, const float *restrict x, const Half *restrict half,
+                  const uint16_t *restrict bin, const Bounds *restrict bounds, float scale) {
+    int left = 0;
+    for (int k = 0; k < count; k++) {
+        const uint32_t i = open[k], b = bin[i], draw = half[i];
+        const int stays = draw < bounds->stays[b], goes = draw >= bounds->goes[b + 1];
+        out[i] = masked(x[i] * scale, stays);
+        open[left] = i;
+        left += !(stays | goes);
+    }
+    return left;
+}
+
+static size_t room_for_rows(int n) { return (size_t)n * 32 + (BINS + 1) * 4 + 64; }
+
+static void prune_row(float *restrict out, const float *restrict x, uint64_t position, int n, const Prune *p, uint64_t *room) {
+    uint64_t *a = room, *b = a + n;
+    uint32_t *open = (uint32_t *)(b + n), *words = open + n + 1, *rank = words + HALVES(n), *below = rank + n;
+    const Half *half = halves_of(words, position, n, p->draws);
+    if (p->scale == 0) {
+        ranks_of(rank, x, (uint32_t)n, a, b);
+        for (int i = 0; i < n; i++)
+            out[i] = masked(x[i] / likelihood(p, rank[i]), is_kept(p, rank[i], half[i], position + (uint64_t)i));
+        return;
+    }
+    const uint32_t sure = (uint32_t)(limit_of(p, 0) >> 16), never = (uint32_t)((limit_of(p, (uint32_t)n - 1) + 0xffff) >> 16);
+    keep_sure(out, x, half, n, sure, p->scale);
+    int count = between_of(open, half, n, sure, never - sure);
+    const int binned = n > SHORT;
+    uint16_t *bin = (uint16_t *)rank;
+    if (binned) {
+        Bounds bounds;
+        bins_of(bin, x, n);
+        count_below(below, bin, n);
+        bounds_of(&bounds, below, p);
+        count = settle(out, open, count, x, half, bin, &bounds, p->scale);
+    }
+    const int sorted = binned && count > n / 8;                      /* all in a few bins                           */
+    if (sorted) ranks_of(rank, x, (uint32_t)n, a, b);
+    else if (binned) {
+        uint32_t next[BINS];
+        memcpy(next, below, sizeof next);
+        for (int i = 0; i < n; i++) a[next[bin[i]]++] = (uint64_t)magnitude(x[i]) << 32 | (uint32_t)i;
+    }
+    for (int k = 0; k < count; k++) {
+        const uint32_t i = open[k];
+        uint32_t place;
+        if (sorted) place = rank[i];
+        else if (binned) {
+            const uint32_t from = below[bin[i]], many = below[bin[i] + 1] - from;
+            place = from + below_of(a + from, many, (uint64_t)magnitude(x[i]) << 32 | i);
+        } else place = rank_in(x, n, (int)i);
+        out[i] = masked(x[i] * p->scale, is_kept(p, place, half[i], position + i));
+    }
+}
