@@ -19,6 +19,7 @@ def prune(
     rows: int,
     width: int,
     start: int,
+    stream: int,
     k0: int,
     k1: int,
     density: float,
