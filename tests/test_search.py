@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from conftest import heeds_ctrl_c
 from taskvec.errors import MismatchError, NonFiniteError, RecipeError, TaskvecError
 from taskvec.searching import search
 
@@ -271,7 +272,8 @@ SCRIPT = textwrap.dedent(
 
 def started(journal):
     arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(journal)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(arguments, text=True, preexec_fn=heeds_ctrl_c, **pipes)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])

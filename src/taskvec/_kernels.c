@@ -34,8 +34,8 @@ typedef struct {
 
 typedef struct { int input, error; } Failure;                        /* which input could not be read, and errno or 0 */
 
-enum { SUM, KEEP, DROP, ELECT, COUNT, EQUAL, SIZE, PAIR, CODES };     /* the codes of operations.py                  */
-static const int NUMBERS[CODES] = {0, 4, 5, 3, 2, 2, 0, 0};          /* of each; a sum and an election: one more a source */
+enum { SUM, KEEP, DROP, MASK, ELECT, COUNT, EQUAL, SIZE, PAIR, NONZERO, CODES };  /* the codes of operations.py      */
+static const int NUMBERS[CODES] = {0, 4, 5, 1, 3, 2, 2, 0, 0, 0};         /* of each; a sum and an election: one more a source */
 
 typedef struct {
     int code, sources;
@@ -143,6 +143,7 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     case COUNT: count_into(counts, x, n, (int64_t)a[0], (uint32_t)a[1]); return;
     case EQUAL: equal_into(counts + done / (size_t)a[1], counts + op->spans, x, n, (float)a[0]); return;
     case SIZE: sizes_into(op->lane, x, n); return;
+    case NONZERO: nonzero_of((uint8_t *)op->sink.view.buf + done / 8, x, n); return;
     case PAIR:
         dot_into(op->lane, x, tile_of(r, op, 1, at), n);
         signs_of(x, tile_of(r, op, 1, at), n, &op->both, &op->against);
@@ -154,6 +155,7 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     case DROP:
         drop_tile(op->result, x, r->start + done, n, (Draws){(uint32_t)a[0], (uint32_t)a[1], (uint64_t)a[2]}, (uint32_t)a[3], (float)a[4]);
         break;
+    case MASK: mask_of(op->result, x, (const uint8_t *)op->sink.view.buf + done / 8, n, (float)a[0]); break;
     case ELECT:
         for (int k = 0; k < op->sources; k++) op->x[k] = tile_of(r, op, k, at);
         elect_tile(op->result, op->x, op->weight, (Election){op->sources, a[0] != 0, a[1] != 0, a[2] != 0}, n);
@@ -259,8 +261,9 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
         op->kept = a[2] < 0x1p62 ? (int64_t)a[2] : INT64_MAX;
         op->gone = a[3] < 0x1p62 ? (int64_t)a[3] : INT64_MAX;
     }
+    if (op->code == MASK) return hold(&op->sink, sink, 0, (n + 7) / 8);
     if (op->code <= ELECT) return 0;
-    Py_ssize_t need = op->code == SIZE ? 8 : 24;
+    Py_ssize_t need = op->code == NONZERO ? (n + 7) / 8 : op->code == SIZE ? 8 : 24;
     if (op->code == COUNT) {
         if (a[1] < 1 || a[0] + a[1] > 1 << 15) return refuse("run: bad range to count in");
         need = 4 * ((a[0] < 0 ? 1 << 15 : (Py_ssize_t)a[1] << 16) + 1);

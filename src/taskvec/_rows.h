@@ -84,13 +84,18 @@ CLONES static void keep_sure(float *restrict out, const float *restrict x, const
     for (int i = 0; i < n; i++) out[i] = half[i] < sure ? x[i] * scale : 0.0f;
 }
 
-/* The places where a half word lies in from .. from + size - 1; no branch to miss. Room for one more than there are. */
+/* The places where a half word lies in from .. from + size - 1: first as bits, WORD entries at once, of which there are few. */
+CLONES static uint32_t bits_between(const Half *restrict half, uint32_t from, uint32_t size) {
+    uint32_t word = 0;
+    for (int k = 0; k < WORD; k++) word |= (uint32_t)(half[k] - from < size) << k;
+    return word;
+}
 static int between_of(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from, uint32_t size) {
-    int count = 0;
-    for (int i = 0; i < n; i++) {
-        found[count] = (uint32_t)i;
-        count += half[i] - from < size;
-    }
+    int count = 0, i = 0;
+    for (; i + WORD <= n; i += WORD)
+        for (uint32_t word = bits_between(half + i, from, size); word; word &= word - 1)
+            found[count++] = (uint32_t)(i + __builtin_ctz(word));
+    for (; i < n; i++) if (half[i] - from < size) found[count++] = (uint32_t)i;
     return count;
 }
 

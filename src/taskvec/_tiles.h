@@ -356,6 +356,29 @@ static void drop_tile(float *restrict out, const float *restrict x, uint64_t pos
         if (half[i] == high && low_half(position + (uint64_t)i, draws) < low) out[i] = 0.0f;
 }
 
+/* ---- a bit an entry, the lowest one first ----------------------------------------------------------------------------- */
+enum { WORD = 32 };                                                  /* entries at once; a tile is a multiple         */
+
+CLONES static void mask_of(float *restrict out, const float *restrict x, const uint8_t *restrict bits, int n, float scale) {
+    int i = 0;
+    for (; i + WORD <= n; i += WORD) {
+        uint32_t word = 0;
+        for (int k = 0; k < WORD / 8; k++) word |= (uint32_t)bits[i / 8 + k] << 8 * k;
+        for (int k = 0; k < WORD; k++) out[i + k] = as_float(as_bits(x[i + k] * scale) & -(word >> k & 1));
+    }
+    for (; i < n; i++) out[i] = bits[i / 8] >> i % 8 & 1 ? x[i] * scale : 0.0f;
+}
+
+CLONES static void nonzero_of(uint8_t *restrict bits, const float *restrict x, int n) {
+    int i = 0;
+    for (; i + WORD <= n; i += WORD) {
+        uint32_t word = 0;
+        for (int k = 0; k < WORD; k++) word |= (uint32_t)(as_bits(x[i + k]) != 0) << k;
+        for (int k = 0; k < WORD / 8; k++) bits[i / 8 + k] = (uint8_t)(word >> 8 * k);
+    }
+    for (; i < n; i++) bits[i / 8] = (uint8_t)((i % 8 ? bits[i / 8] : 0) | (as_bits(x[i]) != 0) << i % 8);
+}
+
 /* ---- the election ------------------------------------------------------------------------------------------------------ */
 INLINE float sign_of(float x) { return (float)(x > 0) - (float)(x < 0); }
 

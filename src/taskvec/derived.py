@@ -4,7 +4,7 @@ It adds and scales like a checkpoint, prints as the call that it is, and compute
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from taskvec.source import Source, Spec
 from taskvec.terms import scratch_bytes
 from taskvec.weights import Weights, base_of
 
+STRETCH = 1 << 27  # elements at most of the tensors that are measured and then computed, before others are
+Names = Collection[str]  # of tensors
 Parameter = Coefficient | str | tuple["Coefficient | str", ...] | dict[str, Any]  # a table of parameters
 
 
@@ -175,10 +177,11 @@ class Derived:
         """Bytes held beside the blocks."""
         return sum(getattr(s, "resident", 0) for a in self.args for s in a.terms)
 
-    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
-        """Measure what must be known before, arguments first; once."""
-        for inner in self.inner():
-            inner.prepare(threads, progress)
+    def prepare(
+        self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
+    ) -> None:
+        """Measure what must be known before, arguments first; once. `names`: at least for these tensors, if any."""
+        prepare(self.args, threads, progress, None if names is None or names else ())
 
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it computes a range of one tensor."""
@@ -192,6 +195,24 @@ class Derived:
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """Fill `out` with elements of `name` from flat index `start` on."""
         raise NotImplementedError
+
+
+def prepare(
+    args: Sequence[Weights],
+    threads: int,
+    progress: Callable[[int], None] = lambda size: None,
+    names: Names | None = None,
+) -> None:
+    """Let every call in the expressions measure what it must know beforehand: at least for the tensors `names`, or
+    for all. `progress` gets the elements of each part."""
+    wanted: dict[Derived, dict[str, None]] = {s: {} for a in args for s in a.terms if isinstance(s, Derived)}
+    for a in args:
+        for name in names or ():
+            for source, inner in a.parts(name) if name in a.specs else ():  # views are looked through
+                if isinstance(source, Derived):
+                    wanted.setdefault(source, {})[inner] = None
+    for call, its in wanted.items():
+        call.prepare(threads, progress, None if names is None else its)
 
 
 def as_parameter(value: Any) -> Parameter | None:

@@ -6,7 +6,7 @@ written last, and the folder gets its name after that.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from taskvec.source import Source
 from taskvec.staging import Staging, finished_before, require_writable
 from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
 from taskvec.streaming import Progress, stream
-from taskvec.weights import Weights, leaves_of, prepare
+from taskvec.weights import Weights, leaves_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,6 @@ def save(
         _require_same_integers(todo)
         stage = Staging(target, key, resume, durable, writable)
         try:
-            prepare(weights, todo.threads, _measuring(weights, progress))
             reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
             _finish(todo, stage, entry, nonfinite)
         except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
@@ -114,19 +113,6 @@ def save(
         target, todo.kind, entry["recipe"], written.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
         time.perf_counter() - began, tuple(written.get("nonfinite", nonfinite)),
     )  # fmt: skip
-
-
-def _measuring(weights: Weights, progress: Progress | None) -> Callable[[int], None]:
-    """Progress of the passes before the one that writes, in bytes of float32."""
-    total, done = 4 * sum(getattr(s, "unmeasured", 0) for s in weights.terms), 0
-
-    def report(elements: int) -> None:
-        nonlocal done
-        done += 4 * elements
-        if progress:
-            progress(min(done, total), total)
-
-    return report
 
 
 def _path(source: Source) -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskvec.dtypes import BITS, CODES
-from taskvec.operations import PAIR, RESULT, SIZE, SUM, Buffer, Input, Op
+from taskvec.operations import NONZERO, PAIR, RESULT, SIZE, SUM, Buffer, Input, Op
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,6 +87,11 @@ def size(x: Buffer, n: int) -> float:
     found = memoryview(bytearray(8)).cast("d")
     run(None, "F32", (x,), ("F32",), (Op(SIZE, (0,), (), found),), n)
     return found[0]
+
+
+def nonzero(bits: Buffer, x: Buffer, n: int) -> None:
+    """A bit an entry of a float32 buffer, the lowest first: 0 where it is +0."""
+    run(None, "F32", (x,), ("F32",), (Op(NONZERO, (0,), (), bits),), n)
 
 
 def lowrank(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:

@@ -6,7 +6,22 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from taskvec.dtypes import BITS
-from taskvec.operations import COUNT, DROP, EQUAL, KEEP, NONFINITE, OVERFLOWED, PAIR, SIZE, SUM, Buffer, Input, Op
+from taskvec.operations import (
+    COUNT,
+    DROP,
+    EQUAL,
+    KEEP,
+    MASK,
+    NONFINITE,
+    NONZERO,
+    OVERFLOWED,
+    PAIR,
+    SIZE,
+    SUM,
+    Buffer,
+    Input,
+    Op,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,13 +75,13 @@ def _made(op: Op, x: "Sequence[NDArray[Any]]", start: int) -> "NDArray[Any] | No
     """The result of an operation, or nothing but what it adds to its sink."""
     import numpy as np
 
-    if op.code in (COUNT, EQUAL, SIZE, PAIR):
-        measure: Any = MEASURES[op.code]
+    if measure := MEASURES.get(op.code):
         measure(op, *x)
         return None
     made: NDArray[Any] = (
         keep_numpy(x[0], *op.numbers) if op.code == KEEP else
-        drop_numpy(x[0], start, *op.numbers) if op.code == DROP else elect_numpy(x, *op.numbers)
+        drop_numpy(x[0], start, *op.numbers) if op.code == DROP else
+        mask_numpy(x[0], op.sink, *op.numbers) if op.code == MASK else elect_numpy(x, *op.numbers)
     )  # fmt: skip
     for v in x:
         made = np.where(np.isfinite(v), made, np.float32("nan"))
@@ -197,6 +212,14 @@ def drop_numpy(
     return np.where(stays, x * np.float32(scale), np.float32(0))
 
 
+def mask_numpy(x: "NDArray[Any]", bits: Buffer, scale: float) -> "NDArray[Any]":
+    """MASK."""
+    import numpy as np
+
+    stays = np.unpackbits(np.frombuffer(bits, np.uint8), count=x.size, bitorder="little")
+    return np.where(stays, x * np.float32(scale), np.float32(0))
+
+
 def elect_numpy(
     x: "Sequence[NDArray[Any]]", by_count: float, mean: float, plus: float, *weights: float
 ) -> "NDArray[Any]":
@@ -265,7 +288,14 @@ def _pair(op: Op, x: "NDArray[Any]", y: "NDArray[Any]") -> None:
     np.frombuffer(op.sink, np.float64)[:3] = dot, both.sum(), against.sum()
 
 
-MEASURES = {COUNT: _count, EQUAL: _equal, SIZE: _size, PAIR: _pair}
+def _nonzero(op: Op, x: "NDArray[Any]") -> None:
+    import numpy as np
+
+    found = np.packbits(x.view(np.uint32) != 0, bitorder="little")
+    np.frombuffer(op.sink, np.uint8)[: found.size] = found
+
+
+MEASURES: dict[int, Any] = {COUNT: _count, EQUAL: _equal, SIZE: _size, PAIR: _pair, NONZERO: _nonzero}
 
 
 def lowrank_numpy(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:

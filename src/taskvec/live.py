@@ -6,12 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskvec.blocks import arena, fill, scales
+from taskvec.derived import prepare
 from taskvec.dtypes import BITS, CODES, LONG_NAMES
 from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
 from taskvec.executors import default_threads, each
 from taskvec.planning import arena_bytes
 from taskvec.source import Spec
-from taskvec.weights import Weights, prepare
+from taskvec.weights import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     twins = _twins(specs, targets)
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
     terms, count = scales(weights, specs), threads or default_threads()
-    prepare(weights, count)
+    prepare([weights], count)
     room = arena_bytes(weights, specs, BLOCK)
 
     def computed(name: str, block: Block, memory: memoryview) -> tuple[memoryview, int]:

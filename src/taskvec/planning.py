@@ -16,7 +16,7 @@ from taskvec.terms import aligned
 from taskvec.weights import Weights
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
-BLOCKS = (1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
+BLOCKS = (2 << 20, 1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
 PROGRAM = 64 << 20  # bytes of anonymous memory of the program itself: interpreter, numpy, headers of usual size
 A_TENSOR, A_PIECE = 3000, 200  # bytes of bookkeeping
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

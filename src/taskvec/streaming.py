@@ -1,12 +1,15 @@
 """The pass over the data: threads compute, hash and write blocks; the main thread makes them durable and notes them."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 
 from taskvec import lineage
 from taskvec.blocks import Terms, arena, fill, scales
+from taskvec.derived import STRETCH, prepare
 from taskvec.dtypes import BITS
 from taskvec.errors import NonFiniteError, OutputError
 from taskvec.executors import each
@@ -42,25 +45,65 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
                 files[block.shard].write(out, block.offset)
             return Done(block.index, tuple(found), flags)
 
-        todo_blocks = [block for block in blocks if block.index not in kept]
         memory = partial(arena, arena_bytes(todo.weights, todo.specs, todo.block) + PAGE)
-        threads = min(todo.threads, len(todo_blocks))
         reused = sum(size_of(todo, blocks[index]) for index in kept)
-        total = reused + sum(size_of(todo, block) for block in todo_blocks)
-        finished, waiting = reused, _Waiting(stage, files)
+        bar, waiting = _Bar(todo, blocks, reused, progress), _Waiting(stage, files)
         try:
-            for done in each(todo_blocks, work, memory, threads):
-                size = size_of(todo, blocks[done.index])
-                finished += size
-                waiting.add(done, size, hold=bool(flagged) and not allow_nonfinite)
-                if progress:
-                    progress(finished, total)
+            for stretch in _stretches(todo, [block for block in blocks if block.index not in kept]):
+                prepare([todo.weights], todo.threads, bar.measured, {block.name for block in stretch})
+                for done in each(stretch, work, memory, min(todo.threads, len(stretch))):
+                    size = size_of(todo, blocks[done.index])
+                    waiting.add(done, size, hold=bool(flagged) and not allow_nonfinite)
+                    bar.written(size)
         except KeyboardInterrupt:
             waiting.record()
             raise
     if flagged and not allow_nonfinite:
         raise _nonfinite(todo, [blocks[k] for k in sorted(flagged)], terms)
     return reused, tuple(dict.fromkeys(blocks[k].name for k in sorted(flagged)))
+
+
+def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:
+    """Whole tensors, STRETCH elements of them or one: what methods measure of them is in the page cache when it is
+    read again to compute. All that is left once nothing is left to measure."""
+    while blocks:
+        first, size, limit = 0, 0, STRETCH if _unmeasured(todo) else math.inf
+        for name, its in groupby(blocks, key=lambda block: block.name):
+            size += todo.specs[name].numel
+            if first and size > limit:
+                break
+            first += len([*its])
+        yield blocks[:first]
+        blocks = blocks[first:]
+
+
+def _unmeasured(todo: Plan) -> int:
+    """Elements that methods have still to read before they can compute."""
+    return sum(getattr(source, "unmeasured", 0) for source in todo.weights.terms)
+
+
+class _Bar:
+    """Progress: bytes of float32 that are measured and bytes of blocks that are done, of all."""
+
+    def __init__(self, todo: Plan, blocks: list[Block], done: int, report: Progress | None):
+        self.todo, self.report = todo, report
+        self.ahead = 4 * _unmeasured(todo)
+        self.total = self.ahead + sum(size_of(todo, block) for block in blocks)
+        self.done, self.known = done, 0
+
+    def measured(self, elements: int) -> None:
+        """A part of a pass."""
+        self.known = min(self.known + 4 * elements, self.ahead)
+        self._tell()
+
+    def written(self, size: int) -> None:
+        """A block."""
+        self.done, self.known = self.done + size, max(self.known, self.ahead - 4 * _unmeasured(self.todo))
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.report:
+            self.report(self.done + self.known, self.total)
 
 
 class _Waiting:

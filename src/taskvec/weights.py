@@ -5,7 +5,7 @@ This module knows no file and no format.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property
 from keyword import iskeyword
@@ -312,13 +312,6 @@ def refuse_statistics(sources: Iterable[Source]) -> None:
         f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
     ]:
         raise MassError("statistics are no weights:", found)
-
-
-def prepare(weights: Weights, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
-    """Let every method measure what it must know beforehand. `progress` gets the elements of each part."""
-    for source in weights.terms:
-        if call := getattr(source, "prepare", None):
-            call(threads, progress)
 
 
 def differences(source: Source, reference: Source) -> list[str]:

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from taskvec import kernels, streaming
 from taskvec.errors import MassError, RecipeError, TaskvecError, UnboundKnob
-from taskvec.methods.applied import TILE
+from taskvec.methods import applied
+from taskvec.methods.call import TILE
+from taskvec.operations import DROP
 
 RECIPES = [
     "base + 0.4*ties(math - base, code - base, density=0.3)",
@@ -21,6 +24,9 @@ RECIPES = [
     'base + only("*.weight")*magmax(math - base, unified(code - base, math - base))',
     "base + freeze_conflicts(math - base, code - base, cosine=layers(0.1, -1, outside=0))",
     "ties(math - base, code - base)",
+    'base + elect(dare(math - base, rescale="l1"), della(code - base, rescale="l1", seed=2), reduce="sum")',
+    'base + 0.5*trim(della(math - base, rescale="l1"), scope="tensor", rescale="l1") - dare(code - base, rescale="l1")',
+    'rename(base + dare(math - base, rescale="l1"), {"model.norm.bias": "bias"})',
 ]
 
 
@@ -29,7 +35,7 @@ def models(build, tmp_path_factory):
     """Three models in float16, with tensors longer than a tile, odd sizes and one that is not floating point."""
     home = tmp_path_factory.mktemp("models")
     shapes = {"model.embed.weight": (10, 4), "model.layers.0.mlp.weight": (9, 5), "model.layers.1.mlp.weight": (9, 5)}
-    shapes |= {"model.norm.bias": (7,), "model.big.weight": (3, TILE // 2 + 7)}
+    shapes |= {"model.norm.bias": (7,), "model.big.weight": (3, TILE // 2 + 7), "model.wide.weight": (33, 64)}
     for seed, name in enumerate(("base", "math", "code")):
         content = build.tensors(seed, shapes, np.float16) | {"model.ids": np.arange(5)}
         build.model(home / name, content, shards=2 if name == "math" else 1)
@@ -57,6 +63,48 @@ def test_the_same_bytes_for_any_threads_blocks_and_shards(models, recipe, tmp_pa
     for name in one:
         assert np.array_equal(one[name], two[name], equal_nan=True), name
     tv.verify(tmp_path / "one")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_bytes_whether_measured_as_a_whole_or_in_stretches(models, recipe, tmp_path, monkeypatch):
+    w = tv.parse(recipe, **given(models, recipe))
+    whole = tv.save(w, tmp_path / "whole")
+    for stretch in (1, 1000):
+        monkeypatch.setattr(streaming, "STRETCH", stretch)
+        monkeypatch.setattr(applied, "STRETCH", stretch)  # nothing, or little, that is drawn is remembered
+        part = tv.save(tv.parse(str(w)), tmp_path / str(stretch), threads=2)
+        assert part.fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("method", ["dare", "della"])
+def test_what_is_drawn_to_measure_is_not_drawn_again(models, method, tmp_path, monkeypatch):
+    w = tv.parse(f'base + {method}(math - base, rescale="l1")', **given(models, "base math"))
+    saved, drawn = tv.save(w, tmp_path / "one", threads=1), []
+    run, prune = kernels.run, kernels.prune
+    monkeypatch.setattr(kernels, "run", lambda *a: (drawn.extend(a[5] for op in a[4] if op.code == DROP), run(*a))[1])
+    monkeypatch.setattr(kernels, "prune", lambda *a: (drawn.append(a[2] * a[3]), prune(*a))[1])
+    assert tv.save(tv.parse(str(w)), tmp_path / "two", threads=1).fingerprint == saved.fingerprint
+    numels = {name: spec.numel for name, spec in w.specs.items() if spec.arithmetic}
+    twice = [n for name, n in numels.items() if method == "della" and w.specs[name].shape[-1] % 8]
+    assert sum(drawn) == sum(numels.values()) + sum(twice)  # bits of rows that share a byte are not remembered
+
+
+def test_reading_a_tensor_measures_that_tensor_alone(models):
+    w = tv.parse('base + ties(math - base, code - base, scope="tensor")', **given(models, "base math code"))
+    whole = sum(source.unmeasured for source in w.terms if hasattr(source, "unmeasured"))
+    w.read("model.wide.weight")
+    left = sum(source.unmeasured for source in w.terms if hasattr(source, "unmeasured"))
+    assert whole - left == 2 * w.specs["model.wide.weight"].numel
+
+
+def test_a_parameter_out_of_range_at_a_late_tensor_is_stated_before_any_work(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "STRETCH", 1)
+    recipe = 'base + trim(math - base, scope="tensor", density=per({"*.wide.*": 2, "*": 0.5}))'
+    seen = []
+    with pytest.raises(RecipeError, match=r"density must lie in \(0, 1\], not 2 at model.wide.weight"):
+        w = tv.parse(recipe, **given(models, "base math"))
+        tv.save(w, tmp_path / "out", progress=lambda done, total: seen.append(done))
+    assert not seen and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -105,7 +153,8 @@ def test_a_stored_vector_remembers_its_base_and_progress_covers_every_pass(model
     base, math, code = (tv.load(models / name) for name in ("base", "math", "code"))
     seen = []
     tv.save(tv.ties(math - base, code - base), tmp_path / "v", progress=lambda done, total: seen.append((done, total)))
-    assert all(0 <= done <= total for done, total in seen) and len({total for _, total in seen}) == 2
+    assert len({total for _, total in seen}) == 1 and seen[-1][0] == seen[-1][1]
+    assert seen == sorted(seen) and seen[0][0] > 0
     vector = tv.load(tmp_path / "v")
     tv.save(base + vector, tmp_path / "ok")
     with pytest.raises(TaskvecError, match="was made from"):

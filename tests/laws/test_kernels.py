@@ -10,7 +10,23 @@ from hypothesis.extra.numpy import arrays
 from taskvec import kernels
 from taskvec.dtypes import ARITHMETIC
 from taskvec.kernels_numpy import lowrank_numpy, prune_numpy, run_numpy
-from taskvec.operations import COUNT, DROP, ELECT, EQUAL, KEEP, NONFINITE, OVERFLOWED, PAIR, RESULT, SIZE, SUM, TILE, Op
+from taskvec.operations import (
+    COUNT,
+    DROP,
+    ELECT,
+    EQUAL,
+    KEEP,
+    MASK,
+    NONFINITE,
+    NONZERO,
+    OVERFLOWED,
+    PAIR,
+    RESULT,
+    SIZE,
+    SUM,
+    TILE,
+    Op,
+)
 
 NUMPY = {
     "F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -154,18 +170,21 @@ SIZES = st.one_of(st.integers(0, 40), st.integers(TILE - 2, TILE + 2), st.intege
 QUOTAS = st.one_of(st.just(np.inf), st.integers(0, 30).map(float))
 
 
-def programs(draw, inputs):
+def programs(draw, inputs, n):
     """Sums of inputs and what methods make of them, results of results among them, a number of them written."""
     ops = [Op(SUM, (k, draw(st.integers(0, inputs - 1))), draw(pairs)) for k in range(inputs)]
     for _ in range(draw(st.integers(0, 4))):
         ref = st.integers(0, len(ops) - 1).map(lambda k: ~k)
-        code = draw(st.sampled_from((SUM, KEEP, DROP, ELECT)))
+        code = draw(st.sampled_from((SUM, KEEP, DROP, MASK, ELECT)))
         if code == KEEP:
             low, high = draw(st.sampled_from(((0.0, np.inf), (0.5, 1.5), (1.0, 1.0), (1.0, 2.0))))
             ops.append(Op(KEEP, (draw(ref),), (low, high, draw(QUOTAS), draw(QUOTAS))))
         elif code == DROP:
             least = draw(st.sampled_from((0, 1 << 31, (1 << 31) + 77, 0xFFFFFF00)))
             ops.append(Op(DROP, (draw(ref),), (draw(keys), draw(keys), 2, least, draw(st.sampled_from((1.0, 2.5))))))
+        elif code == MASK:
+            bits = np.random.default_rng(draw(keys)).integers(0, 256, -(-n // 8)).astype(np.uint8)
+            ops.append(Op(MASK, (draw(ref),), (draw(st.sampled_from((1.0, 2.5))),), bits))
         else:
             several = tuple(draw(st.lists(ref, min_size=code == ELECT, max_size=3)))
             flags = tuple(draw(st.tuples(*[st.booleans()] * 3))) if code == ELECT else ()
@@ -186,6 +205,7 @@ def sinks(ops, n):
         Op(EQUAL, (one,), (1.0, TILE), np.zeros(-(-n // TILE) + 1, np.uint32)),
         Op(SIZE, (one,), (), np.zeros(1)),
         Op(PAIR, (one, two), (), np.zeros(3)),
+        Op(NONZERO, (one,), (), np.zeros(-(-n // 8), np.uint8)),
     ]
 
 
@@ -202,7 +222,7 @@ def coarse(rng, shape, spoiled):
 def test_operations_give_numpy_s_bits(data, kinds, n, spoiled):
     x = [coarse(np.random.default_rng(n + k), n, spoiled).astype(NUMPY[kind]) for k, kind in enumerate(kinds)]
     start, dtype = data.draw(st.integers(0, 2**40)), data.draw(dtypes)
-    ops = programs(data.draw, len(x))
+    ops = programs(data.draw, len(x), n)
     last, first = ~(len(ops) - 1), data.draw(st.sampled_from((0, ~0)))
     ends = [(last,), (first, last), (last, first), (first, last, ~0)]
     chosen = data.draw(st.sampled_from(ends))
@@ -224,6 +244,18 @@ def test_a_drop_depends_on_the_position_alone(start, n, least):
     numbers = (12345, 678, 2, least, 1.0)
     whole = kernels.apply(DROP, [x], numbers)
     assert np.array_equal(kernels.apply(DROP, [x[:n]], numbers, start), whole[start : start + n])
+
+
+@given(st.integers(0, 3 * TILE), keys, st.sampled_from((0.5, 1.0, 3.0)))
+def test_a_mask_of_what_a_drop_left_makes_the_same_bits(n, key, scale):
+    x = coarse(np.random.default_rng(key), n, spoiled=False) * np.float32(-1)  # -0 among them
+    left = kernels.apply(DROP, [x], (key, 7, 2, 1 << 31, 1.0))
+    bits = np.zeros(-(-n // 8), np.uint8)
+    kernels.run(None, "F32", [left], ["F32"], [Op(NONZERO, (0,), (), bits)], n)
+    ops = [Op(SUM, (0,), (1.0,)), Op(MASK, (~0,), (scale,), bits), Op(SUM, (~1,), (1.0,))]
+    found = np.empty(n, np.float32)
+    kernels.run(found, "F32", [x], ["F32"], ops, n)
+    assert np.array_equal(words(found), words(kernels.apply(DROP, [x], (key, 7, 2, 1 << 31, scale))))
 
 
 @given(SIZES, st.integers(0, 60), st.integers(0, 60))
@@ -257,13 +289,15 @@ def test_operations_read_files_through_windows(tmp_path):
 @pytest.mark.parametrize(
     ("op", "what"),
     [
-        (Op(9, (0,), (1.0,)), "unknown"),
+        (Op(99, (0,), (1.0,)), "unknown"),
         (Op(SUM, (1,), (1.0,)), "no input and no earlier"),
         (Op(SUM, (~0,), (1.0,)), "no input and no earlier"),
         (Op(KEEP, (0,), (1.0,)), "wrong number"),
         (Op(EQUAL, (0,), (1.0, 100), bytearray(64)), "multiple of a tile"),
         (Op(COUNT, (0,), (-1, 1), bytearray(64)), "a buffer of 64 bytes"),
         (Op(COUNT, (0,), (1 << 15, 1), bytearray(64)), "bad range"),
+        (Op(NONZERO, (0,), (), bytearray()), "a buffer of 0 bytes"),
+        (Op(MASK, (0,), (1.0,), b""), "a buffer of 0 bytes"),
     ],
 )
 def test_operations_that_cannot_be_are_refused(op, what):

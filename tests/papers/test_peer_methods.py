@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError
 from taskvec.methods import counting
-from taskvec.methods.applied import PART, TILE
+from taskvec.methods.call import PART, TILE
 from taskvec.methods.counting import Guess
 
 SHAPES = {

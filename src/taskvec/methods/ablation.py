@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import matches
-from taskvec.derived import Derived, Parameter, reads, room
+from taskvec.derived import Derived, Names, Parameter, reads, room
 from taskvec.dtypes import BITS, accumulator
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors import each
@@ -143,9 +143,11 @@ class Ablated(Derived):
         return reads(self.args[0], name) * (1 + (self.axes.get(name) == 0))
 
     # ---- what it takes to know
-    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+    def prepare(
+        self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
+    ) -> None:
         """The orthonormal directions, and r^T W of every matrix that has them in its columns."""
-        super().prepare(threads, progress)
+        super().prepare(threads, progress, names)
         with self._lock:
             if self._unit is None:
                 self._unit = orthonormal(self.args[1].read(self.tensor).reshape(-1, self.size))

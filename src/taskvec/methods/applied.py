@@ -4,199 +4,85 @@ until its elements are asked for.
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from taskvec.coefficients import Coefficient, as_float
-from taskvec.derived import Derived, Parameter, room
-from taskvec.errors import MismatchError, TaskvecError, UnboundKnob
+from taskvec.derived import STRETCH, Names, Parameter, prepare
+from taskvec.errors import TaskvecError
 from taskvec.executors import give_back
+from taskvec.methods.call import KEPT, TILE, Call
 from taskvec.methods.lanes import LANES, Lanes
-from taskvec.operations import RESULT
-from taskvec.places import Place
-from taskvec.source import Source, Spec
+from taskvec.operations import MASK, RESULT
+from taskvec.source import Source
 from taskvec.terms import Program, Term, evaluate, operand_bytes, scratch_bytes
-from taskvec.weights import SHOWN, Weights
+from taskvec.weights import Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from taskvec.methods.lift import Method
 
-TILE = 128 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
 SPAN = 32 << 10  # elements that share a number of those that are told tile by tile; blocks begin at multiples of it
-PART = 2 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
-ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
-KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
 Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
-Value = float | str | tuple[float, ...]  # of a parameter, at one tensor
 
 
-class Applied(Derived):
-    """One call of a method: a source of the mass of its arguments, float32, computed range by range."""
+class Applied(Call):
+    """A call that computes, range by range."""
 
     def __init__(self, method: "Method", args: tuple[Weights, ...], params: Mapping[str, Parameter]):
-        super().__init__(method.name, args, params, method.defaults)
-        self.method = method
-        self.own_passes = method.passes if isinstance(method.passes, int) else method.passes(self.params)
-        count = len(args) // 2 if method.statistics else len(args)
-        self.models, self.statistics = args[:count], args[count:]  # what is merged, and what is known of each
+        super().__init__(method, args, params)
         self._lock = threading.RLock()
-        self._measured: Measured | None = None
+        self._measured: dict[str, Mapping[str, Any]] = {}
+        self.kept: dict[str, memoryview] = {}  # tensor -> a bit an entry: whether the draw to measure kept it
+        self.remembers = False
         self._terms: dict[str, list[list[Term]]] = {}
         self._told: dict[str, dict[str, Any]] = {}
         self._coefficients: dict[str, Sequence[Any]] = {}
         self._whole: dict[str, NDArray[Any]] = {}
         self._room = threading.local()
 
-    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
-        """The same call with other arguments."""
-        return self.method(*args, **params)
-
-    def same(self) -> tuple[Any, ...]:
-        """What two equal calls share; of one's own methods, the code too."""
-        return *super().same(), self.method.source
-
-    # ---- what it is
-    @cached_property
-    def together(self) -> Weights:
-        """The sum of what is merged: the names and shapes that all of it must have."""
-        return sum(self.models, Weights({}))
-
-    @cached_property
-    def specs(self) -> Mapping[str, Spec]:
-        """float32 wherever there is arithmetic; the rest passes through from the first model."""
-        total, fits = self.together.specs, self.method.fits
-        if fits and (problems := [p for a in self.statistics for s in a.terms for p in fits(s, total)]):
-            raise MismatchError(f"the statistics given to {self.name} are not of these models:", problems[:SHOWN])
-        return {
-            name: Spec(spec.shape, "F32") if spec.arithmetic else spec
-            for name, spec in total.items()
-            if spec.arithmetic or self.mass
-        }
-
-    @cached_property
-    def stored(self) -> Mapping[str, Spec]:
-        """As the first model among the arguments has it."""
-        return getattr(self.donor, "stored", self.donor.specs) if self.donor else {}
-
-    @cached_property
-    def donor(self) -> Source | None:
-        """The first model among the arguments: its dtypes are those of an output, and its integers."""
-        return self.together.donor
-
-    @property
-    def methods(self) -> dict[str, str]:
-        """The user's own methods in here: name -> digest of its code."""
-        return super().methods | ({self.name: self.method.source} if self.method.source else {})
-
-    @property
-    def resident(self) -> int:
-        """Bytes held beside the blocks: whole tensors for a method that needs them, numbers a lane for one by lanes."""
-        if self.method.combines:
-            scope, width = self.params.get("scope"), 8 * len(self.args) * (len(self.args) + 1)
-            return super().resident + sum(
-                width * Lanes.of(spec.shape, str(scope)).count for spec in self.specs.values() if scope in LANES
-            )
-        if self.method.local or self.method.rows:
-            return super().resident
-        largest = max((4 * spec.numel for spec in self.specs.values() if spec.arithmetic), default=0)
-        return super().resident + KEPT * largest + max(map(self._held, self.specs), default=0)
-
-    def _held(self, name: str) -> int:
-        """Bytes of one tensor's arguments, its result and what the function holds beside them."""
-        spec, room = self.specs[name], self.method.workspace
-        own, known = 4 * spec.numel, [4 * self.known(a, name).numel for a in self.statistics]
-        beside = room(spec.shape, len(self.args)) if room else own
-        copies = self.method.copies * max([own, *known]) if any(known) or not self.statistics else 0
-        return (len(self.models) + 1) * own + sum(known) + beside + copies
-
-    @staticmethod
-    def known(statistics: Weights, name: str) -> Spec:
-        """What statistics hold of a tensor."""
-        return statistics.specs.get(name, ABSENT)
-
-    def astray(self) -> Iterator[str]:
-        """Statistics that were computed of another model than their argument."""
-        yield from super().astray()
-        for model, known in zip(self.models, self.statistics, strict=False):
-            (source,) = known.terms
-            of = [s for s, c in model.terms.items() if c == 1] if len(model.summed) == 1 else []
-            if source.base and source.base not in {s.fingerprint for s in of}:
-                what = f"the model {of[0].fingerprint[:16]}" if of else "an expression"
-                yield f"{source.text} is of the model {source.base[:16]}; beside it stands {model.text()}, {what}"
-
-    @property
-    def lowers(self) -> bool:
-        """Whether it becomes operations of the kernel, which work on whatever it is of while that is in the cache."""
-        return self.method.lower is not None
-
-    def scratch(self, name: str) -> int:
-        """Bytes that a thread holds while it computes a range, beside what a program needs."""
-        step = self.step(name)
-        arguments = sum(4 * step + room(a, name, step) for a in self.args if name in a.specs)
-        measuring = (len(self.args) + 24) * 4 * max(PART, step) * bool(self.own_passes)
-        return arguments + (8 + self.method.copies) * 4 * step + measuring
-
-    def lowered_bytes(self, name: str, n: int) -> int | None:
-        """Scratch memory of a program that it is part of, where it can be."""
-        if not self.lowers:
-            return None
-        args = sum(RESULT + operand_bytes(a.parts(name), n) for a in self.args if name in a.specs)
-        return args + 2 * RESULT
-
-    def step(self, name: str) -> int:
-        """Elements of a tensor that the function is given at once: a tile, or the whole rows that make one."""
-        width = self.width(name)
-        return max(1, TILE // width) * width if self.method.rows else TILE
-
-    def width(self, name: str) -> int:
-        """Elements of a row."""
-        shape = self.specs[name].shape
-        return max(1, shape[-1]) if shape else 1
-
-    def spans(self, name: str, start: int, stop: int) -> "list[tuple[int, int]]":
-        """(first element, how many) of what the function is given for the elements start .. stop."""
-        step, numel = self.step(name), self.specs[name].numel
-        if not self.method.rows:
-            return [(at, min(step, stop - at)) for at in range(start, stop, step)]
-        return [(at, min(step, numel - at)) for at in range(start - start % self.width(name), stop, step)]
-
     # ---- what it takes to know
-    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
-        """Measure what the function must be told, arguments first; once."""
-        super().prepare(threads, progress)
+    def prepare(
+        self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
+    ) -> None:
+        """Measure what the function must be told, arguments first; once. `names`: of these tensors, if that is enough;
+        what is drawn for them is kept until others are asked for."""
+        wanted = names if self.piecewise else None
+        prepare(self.args, threads, progress, wanted)
         with self._lock:
-            if self._measured is None:
-                self._measured = self.method.measure(self, threads, progress) if self.method.measure else {}
+            if not self._measured:
+                self._require_numbers()
+            todo = [n for n in self.specs if n not in self._measured and (wanted is None or n in wanted)]
+            if todo:
+                self.kept.clear()
+                measure = self.method.measure
+                found = measure(self._among(todo, wanted is not None), threads, progress) if measure else {}
+                self._measured |= {name: found.get(name, {}) for name in todo}
 
-    def numbers(self, name: str) -> dict[str, Value]:
-        """The parameters for one tensor."""
-        if missing := self.knobs:
-            raise UnboundKnob(f"{self.name}: names without a value: {', '.join(sorted(missing))}")
-        place = self.places[name]
+    def _require_numbers(self) -> None:
+        """Raise RecipeError for parameters that cannot be at some tensor, before any work."""
+        for name, spec in self.specs.items():
+            if spec.arithmetic:
+                self.numbers(name)
 
-        def at(key: str, value: Coefficient) -> float:
-            return self.method.require(key, as_float(value.at(place)), f" at {name}")
+    def _among(self, names: Names, remember: bool) -> "Applied":
+        """The same call of some of its tensors. remember: what it draws to measure them is kept, if there is room."""
+        found = copy(self)
+        found.specs = {name: self.specs[name] for name in names}
+        size = sum(spec.numel for spec in found.specs.values() if spec.arithmetic)
+        found.remembers = remember and self.draws_twice and size <= STRETCH
+        return found
 
-        def of(key: str, value: Any) -> Value:
-            if isinstance(value, tuple):
-                return tuple(at(key, c) for c in value)
-            return value if isinstance(value, str) else at(key, value)
-
-        return {key: of(key, value) for key, value in self.params.items()}
-
-    @cached_property
-    def places(self) -> Mapping[str, Place]:
-        """Where each tensor stands among the layers of all arguments together."""
-        return self.together.places
+    def remembers_of(self, name: str) -> bool:
+        """Whether the bits of a tensor are kept: those of ranges that are drawn apart must not share a byte."""
+        return self.remembers and (not self.method.rows or self.width(name) % 8 == 0)
 
     @property
     def unmeasured(self) -> int:
         """Elements that `prepare` has still to read."""
-        own = self.own_passes * sum(spec.numel for spec in self.specs.values() if spec.arithmetic)
-        return own * (self._measured is None) + super().unmeasured
+        left = (spec.numel for name, spec in self.specs.items() if spec.arithmetic and name not in self._measured)
+        return self.own_passes * sum(left) + super().unmeasured
 
     # ---- values
     def readinto(self, name: str, start: int, out: memoryview) -> None:
@@ -214,7 +100,7 @@ class Applied(Derived):
         told = self._knows(name)
         if self.method.combines:
             return self._combine(name, start, result, told)
-        if self._lowers_at(start, told):
+        if self._lowers_at(name, start, told):
             return not self._evaluate([(self, name, 1.0)], start, result)
         if self.method.local or self.method.rows:
             return self._tiles(name, start, result, told)
@@ -223,22 +109,25 @@ class Applied(Derived):
 
     def _knows(self, name: str) -> dict[str, Any]:
         """What the function is told of a tensor: the parameters, and what was measured."""
-        self.prepare(1)
-        assert self._measured is not None
         if name not in self._told:
-            self._told[name] = self.numbers(name) | dict(self._measured.get(name, {}))
+            self.prepare(1, names=[name])
+            self._told[name] = self.numbers(name) | dict(self._measured[name])
         return self._told[name]
 
-    def _lowers_at(self, start: int, told: Mapping[str, Any]) -> bool:
-        """What is known a tile can be given to the kernel from the beginning of one on."""
+    def _lowers_at(self, name: str, start: int, told: Mapping[str, Any]) -> bool:
+        """What is known a tile can be given to the kernel from the beginning of one on, bits from that of a byte."""
+        if name in self.kept and start % 8 == 0:
+            return True
         return self.lowers and (start % SPAN == 0 or not any(map(is_by_tile, told.values())))
 
     def lowered(self, program: Program, name: str) -> int | None:
         """The operations that compute its elements, where it has some: a reference to their result."""
         told = self._knows(name)
-        if not self._lowers_at(program.start, told):
+        if (bits := self.kept.get(name)) is not None and program.start % 8 == 0:
+            bits = bits[program.start // 8 :]
+            return program.add(MASK, self.operands(program, name), (told["ratio"],), bits)
+        if self.method.lower is None or not self._lowers_at(name, program.start, told):
             return None
-        assert self.method.lower is not None
         return self.method.lower(program, self.operands(program, name), name, here(told, program.start))
 
     def operands(self, program: Program, name: str) -> list[int]:

@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskvec.executors import each
-from taskvec.methods.applied import PART, SPAN, TILE, Applied
+from taskvec.methods.applied import SPAN, Applied
+from taskvec.methods.call import PART, TILE
 from taskvec.methods.passes import Part, fill, rows_of
 from taskvec.operations import COUNT, EQUAL
 

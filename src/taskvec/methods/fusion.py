@@ -12,7 +12,8 @@ from taskvec import kernels
 from taskvec.coefficients import Coefficient
 from taskvec.derived import Parameter
 from taskvec.executors import each
-from taskvec.methods.applied import TILE, Applied, Measured
+from taskvec.methods.applied import Applied, Measured
+from taskvec.methods.call import TILE
 from taskvec.methods.lift import ALIKE, MODELS, Method, Range
 from taskvec.methods.passes import Part, fill, overlaps, parts, rows_of, total
 from taskvec.methods.thresholds import cuts, values_of

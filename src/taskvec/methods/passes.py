@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
 from taskvec.executors import each
-from taskvec.methods.applied import PART, TILE, Applied, Measured, here
+from taskvec.methods.applied import Applied, Measured, here
+from taskvec.methods.call import PART, TILE
 from taskvec.methods.lanes import LANES, Lanes
-from taskvec.operations import PAIR, SIZE
+from taskvec.operations import NONZERO, PAIR, SIZE
 from taskvec.terms import Term
 
 if TYPE_CHECKING:
@@ -114,10 +115,12 @@ def ratios(call: Applied, threads: int, progress: Callable[[int], None], told: M
         for name, spec in call.specs.items() if spec.arithmetic
     }  # fmt: skip
     totals: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
-    for name, count, before, after in (_lowered_sizes if call.lowers else _sizes)(call, threads, known):
+    kept = {name: memoryview(bytearray(-(-call.specs[name].numel // 8))) for name in known if call.remembers_of(name)}
+    for name, count, before, after in (_lowered_sizes if call.lowers else _sizes)(call, threads, known, kept):
         totals[name][0].append(before)
         totals[name][1].append(after)
         progress(count)
+    call.kept.update(kept)
     found = {name: (total(before), total(after)) for name, (before, after) in totals.items()}
     return {name: 1.0 if min(sums) < LEAST_SUM else sums[0] / sums[1] for name, sums in found.items()}
 
@@ -125,7 +128,10 @@ def ratios(call: Applied, threads: int, progress: Callable[[int], None], told: M
 Sizes = Iterator[tuple[str, int, float, float]]  # tensor, elements, sums of their magnitudes before and after
 
 
-def _lowered_sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]]) -> Sizes:
+Bits = Mapping[str, memoryview]  # of some tensors: a bit an entry, whether it is kept
+
+
+def _lowered_sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]], kept: Bits) -> Sizes:
     import numpy as np
 
     lower = call.method.lower
@@ -138,21 +144,25 @@ def _lowered_sizes(call: Applied, threads: int, known: Mapping[str, dict[str, An
         made = lower(program, args, name, here(known[name], start))
         for ref, sink in zip((args[0], made), found, strict=True):
             program.add(SIZE, (ref,), sink=sink)
+        if name in kept:
+            program.add(NONZERO, (made,), sink=kept[name][start // 8 :])
         program.run()
         return name, count, float(found[0, 0]), float(found[1, 0])
 
     return each(parts(call, SUMMED), work, lambda: np.empty((2, 1)), threads)
 
 
-def _sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]]) -> Sizes:
+def _sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]], kept: Bits) -> Sizes:
     import numpy as np
 
     step = max((call.step(name) for name in known), default=TILE)
 
     def work(span: Part, rows: "NDArray[Any]") -> tuple[str, int, float, float]:
         name, at, size = span
-        fill(call, span, rows)
-        made = np.ascontiguousarray(call.tile(name, at, [rows[0, :size]], known[name]))
+        finite = fill(call, span, rows)
+        made = np.ascontiguousarray(call.tile(name, at, [rows[0, :size]], known[name], finite))
+        if name in kept:
+            kernels.nonzero(kept[name][at // 8 :], made, size)
         return name, size, kernels.size(rows[0, :size], size), kernels.size(made, size)
 
     spans = [(name, *span) for name in known for span in call.spans(name, 0, call.specs[name].numel)]
@@ -207,16 +217,16 @@ def rows_of(count: int) -> "NDArray[Any]":
     return np.empty((count, PART), np.float32)
 
 
-def fill(call: Applied, part: Part, rows: "NDArray[Any]") -> None:
-    """The values of the arguments, a row each."""
+def fill(call: Applied, part: Part, rows: "NDArray[Any]") -> bool:
+    """The values of the arguments, a row each; whether all of them are known to be finite."""
     name, start, count = part
-    for row, terms in zip(rows, call.terms(name), strict=False):
-        _values(call, terms, start, row[:count])
+    finite = [_values(call, terms, start, row[:count]) for row, terms in zip(rows, call.terms(name), strict=False)]
+    return all(finite)
 
 
-def _values(call: Applied, terms: list[Term], start: int, out: "NDArray[Any]") -> None:
-    for at in range(0, out.size, TILE):
-        call.values(terms, start + at, out[at : at + TILE])
+def _values(call: Applied, terms: list[Term], start: int, out: "NDArray[Any]") -> bool:
+    finite = [call.values(terms, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
+    return all(finite)
 
 
 def total(values: Sequence[float]) -> float:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
 from taskvec.derived import Parameter
-from taskvec.methods.applied import PART, Applied, Measured
+from taskvec.methods.applied import Applied, Measured
+from taskvec.methods.call import PART
 from taskvec.methods.counting import Equals, Ranks, groups_of
 from taskvec.methods.draws import DROPS, PRUNES, key_of, normal
 from taskvec.methods.lift import Method, Range

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
-from taskvec.methods.applied import TILE, Applied, Measured
+from taskvec.methods.applied import Applied, Measured
+from taskvec.methods.call import TILE
 from taskvec.methods.lift import MODELS, Method, Range
 from taskvec.source import Source, Spec
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from taskvec.coefficients import quoted
-from taskvec.derived import Parameter
+from taskvec.derived import Names, Parameter
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.places import TIED
 from taskvec.source import Source
@@ -187,9 +187,11 @@ class Tie(Pair):
         pair = None if self._compared else self.pair(with_head=True)
         return super().unmeasured + (self.args[0].specs[pair[0]].numel if pair else 0)
 
-    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+    def prepare(
+        self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
+    ) -> None:
         """Compare head and embedding; once."""
-        super().prepare(threads, progress)
+        super().prepare(threads, progress, names)
         with self._lock:
             if not self._compared and (pair := self.pair(with_head=True)):
                 self._compare(*pair, progress)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
-from taskvec.derived import reads, room
+from taskvec.derived import Names, reads, room
 from taskvec.dtypes import BITS
 from taskvec.source import Source, Spec
 from taskvec.terms import Term, aligned
@@ -128,9 +128,11 @@ class Rows(View):
         own = sum(self.args[0].specs[name].numel for name in self.rearranged if name not in self._means)
         return super().unmeasured + own * self.own_passes
 
-    def prepare(self, threads: int, progress: Callable[[int], None] = lambda size: None) -> None:
+    def prepare(
+        self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
+    ) -> None:
         """Take the mean of all rows where it is asked for; once."""
-        super().prepare(threads, progress)
+        super().prepare(threads, progress, names)
         if self.own_passes:
             with self._lock:
                 for name in self.rearranged:

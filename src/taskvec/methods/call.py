@@ -1,0 +1,181 @@
+"""A call of a method: what it is, what its numbers are, and what memory it needs; what it computes is in applied.py."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from taskvec.coefficients import Coefficient, as_float
+from taskvec.derived import STRETCH, Derived, Parameter, room
+from taskvec.errors import MismatchError, UnboundKnob
+from taskvec.methods.lanes import LANES, Lanes
+from taskvec.operations import RESULT
+from taskvec.places import Place
+from taskvec.source import Source, Spec
+from taskvec.terms import aligned, operand_bytes
+from taskvec.weights import SHOWN, Weights
+
+if TYPE_CHECKING:
+    from taskvec.methods.lift import Method
+
+TILE = 128 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
+PART = 2 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
+ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
+KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
+Value = float | str | tuple[float, ...]  # of a parameter, at one tensor
+
+
+class Call(Derived):
+    """One call of a method: a source of the mass of its arguments, float32."""
+
+    def __init__(self, method: "Method", args: tuple[Weights, ...], params: Mapping[str, Parameter]):
+        super().__init__(method.name, args, params, method.defaults)
+        self.method = method
+        self.own_passes = method.passes if isinstance(method.passes, int) else method.passes(self.params)
+        count = len(args) // 2 if method.statistics else len(args)
+        self.models, self.statistics = args[:count], args[count:]  # what is merged, and what is known of each
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return self.method(*args, **params)
+
+    def same(self) -> tuple[Any, ...]:
+        """What two equal calls share; of one's own methods, the code too."""
+        return *super().same(), self.method.source
+
+    # ---- what it is
+    @cached_property
+    def together(self) -> Weights:
+        """The sum of what is merged: the names and shapes that all of it must have."""
+        return sum(self.models, Weights({}))
+
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        """float32 wherever there is arithmetic; the rest passes through from the first model."""
+        total, fits = self.together.specs, self.method.fits
+        if fits and (problems := [p for a in self.statistics for s in a.terms for p in fits(s, total)]):
+            raise MismatchError(f"the statistics given to {self.name} are not of these models:", problems[:SHOWN])
+        return {
+            name: Spec(spec.shape, "F32") if spec.arithmetic else spec
+            for name, spec in total.items()
+            if spec.arithmetic or self.mass
+        }
+
+    @cached_property
+    def stored(self) -> Mapping[str, Spec]:
+        """As the first model among the arguments has it."""
+        return getattr(self.donor, "stored", self.donor.specs) if self.donor else {}
+
+    @cached_property
+    def donor(self) -> Source | None:
+        """The first model among the arguments: its dtypes are those of an output, and its integers."""
+        return self.together.donor
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The user's own methods in here: name -> digest of its code."""
+        return super().methods | ({self.name: self.method.source} if self.method.source else {})
+
+    def numbers(self, name: str) -> dict[str, Value]:
+        """The parameters for one tensor."""
+        if missing := self.knobs:
+            raise UnboundKnob(f"{self.name}: names without a value: {', '.join(sorted(missing))}")
+        place = self.places[name]
+
+        def at(key: str, value: Coefficient) -> float:
+            return self.method.require(key, as_float(value.at(place)), f" at {name}")
+
+        def of(key: str, value: Any) -> Value:
+            if isinstance(value, tuple):
+                return tuple(at(key, c) for c in value)
+            return value if isinstance(value, str) else at(key, value)
+
+        return {key: of(key, value) for key, value in self.params.items()}
+
+    @cached_property
+    def places(self) -> Mapping[str, Place]:
+        """Where each tensor stands among the layers of all arguments together."""
+        return self.together.places
+
+    @property
+    def piecewise(self) -> bool:
+        """Whether what is told of a tensor is known from that tensor."""
+        return not self.method.statistics and self.params.get("scope", "tensor") in ("tensor", *LANES)
+
+    @property
+    def lowers(self) -> bool:
+        """Whether it becomes operations of the kernel, which work on whatever it is of while that is in the cache."""
+        return self.method.lower is not None
+
+    @property
+    def draws_twice(self) -> bool:
+        """Whether it draws to measure, and then once more to compute."""
+        return self.method.keyed and self.own_passes > 0 and self.params.get("rescale") == "l1"
+
+    def astray(self) -> Iterator[str]:
+        """Statistics that were computed of another model than their argument."""
+        yield from super().astray()
+        for model, known in zip(self.models, self.statistics, strict=False):
+            (source,) = known.terms
+            of = [s for s, c in model.terms.items() if c == 1] if len(model.summed) == 1 else []
+            if source.base and source.base not in {s.fingerprint for s in of}:
+                what = f"the model {of[0].fingerprint[:16]}" if of else "an expression"
+                yield f"{source.text} is of the model {source.base[:16]}; beside it stands {model.text()}, {what}"
+
+    # ---- what it costs
+    @property
+    def resident(self) -> int:
+        """Bytes held beside the blocks: whole tensors for a method that needs them, numbers a lane for one by lanes."""
+        if self.method.combines:
+            scope, width = self.params.get("scope"), 8 * len(self.args) * (len(self.args) + 1)
+            return super().resident + sum(
+                width * Lanes.of(spec.shape, str(scope)).count for spec in self.specs.values() if scope in LANES
+            )
+        if self.method.local or self.method.rows:
+            everything = sum(spec.numel for spec in self.specs.values() if spec.arithmetic)
+            return super().resident + min(STRETCH, everything) // 8 * self.draws_twice
+        largest = max((4 * spec.numel for spec in self.specs.values() if spec.arithmetic), default=0)
+        return super().resident + KEPT * largest + max(map(self._held, self.specs), default=0)
+
+    def _held(self, name: str) -> int:
+        """Bytes of one tensor's arguments, its result and what the function holds beside them."""
+        spec, room = self.specs[name], self.method.workspace
+        own, known = 4 * spec.numel, [4 * self.known(a, name).numel for a in self.statistics]
+        beside = room(spec.shape, len(self.args)) if room else own
+        copies = self.method.copies * max([own, *known]) if any(known) or not self.statistics else 0
+        return (len(self.models) + 1) * own + sum(known) + beside + copies
+
+    @staticmethod
+    def known(statistics: Weights, name: str) -> Spec:
+        """What statistics hold of a tensor."""
+        return statistics.specs.get(name, ABSENT)
+
+    def scratch(self, name: str) -> int:
+        """Bytes that a thread holds while it computes a range, beside what a program needs."""
+        step = self.step(name)
+        arguments = sum(4 * step + room(a, name, step) for a in self.args if name in a.specs)
+        measuring = (len(self.args) + 24) * 4 * max(PART, step) * bool(self.own_passes)
+        return arguments + (8 + self.method.copies) * 4 * step + measuring
+
+    def lowered_bytes(self, name: str, n: int) -> int | None:
+        """Scratch memory of a program that it is part of, where it can be."""
+        if not (self.lowers or self.draws_twice):
+            return None
+        args = sum(RESULT + operand_bytes(a.parts(name), n) for a in self.args if name in a.specs)
+        return args + 2 * RESULT if self.lowers else max(args + 2 * RESULT, aligned(4 * n))
+
+    def step(self, name: str) -> int:
+        """Elements of a tensor that the function is given at once: a tile, or the whole rows that make one."""
+        width = self.width(name)
+        return max(1, TILE // width) * width if self.method.rows else TILE
+
+    def width(self, name: str) -> int:
+        """Elements of a row."""
+        shape = self.specs[name].shape
+        return max(1, shape[-1]) if shape else 1
+
+    def spans(self, name: str, start: int, stop: int) -> "list[tuple[int, int]]":
+        """(first element, how many) of what the function is given for the elements start .. stop."""
+        step, numel = self.step(name), self.specs[name].numel
+        if not self.method.rows:
+            return [(at, min(step, stop - at)) for at in range(start, stop, step)]
+        return [(at, min(step, numel - at)) for at in range(start - start % self.width(name), stop, step)]
