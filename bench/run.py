@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import report
 import switching
 from agree import agree
 from checkpoints import CACHE, SIZES, checkpoints, numbers, weight_bytes, weight_files
-from measure import clear, installed, measure, rounds, settle
+from measure import Case, Samples, clear, installed, measure, rounds, settle
 
 BENCH = Path(__file__).resolve().parent
+OUTPUTS = 3  # times what a merge writes: the memory that is warm when it starts
 RAM = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
 
 
@@ -40,6 +41,7 @@ class Settings:
     kernel: int
     switched: tuple[str, ...]
     results: Path
+    peer: bool = True
 
 
 FULL = Settings(
@@ -76,26 +78,31 @@ def data(size: str, tuned: int) -> dict[str, Any]:
     return {"size": size, "tuned": tuned, "read": read, "written": weight_bytes(home / "base")}
 
 
-def settled(about: dict[str, Any], outputs: float) -> Callable[[], None]:
-    """What happens ahead of each run: its inputs are read, and memory for so many times its output is used."""
+def settled(about: dict[str, Any]) -> Callable[[], None]:
+    """What happens ahead of each run: its inputs are read, and memory for OUTPUTS times its output is used."""
     inputs = [file for m in cases.models(about["tuned"]) for file in weight_files(CACHE / about["size"] / m)]
-    memory = min(int(outputs * about["written"]), RAM // 3)
+    memory = min(OUTPUTS * about["written"], RAM // 3)
     return lambda: settle(inputs if about["read"] < RAM // 2 else [], memory)
 
 
+def sampled(s: Settings, every: list[Case], n: int, before: Callable[[], None] = lambda: None) -> Samples:
+    """`rounds` of all of them, without the peer where it is not wanted."""
+    return rounds([case for case in every if s.peer or case.argv[0] != cases.MERGEKIT], n, before)
+
+
 def start(s: Settings) -> dict[str, Any]:
-    return {"samples": rounds(cases.starts(), s.rounds)}
+    return {"samples": sampled(s, cases.starts(), s.rounds)}
 
 
 def merge(s: Settings) -> dict[str, Any]:
     about = data(s.size, 2)
-    return {**about, "samples": rounds(cases.merges(CACHE / s.size), s.rounds, before=settled(about, outputs=3))}
+    return {**about, "samples": sampled(s, cases.merges(CACHE / s.size), s.rounds, settled(about))}
 
 
 def agreement(s: Settings) -> dict[str, Any] | None:
     home = checkpoints(s.size, 2)
     pair = [cases.ours(home), cases.mergekit(home)]
-    if not all(installed(case) for case in pair):
+    if not s.peer or not all(installed(case) for case in pair):
         return None
     clear(pair[0])
     for case in pair:
@@ -125,7 +132,7 @@ def grow(s: Settings, rows: list[tuple[str, int]]) -> dict[str, Any]:
         about = data(size, tuned)
         print(f"  {size} ({numbers(SIZES[size]) / 1e9:.2f}e9 numbers), {tuned} fine-tunes")
         pair = [cases.limit(CACHE / size, tuned), cases.ours(CACHE / size, tuned, flush=False)]
-        found.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about, outputs=1.25))})
+        found.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about))})
     return {"rows": found}
 
 
@@ -137,14 +144,10 @@ def methods(s: Settings) -> dict[str, Any]:
         print(f"  {size}, {tuned} fine-tunes")
         each = [cases.ours(home, tuned, flush=False)]
         for name in cases.METHODS:
-            each += cases.by_method(home, name, tuned, peer and installed_peer())
+            each += cases.by_method(home, name, tuned, peer)
         each += [cases.by_recipe(home, name, tuned) for name in cases.RECIPES]
-        found.append({**about, "samples": rounds(each, s.method_rounds, before=settled(about, outputs=1.25))})
+        found.append({**about, "samples": sampled(s, each, s.method_rounds, settled(about))})
     return {"rows": found}
-
-
-def installed_peer() -> bool:
-    return Path(cases.MERGEKIT).exists()
 
 
 SECTIONS: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
@@ -190,18 +193,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=SECTIONS, action="append", help="measure this section (may be repeated)")
     parser.add_argument("--rounds", type=int, help="rounds of every section (default: 5; 3 for models and sizes)")
     parser.add_argument("--quick", action="store_true", help="small models, one round: does it all run?")
-    parser.add_argument("--no-mergekit", action="store_true", help="do not install the peer; its rows are left out")
+    parser.add_argument("--no-mergekit", action="store_true", help="leave the peer out, and do not install it")
     parser.add_argument("--write-readme", action="store_true", help="measure nothing; put results.json into README.md")
     return parser.parse_args()
 
 
 def settings(args: argparse.Namespace) -> Settings:
-    s = QUICK if args.quick else FULL
-    return (
-        Settings(**{**vars(s), "rounds": args.rounds, "growth_rounds": args.rounds, "method_rounds": args.rounds})
-        if args.rounds
-        else s
-    )
+    s = replace(QUICK if args.quick else FULL, peer=not args.no_mergekit)
+    n = args.rounds
+    return replace(s, rounds=n, growth_rounds=n, method_rounds=n) if n else s
 
 
 def main() -> None:

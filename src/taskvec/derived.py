@@ -138,7 +138,7 @@ class Derived:
                 parts.append(f"{key}={parameter_text(value)}")
         return f"{self.name}({', '.join(parts)})"
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The call, its sources as they write themselves."""
         return self.written({})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from taskvec.derived import Derived, reads, room
@@ -54,6 +55,7 @@ class Plan:
     like: Source | None  # whose dtypes, integer tensors and side files the output has
     shards: tuple[Shard, ...]
     block: int  # bytes of output a block
+    arena: int  # bytes that a thread needs for one
     threads: int
     peak: int  # bytes of anonymous memory, the program included: a promise
     ram: int
@@ -156,8 +158,8 @@ def plan(
     shards = _shards(specs, parse_size(shard_size, "shard size"), kind, filename)
     limit = parse_size(ram, "memory")
     most = threads or default_threads(busy=any(s.busy for s in weights.terms if isinstance(s, Derived)))
-    block, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
-    return Plan(weights, kind, donor, shards, block, count, peak, limit)
+    block, room, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
+    return Plan(weights, kind, donor, shards, block, room, count, peak, limit)
 
 
 def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
@@ -230,21 +232,28 @@ def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str])
     return Shard(filename, specs, offsets, len(header), size)
 
 
-def _memory(weights: Weights, specs: Mapping[str, Spec], limit: int, threads: int, fixed: bool) -> tuple[int, int, int]:
-    """(block bytes, threads, peak bytes): the most that fits in `limit`, or an error that says the least."""
+def _memory(
+    weights: Weights, specs: Mapping[str, Spec], limit: int, threads: int, fixed: bool
+) -> tuple[int, int, int, int]:
+    """(a block's bytes, a thread's, threads, bytes at the peak): the most that fits in `limit`, or an error that says
+    the least."""
     if threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}")
     pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
     resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
     resident += sum(getattr(s, "resident", 0) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
 
+    @cache
+    def arena(block: int) -> int:
+        return arena_bytes(weights, specs, block)
+
     def peak(block: int, count: int) -> int:
-        return resident + count * (arena_bytes(weights, specs, block) + 2 * PAGE)
+        return resident + count * (arena(block) + 2 * PAGE)
 
     for count in [threads] if fixed else range(threads, 0, -1):
         for block in BLOCKS:
             if peak(block, count) <= limit:
-                return block, count, peak(block, count)
+                return block, arena(block), count, peak(block, count)
     least = peak(PIECE, threads if fixed else 1)
     raise TaskvecError(
         f"this needs at least {readable(least)} of memory ({threads if fixed else 1} threads), not {readable(limit)}"

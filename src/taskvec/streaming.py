@@ -13,7 +13,7 @@ from taskvec.derived import STRETCH, prepare
 from taskvec.dtypes import BITS
 from taskvec.errors import NonFiniteError, OutputError
 from taskvec.executors import each
-from taskvec.planning import Block, Plan, arena_bytes
+from taskvec.planning import Block, Plan
 from taskvec.source import Source
 from taskvec.staging import Done, Staging
 from taskvec.storage import PAGE, Output, stated
@@ -45,7 +45,7 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
                 files[block.shard].write(out, block.offset)
             return Done(block.index, tuple(found), flags)
 
-        memory = partial(arena, arena_bytes(todo.weights, todo.specs, todo.block) + PAGE)
+        memory = partial(arena, todo.arena + PAGE)
         reused = sum(size_of(todo, blocks[index]) for index in kept)
         bar, waiting = _Bar(todo, blocks, reused, progress), _Waiting(stage, files)
         try:
