@@ -52,7 +52,7 @@ FULL = Settings(
     growth_rounds=3,
     method_rounds=2,
     kernel=kernel.NUMBERS,
-    switched=("100M", "1.1B"),
+    switched=(switching.ENCODER, "100M", "1.1B"),
     results=BENCH / "results.json",
 )
 QUICK = Settings(

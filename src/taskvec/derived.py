@@ -4,7 +4,7 @@ It adds and scales like a checkpoint, prints as the call that it is, and compute
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -253,5 +253,9 @@ def reads(weights: Weights, name: str) -> int:
 def room(weights: Weights, name: str, n: int) -> int:
     """Bytes of scratch memory that n elements of one tensor need, what the calls in it hold included."""
     parts = weights.parts(name)
-    own = sum(source.scratch(inner) for source, inner in parts if isinstance(source, Derived))
-    return scratch_bytes(parts, n) + own
+    return scratch_bytes(parts, n) + held(parts)
+
+
+def held(parts: Iterable[tuple[Source, str]]) -> int:
+    """Bytes that the calls in a sum hold for one tensor, each thread its own."""
+    return sum(source.scratch(inner) for source, inner in parts if isinstance(source, Derived))

@@ -32,7 +32,7 @@ def each(
     pending, lock = iter(items), threading.Lock()
     done: deque[Result] = deque()
     failures: deque[BaseException] = deque()
-    stop, wake = threading.Event(), threading.Event()
+    stop, wake, ended = threading.Event(), threading.Event(), deque[None]()
 
     def run() -> None:
         try:
@@ -46,18 +46,19 @@ def each(
         except BaseException as error:
             failures.append(error)
         finally:
+            ended.append(None)  # not `is_alive`, which is true for a moment more: long enough to wait for nothing
             wake.set()
 
     workers = [threading.Thread(target=run, daemon=True, name=f"taskvec-{k}") for k in range(threads)]
     for worker in workers:
         worker.start()
     try:
-        running = True
+        running = bool(workers)
         while running:
             # A result does not wake this thread, which would take the interpreter's lock from the workers each time.
             wake.wait(LOOK)
             wake.clear()
-            running = any(worker.is_alive() for worker in workers)
+            running = len(ended) < len(workers)
             while done:
                 yield done.popleft()
             if failures:

@@ -39,7 +39,8 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
     terms, count = scales(weights, specs), threads or default_threads()
     prepare([weights], count)
-    room = arena_bytes(weights, specs, BLOCK)
+    parts = {name: [term[:2] for term in its] for name, its in terms.items() if specs[name].arithmetic}
+    room = arena_bytes(parts, specs, BLOCK)
 
     def computed(name: str, block: Block, memory: memoryview) -> tuple[memoryview, int]:
         return fill(memory, name, specs[name], block.start, block.count, terms, weights.reference)
@@ -58,9 +59,8 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
             target[block.start : block.start + block.count].copy_(values)
         return block.name, flags
 
-    if apart := {
-        names for names, equal in each(_blocks(specs, twins), same, partial(arena, 2 * room), count) if not equal
-    }:
+    pairs = each(_blocks(specs, twins), same, partial(arena, 2 * room), count) if twins else ()
+    if apart := {names for names, equal in pairs if not equal}:
         raise MismatchError("the module ties tensors that the weights hold apart:", sorted(apart))
     own = [name for name in specs if name not in twins]
     bad = {name for name, flags in each(_blocks(specs, own), write, partial(arena, room), count) if flags}

@@ -1,11 +1,11 @@
 """The plan is the header: names, shapes and offsets of the output, blocks and memory, before any data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from taskvec.derived import Derived, reads, room
+from taskvec.derived import Derived, held, reads
 from taskvec.dtypes import BITS, accumulator, parse_dtype
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
 from taskvec.executors import default_threads
@@ -13,7 +13,7 @@ from taskvec.formats import checkpoint
 from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
-from taskvec.terms import aligned
+from taskvec.terms import aligned, scratch_bytes
 from taskvec.weights import Weights
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
@@ -243,12 +243,15 @@ def _memory(
     resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
     resident += sum(getattr(s, "resident", 0) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
 
+    parts = {name: list(weights.parts(name)) for name, spec in specs.items() if spec.arithmetic}
+    beside = max((held(its) for its in parts.values()), default=0)
+
     @cache
     def arena(block: int) -> int:
-        return arena_bytes(weights, specs, block)
+        return arena_bytes(parts, specs, block)
 
     def peak(block: int, count: int) -> int:
-        return resident + count * (arena(block) + 2 * PAGE)
+        return resident + count * (arena(block) + beside + 2 * PAGE)
 
     for count in [threads] if fixed else range(threads, 0, -1):
         for block in BLOCKS:
@@ -260,17 +263,17 @@ def _memory(
     )
 
 
-def arena_bytes(weights: Weights, specs: Mapping[str, Spec], block: int) -> int:
-    """Memory of one thread: what its largest block needs."""
-    return max((_block_bytes(weights, name, spec, block) for name, spec in specs.items()), default=0)
+Parts = Mapping[str, Sequence[tuple[Source, str]]]  # output tensor with arithmetic -> what is summed for it
 
 
-def _block_bytes(weights: Weights, name: str, spec: Spec, block: int) -> int:
-    """Memory of one thread for a block of this tensor: the output's bytes, and what its sources need."""
-    count = min(spec.numel, block * 8 // BITS[spec.dtype])
-    if not spec.arithmetic:
-        return aligned(count * BITS[spec.dtype] // 8)
-    return aligned(count * BITS[spec.dtype] // 8) + room(weights, name, count)
+def arena_bytes(parts: Parts, specs: Mapping[str, Spec], block: int) -> int:
+    """One thread's memory for blocks: the bytes of the largest one, and the scratch memory of its sum."""
+
+    def needed(name: str, spec: Spec) -> int:
+        count = min(spec.numel, block * 8 // BITS[spec.dtype])
+        return aligned(count * BITS[spec.dtype] // 8) + (scratch_bytes(parts[name], count) if name in parts else 0)
+
+    return max((needed(name, spec) for name, spec in specs.items()), default=0)
 
 
 def parse_size(text: str | int, what: str) -> int:

@@ -47,14 +47,17 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
 
         memory = partial(arena, todo.arena + PAGE)
         reused = sum(size_of(todo, blocks[index]) for index in kept)
-        bar, waiting = _Bar(todo, blocks, reused, progress), _Waiting(stage, files)
+        total = sum(size_of(todo, block) for block in blocks)
+        bar, waiting = _Bar(4 * _unmeasured(todo), total, reused, progress), _Waiting(stage, files)
         try:
             for stretch in _stretches(todo, [block for block in blocks if block.index not in kept]):
                 prepare([todo.weights], todo.threads, bar.measured, {block.name for block in stretch})
+                bar.settle(_unmeasured(todo))
                 for done in each(stretch, work, memory, min(todo.threads, len(stretch))):
                     size = size_of(todo, blocks[done.index])
                     waiting.add(done, size, hold=bool(flagged) and not allow_nonfinite)
                     bar.written(size)
+            bar.settle(0)
         except KeyboardInterrupt:
             waiting.record()
             raise
@@ -83,27 +86,29 @@ def _unmeasured(todo: Plan) -> int:
 
 
 class _Bar:
-    """Progress: bytes of float32 that are measured and bytes of blocks that are done, of all."""
+    """Progress: bytes of float32 that are measured, `ahead` in all, and bytes that are written, `total` in all."""
 
-    def __init__(self, todo: Plan, blocks: list[Block], done: int, report: Progress | None):
-        self.todo, self.report = todo, report
-        self.ahead = 4 * _unmeasured(todo)
-        self.total = self.ahead + sum(size_of(todo, block) for block in blocks)
-        self.done, self.known = done, 0
+    def __init__(self, ahead: int, total: int, done: int, report: Progress | None):
+        self.ahead, self.total, self.done, self.report = ahead, total, done, report
+        self.known = 0
 
     def measured(self, elements: int) -> None:
-        """A part of a pass."""
-        self.known = min(self.known + 4 * elements, self.ahead)
-        self._tell()
+        """A part of a pass, of which there may be more than were foreseen."""
+        self._tell(min(self.known + 4 * elements, self.ahead))
+
+    def settle(self, unmeasured: int) -> None:
+        """So many elements are left to measure."""
+        self._tell(max(self.known, self.ahead - 4 * unmeasured))
 
     def written(self, size: int) -> None:
         """A block."""
-        self.done, self.known = self.done + size, max(self.known, self.ahead - 4 * _unmeasured(self.todo))
-        self._tell()
+        self.done += size
+        self._tell(self.known)
 
-    def _tell(self) -> None:
+    def _tell(self, known: int) -> None:
+        self.known = known
         if self.report:
-            self.report(self.done + self.known, self.total)
+            self.report(self.done + known, self.ahead + self.total)
 
 
 class _Waiting:
