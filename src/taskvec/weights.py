@@ -201,8 +201,17 @@ class Weights(Base):
 
     def scales(self, name: str, place: Place | None = None) -> "list[Term]":
         """`parts` as floats, in the order of summation: by fingerprint."""
+        if self._alike is not None:
+            return [(source, name, number) for source, number in self._alike if name in source.specs]
         found = [(source, inner, as_float(number)) for (source, inner), number in self.parts(name, place).items()]
         return sorted(found, key=lambda term: (term[0].fingerprint, term[0].text, term[1]))
+
+    @cached_property
+    def _alike(self) -> "list[tuple[Source, float]] | None":
+        """What is summed for every tensor alike; None if a coefficient or a view says that tensor by tensor."""
+        if any(c.constant is None or hasattr(source, "origin") for source, c in self.terms.items()):
+            return None
+        return [(source, as_float(c.constant)) for source, c in self.ordered() if c.constant]
 
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
         """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
