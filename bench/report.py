@@ -164,6 +164,11 @@ def searching(found: Results) -> str:
     return f"{table(['base + 2 fine-tunes', 'wall s', 'x memcpy'], rows)}\n\n{told}"
 
 
+def switched(found: Results, row: int) -> float:
+    """What other coefficients in a live model take, over a memcpy of the sources' bytes."""
+    return ratio(found["rows"][row]["samples"], SWITCH, MEMORY)[0]
+
+
 def overhead(found: Results) -> float:
     """What a search takes beside its judgements, as a share of them."""
     return found["search"]["wall"] / found["search"]["inside"] - 1
@@ -245,7 +250,8 @@ PROMISES = (
     Promise("della: mergekit / taskvec", "methods", of_methods("della, mergekit", "della"), 30, least=True),
     Promise("slerp: mergekit / taskvec", "methods", of_methods("slerp, mergekit", "slerp"), 5, least=True),
     Promise("methods: RssAnon, MB", "methods", methods_memory, 1000),
-    Promise("load_into: wall / memcpy", "search", lambda f: ratio(f["rows"][-1]["samples"], SWITCH, MEMORY)[0], 1.5),
+    Promise("load_into, largest: wall / memcpy", "search", lambda f: switched(f, -1), 1.5),
+    Promise("load_into, smallest: wall / memcpy", "search", lambda f: switched(f, 0), 1.5),
     Promise("search: overhead over judging, %", "search", lambda f: 100 * overhead(f), 5),
     Promise("more models: RssAnon, MB", "models", largest, 200),
     Promise("larger models: RssAnon, MB", "sizes", largest, 200),

@@ -32,11 +32,25 @@ def fill(
     """
     size = count * BITS[spec.dtype] // 8
     out = memory[:size]
+    return out, fill_into(out, memory[aligned(size) :], name, spec, start, count, terms, donor)
+
+
+def fill_into(
+    out: memoryview,
+    scratch: memoryview,
+    name: str,
+    spec: Spec,
+    start: int,
+    count: int,
+    terms: Terms,
+    donor: Source | None,
+) -> int:
+    """The same into memory of the caller; `scratch` is what an arena has beyond the block."""
     if not spec.arithmetic:
         assert donor is not None
         donor.readinto(name, start, out)
-        return out, 0
+        return 0
     if not terms[name]:  # no source names this tensor, or every coefficient is 0 here
         out[:] = bytes(len(out))
-        return out, 0
-    return out, evaluate(terms[name], start, count, spec.dtype, out, memory[aligned(size) :])
+        return 0
+    return evaluate(terms[name], start, count, spec.dtype, out, scratch)

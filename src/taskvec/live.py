@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskvec.blocks import arena, fill, scales
+from taskvec.blocks import arena, fill, fill_into, scales
 from taskvec.derived import prepare
 from taskvec.dtypes import BITS, CODES, LONG_NAMES
 from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
@@ -52,8 +52,13 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
         return f"{twins[block.name]} and {block.name}", one == two
 
     def write(block: Block, memory: memoryview) -> tuple[str, int]:
+        target, spec = flat[block.name], specs[block.name]
+        if target.device.type == "cpu":  # where it is to be
+            size = BITS[spec.dtype] // 8
+            out = target.view(torch.uint8).numpy().data[block.start * size :][: block.count * size]
+            donor, where = weights.reference, (block.name, spec, block.start, block.count)
+            return block.name, fill_into(out, memory, *where, terms, donor)
         out, flags = computed(block.name, block, memory)
-        target = flat[block.name]
         with torch.no_grad():
             values = torch.frombuffer(out, dtype=target.dtype, count=block.count)
             target[block.start : block.start + block.count].copy_(values)
