@@ -24,33 +24,27 @@ def arena(size: int) -> memoryview:
 
 
 def fill(
-    memory: memoryview, name: str, spec: Spec, start: int, count: int, terms: Terms, donor: Source | None
-) -> tuple[memoryview, int]:
-    """Elements start .. start+count of an output tensor: (their bytes inside `memory`, flags of the arithmetic).
-
-    Tensors that are not floating point are the donor's.
-    """
-    size = count * BITS[spec.dtype] // 8
-    out = memory[:size]
-    return out, fill_into(out, memory[aligned(size) :], name, spec, start, count, terms, donor)
-
-
-def fill_into(
-    out: memoryview,
-    scratch: memoryview,
+    memory: memoryview,
     name: str,
     spec: Spec,
     start: int,
     count: int,
     terms: Terms,
     donor: Source | None,
-) -> int:
-    """The same into memory of the caller; `scratch` is what an arena has beyond the block."""
+    out: memoryview | None = None,
+) -> tuple[memoryview, int]:
+    """Elements start .. start+count of an output tensor: (their bytes, in `memory` unless `out` is given,
+    flags of the arithmetic).
+
+    Tensors that are not floating point are the donor's.
+    """
+    size = count * BITS[spec.dtype] // 8
+    out = memory[:size] if out is None else out
     if not spec.arithmetic:
         assert donor is not None
         donor.readinto(name, start, out)
-        return 0
+        return out, 0
     if not terms[name]:  # no source names this tensor, or every coefficient is 0 here
         out[:] = bytes(len(out))
-        return 0
-    return evaluate(terms[name], start, count, spec.dtype, out, scratch)
+        return out, 0
+    return out, evaluate(terms[name], start, count, spec.dtype, out, memory[aligned(size) :])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskvec.blocks import arena, fill, fill_into, scales
+from taskvec.blocks import arena, fill, scales
 from taskvec.derived import prepare
 from taskvec.dtypes import BITS, CODES, LONG_NAMES
 from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
@@ -42,8 +42,8 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     parts = {name: [term[:2] for term in its] for name, its in terms.items() if specs[name].arithmetic}
     room = arena_bytes(parts, specs, BLOCK)
 
-    def computed(name: str, block: Block, memory: memoryview) -> tuple[memoryview, int]:
-        return fill(memory, name, specs[name], block.start, block.count, terms, weights.reference)
+    def computed(name: str, block: Block, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
+        return fill(memory, name, specs[name], block.start, block.count, terms, weights.reference, out)
 
     def same(block: Block, memory: memoryview) -> tuple[str, bool]:
         """Whether two names of one parameter have the same values."""
@@ -52,16 +52,12 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
         return f"{twins[block.name]} and {block.name}", one == two
 
     def write(block: Block, memory: memoryview) -> tuple[str, int]:
-        target, spec = flat[block.name], specs[block.name]
-        if target.device.type == "cpu":  # where it is to be
-            size = BITS[spec.dtype] // 8
-            out = target.view(torch.uint8).numpy().data[block.start * size :][: block.count * size]
-            donor, where = weights.reference, (block.name, spec, block.start, block.count)
-            return block.name, fill_into(out, memory, *where, terms, donor)
+        target = flat[block.name][block.start : block.start + block.count]
+        if target.device.type == "cpu":  # computed where it is to be
+            return block.name, computed(block.name, block, memory, target.view(torch.uint8).numpy().data)[1]
         out, flags = computed(block.name, block, memory)
         with torch.no_grad():
-            values = torch.frombuffer(out, dtype=target.dtype, count=block.count)
-            target[block.start : block.start + block.count].copy_(values)
+            target.copy_(torch.frombuffer(out, dtype=target.dtype, count=block.count))
         return block.name, flags
 
     pairs = each(_blocks(specs, twins), same, partial(arena, 2 * room), count) if twins else ()

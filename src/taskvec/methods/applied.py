@@ -115,16 +115,19 @@ class Applied(Call):
         return self._told[name]
 
     def _lowers_at(self, name: str, start: int, told: Mapping[str, Any]) -> bool:
-        """What is known a tile can be given to the kernel from the beginning of one on, bits from that of a byte."""
-        if name in self.kept and start % 8 == 0:
-            return True
-        return self.lowers and (start % SPAN == 0 or not any(map(is_by_tile, told.values())))
+        """What is known a tile can be given to the kernel from the beginning of one on."""
+        known = start % SPAN == 0 or not any(map(is_by_tile, told.values()))
+        return (self.lowers and known) or self._bits(name, start) is not None
+
+    def _bits(self, name: str, start: int) -> memoryview | None:
+        """What the draw to measure kept from `start` on, a bit an entry, where that is known and begins a byte."""
+        bits = self.kept.get(name)
+        return None if bits is None or start % 8 else bits[start // 8 :]
 
     def lowered(self, program: Program, name: str) -> int | None:
         """The operations that compute its elements, where it has some: a reference to their result."""
         told = self._knows(name)
-        if (bits := self.kept.get(name)) is not None and program.start % 8 == 0:
-            bits = bits[program.start // 8 :]
+        if (bits := self._bits(name, program.start)) is not None:
             return program.add(MASK, self.operands(program, name), (told["ratio"],), bits)
         if self.method.lower is None or not self._lowers_at(name, program.start, told):
             return None
