@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.errors import MassError, RecipeError
+from taskvec.errors import FormatError, MassError, OutputError, RecipeError
 from taskvec.interference import disentanglement
+from taskvec.records import read_record
 
 RNG = np.random.default_rng(3)
 X = {task: RNG.normal(size=(60, 4)).astype(np.float32) for task in ("one", "two")}
@@ -80,6 +81,42 @@ def test_what_cannot_be_asked_is_stated():
         disentanglement(base, *TAU, judge, ["one"])
     with pytest.raises(RecipeError, match="need a step"):
         disentanglement(base, *TAU, judge, ["one", "two"], alphas="0:1")
+
+
+def test_stopped_it_goes_on_from_its_journal(tmp_path):
+    class Mortal(Judge):
+        def __init__(self, left):
+            self.left = left
+
+        def __call__(self, weights, split):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return judge(weights, split)
+
+    journal, told = tmp_path / "xi.jsonl", []
+    whole = disentanglement(base, *TAU, Judge(), ["one", "two"], alphas=[0, 1, 2])
+    with pytest.raises(KeyboardInterrupt):
+        disentanglement(base, *TAU, Mortal(4), ["one", "two"], alphas=[0, 1, 2], journal=journal)
+    rest = Mortal(5)  # 9 pairs in all
+    found = disentanglement(
+        base, *TAU, rest, ["one", "two"], alphas=[0, 1, 2], journal=journal, progress=lambda *at: told.append(at)
+    )
+    assert found.as_dict() == whole.as_dict() and rest.left == 0 and told == [(k, 9) for k in range(5, 10)]
+    again = disentanglement(base, *TAU, Mortal(0), ["one", "two"], alphas=[0, 1, 2], journal=journal)
+    assert again.as_dict() == whole.as_dict()
+
+
+def test_a_journal_of_something_else_is_refused(tmp_path):
+    journal = tmp_path / "xi.jsonl"
+    disentanglement(base, *TAU, Judge(), ["one", "two"], alphas=[0, 1], journal=journal)
+    with pytest.raises(OutputError, match="another interference") as error:
+        disentanglement(base, *TAU[::-1], Judge(), ["one", "two"], alphas=[0, 2], journal=journal)
+    assert "alphas: [0.0, 1.0] there, [0.0, 2.0] here" in str(error.value) and "vectors" in str(error.value)
+    with pytest.raises(OutputError, match="another search"):
+        tv.search(base + tv.knob("a") * TAU[0], judge, {"a": [0, 1]}, journal=journal)
+    with pytest.raises(FormatError, match="no journal of a search"):
+        read_record(journal)
 
 
 def test_its_picture_is_written(tmp_path):

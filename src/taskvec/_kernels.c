@@ -120,6 +120,8 @@ static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, i
         return onto_bf16(out, tile_of(r, op, first, at), tile_of(r, op, !first, at), (float)op->number[first],
                          (float)op->number[!first], n);
     }
+    if (dtype == F32 && is_two(r, op, BF16, BF16))
+        return flags_of(two_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->number[0], (float)op->number[1], n), F32);
     if (dtype == F64 || is_wide(r, op)) { sum64(r, op, at, n, acc64); return encode64(out, dtype, acc64, n); }
     sum32(r, op, at, n, acc32);
     return encode32(out, dtype, acc32, n);
@@ -428,31 +430,51 @@ done:
     return result;
 }
 
+static double size_of(const float *x, int n) {
+    double lane[LANES] = {0};
+    sizes_into(lane, x, n);
+    return sum_of(lane);
+}
+
+/* Row by row. Any of out, bits (a bit an entry, whether it is kept) and sums (of |x|, and of |out|) may be None. */
 static PyObject *prune(PyObject *self, PyObject *args) {
-    PyObject *out_obj, *x_obj, *result = NULL;
+    PyObject *out_obj, *x_obj, *bits_obj, *sums_obj, *result = NULL;
     Py_ssize_t rows, width;
     unsigned long long start, stream;
     unsigned int k0, k1;
     double density, epsilon, scale;
-    if (!PyArg_ParseTuple(args, "OOnnKKIIddd", &out_obj, &x_obj, &rows, &width, &start, &stream, &k0, &k1, &density, &epsilon, &scale))
+    if (!PyArg_ParseTuple(args, "OOnnKKIIdddOO", &out_obj, &x_obj, &rows, &width, &start, &stream, &k0, &k1, &density, &epsilon,
+                          &scale, &bits_obj, &sums_obj))
         return NULL;
-    Held h[2] = {0};
+    Held h[4] = {0};
     uint64_t *room = NULL;
-    if (rows < 0 || width < 0 || width > INT32_MAX) { PyErr_SetString(PyExc_ValueError, "prune: bad size"); goto done; }
+    if (rows < 0 || width < 0 || width > INT32_MAX || (bits_obj != Py_None && rows > 1 && width % 8)) {
+        PyErr_SetString(PyExc_ValueError, "prune: bad size");
+        goto done;
+    }
     const Py_ssize_t n = rows * width;
     const double last = width > 1 ? (double)(width - 1) : 1.0;
     const Prune how = {density - epsilon / 2, epsilon, last, (float)scale, {k0, k1, stream}};
-    if (hold(&h[0], out_obj, 1, n * 4) < 0 || hold(&h[1], x_obj, 0, n * 4) < 0) goto done;
-    if (!(room = PyMem_Malloc(room_for_rows((int)width)))) { PyErr_NoMemory(); goto done; }
+    if (hold(&h[0], x_obj, 0, n * 4) < 0 || (out_obj != Py_None && hold(&h[1], out_obj, 1, n * 4) < 0) ||
+        (bits_obj != Py_None && hold(&h[2], bits_obj, 1, (n + 7) / 8) < 0) ||
+        (sums_obj != Py_None && hold(&h[3], sums_obj, 1, 2 * sizeof(double)) < 0)) goto done;
+    if (!(room = PyMem_Malloc(room_for_rows((int)width) + (size_t)width * 4))) { PyErr_NoMemory(); goto done; }
     Py_BEGIN_ALLOW_THREADS
-    float *out = h[0].view.buf;
-    const float *x = h[1].view.buf;
-    for (Py_ssize_t at = 0; at < n; at += width) prune_row(out + at, x + at, start + (uint64_t)at, (int)width, &how, room);
+    const float *x = h[0].view.buf;
+    float *out = h[1].view.buf, *row = (float *)((char *)room + room_for_rows((int)width));
+    uint8_t *bits = h[2].view.buf;
+    double *sums = h[3].view.buf;
+    for (Py_ssize_t at = 0; at < n; at += width) {
+        float *made = out ? out + at : row;
+        prune_row(made, x + at, start + (uint64_t)at, (int)width, &how, room);
+        if (bits) nonzero_of(bits + at / 8, made, (int)width);
+        if (sums) { sums[0] += size_of(x + at, (int)width); sums[1] += size_of(made, (int)width); }
+    }
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 done:
     PyMem_Free(room);
-    release(h, 2);
+    release(h, 4);
     return result;
 }
 
@@ -460,8 +482,8 @@ static PyMethodDef functions[] = {
     {"run", run, METH_VARARGS, "run(out, dtype, inputs, dtypes, ops, start, n, scratch) -> flags"},
     {"lowrank", lowrank, METH_VARARGS, "lowrank(out, B, A, start, n, cols, rank, scale)"},
     {"philox", philox, METH_VARARGS, "philox(out, n, first, stream, key0, key1)"},
-    {"prune", prune, METH_VARARGS, "prune(out, x, rows, width, start, stream, k0, k1, density, epsilon, scale)"},
+    {"prune", prune, METH_VARARGS, "prune(out, x, rows, width, start, stream, k0, k1, density, epsilon, scale, bits, sums)"},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "taskvec._kernels", NULL, -1, functions, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_philox(); return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_philox(); choose_between(); return PyModule_Create(&module); }

@@ -25,5 +25,7 @@ def prune(
     density: float,
     epsilon: float,
     scale: float,
+    bits: Any,
+    sums: Any,
     /,
 ) -> None: ...

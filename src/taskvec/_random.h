@@ -1,7 +1,7 @@
 /* Random words with a key: Philox4x32-10 (Salmon et al., SC 2011), the same bits on every machine. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
-#define PHILOX_LANES 1
+#define LANES64 1
 #endif
 #ifdef __GNUC__
 typedef uint16_t __attribute__((may_alias)) Half;                    /* half of a word, seen where the word lies    */
@@ -35,7 +35,7 @@ static void philox_plain(uint32_t *restrict out, uint64_t first, Draws draws) {
     for (int i = 0; i < GROUP; i++) { out[4 * i] = a[i]; out[4 * i + 1] = b[i]; out[4 * i + 2] = c[i]; out[4 * i + 3] = d[i]; }
 }
 
-#ifdef PHILOX_LANES
+#ifdef LANES64
 /* A word in each 64-bit lane: MUL reads the lower halves alone, so that nothing is cleared between rounds. Four vectors at
    once hide how long a multiplication takes. */
 #define DEFINE_PHILOX(NAME, TARGET, VECTOR, LANE_COUNT, MUL) \
@@ -82,7 +82,7 @@ DEFINE_PHILOX(philox_avx2, "avx2", __m256i, 4, _mm256_mul_epu32)
 static Philox *philox_group = philox_plain;
 
 static void choose_philox(void) {
-#ifdef PHILOX_LANES
+#ifdef LANES64
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f")) philox_group = philox_avx512;
     else if (__builtin_cpu_supports("avx2")) philox_group = philox_avx2;

@@ -59,24 +59,32 @@ CLONES static uint32_t below_of(const uint64_t *restrict x, uint32_t n, uint64_t
 
 /* ---- without sorting: the draw decides nearly always, wherever an entry ranks within its bin ----------------------------- */
 /* Bins are of the upper bits of magnitudes, 32 of them from a power of two to the next; the last one has the greatest, and
-   the first all that is smaller than 2^-16 of that. */
-enum { BINS = 512, BIN_SHIFT = 18, SHORT = 256 };
+   the first all that is smaller than 2^-8 of that. A row is walked in so many parts at once, each with a table of its own, so that
+   equal neighbours do not wait for each other. */
+enum { BINS = 256, BIN_SHIFT = 18, SHORT = 256, PARTS = 4 };
+typedef uint32_t Starts[PARTS][BINS];                                /* of each part the place of its next entry of a bin */
 
-CLONES static void bins_of(uint16_t *restrict bin, const float *restrict x, int n) {
+CLONES static void bins_of(uint8_t *restrict bin, const float *restrict x, int n) {
     const int32_t top = (int32_t)(top_of(x, n) >> BIN_SHIFT), from = top < BINS ? 0 : top - (BINS - 1);
     for (int i = 0; i < n; i++) {
         const int32_t at = (int32_t)(magnitude(x[i]) >> BIN_SHIFT) - from;
-        bin[i] = (uint16_t)(at < 0 ? 0 : at);
+        bin[i] = (uint8_t)(at < 0 ? 0 : at);
     }
 }
 
-/* below[k]: entries in the bins before the k-th. Two tables in turn, so that equal neighbours do not wait for each other. */
-static void count_below(uint32_t *restrict below, const uint16_t *restrict bin, int n) {
-    uint32_t odd[BINS] = {0}, sum = 0;
-    memset(below, 0, (BINS + 1) * sizeof *below);
-    for (int i = 0; i + 1 < n; i += 2) { below[bin[i]]++; odd[bin[i + 1]]++; }
-    if (n & 1) below[bin[n - 1]]++;
-    for (int k = 0; k <= BINS; k++) { uint32_t count = below[k] + (k < BINS ? odd[k] : 0); below[k] = sum; sum += count; }
+/* below[k]: entries in the bins before the k-th; start[p][k]: the same, and those of the k-th in the parts before the p-th. */
+static void count_below(uint32_t *restrict below, Starts start, const uint8_t *restrict bin, int n) {
+    const int part = n / PARTS;
+    uint32_t sum = 0;
+    memset(start, 0, sizeof(Starts));
+    for (int i = 0; i < part; i++)
+        for (int p = 0; p < PARTS; p++) start[p][bin[p * part + i]]++;
+    for (int i = PARTS * part; i < n; i++) start[PARTS - 1][bin[i]]++;
+    for (int k = 0; k < BINS; k++) {
+        below[k] = sum;
+        for (int p = 0; p < PARTS; p++) { uint32_t count = start[p][k]; start[p][k] = sum; sum += count; }
+    }
+    below[BINS] = sum;
 }
 
 /* out = x * scale where even the least rank keeps the entry, else 0. */
@@ -84,19 +92,47 @@ CLONES static void keep_sure(float *restrict out, const float *restrict x, const
     for (int i = 0; i < n; i++) out[i] = half[i] < sure ? x[i] * scale : 0.0f;
 }
 
-/* The places where a half word lies in from .. from + size - 1: first as bits, WORD entries at once, of which there are few. */
+/* The places where a half word lies in from .. from + size - 1, in their order. There is room for WORD more than n. */
+typedef int Between(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from, uint32_t size);
+
+/* First as bits, WORD entries at once: few of them are set. */
 CLONES static uint32_t bits_between(const Half *restrict half, uint32_t from, uint32_t size) {
     uint32_t word = 0;
     for (int k = 0; k < WORD; k++) word |= (uint32_t)(half[k] - from < size) << k;
     return word;
 }
-static int between_of(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from, uint32_t size) {
+static int between_plain(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from, uint32_t size) {
     int count = 0, i = 0;
     for (; i + WORD <= n; i += WORD)
         for (uint32_t word = bits_between(half + i, from, size); word; word &= word - 1)
             found[count++] = (uint32_t)(i + __builtin_ctz(word));
     for (; i < n; i++) if (half[i] - from < size) found[count++] = (uint32_t)i;
     return count;
+}
+
+#ifdef LANES64
+__attribute__((target("avx512f"))) static int between_avx512(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from,
+                                                             uint32_t size) {
+    const __m512i low = _mm512_set1_epi32((int)from), many = _mm512_set1_epi32((int)size), step = _mm512_set1_epi32(16);
+    __m512i place = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    int count = 0, i = 0;
+    for (; i + 16 <= n; i += 16, place = _mm512_add_epi32(place, step)) {
+        const __m512i draw = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(half + i)));
+        const __mmask16 in = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(draw, low), many);
+        _mm512_storeu_si512(found + count, _mm512_maskz_compress_epi32(in, place));
+        count += __builtin_popcount(in);
+    }
+    for (; i < n; i++) if (half[i] - from < size) found[count++] = (uint32_t)i;
+    return count;
+}
+#endif
+
+static Between *between_of = between_plain;
+
+static void choose_between(void) {
+#ifdef LANES64
+    if (__builtin_cpu_supports("avx512f")) between_of = between_avx512;
+#endif
 }
 
 /* What half words say of an entry of a bin: below `stays` it is kept, from `goes` on dropped, whatever its rank there. */
@@ -113,7 +149,7 @@ CLONES static void bounds_of(Bounds *restrict bounds, const uint32_t *restrict b
 
 /* Settles what the bounds settle; the others stay in `open`, how many is returned. */
 static int settle(float *restrict out, uint32_t *restrict open, int count, const float *restrict x, const Half *restrict half,
-                  const uint16_t *restrict bin, const Bounds *restrict bounds, float scale) {
+                  const uint8_t *restrict bin, const Bounds *restrict bounds, float scale) {
     int left = 0;
     for (int k = 0; k < count; k++) {
         const uint32_t i = open[k], b = bin[i], draw = half[i];
@@ -125,11 +161,11 @@ static int settle(float *restrict out, uint32_t *restrict open, int count, const
     return left;
 }
 
-static size_t room_for_rows(int n) { return (size_t)n * 32 + (BINS + 1) * 4 + 64; }
+static size_t room_for_rows(int n) { return (size_t)n * 32 + (BINS + 1) * 4 + 256; }
 
 static void prune_row(float *restrict out, const float *restrict x, uint64_t position, int n, const Prune *p, uint64_t *room) {
     uint64_t *a = room, *b = a + n;
-    uint32_t *open = (uint32_t *)(b + n), *words = open + n + 1, *rank = words + HALVES(n), *below = rank + n;
+    uint32_t *open = (uint32_t *)(b + n), *words = open + n + WORD, *rank = words + HALVES(n), *below = rank + n;
     const Half *half = halves_of(words, position, n, p->draws);
     if (p->scale == 0) {
         ranks_of(rank, x, (uint32_t)n, a, b);
@@ -141,20 +177,25 @@ static void prune_row(float *restrict out, const float *restrict x, uint64_t pos
     keep_sure(out, x, half, n, sure, p->scale);
     int count = between_of(open, half, n, sure, never - sure);
     const int binned = n > SHORT;
-    uint16_t *bin = (uint16_t *)rank;
+    uint8_t *bin = (uint8_t *)rank;
+    Starts start;
     if (binned) {
         Bounds bounds;
         bins_of(bin, x, n);
-        count_below(below, bin, n);
+        count_below(below, start, bin, n);
         bounds_of(&bounds, below, p);
         count = settle(out, open, count, x, half, bin, &bounds, p->scale);
     }
     const int sorted = binned && count > n / 8;                      /* all in a few bins                           */
     if (sorted) ranks_of(rank, x, (uint32_t)n, a, b);
     else if (binned) {
-        uint32_t next[BINS];
-        memcpy(next, below, sizeof next);
-        for (int i = 0; i < n; i++) a[next[bin[i]]++] = (uint64_t)magnitude(x[i]) << 32 | (uint32_t)i;
+        const int part = n / PARTS;
+        for (int k = 0; k < part; k++)
+            for (int p = 0; p < PARTS; p++) {
+                const int i = p * part + k;
+                a[start[p][bin[i]]++] = (uint64_t)magnitude(x[i]) << 32 | (uint32_t)i;
+            }
+        for (int i = PARTS * part; i < n; i++) a[start[PARTS - 1][bin[i]]++] = (uint64_t)magnitude(x[i]) << 32 | (uint32_t)i;
     }
     for (int k = 0; k < count; k++) {
         const uint32_t i = open[k];

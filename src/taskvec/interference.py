@@ -1,18 +1,25 @@
 """`disentanglement`: does a sum of two task vectors do on each task what its own vector alone does there?"""
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import MassError, RecipeError
 from taskvec.evals import Evaluator, Scores, as_evaluator, checked, outputs_of
+from taskvec.measuring import fingerprints, plain
 from taskvec.spaces import Space
+from taskvec.stores import Line
+from taskvec.trials import POLL, Journal, now
+from taskvec.version import __version__
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
+Pair = tuple[float, float]  # the coefficients of the two vectors
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def disentanglement(
     *,
     alphas: Any = "-1:2:0.5",
     split: str = "validation",
+    journal: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Disentanglement:
     """xi(a1, a2) = sum_t mean_x 1[f(x; base + a_t tau_t) != f(x; base + a1 tau1 + a2 tau2)], x of task t, t = 1, 2.
@@ -71,7 +79,8 @@ def disentanglement(
     two metrics of `evaluate` whose vectors `first` and `second` are. f(x) is what evaluate.predictions(weights, split)
     gives for each example, {metric: one label each}; of an evaluator without it, the score (two wrong answers then
     agree: a lower bound). alphas: values for both, as a knob's. n of them take n (n + 2) + 1 judgements, fewer with 0
-    among them. Raises MassError, RecipeError, and what the evaluator does.
+    among them. journal: a file, or a database, to write judgements to and to go on from; calls that share one share the
+    work. Raises MassError, RecipeError, and what the evaluator does.
     """
     if base.kind() != 1 or first.kind() or second.kind():
         raise MassError("disentanglement is about a base, a model, and two task vectors: subtract the base from models")
@@ -80,36 +89,55 @@ def disentanglement(
     judge, space = as_evaluator(evaluate), Space.of(alphas, "alphas")
     if not space.values:
         raise RecipeError("alphas need a step: low:high:step")
-    grid = space.values
+    grid, told = space.values, (tasks[0], tasks[1])
     pairs = list(dict.fromkeys([(0.0, 0.0), *((a, 0.0) for a in grid), *((0.0, a) for a in grid), *_square(grid)]))
-    found: dict[tuple[float, float], tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
-    by = ""
-    for done, (a, b) in enumerate(pairs, 1):
-        weights = base + a * first + b * second
-        scores = checked(judge(weights, split), judge.text)
-        if missing := [t for t in tasks if not getattr(scores.get(t), "ndim", 0)]:
-            known = ", ".join(n for n, v in scores.items() if getattr(v, "ndim", 0))
-            raise RecipeError(f"no metric with a score an example is called {', '.join(missing)}; there is {known}")
-        outputs: Mapping[str, Any] | None = outputs_of(judge, weights, split, tasks)
-        by = "scores" if outputs is None else "predictions"
-        found[a, b] = scores, outputs or scores
+    about = {
+        "base": str(base), "vectors": [str(first), str(second)], "sources": fingerprints([base, first, second]),
+        "evaluator": judge.text, "tasks": list(tasks), "alphas": list(grid), "split": split, "version": __version__,
+    }  # fmt: skip
+    book = Journal(journal or None, about, kind="interference")
+    while (number := book.claim(len(pairs))) is not None or book.waiting(len(pairs)):
+        if number is None:
+            time.sleep(POLL)  # another process works on the last ones
+            continue
+        a, b = pairs[number]
+        book.add({"trial": number, **_judged(judge, base + a * first + b * second, split, told), "time": now()})
         if progress:
-            progress(done, len(pairs))
-    return _compared((tasks[0], tasks[1]), grid, found, by)
+            progress(sum("trial" in line for line in book.lines()), len(pairs))
+    found = {pairs[line["trial"]]: line for line in book.lines() if "trial" in line}
+    return _compared(told, grid, found)
+
+
+def _judged(judge: Evaluator, weights: Weights, split: str, tasks: tuple[str, str]) -> Line:
+    """What one model scores and answers on the two tasks, and how long that took."""
+    began = time.perf_counter()
+    scores = checked(judge(weights, split), judge.text)
+    if missing := [t for t in tasks if not getattr(scores.get(t), "ndim", 0)]:
+        known = ", ".join(n for n, v in scores.items() if getattr(v, "ndim", 0))
+        raise RecipeError(f"no metric with a score an example is called {', '.join(missing)}; there is {known}")
+    line: Line = {"scores": {task: plain(scores[task]) for task in tasks}}
+    outputs = outputs_of(judge, weights, split, tasks)
+    if outputs is not None:
+        line["outputs"] = {task: outputs[task].tolist() for task in tasks}
+    return line | {"seconds": round(time.perf_counter() - began, 3)}
 
 
 def _square(grid: Sequence[float]) -> list[tuple[float, float]]:
     return [(a, b) for a in grid for b in grid]
 
 
-def _compared(tasks: tuple[str, str], grid: tuple[float, ...], found: Mapping[Any, Any], by: str) -> Disentanglement:
+def _compared(tasks: tuple[str, str], grid: tuple[float, ...], found: Mapping[Pair, Line]) -> Disentanglement:
     import numpy as np
 
-    def apart(task: str, alone: tuple[float, float], both: tuple[float, float]) -> float:
-        return float(np.mean(found[alone][1][task] != found[both][1][task]))
+    by = "predictions" if all("outputs" in line for line in found.values()) else "scores"
+    answers = "outputs" if by == "predictions" else "scores"
 
-    def score(task: str, at: tuple[float, float]) -> float:
-        return float(np.mean(found[at][0][task]))
+    def apart(task: str, alone: Pair, both: Pair) -> float:
+        one, two = (np.asarray(found[at][answers][task]) for at in (alone, both))
+        return float(np.mean(one != two))
+
+    def score(task: str, at: Pair) -> float:
+        return float(np.mean(found[at]["scores"][task]))
 
     one, two = tasks
     return Disentanglement(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskvec.dtypes import BITS, CODES
-from taskvec.operations import NONZERO, PAIR, RESULT, SIZE, SUM, Buffer, Input, Op
+from taskvec.operations import PAIR, RESULT, SUM, Buffer, Input, Op
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,18 +82,6 @@ def pair(x: Buffer, y: Buffer, n: int) -> tuple[float, int, int]:
     return found[0], int(found[1]), int(found[2])
 
 
-def size(x: Buffer, n: int) -> float:
-    """sum |x| in float64 of a float32 buffer."""
-    found = memoryview(bytearray(8)).cast("d")
-    run(None, "F32", (x,), ("F32",), (Op(SIZE, (0,), (), found),), n)
-    return found[0]
-
-
-def nonzero(bits: Buffer, x: Buffer, n: int) -> None:
-    """A bit an entry of a float32 buffer, the lowest first: 0 where it is +0."""
-    run(None, "F32", (x,), ("F32",), (Op(NONZERO, (0,), (), bits),), n)
-
-
 def lowrank(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:
     """out = (scale * B @ A).ravel()[start : start + n], all float32; B (rows, rank), A (rank, cols), row-major.
 
@@ -118,7 +106,7 @@ def philox(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -
 
 
 def prune(
-    out: Buffer,
+    out: Buffer | None,
     x: Buffer,
     rows: int,
     width: int,
@@ -128,17 +116,20 @@ def prune(
     density: float,
     epsilon: float,
     scale: float,
+    bits: Buffer | None = None,
+    sums: Buffer | None = None,
 ) -> None:
     """Row by row p = density - epsilon/2 + epsilon * rank / (width-1), clipped to [tiny, 1], by the rank of |x| from
     the smallest; out = x / p, or x * scale if scale is not 0, where draw / 2**32 < p, else 0. float32.
 
-    Draws are those of DROP for the positions `start` and on."""
+    Draws are those of DROP for the positions `start` and on. bits: a bit an entry, the lowest first, 0 where out is +0;
+    for more than one row of whole bytes. sums: to two float64 sum |x| and sum |out| are added, row by row."""
     if _kernels is None:
         from taskvec.kernels_numpy import prune_numpy
 
-        prune_numpy(out, x, rows, width, start, stream, key, density, epsilon, scale)
+        prune_numpy(out, x, rows, width, start, stream, key, density, epsilon, scale, bits, sums)
     else:
-        _kernels.prune(out, x, rows, width, start, stream, *key, density, epsilon, scale)
+        _kernels.prune(out, x, rows, width, start, stream, *key, density, epsilon, scale, bits, sums)
 
 
 def itemsize(dtype: str) -> int:

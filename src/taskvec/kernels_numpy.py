@@ -328,7 +328,7 @@ def philox_numpy(out: Buffer, n: int, first: int, stream: int, key: tuple[int, i
 
 
 def prune_numpy(
-    out: Buffer,
+    out: Buffer | None,
     x: Buffer,
     rows: int,
     width: int,
@@ -338,6 +338,8 @@ def prune_numpy(
     density: float,
     epsilon: float,
     scale: float,
+    bits: Buffer | None = None,
+    sums: Buffer | None = None,
 ) -> None:
     """`prune`, without the compiled kernels."""
     import numpy as np
@@ -352,4 +354,12 @@ def prune_numpy(
     drawn = draws_numpy(start, n, stream, key).reshape(rows, width) * 2.0**-32
     with np.errstate(all="ignore"):
         kept = given / p if scale == 0 else given * np.float32(scale)
-    np.frombuffer(out, np.float32, n)[:] = np.where(drawn < p, kept, np.float32(0)).reshape(-1)
+    made = np.where(drawn < p, kept, np.float32(0))
+    if out is not None:
+        np.frombuffer(out, np.float32, n)[:] = made.reshape(-1)
+    if bits is not None:
+        _nonzero(Op(NONZERO, (0,), (), bits), made.reshape(-1))
+    if sums is not None:
+        total = np.frombuffer(sums, np.float64, 2)
+        for before, after in zip(given, made, strict=True):
+            total += _in_lanes(np.abs(before.astype(np.float64))), _in_lanes(np.abs(after.astype(np.float64)))

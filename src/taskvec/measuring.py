@@ -93,7 +93,7 @@ class Book:
         each = []
         for model in models:
             found = checked(evaluate(model, split), evaluate.text)
-            each.append({name: _plain(values) for name, values in found.items()})
+            each.append({name: plain(values) for name, values in found.items()})
             if problems := unlike(each[0], each[-1]):
                 raise MismatchError(f"{evaluate.text} is not what it was with the seed before, {split}:", problems)
         seconds = time.perf_counter() - began
@@ -111,6 +111,12 @@ class Book:
         """The scores of some model that was judged before."""
         fitting = (line for line in self.lines() if "scores" in line and line.get("split", "validation") == split)
         return next((scores_of(line) for line in fitting), {})
+
+
+def fingerprints(models: Sequence[Weights]) -> dict[str, str]:
+    """Of every file and array below them, by name."""
+    sources = dict.fromkeys(leaf for model in models for leaf in model.mentioned)
+    return {source.text: source.fingerprint for source in sources}
 
 
 def scores_of(line: Line) -> Mapping[str, Numbers]:
@@ -142,7 +148,7 @@ def _joined(first: Numbers, rest: Numbers) -> Numbers:
     return first + rest
 
 
-def _plain(values: Any) -> Numbers:
+def plain(values: Any) -> Numbers:
     """As JSON has it: whole numbers short."""
     if getattr(values, "ndim", 0):
         return [int(v) if v == int(v) else v for v in map(float, values)]

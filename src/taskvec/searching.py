@@ -18,18 +18,17 @@ from taskvec.evals import Evaluator, Scores, as_evaluator
 from taskvec.findings import Result
 from taskvec.goals import Goal, constraint, objective
 from taskvec.judging import RULES, Judge
-from taskvec.measuring import QUARTER, Book
+from taskvec.measuring import QUARTER, Book, fingerprints
 from taskvec.racing import hopeless
 from taskvec.recipe import parse, replaced
 from taskvec.records import choice_line, record
 from taskvec.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, scattered, total
 from taskvec.stores import Line
-from taskvec.trials import Journal, now
+from taskvec.trials import POLL, Journal, now
 from taskvec.version import __version__
 from taskvec.weights import Weights
 
 BASE = "base"  # the reference model that there always is
-POLL = 0.5  # seconds between two looks at what another process is doing
 Progress = Callable[[int, int], None]  # trials done, trials in all
 
 
@@ -90,7 +89,7 @@ def search(
         propose(spaces, sampler, seed, 0, {}, len(goals))  # is it installed, and can it work with these knobs?
     notes = _require_apart(evaluate)
     about = {
-        "recipe": str(weights), "sources": _fingerprints([*seeds, *models.values()]), "evaluator": evaluate.text,
+        "recipe": str(weights), "sources": fingerprints([*seeds, *models.values()]), "evaluator": evaluate.text,
         "knobs": {name: str(space) for name, space in spaces.items()}, "objective": [g.text for g in goals],
         "minimise": minimise, "constraints": [b.text for b in bounds], "sampler": sampler, "seed": seed, "race": race,
         "version": __version__,
@@ -175,11 +174,6 @@ def _require_apart(evaluate: Evaluator) -> list[str]:
         )
     untold = ", ".join(getattr(evaluate, "untold", ()))
     return [f"{untold}: that validation and test examples differ is the task's own promise"] if untold else []
-
-
-def _fingerprints(models: Sequence[Weights]) -> dict[str, str]:
-    sources = dict.fromkeys(leaf for model in models for leaf in model.mentioned)
-    return {source.text: source.fingerprint for source in sources}
 
 
 # ---- the trials ----------------------------------------------------------------------------------

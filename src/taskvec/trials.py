@@ -16,24 +16,25 @@ from taskvec.errors import FormatError, OutputError
 from taskvec.storage import stated
 from taskvec.stores import URL, Line, parsed, store_of
 
-FORMAT = 1
+FORMAT, KINDS = 1, ("search", "interference")
+POLL = 0.5  # seconds between two looks at what another process is doing
 LEASE, TIMES = 600.0, 10  # a claim of another machine is void after so many seconds, or times the longest trial
 
 
 class Journal:
     """The lines of a file or a database, or with no place of memory. `lines()` has what every process wrote."""
 
-    def __init__(self, where: "str | os.PathLike[str] | None", about: Mapping[str, Any]):
-        """Begin it, or go on if it is of the same search. Raises OutputError, FormatError."""
+    def __init__(self, where: "str | os.PathLike[str] | None", about: Mapping[str, Any], kind: str = "search"):
+        """Begin it, or go on if it is of the same search (or what `kind` says). Raises OutputError, FormatError."""
         self.store = store_of(where)
-        first = {"search": FORMAT, **json.loads(json.dumps(about))}
+        first = {kind: FORMAT, **json.loads(json.dumps(about))}
         with self.store.locked():
             lines = self.store.lines()
             if not lines:
                 self.store.append(first)
             elif lines[0] != first:
                 raise OutputError(
-                    f"{self.store} is the journal of another search; take another name, or remove it. It differs in:",
+                    f"{self.store} is the journal of another {kind}; take another name, or remove it. It differs in:",
                     _differences(lines[0], first),
                 )
 
@@ -109,7 +110,7 @@ def _alive(claim: Line, lease: float) -> bool:
 
 
 def _differences(old: Line, new: Line) -> list[str]:
-    if "search" not in old:
+    if not any(kind in old for kind in KINDS):
         return ["its first line, which is none of a journal"]
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} here" for key in keys]

@@ -318,3 +318,28 @@ def test_rows_are_pruned_as_in_numpy(width, density, epsilon):
             for prune, out in ((kernels.prune, one), (prune_numpy, two)):
                 prune(out, x, rows, width, 4 * width + 3, 4, (1, 2), density, epsilon, scale)
             assert np.array_equal(words(one), words(two))
+
+
+@needs_compiled
+@pytest.mark.parametrize("width", [1, 8, 40, 2048, 5001])
+def test_what_pruning_keeps_is_told_without_being_made(width):
+    rng = np.random.default_rng(width)
+    rows = 1 if width % 8 else 24
+    for x in (rng.standard_normal((rows, width)).astype("f4"), coarse(rng, (rows, width), spoiled=True)):
+        out, told = np.empty_like(x), []
+        kernels.prune(out, x, rows, width, 16, 4, (1, 2), 0.5, 0.2, 1.5)
+        for prune in (kernels.prune, prune_numpy):
+            bits, sums = np.full(-(-rows * width // 8), 0xFF, np.uint8), np.array([1.0, 2.0])
+            prune(None, x, rows, width, 16, 4, (1, 2), 0.5, 0.2, 1.5, bits, sums)
+            told.append(sums)
+            assert np.array_equal(np.unpackbits(bits, count=x.size, bitorder="little"), (words(out) != 0).ravel())
+        assert np.array_equal(*told, equal_nan=True)
+        expected = [1 + np.abs(x.astype("f8")).sum(), 2 + np.abs(out.astype("f8")).sum()]
+        assert np.allclose(told[0], expected, rtol=1e-12, equal_nan=True)
+
+
+@needs_compiled
+def test_rows_that_share_a_byte_have_no_bits():
+    x = np.ones((2, 9), np.float32)
+    with pytest.raises(ValueError, match="bad size"):
+        kernels.prune(None, x, 2, 9, 0, 4, (1, 2), 0.5, 0.2, 1.0, np.empty(3, np.uint8))

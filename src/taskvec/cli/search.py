@@ -182,6 +182,7 @@ def _ends(text: str) -> tuple[float, float]:
 @click.option("--evaluate", required=True, metavar="FILE", help="Tasks in FILE.yml, or your FILE.py:FUNCTION.")
 @click.option("--tasks", required=True, metavar="FIRST,SECOND", help="The metrics whose vectors they are.")
 @click.option("--alphas", default="-1:2:0.5", show_default=True, metavar="VALUES", help="Of both coefficients.")
+@click.option("--journal", metavar="FILE", help="Judgements to go on from; or a database's URL.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="The heat map as a picture (.png, .svg, .pdf).")
 @as_json
 @quiet

@@ -163,19 +163,19 @@ class Call(Derived):
         args = sum(RESULT + operand_bytes(a.parts(name), n) for a in self.args if name in a.specs)
         return args + 2 * RESULT if self.lowers else max(args + 2 * RESULT, aligned(4 * n))
 
-    def step(self, name: str) -> int:
+    def step(self, name: str, most: int = TILE) -> int:
         """Elements of a tensor that the function is given at once: a tile, or the whole rows that make one."""
         width = self.width(name)
-        return max(1, TILE // width) * width if self.method.rows else TILE
+        return max(1, most // width) * width if self.method.rows else most
 
     def width(self, name: str) -> int:
         """Elements of a row."""
         shape = self.specs[name].shape
         return max(1, shape[-1]) if shape else 1
 
-    def spans(self, name: str, start: int, stop: int) -> "list[tuple[int, int]]":
+    def spans(self, name: str, start: int, stop: int, most: int = TILE) -> "list[tuple[int, int]]":
         """(first element, how many) of what the function is given for the elements start .. stop."""
-        step, numel = self.step(name), self.specs[name].numel
+        step, numel = self.step(name, most), self.specs[name].numel
         if not self.method.rows:
             return [(at, min(step, stop - at)) for at in range(start, stop, step)]
         return [(at, min(step, numel - at)) for at in range(start - start % self.width(name), stop, step)]

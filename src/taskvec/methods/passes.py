@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskvec import kernels
 from taskvec.executors import each
 from taskvec.methods.applied import Applied, Measured, here
 from taskvec.methods.call import PART, TILE
@@ -105,30 +104,35 @@ def _blocks(lanes: Lanes) -> Iterator[tuple[int, int, int, int]]:
             yield row, min(step, lanes.rows - row), 0, lanes.width
 
 
-def ratios(call: Applied, threads: int, progress: Callable[[int], None], told: Measured) -> dict[str, float]:
+Sizes = Iterator[tuple[str, int, float, float]]  # tensor, elements, sums of their magnitudes before and after
+Bits = Mapping[str, memoryview]  # of some tensors: a bit an entry, whether it is kept
+ByRows = Callable[..., tuple[float, float]]  # (tau, bits, **told) -> sum |tau|, sum |what the function makes of it|
+
+
+def ratios(
+    call: Applied, threads: int, progress: Callable[[int], None], told: Measured, by_rows: ByRows | None = None
+) -> dict[str, float]:
     """Tensor -> sum |tau| / sum |what the function makes of tau|, 1 where one of the two is below LEAST_SUM.
 
-    What `fn` is told beside its parameters: `told`, and ratio=1.
+    What `fn` is told beside its parameters: `told`, and ratio=1. by_rows: what finds the sums of a run of whole rows,
+    and sets `bits`, for a function that is not lowered.
     """
+    import numpy as np
+
     known = {
         name: call.numbers(name) | dict(told.get(name, {})) | {"ratio": 1.0}
         for name, spec in call.specs.items() if spec.arithmetic
     }  # fmt: skip
     totals: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
-    kept = {name: memoryview(bytearray(-(-call.specs[name].numel // 8))) for name in known if call.remembers_of(name)}
-    for name, count, before, after in (_lowered_sizes if call.lowers else _sizes)(call, threads, known, kept):
+    kept = {n: np.empty(-(-call.specs[n].numel // 8), np.uint8).data for n in known if call.remembers_of(n)}
+    sizes = partial(_sizes_by_rows, by_rows) if by_rows else _lowered_sizes
+    for name, count, before, after in sizes(call, threads, known, kept):
         totals[name][0].append(before)
         totals[name][1].append(after)
         progress(count)
     call.kept.update(kept)
     found = {name: (total(before), total(after)) for name, (before, after) in totals.items()}
     return {name: 1.0 if min(sums) < LEAST_SUM else sums[0] / sums[1] for name, sums in found.items()}
-
-
-Sizes = Iterator[tuple[str, int, float, float]]  # tensor, elements, sums of their magnitudes before and after
-
-
-Bits = Mapping[str, memoryview]  # of some tensors: a bit an entry, whether it is kept
 
 
 def _lowered_sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]], kept: Bits) -> Sizes:
@@ -152,20 +156,21 @@ def _lowered_sizes(call: Applied, threads: int, known: Mapping[str, dict[str, An
     return each(parts(call, SUMMED), work, lambda: np.empty((2, 1)), threads)
 
 
-def _sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]], kept: Bits) -> Sizes:
+def _sizes_by_rows(
+    by_rows: ByRows, call: Applied, threads: int, known: Mapping[str, dict[str, Any]], kept: Bits
+) -> Sizes:
     import numpy as np
 
-    step = max((call.step(name) for name in known), default=TILE)
+    step = max((call.step(name, PART) for name in known), default=PART)
 
     def work(span: Part, rows: "NDArray[Any]") -> tuple[str, int, float, float]:
-        name, at, size = span
-        finite = fill(call, span, rows)
-        made = np.ascontiguousarray(call.tile(name, at, [rows[0, :size]], known[name], finite))
-        if name in kept:
-            kernels.nonzero(kept[name][at // 8 :], made, size)
-        return name, size, kernels.size(rows[0, :size], size), kernels.size(made, size)
+        name, start, count = span
+        fill(call, span, rows)
+        bits = kept[name][start // 8 :] if name in kept else None
+        tau = rows[0, :count].reshape(-1, call.width(name))
+        return name, count, *by_rows(tau, bits, name=name, start=start, **known[name])
 
-    spans = [(name, *span) for name in known for span in call.spans(name, 0, call.specs[name].numel)]
+    spans = [(name, *span) for name in known for span in call.spans(name, 0, call.specs[name].numel, PART)]
     return each(spans, work, lambda: np.empty((1, step), np.float32), threads)
 
 

@@ -17,7 +17,7 @@ from taskvec.methods.call import PART
 from taskvec.methods.counting import Equals, Ranks, groups_of
 from taskvec.methods.draws import DROPS, PRUNES, key_of, normal
 from taskvec.methods.lift import Method, Range
-from taskvec.methods.passes import grams, ratios
+from taskvec.methods.passes import ByRows, grams, ratios
 from taskvec.methods.thresholds import cuts, quotas, values_of
 from taskvec.operations import DROP, KEEP, SUM
 from taskvec.terms import Program
@@ -183,14 +183,33 @@ def della(
     import numpy as np
 
     found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
-    width = tau.shape[-1] if tau.ndim else 1
-    key, scale = key_of(int(seed), name), 0.0 if rescale == "expected" else ratio
-    kernels.prune(found, given, tau.size // max(1, width), width, start, PRUNES, key, density, epsilon, scale)
+    scale = 0.0 if rescale == "expected" else ratio
+    kernels.prune(found, given, *_rows(tau, start), PRUNES, key_of(int(seed), name), density, epsilon, scale)
     return found
+
+
+def _rows(tau: "NDArray[Any]", start: int) -> tuple[int, int, int]:
+    """(how many, their width, the position of the first element)."""
+    width = tau.shape[-1] if tau.ndim else 1
+    return tau.size // max(1, width), width, start
+
+
+def _pruned_sizes(
+    tau: "NDArray[Any]", bits: memoryview | None, *, name: str, start: int, seed: float, density: float, epsilon: float,
+    ratio: float, **_: Any,
+) -> tuple[float, float]:  # fmt: skip
+    """sum |tau| and sum |what della keeps of it|; `bits` of what that is."""
+    sums, key = memoryview(bytearray(16)).cast("d"), key_of(int(seed), name)
+    kernels.prune(None, tau, *_rows(tau, start), PRUNES, key, density, epsilon, ratio, bits, sums)
+    return sums[0], sums[1]
 
 
 def _drawn(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
     return _with_ratio(call, threads, progress, {name: {} for name in groups_of(call)})
+
+
+def _pruned(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+    return _with_ratio(call, threads, progress, {name: {} for name in groups_of(call)}, _pruned_sizes)
 
 
 def _drawn_passes(params: Mapping[str, Parameter]) -> int:
@@ -198,9 +217,13 @@ def _drawn_passes(params: Mapping[str, Parameter]) -> int:
 
 
 def _with_ratio(
-    call: Applied, threads: int, progress: "Callable[[int], None]", told: dict[str, dict[str, Any]]
+    call: Applied,
+    threads: int,
+    progress: "Callable[[int], None]",
+    told: dict[str, dict[str, Any]],
+    by_rows: ByRows | None = None,
 ) -> Measured:
-    found = ratios(call, threads, progress, told) if call.params["rescale"] == "l1" else {}
+    found = ratios(call, threads, progress, told, by_rows) if call.params["rescale"] == "l1" else {}
     return {name: here | {"ratio": found.get(name, 1.0)} for name, here in told.items()}
 
 
@@ -242,7 +265,7 @@ METHODS = (
         ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
     ),
     Method(
-        della, rows=True, keyed=True, measure=_drawn, passes=_drawn_passes, most=1,
+        della, rows=True, keyed=True, measure=_pruned, passes=_drawn_passes, most=1,
         ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
     ),
     Method(random_like, local=True, keyed=True, measure=_sizes, passes=1, most=1),
