@@ -123,6 +123,7 @@ static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, i
     if (dtype == F32 && is_two(r, op, BF16, BF16))
         return flags_of(two_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->number[0], (float)op->number[1], n), F32);
     if (dtype == F64 || is_wide(r, op)) { sum64(r, op, at, n, acc64); return encode64(out, dtype, acc64, n); }
+    if (dtype == F32) { sum32(r, op, at, n, out); return flags_of(top_of(out, n), F32); }
     sum32(r, op, at, n, acc32);
     return encode32(out, dtype, acc32, n);
 }

@@ -37,7 +37,8 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     specs = {name: Spec(spec.shape, kinds[targets[name].dtype]) for name, spec in weights.specs.items()}
     twins = _twins(specs, targets)
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
-    terms, count = scales(weights, specs), threads or default_threads()
+    memory_of = {n: t.view(torch.uint8).numpy().data for n, t in flat.items() if t.device.type == "cpu" and t.numel()}
+    terms, count = scales(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
     prepare([weights], count)
     parts = {name: [term[:2] for term in its] for name, its in terms.items() if specs[name].arithmetic}
     room = arena_bytes(parts, specs, BLOCK)
@@ -52,10 +53,11 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
         return f"{twins[block.name]} and {block.name}", one == two
 
     def write(block: Block, memory: memoryview) -> tuple[str, int]:
-        target = flat[block.name][block.start : block.start + block.count]
-        if target.device.type == "cpu":  # computed where it is to be
-            return block.name, computed(block.name, block, memory, target.view(torch.uint8).numpy().data)[1]
+        if block.name in memory_of:  # computed where it is to be
+            first, last = (at * BITS[specs[block.name].dtype] // 8 for at in (block.start, block.start + block.count))
+            return block.name, computed(block.name, block, memory, memory_of[block.name][first:last])[1]
         out, flags = computed(block.name, block, memory)
+        target = flat[block.name][block.start : block.start + block.count]
         with torch.no_grad():
             target.copy_(torch.frombuffer(out, dtype=target.dtype, count=block.count))
         return block.name, flags
