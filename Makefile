@@ -17,7 +17,7 @@ methods: $(VENV)/ready           # the demo's vectors merged by every method: on
 rules: $(VENV)/ready             # coefficients that need no data, on sums of 2, 4 and 8 vectors: about 5 minutes
 	$(RUN) demo/rules.py
 
-learned: $(VENV)/ready           # one coefficient, one a vector, one a tensor; searched and by gradient: about 7 minutes
+learned: $(VENV)/ready           # one coefficient, or one a vector, layer or tensor; searched and by gradient: 11 minutes
 	$(RUN) demo/learned.py
 
 forget: $(VENV)/slow             # SmolLM2 without offensive language, and what that costs: about 20 minutes

@@ -1,6 +1,6 @@
-"""Five ways to the coefficients of one sum: how much better than one shared lambda are many?
+"""Eight ways to the coefficients of one sum: how much better than one shared lambda are many?
 
-    python demo/learned.py        # about seven minutes on two cores
+    python demo/learned.py        # about eleven minutes on two cores
 
 All chosen or learned on the same validation texts, judged on the same test texts, with intervals over texts. What was
 found is kept under out/learned; a run that was stopped goes on.
@@ -57,6 +57,8 @@ def ways(s: Suite) -> dict[str, tv.Weights]:
     total = sum(s.vectors.values())
     shared = s.base + tv.knob("lam") * total
     each = s.base + sum(tv.knob(f"l_{n}") * tau for n, tau in s.vectors.items())
+    depths = s.base + tv.layerwise(total, "l")
+    layers = s.base + sum(tv.layerwise(tau, f"l_{n}") for n, tau in s.vectors.items())
     blocks = s.base + sum(tv.layerwise(tau, f"l_{n}", by="tensor") for n, tau in s.vectors.items())
 
     def learned(family: tv.Weights, labels: bool) -> tv.Weights:
@@ -73,9 +75,13 @@ def ways(s: Suite) -> dict[str, tv.Weights]:
         f"a λ a vector, TPE, {TRIALS} trials": lambda: (
             searched(s, each, {f"l_{n}": (0.0, 1.2) for n in s.vectors}, sampler="tpe", trials=TRIALS).weights
         ),
+        f"a λ a layer, TPE, {TRIALS} trials": lambda: (
+            searched(s, depths, dict.fromkeys(depths.knobs, (0.0, 1.2)), sampler="tpe", trials=TRIALS).weights
+        ),
         "a λ a vector, AdaMerging": lambda: learned(each, labels=False),
-        "a λ a tensor, AdaMerging": lambda: learned(blocks, labels=False),
-        "a λ a tensor, aTLAS": lambda: learned(blocks, labels=True),
+        "a λ a vector and layer, AdaMerging": lambda: learned(layers, labels=False),
+        "a λ a vector and tensor, AdaMerging": lambda: learned(blocks, labels=False),
+        "a λ a vector and tensor, aTLAS": lambda: learned(blocks, labels=True),
     }
     models = {}
     for name, make in found.items():

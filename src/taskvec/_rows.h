@@ -87,6 +87,15 @@ static void count_below(uint32_t *restrict below, Starts start, const uint8_t *r
     below[BINS] = sum;
 }
 
+/* (magnitude, place) of every entry, bin by bin, in their order. */
+INLINE uint64_t placed(float x, int i) { return (uint64_t)magnitude(x) << 32 | (uint32_t)i; }
+static void set_apart(uint64_t *restrict a, Starts start, const float *restrict x, const uint8_t *restrict bin, int n) {
+    const int part = n / PARTS;
+    for (int k = 0; k < part; k++)
+        for (int p = 0, i = k; p < PARTS; p++, i += part) a[start[p][bin[i]]++] = placed(x[i], i);
+    for (int i = PARTS * part; i < n; i++) a[start[PARTS - 1][bin[i]]++] = placed(x[i], i);
+}
+
 /* out = x * scale where even the least rank keeps the entry, else 0. */
 CLONES static void keep_sure(float *restrict out, const float *restrict x, const Half *restrict half, int n, uint32_t sure, float scale) {
     for (int i = 0; i < n; i++) out[i] = half[i] < sure ? x[i] * scale : 0.0f;
@@ -188,22 +197,14 @@ static void prune_row(float *restrict out, const float *restrict x, uint64_t pos
     }
     const int sorted = binned && count > n / 8;                      /* all in a few bins                           */
     if (sorted) ranks_of(rank, x, (uint32_t)n, a, b);
-    else if (binned) {
-        const int part = n / PARTS;
-        for (int k = 0; k < part; k++)
-            for (int p = 0; p < PARTS; p++) {
-                const int i = p * part + k;
-                a[start[p][bin[i]]++] = (uint64_t)magnitude(x[i]) << 32 | (uint32_t)i;
-            }
-        for (int i = PARTS * part; i < n; i++) a[start[PARTS - 1][bin[i]]++] = (uint64_t)magnitude(x[i]) << 32 | (uint32_t)i;
-    }
+    else if (binned) set_apart(a, start, x, bin, n);
     for (int k = 0; k < count; k++) {
         const uint32_t i = open[k];
         uint32_t place;
         if (sorted) place = rank[i];
         else if (binned) {
             const uint32_t from = below[bin[i]], many = below[bin[i] + 1] - from;
-            place = from + below_of(a + from, many, (uint64_t)magnitude(x[i]) << 32 | i);
+            place = from + below_of(a + from, many, placed(x[i], (int)i));
         } else place = rank_in(x, n, (int)i);
         out[i] = masked(x[i] * p->scale, is_kept(p, place, half[i], position + i));
     }

@@ -1,7 +1,7 @@
-"""The journal of a search: one line of JSON for what is known of it, in the order in which it came to be known.
+"""The journal of a search, or of another row of trials: a line of JSON for all that is known, as it came to be known.
 
 Several processes may write to one journal. Each line is appended whole under a lock, and is on the disk when that
-returns. The first line says what the search is: a journal never goes on as another one.
+returns. The first line says what is tried: a journal never goes on as another one.
 """
 
 import json
