@@ -4,9 +4,7 @@ from typing import Any, NamedTuple
 
 Buffer = Any  # anything with the buffer protocol, contiguous
 Input = Any  # a Buffer, or (file descriptor, offset)
-WINDOW = (
-    128 << 10
-)  # bytes of a file that are read at once: windows of a few files and a block fit the second-level cache
+WINDOW = 256 << 10  # bytes of a file that are read at once: few calls, and windows of a few files stay in the cache
 TILE = 1024  # elements that go through all operations while they are in the first-level cache
 RESULT = 4 * TILE  # bytes of scratch memory for what an operation makes of a tile
 
