@@ -11,7 +11,7 @@ from measure import Samples
 
 NUMBERS = 64 << 20  # in each of the four arrays: 128 MiB, so that no cache holds all of them; a multiple of BLOCK
 BLOCK = 512 << 10  # numbers handed to the kernel at a time: 1 MiB
-CACHED = 64 << 10  # numbers in each array when they stay in the cache: 128 KiB, half of the window in which files are read
+CACHED = 64 << 10  # numbers in each array when they stay in the cache: 128 KiB, half of what `merge` reads at a time
 ROUNDS = 7
 
 MEMCPY = "memcpy"
