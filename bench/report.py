@@ -222,9 +222,9 @@ class Promise:
         return value >= self.bound if self.least else value <= self.bound
 
 
-def of_methods(ours: str, to: str) -> Callable[[Results], float]:
-    """The time of one case over that of another, in the first series of methods."""
-    return lambda f: ratio(f["rows"][0]["samples"], ours, to)[0]
+def of_methods(ours: str, to: str, row: int = 0) -> Callable[[Results], float]:
+    """The time of one case over that of another, in the first series of methods or the one with more models."""
+    return lambda f: ratio(f["rows"][row]["samples"], ours, to)[0]
 
 
 def methods_memory(found: Results) -> float:
@@ -242,6 +242,11 @@ PROMISES = (
     Promise("ties, whole model / linear", "methods", of_methods("ties, whole model", LINEAR), 3),
     Promise("ties, density 0.2 / linear", "methods", of_methods("ties, whole model, density 0.2", LINEAR), 3),
     Promise("dare_ties, 1/(1-p) / linear", "methods", of_methods("dare_ties, 1/(1-p)", LINEAR), 3),
+    Promise("ties, whole model / linear, 8 models", "methods", of_methods("ties, whole model", LINEAR, -1), 3),
+    Promise(
+        "ties, density 0.2 / linear, 8 models", "methods", of_methods("ties, whole model, density 0.2", LINEAR, -1), 3
+    ),
+    Promise("dare_ties, 1/(1-p) / linear, 8 models", "methods", of_methods("dare_ties, 1/(1-p)", LINEAR, -1), 3),
     Promise("ties: mergekit / taskvec", "methods", of_methods("ties, mergekit", "ties"), 20, least=True),
     Promise("dare_ties: mergekit / taskvec", "methods", of_methods("dare_ties, mergekit", "dare_ties"), 20, least=True),
     Promise(
