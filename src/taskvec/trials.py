@@ -110,8 +110,11 @@ def _alive(claim: Line, lease: float) -> bool:
 
 
 def _differences(old: Line, new: Line) -> list[str]:
-    if not any(kind in old for kind in KINDS):
+    kind = next((kind for kind in KINDS if kind in old), None)
+    if kind is None:
         return ["its first line, which is none of a journal"]
+    if kind not in new:
+        return [f"what is tried: it is of taskvec {kind}"]
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} here" for key in keys]
 
