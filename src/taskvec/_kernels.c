@@ -487,4 +487,4 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "taskvec._kernels", NULL, -1, functions, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_philox(); choose_between(); return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_philox(); choose_smaller(); choose_between(); return PyModule_Create(&module); }
