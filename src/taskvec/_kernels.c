@@ -134,14 +134,7 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     uint32_t *counts = (uint32_t *)op->sink.view.buf;
     switch (op->code) {
     case SUM:
-        if (is_two(r, op, BF16, BF16)) {
-            uint32_t top = two_bf16(op->result, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)a[0], (float)a[1], n);
-            op->tainted = top >= 0x7f800000u;
-            return;
-        }
-        if (is_wide(r, op)) write_tile(r, op, at, n, op->result, F32);
-        else sum32(r, op, at, n, op->result);
-        op->tainted = !all_finite(op->result, n);
+        op->tainted = write_tile(r, op, at, n, op->result, F32) != 0;
         return;
     case COUNT: count_into(counts, x, n, (int64_t)a[0], (uint32_t)a[1]); return;
     case EQUAL: equal_into(counts + done / (size_t)a[1], counts + op->spans, x, n, (float)a[0]); return;
@@ -487,4 +480,16 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "taskvec._kernels", NULL, -1, functions, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_philox(); choose_smaller(); choose_between(); return PyModule_Create(&module); }
+
+/* What the compiler cannot choose by itself: what is written with intrinsics. */
+static void choose_paths(void) {
+#ifdef LANES64
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f")) {
+        philox_group = philox_avx512;
+        smaller_of = smaller_avx512;
+        between_of = between_avx512;
+    } else if (__builtin_cpu_supports("avx2")) philox_group = philox_avx2;
+#endif
+}
+PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_paths(); return PyModule_Create(&module); }

@@ -81,14 +81,6 @@ DEFINE_PHILOX(philox_avx2, "avx2", __m256i, 4, _mm256_mul_epu32)
 
 static Philox *philox_group = philox_plain;
 
-static void choose_philox(void) {
-#ifdef LANES64
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) philox_group = philox_avx512;
-    else if (__builtin_cpu_supports("avx2")) philox_group = philox_avx2;
-#endif
-}
-
 /* The words of the counters first .. first + n, four each. */
 static void philox_of(uint32_t *restrict out, uint64_t first, uint64_t n, Draws draws) {
     uint32_t rest[4 * GROUP];

@@ -138,12 +138,6 @@ __attribute__((target("avx512f"))) static int between_avx512(uint32_t *restrict 
 
 static Between *between_of = between_plain;
 
-static void choose_between(void) {
-#ifdef LANES64
-    if (__builtin_cpu_supports("avx512f")) between_of = between_avx512;
-#endif
-}
-
 /* What half words say of an entry of a bin: below `stays` it is kept, from `goes` on dropped, whatever its rank there. */
 typedef struct { uint32_t stays[BINS + 1], goes[BINS + 1]; } Bounds;
 

@@ -318,12 +318,6 @@ __attribute__((target("avx512f"))) static int smaller_avx512(uint32_t *restrict 
 
 static Smaller *smaller_of = smaller_plain;
 
-static void choose_smaller(void) {
-#ifdef LANES64
-    if (__builtin_cpu_supports("avx512f")) smaller_of = smaller_avx512;
-#endif
-}
-
 /* first < 0: counts[magnitude >> 16] += 1, 2^15 bins. Else counts[magnitude - (first << 16)] += 1 where magnitude >> 16
    lies in first .. first + bins, bins << 16 counts, and one more for how many lie above. The few that are inside are set
    aside before they are counted. n <= TILE. */

@@ -8,6 +8,7 @@ ratio                sum |tau| / sum |kept| over the tensor
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
@@ -204,12 +205,8 @@ def _pruned_sizes(
     return sums[0], sums[1]
 
 
-def _drawn(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
-    return _with_ratio(call, threads, progress, {name: {} for name in groups_of(call)})
-
-
-def _pruned(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
-    return _with_ratio(call, threads, progress, {name: {} for name in groups_of(call)}, _pruned_sizes)
+def _drawn(call: Applied, threads: int, progress: "Callable[[int], None]", by_rows: ByRows | None = None) -> Measured:
+    return _with_ratio(call, threads, progress, {name: {} for name in groups_of(call)}, by_rows)
 
 
 def _drawn_passes(params: Mapping[str, Parameter]) -> int:
@@ -265,7 +262,7 @@ METHODS = (
         ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
     ),
     Method(
-        della, rows=True, keyed=True, measure=_pruned, passes=_drawn_passes, most=1,
+        della, rows=True, keyed=True, measure=partial(_drawn, by_rows=_pruned_sizes), passes=_drawn_passes, most=1,
         ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
     ),
     Method(random_like, local=True, keyed=True, measure=_sizes, passes=1, most=1),
