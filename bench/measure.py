@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 POLL = 0.02  # seconds between two looks at the memory: more often, and the watcher itself takes time from the run
+HELD = 6.0  # seconds: Linux hands free pages back to the host 2 s after others were freed, in several passes
 POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14 and later
 BUSY = (0, 1, 2, 5, 6, 7)  # the fields of /proc/stat that are work: user, nice, system, irq, softirq, steal
 
@@ -139,11 +140,14 @@ def settle(files: Sequence[Path], memory: int) -> None:
     """Bring the files into the page cache, as far as they fit, and use and free `memory` bytes in huge pages.
 
     On a virtual machine a page that was never used, or was handed back, can cost seconds per GiB at first touch; what
-    was just freed does not, so it is the same for whoever runs next. Freed page by page it would lie in pieces."""
+    was just freed does not, so it is the same for whoever runs next. Freed page by page it would lie in pieces. The
+    system hands back what is free some seconds after something was freed, so the memory is held until that is over:
+    else it may be taken away in the middle of the run."""
     subprocess.run(["cat", *map(str, files)], stdout=subprocess.DEVNULL, check=True)
     with mmap.mmap(-1, memory, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
         pages.madvise(mmap.MADV_HUGEPAGE)
         pages.madvise(POPULATE_WRITE)
+        time.sleep(HELD)
 
 
 def rounds(cases: Sequence[Case], n: int, before: Callable[[], None] = lambda: None) -> Samples:

@@ -80,7 +80,10 @@ def save(
     began = time.perf_counter()
     target = place_to_write(uri)
     alone = target.name if target.suffix == ".safetensors" else None
-    todo = plan(weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone)
+    todo = plan(
+        weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone,
+        durable=durable,
+    )  # fmt: skip
     if not force:
         weights.check_bases()
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})

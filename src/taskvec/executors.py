@@ -16,7 +16,8 @@ LOOK = 0.02  # seconds between two looks at what is done
 
 def default_threads(busy: bool = False) -> int:
     """Two for each core that this process may use, so that one computes while the other waits for the disk; at most 8:
-    beyond that memory and disk are the limit. One a core for work that is `busy` in Python between its kernels."""
+    beyond that memory and disk are the limit. One a core for work that is `busy`: that has Python to run between its
+    kernels, or waits for no disk, since what is read and written mostly lies in the system's cache."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores if busy else 2 * cores, 8)
 

@@ -136,12 +136,14 @@ def plan(
     ram: str | int = "1GB",
     threads: int | None = None,
     filename: str | None = None,
+    durable: bool = True,
 ) -> Plan:
     """Lay out the output of `save` and check everything that the headers can tell. Reads no data.
 
     Output dtypes, tensor by tensor: `dtype`, else that of `like`, else that of the first model in the expression; a
     task vector is float32 (float64 if a source is), in which differences of 16-bit floats are exact as long as they are
-    within a factor of 2**13 or more, so that base + tau is the tuned model again. Raises MassError, MismatchError,
+    within a factor of 2**13 or more, so that base + tau is the tuned model again. `durable`: whether writers wait for
+    the disk, for which there are more of them. Raises MassError, MismatchError,
     UnboundKnob, RecipeError, TaskvecError (memory).
     """
     kind = weights.kind()
@@ -157,7 +159,8 @@ def plan(
             c.at(place)
     shards = _shards(specs, parse_size(shard_size, "shard size"), kind, filename)
     limit = parse_size(ram, "memory")
-    most = threads or default_threads(busy=any(s.busy for s in weights.terms if isinstance(s, Derived)))
+    busy = not durable or any(s.busy for s in weights.terms if isinstance(s, Derived))
+    most = threads or default_threads(busy)
     block, room, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
     return Plan(weights, kind, donor, shards, block, room, count, peak, limit)
 

@@ -48,8 +48,11 @@ def taskvec() -> None:
 
 def main() -> None:
     """Entry point: exit code 0, 1 (a stated error) or 2 (usage); 130 after Ctrl-C."""
+    import gc
+
     from taskvec.errors import TaskvecError
 
+    gc.set_threshold(20_000)  # what a start makes is kept; looking through it 30 times takes as long as opening a model
     try:
         taskvec.main(standalone_mode=False)
     except click.ClickException as error:

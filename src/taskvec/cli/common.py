@@ -33,7 +33,7 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 as_json = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: the cores, at most 8).")
+threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: one or two a core, at most 8).")
 reading = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),

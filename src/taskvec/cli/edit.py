@@ -142,7 +142,8 @@ def _write(
 ) -> None:
     if dry_run:
         keys = ("like", "dtype", "shard_size", "ram", "threads")
-        _print_plan(weights, machine, filename=_alone(out or ""), **{k: kwargs[k] for k in keys})
+        given = {k: kwargs[k] for k in keys}
+        _print_plan(weights, machine, filename=_alone(out or ""), durable=not no_fsync, **given)
         return
     if out is None:
         raise click.UsageError("Missing option '-o' / '--out': where to write.")
