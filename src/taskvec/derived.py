@@ -4,7 +4,7 @@ It adds and scales like a checkpoint, prints as the call that it is, and compute
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,19 @@ class Derived:
         """Measure what must be known before, arguments first; once. `names`: at least for these tensors, if any."""
         prepare(self.args, threads, progress, None if names is None or names else ())
 
+    @property
+    def kin(self) -> Hashable:
+        """Calls with equal ones are measured together (`prepare_all`)."""
+        return self
+
+    @classmethod
+    def prepare_all(
+        cls, calls: Sequence[Any], threads: int, progress: Callable[[int], None], names: Names | None
+    ) -> None:
+        """`prepare` for calls of one kin."""
+        for call in calls:
+            call.prepare(threads, progress, names)
+
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it computes a range of one tensor."""
         raise NotImplementedError
@@ -211,8 +224,11 @@ def prepare(
             for source, inner in a.parts(name) if name in a.specs else ():  # views are looked through
                 if isinstance(source, Derived):
                     wanted.setdefault(source, {})[inner] = None
+    together: dict[tuple[Hashable, Names | None], list[Derived]] = {}
     for call, its in wanted.items():
-        call.prepare(threads, progress, None if names is None else its)
+        together.setdefault((call.kin, None if names is None else tuple(its)), []).append(call)
+    for (_, of), calls in together.items():
+        calls[0].prepare_all(calls, threads, progress, of)
 
 
 def as_parameter(value: Any) -> Parameter | None:

@@ -4,7 +4,8 @@ until its elements are asked for.
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -48,17 +49,39 @@ class Applied(Call):
     ) -> None:
         """Measure what the function must be told, arguments first; once. `names`: of these tensors, if that is enough;
         what is drawn for them is kept until others are asked for."""
-        wanted = names if self.piecewise else None
-        prepare(self.args, threads, progress, wanted)
-        with self._lock:
-            if not self._measured:
-                self._require_numbers()
-            todo = [n for n in self.specs if n not in self._measured and (wanted is None or n in wanted)]
-            if todo:
-                self.kept.clear()
-                measure = self.method.measure
-                found = measure(self._among(todo, wanted is not None), threads, progress) if measure else {}
-                self._measured |= {name: found.get(name, {}) for name in todo}
+        self.prepare_all([self], threads, progress, names)
+
+    @property
+    def kin(self) -> Hashable:
+        """Calls of one method are measured together."""
+        return self.method, self.piecewise
+
+    @classmethod
+    def prepare_all(
+        cls, calls: Sequence["Applied"], threads: int, progress: Callable[[int], None], names: Names | None
+    ) -> None:
+        """`prepare` for calls of one kin, in the same passes."""
+        first = calls[0]
+        wanted = names if first.piecewise else None
+        prepare([a for call in calls for a in call.args], threads, progress, wanted)
+        with ExitStack() as held:
+            for call in sorted(calls, key=id):  # in one order everywhere, so that nobody waits for one another
+                held.enter_context(call._lock)
+            for call in calls:
+                if not call._measured:
+                    call._require_numbers()
+            todo = [(call, its) for call in calls if (its := call._unknown(wanted))]
+            for call, _ in todo:
+                call.kept.clear()
+            among = [call._among(its, wanted is not None) for call, its in todo]
+            measure = first.method.measure if todo else None
+            measured = measure(among, threads, progress) if measure else [{} for _ in todo]
+            for (call, its), found in zip(todo, measured, strict=True):
+                call._measured |= {name: found.get(name, {}) for name in its}
+
+    def _unknown(self, wanted: Names | None) -> list[str]:
+        """Which of the tensors have still to be measured."""
+        return [n for n in self.specs if n not in self._measured and (wanted is None or n in wanted)]
 
     def _require_numbers(self) -> None:
         """Raise RecipeError for parameters that cannot be at some tensor, before any work."""
@@ -139,8 +162,7 @@ class Applied(Call):
 
     def program(self, name: str, start: int, n: int, ops: int) -> Program:
         """A program of elements of its arguments, with room for them and some operations beside."""
-        inside = sum(RESULT + operand_bytes([t[:2] for t in terms], n) for terms in self.terms(name))
-        return Program(start, n, self.memory(inside + RESULT * ops))
+        return together([self], name, start, n, ops)
 
     def terms(self, name: str) -> list[list[Term]]:
         """For each argument what is summed for one tensor; found once."""
@@ -280,6 +302,13 @@ class Applied(Call):
             self._room.scratch, self._room.size = memoryview(bytearray(size)), size
         found: memoryview = self._room.scratch
         return found
+
+
+def together(calls: Sequence[Applied], name: str, start: int, n: int, ops: int) -> Program:
+    """A program of elements of the arguments of several calls, what they have in common once."""
+    arguments = [terms for call in calls for terms in call.terms(name)]
+    parts = dict.fromkeys((source, inner) for terms in arguments for source, inner, _ in terms)
+    return Program(start, n, calls[0].memory(operand_bytes(parts, n) + RESULT * (len(arguments) + ops)))
 
 
 def is_by_tile(value: Any) -> bool:

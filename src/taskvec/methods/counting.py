@@ -2,15 +2,17 @@
 
 import math
 import threading
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taskvec.errors import RecipeError
 from taskvec.executors import each
-from taskvec.methods.applied import SPAN, Applied
+from taskvec.methods.applied import SPAN, Applied, together
 from taskvec.methods.call import PART, TILE
 from taskvec.methods.passes import Part, fill, rows_of
 from taskvec.operations import COUNT, EQUAL
+from taskvec.terms import Program
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,43 +55,60 @@ def first_of(rows: "NDArray[Any]") -> "NDArray[Any]":
     return first
 
 
+class Asked:
+    """A call, and the ranks that are wanted of its groups."""
+
+    def __init__(self, call: Applied, ranks: Ranks, of: Values = first_of):
+        self.call, self.ranks, self.of, self.groups = call, ranks, of, groups_of(call)
+        self.sizes = dict.fromkeys(self.groups.values(), 0)  # group -> elements
+        for name, group in self.groups.items():
+            self.sizes[group] += call.specs[name].numel
+        numbers = {name: call.numbers(name) for name in self.groups}
+        self.told: dict[str, dict[str, Any]] = {group: numbers[name] for name, group in self.groups.items()}
+        if any(numbers[name] != self.told[group] for name, group in self.groups.items()):
+            raise RecipeError(f'{call.method.name}: with scope="model" a parameter is one number, not one a tensor')
+
+    def wanted(self, group: str, zeros: int = 0) -> dict[str, int]:
+        """Parameter -> rank."""
+        return self.ranks(self.sizes[group], zeros, **self.told[group])
+
+
 def groups_of(call: Applied) -> dict[str, str]:
     """Tensor -> the group that is ranked together: itself, or "" with scope="model"."""
     whole = call.params.get("scope") == "model"
     return {name: "" if whole else name for name, spec in call.specs.items() if spec.arithmetic}
 
 
-def guessed(
-    call: Applied,
-    threads: int,
-    ranks: Ranks,
-    of: Values,
-    sizes: Mapping[str, int],
-    told: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Guess]:
-    """Group -> where its thresholds lie, as far as SAMPLED numbers of it can tell."""
+def guessed(asked: Sequence[Asked], threads: int) -> list[dict[str, Guess]]:
+    """Of each call, group -> where its thresholds lie, as far as SAMPLED numbers of it can tell."""
     import numpy as np
 
-    members: dict[str, list[str]] = {group: [] for group in sizes}
-    for name, group in groups_of(call).items():
-        members[group].append(name)
+    members: list[dict[str, list[str]]] = [{group: [] for group in a.sizes} for a in asked]
+    for a, its in zip(asked, members, strict=True):
+        for name, group in a.groups.items():
+            its[group].append(name)
 
-    def work(group: str, mine: _Mine) -> tuple[str, Guess]:
-        pieces, sofar, size = list[Part](), 0, sizes[group]
+    def work(of: tuple[int, str], mine: _Mine) -> tuple[int, str, Guess]:
+        k, group = of
+        a, pieces, sofar, size = asked[k], list[Part](), 0, asked[k].sizes[group]
         step = max(SAMPLE, SPARSE * SAMPLE if size > SPARSE * SAMPLE else 0, size * SAMPLE // SAMPLED)
-        for name in members[group]:  # as one long row, of which every so many numbers a piece is read
-            numel = call.specs[name].numel
+        for name in members[k][group]:  # as one long row, of which every so many numbers a piece is read
+            numel = a.call.specs[name].numel
             pieces += [(name, start, min(SAMPLE, numel - start)) for start in range(-sofar % step, numel, step)]
             sofar += numel
         sample, at = np.empty(sum(count for *_, count in pieces), np.float32), 0
         for piece in pieces:
-            fill(call, piece, mine.rows)
-            sample[at : at + piece[2]] = of(mine.rows[:, : piece[2]])
+            fill(a.call, piece, mine.rows)
+            sample[at : at + piece[2]] = a.of(mine.rows[:, : piece[2]])
             at += piece[2]
         np.abs(sample, out=sample)
-        return group, _guess(sample, ranks(size, 0, **told[group]), size)
+        return k, group, _guess(sample, a.wanted(group), size)
 
-    return dict(each(sizes, work, partial(_Mine, len(call.args)), threads))
+    found: list[dict[str, Guess]] = [{} for _ in asked]
+    everything = [(k, group) for k, a in enumerate(asked) for group in a.sizes]
+    for k, group, guess in each(everything, work, partial(_Mine, asked), threads):
+        found[k][group] = guess
+    return found
 
 
 def _guess(sample: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> Guess:
@@ -132,111 +151,148 @@ def _between(sample: "NDArray[Any]", below: "NDArray[Any]", low: int, high: int)
 
 
 def counted(
-    call: Applied,
+    asked: Sequence[Asked],
+    guesses: Sequence[Mapping[str, Guess]],
     threads: int,
     progress: Callable[[int], None],
-    of: Values,
-    sizes: Mapping[str, int],
-    guesses: Mapping[str, Guess],
-    finish: Callable[[str, Counts], None],
+    finish: Callable[[int, str, Counts], None],
 ) -> None:
-    """Counts within the windows, and of what equals the values; group by group."""
+    """Counts within the windows, and of what equals the values; group by group of each call. In one pass for all the
+    calls: what they have in common, such as a base, is read once. `finish` is told the call's number."""
     import numpy as np
 
-    groups, lock, left = groups_of(call), threading.Lock(), {group: sizes[group] for group in guesses}
-    totals: dict[str, Counts] = {}
-    spare: dict[int, list[NDArray[Any]]] = {}  # tables that are free again: fresh memory costs more than the counting
-
-    def table(window: Window) -> "NDArray[Any]":
-        size = _size(window)
-        found = spare[size].pop() if spare.get(size) else np.empty(size, np.uint64)
-        found.fill(0)
-        return found
-
-    def add(run: Part, here: Tables, same: Mapping[float, "NDArray[Any]"]) -> None:
-        """The counts of a run; with the last one of a group its tables are read and free again."""
-        name, start, size = run
-        group = groups[name]
-        total = totals.setdefault(group, Counts({}, {}, {}))
-        for window, counts in here.items():
-            if window not in total.tables:
-                total.tables[window] = table(window)
-            np.add(total.tables[window], counts, out=total.tables[window])
-        for value, tiles in same.items():
-            everywhere = total.equals.setdefault((name, value), np.zeros(_tiles(call, name), np.int64))
-            everywhere[start // SPAN :][: len(tiles) - 1] = tiles[:-1]
-            total.above[value] = total.above.get(value, 0) + int(tiles[-1])
-        left[group] -= size
-        if not left[group]:
-            finish(group, totals.pop(group))
-            for counts in total.tables.values():
-                spare.setdefault(counts.size, []).append(counts)
+    tallies = [_Tally(a, guess) for a, guess in zip(asked, guesses, strict=True)]
 
     def work(run: Part, mine: _Mine) -> int:
         name, start, size = run
-        guess = guesses[groups[name]]
-        here = {window: mine.table(k, window) for k, window in enumerate(guess.windows)}
-        same = {value: np.zeros(-(-size // SPAN) + 1, np.uint32) for value in guess.values}
-        step = size if of is first_of and _streamed(call, name) else TILE
+        wanted = [(k, t, t.begin(name, size)) for k, t in enumerate(tallies) if t.wants(name)]
+        step = size if all(t.streams(name) for _, t, _ in wanted) else TILE
         for at in range(0, size, step):
             count = min(step, size - at)
-            program = call.program(name, start + at, count, ops=1 + len(here) + len(same))
-            if of is first_of:
-                (ranked,) = call.operands(program, name)
-            else:
-                fill(call, (name, start + at, count), mine.rows)
-                ranked = program.array(of(mine.rows[:, :count]))
-            for window, counts in here.items():
-                program.add(COUNT, (ranked,), window, counts)
-            sinks = {value: np.zeros(-(-count // SPAN) + 1, np.uint32) for value in same}
-            for value, sink in sinks.items():
-                program.add(EQUAL, (ranked,), (value, SPAN), sink)
+            sinks = [{value: np.zeros(-(-count // SPAN) + 1, np.uint32) for value in part.same} for *_, part in wanted]
+            program = together([t.asked.call for _, t, _ in wanted], name, start + at, count, _operations(wanted))
+            for (_, tally, part), equal in zip(wanted, sinks, strict=True):
+                ranked = tally.ranked(program, (name, start + at, count), mine)
+                for window, counts in part.tables.items():
+                    program.add(COUNT, (ranked,), window, counts)
+                for value, sink in equal.items():
+                    program.add(EQUAL, (ranked,), (value, SPAN), sink)
             program.run()
-            for value, sink in sinks.items():
-                same[value][at // SPAN :][: len(sink) - 1] = sink[:-1]
-                same[value][-1] += sink[-1]
-        with lock:
-            add(run, here, same)
-        return size
+            for (*_, part), equal in zip(wanted, sinks, strict=True):
+                for value, sink in equal.items():
+                    part.same[value][at // SPAN :][: len(sink) - 1] = sink[:-1]
+                    part.same[value][-1] += sink[-1]
+        for k, tally, part in wanted:
+            tally.end(run, part, partial(finish, k))
+        return size * len(wanted)
 
-    for size in each(_runs(call, groups, guesses), work, partial(_Mine, len(call.args)), threads):
+    for size in each(_runs(tallies), work, partial(_Mine, asked), threads):
         progress(size)
 
 
-def _runs(call: Applied, groups: Mapping[str, str], wanted: Container[str]) -> list[Part]:
-    return [
-        (name, start, min(RUN, call.specs[name].numel - start))
-        for name, group in groups.items()
-        if group in wanted
-        for start in range(0, call.specs[name].numel, RUN)
-    ]
+def _operations(wanted: "Sequence[tuple[int, _Tally, _Partial]]") -> int:
+    return sum(1 + len(part.tables) + len(part.same) for *_, part in wanted)
 
 
-def _streamed(call: Applied, name: str) -> bool:
-    """Whether all that the arguments are summed of is read from files by the kernel: in no memory but its windows."""
-    return all(hasattr(source, "segment") for terms in call.terms(name) for source, *_ in terms)
+def _runs(tallies: "Sequence[_Tally]") -> list[Part]:
+    sizes = {n: t.asked.call.specs[n].numel for t in tallies for n in t.asked.groups if t.wants(n)}
+    return [(name, start, min(RUN, numel - start)) for name, numel in sizes.items() for start in range(0, numel, RUN)]
 
 
-def _tiles(call: Applied, name: str) -> int:
-    return -(-call.specs[name].numel // SPAN)
+class _Partial:
+    """What one thread at a time counts of a group, run after run; `same` is of the run at hand."""
+
+    def __init__(self, tables: Tables):
+        self.tables, self.size = tables, 0
+        self.same: dict[float, NDArray[Any]] = {}
+
+
+class _Tally:
+    """What is counted of one call."""
+
+    def __init__(self, asked: Asked, guesses: Mapping[str, Guess]):
+        self.asked, self.guesses = asked, guesses
+        self._lock = threading.Lock()
+        self._left = {group: asked.sizes[group] for group in guesses}
+        self._counts: dict[str, Counts] = {}  # of groups that are not finished; their tables are in the partials
+        self._partials: dict[str, list[_Partial]] = {}
+        self._spare: dict[int, list[NDArray[Any]]] = {}  # tables to use again: fresh memory costs more than counting
+
+    def wants(self, name: str) -> bool:
+        """Whether this tensor is counted."""
+        return self.asked.groups.get(name) in self.guesses
+
+    def streams(self, name: str) -> bool:
+        """Whether all that is ranked is read from files by the kernel: in no memory but its windows."""
+        terms = self.asked.call.terms(name)
+        return self.asked.of is first_of and all(hasattr(s, "segment") for its in terms for s, *_ in its)
+
+    def ranked(self, program: Program, part: Part, mine: "_Mine") -> int:
+        """What is ranked, as a reference."""
+        call, of = self.asked.call, self.asked.of
+        if of is first_of:
+            return call.operands(program, part[0])[0]
+        fill(call, part, mine.rows)
+        return program.array(of(mine.rows[: len(call.args), : part[2]]))
+
+    def begin(self, name: str, size: int) -> _Partial:
+        """Tables of the tensor's group that nobody else adds to until `end`."""
+        import numpy as np
+
+        group = self.asked.groups[name]
+        guess = self.guesses[group]
+        with self._lock:
+            free = self._partials.setdefault(group, [])
+            found = next((part for part in free if part.size + size < 1 << 32), None)  # counts have 32 bits
+            if found is None:
+                found = _Partial({window: self._table(window) for window in guess.windows})
+            else:
+                free.remove(found)
+        found.size += size
+        found.same = {value: np.zeros(-(-size // SPAN) + 1, np.uint32) for value in guess.values}
+        return found
+
+    def _table(self, window: Window) -> "NDArray[Any]":
+        import numpy as np
+
+        size = _size(window)
+        found = self._spare[size].pop() if self._spare.get(size) else np.empty(size, np.uint32)
+        found.fill(0)
+        return found
+
+    def end(self, run: Part, part: _Partial, finish: Callable[[str, Counts], None]) -> None:
+        """The counts of a run; with the last one of a group its tables are read and free again."""
+        import numpy as np
+
+        name, start, size = run
+        group = self.asked.groups[name]
+        with self._lock:
+            counts = self._counts.setdefault(group, Counts({}, {}, {}))
+            for value, tiles in part.same.items():
+                numel = self.asked.call.specs[name].numel
+                everywhere = counts.equals.setdefault((name, value), np.zeros(-(-numel // SPAN), np.int64))
+                everywhere[start // SPAN :][: len(tiles) - 1] = tiles[:-1]
+                counts.above[value] = counts.above.get(value, 0) + int(tiles[-1])
+            self._partials[group].append(part)
+            self._left[group] -= size
+            if self._left[group]:
+                return
+            parts = self._partials.pop(group)
+            for window, table in parts[0].tables.items():
+                few = self.asked.sizes[group] < 1 << 32
+                counts.tables[window] = table if few else table.astype(np.uint64)
+                for other in parts[1:]:
+                    np.add(counts.tables[window], other.tables[window], out=counts.tables[window])
+            finish(group, self._counts.pop(group))
+            for table in (table for part in parts for table in part.tables.values()):
+                self._spare.setdefault(table.size, []).append(table)
 
 
 class _Mine:
-    """A thread's memory: a part of each argument, and a table for every window of a run."""
+    """A thread's memory: a part of each argument."""
 
-    def __init__(self, count: int):
-        self.rows = rows_of(count)
-        self.tables: list[NDArray[Any]] = []
-
-    def table(self, k: int, window: Window) -> "NDArray[Any]":
-        """The k-th table, cleared."""
-        import numpy as np
-
-        while len(self.tables) <= k:
-            self.tables.append(np.empty((WIDEST << 16) + 1, np.uint32))
-        found = self.tables[k][: _size(window)]
-        found.fill(0)
-        return found
+    def __init__(self, asked: Sequence[Asked]):
+        self.rows = rows_of(max(len(a.call.args) for a in asked))
 
 
 def _size(window: Window) -> int:

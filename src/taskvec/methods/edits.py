@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.methods.applied import Applied, Measured
 from taskvec.methods.lift import Method, Range
-from taskvec.methods.passes import Pairs, pairs, total
+from taskvec.methods.passes import Pairs, one_by_one, pairs, total
 from taskvec.places import layer_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def freeze_conflicts(
 
 METHODS = (
     Method(
-        freeze_conflicts, local=True, measure=_conflicts, passes=1, least=2, most=2,
+        freeze_conflicts, local=True, measure=one_by_one(_conflicts), passes=1, least=2, most=2,
         ranges={"cosine": Range(-1, 1), "conflict": Range(0, 1)}, choices={"scope": ("layer", "tensor")},
     ),
 )  # fmt: skip

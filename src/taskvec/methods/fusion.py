@@ -15,7 +15,7 @@ from taskvec.executors import each
 from taskvec.methods.applied import Applied, Measured
 from taskvec.methods.call import TILE
 from taskvec.methods.lift import ALIKE, MODELS, Method, Range
-from taskvec.methods.passes import Part, fill, overlaps, parts, rows_of, total
+from taskvec.methods.passes import Part, fill, one_by_one, overlaps, parts, rows_of, total
 from taskvec.methods.thresholds import cuts, values_of
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _calculated(call: Applied, threads: int, progress: "Callable[[int], None]") 
         def ranks(size: int, zeros: int, *, select: float, **_: Any) -> dict[str, int]:
             return {"threshold": math.floor(select * (size - zeros))}
 
-        found = values_of(call, cuts(call, threads, progress, ranks, _variance, zeros=True))
+        found = values_of(call, *cuts([call], threads, progress, ranks, _variance, zeros=True))
         least = {name: found[name]["threshold"] if numbers[name]["select"] < 1 else 0.0 for name in names}
     n = len(call.args)
 
@@ -223,12 +223,12 @@ METHODS = (
     Method(nearswap, local=True, takes=ALIKE, least=2, most=2, ranges={"t": POSITIVE, "floor": POSITIVE}),
     Method(arcee_fusion, takes=MODELS, least=2, most=2),
     Method(
-        sce, local=True, measure=_calculated, passes=_calculated_passes, choices={"tie": TIES},
+        sce, local=True, measure=one_by_one(_calculated), passes=_calculated_passes, choices={"tie": TIES},
         ranges={"select": Range(0, 1, open_below=True), "floor": POSITIVE},
     ),
     Method(ram, local=True, ranges={"epsilon": POSITIVE}),
     Method(
-        ramplus, local=True, measure=_boosted, passes=1, choices={"scope": ("model", "tensor")},
+        ramplus, local=True, measure=one_by_one(_boosted), passes=1, choices={"scope": ("model", "tensor")},
         ranges={"r": POSITIVE, "alpha": POSITIVE, "epsilon": POSITIVE},
     ),
 )  # fmt: skip

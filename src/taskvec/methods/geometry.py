@@ -14,7 +14,7 @@ from typing import Any
 
 from taskvec.errors import RecipeError
 from taskvec.methods.lift import ALIKE, Method, Range
-from taskvec.methods.passes import grams
+from taskvec.methods.passes import grams, one_by_one
 
 Gram = Sequence[Sequence[Any]]  # of floats; of arrays for the scopes row and column
 SCOPES = {"scope": ("tensor", "model")}
@@ -255,7 +255,7 @@ def _nonzero(size: float) -> float:
 
 
 def _geometry(fn: object, **more: object) -> Method:
-    return Method(fn, combines=True, measure=grams, passes=1, **more)  # type: ignore[arg-type]
+    return Method(fn, combines=True, measure=one_by_one(grams), passes=1, **more)  # type: ignore[arg-type]
 
 
 POSITIVE = Range(0, math.inf)

@@ -16,7 +16,7 @@ from taskvec.terms import Program
 from taskvec.weights import Weights, statistic_of
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
-Measure = Callable[[Applied, int, Callable[[int], None]], Measured]
+Measure = Callable[[Sequence[Applied], int, Callable[[int], None]], list[Measured]]
 Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
 Lower = Callable[[Program, list[int], str, Mapping[str, Any]], int]
 Passes = int | Callable[[Mapping[str, Parameter]], int]
@@ -51,7 +51,8 @@ class Method:
     rows: `fn` may be given any run of whole rows, along the last axis, as a matrix.
     keyed: it takes `name` and `start`, which seed what it draws.
     combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
-    measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters).
+    measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters);
+        for several calls at once, which may share what they read (passes.py has `one_by_one`).
     statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
         says what keeps a file of them from being of models with the given specs.
     copies: float32 copies of its largest argument, statistics included, that `fn` holds beside arguments and result.

@@ -19,11 +19,21 @@ from taskvec.terms import Term
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Progress = Callable[[int], None]
 Part = tuple[str, int, int]  # a tensor, the first element, how many
 Pair = tuple[int, int]
 Pairs = dict[Pair, tuple[float, int, int]]  # (dot, entries nonzero in both, those of opposite signs)
 SUMMED = 4 * PART  # elements that a kernel sums at once: fixed, too
 LEAST_SUM = 1e-7  # sums of magnitudes below this have no ratio
+
+
+def one_by_one(measure: Callable[[Applied, int, Progress], Measured]) -> Callable[..., list[Measured]]:
+    """What measures several calls one after the other, each in passes of its own."""
+
+    def every(calls: Sequence[Applied], threads: int, progress: Progress) -> list[Measured]:
+        return [measure(call, threads, progress) for call in calls]
+
+    return every
 
 
 def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:

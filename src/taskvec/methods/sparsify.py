@@ -18,13 +18,13 @@ from taskvec.methods.call import PART
 from taskvec.methods.counting import Equals, Ranks, groups_of
 from taskvec.methods.draws import DROPS, PRUNES, key_of, normal
 from taskvec.methods.lift import Method, Range
-from taskvec.methods.passes import ByRows, grams, ratios
-from taskvec.methods.thresholds import cuts, quotas, values_of
+from taskvec.methods.passes import ByRows, grams, one_by_one, ratios
+from taskvec.methods.thresholds import Cut, cuts, quotas, values_of
 from taskvec.operations import DROP, KEEP, SUM
 from taskvec.terms import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -100,28 +100,33 @@ def _lowered_sieve(program: Program, args: list[int], name: str, told: Mapping[s
     return kept if told["ratio"] == 1 else program.add(SUM, [kept], (told["ratio"],))
 
 
-def _trimmed(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+def _trimmed(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]") -> list[Measured]:
     def ranks(size: int, zeros: int, *, density: float, least: float, **_: Any) -> dict[str, int]:
         return {"threshold": min(size, max(int(least), math.floor(density * size)))}
 
-    return _sieve(call, threads, progress, ranks)
+    return _sieve(calls, threads, progress, ranks)
 
 
-def _banded(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+def _banded(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]") -> list[Measured]:
     def ranks(size: int, zeros: int, *, density: float, gamma: float, outliers: str, **_: Any) -> dict[str, int]:
         kept, gone = math.floor(density * size), math.floor(gamma * size)
         gone = min(gone, size - kept) if outliers == "spare" else gone
         return {"threshold": min(size, gone + kept), "outlier": gone}
 
-    return _sieve(call, threads, progress, ranks)
+    return _sieve(calls, threads, progress, ranks)
 
 
-def _sieve(call: Applied, threads: int, progress: "Callable[[int], None]", ranks: Ranks) -> Measured:
-    exactly = call.params["ties"] == "first"
-    equals: Equals = {}
-    found = cuts(call, threads, progress, ranks, equals=equals)
+def _sieve(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]", ranks: Ranks) -> list[Measured]:
+    equals: list[Equals] = [{} for _ in calls]
+    found = cuts(calls, threads, progress, ranks, equals=equals)
+    return [_sieved(call, threads, progress, f, e) for call, f, e in zip(calls, found, equals, strict=True)]
+
+
+def _sieved(
+    call: Applied, threads: int, progress: "Callable[[int], None]", found: dict[str, dict[str, Cut]], equals: Equals
+) -> Measured:
     told: dict[str, dict[str, Any]] = {name: dict(v) for name, v in values_of(call, found).items()}
-    exact = quotas(call, threads, found, equals) if exactly else {}
+    exact = quotas(call, threads, found, equals) if call.params["ties"] == "first" else {}
     named = {"threshold": "quota", "outlier": "spared"}
     for name, group in groups_of(call).items():
         told[name] |= {named[key]: exact[name][key] if exact else math.inf for key in found[group]}
@@ -258,12 +263,12 @@ METHODS = (
         ranges={"density": DENSITY, "gamma": Range(0, 1)}, choices=SIEVE | {"outliers": ("all", "spare")},
     ),
     Method(
-        dare, local=True, lower=_lowered_dare, keyed=True, measure=_drawn, passes=_drawn_passes, most=1,
+        dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
         ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
     ),
     Method(
-        della, rows=True, keyed=True, measure=partial(_drawn, by_rows=_pruned_sizes), passes=_drawn_passes, most=1,
-        ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
+        della, rows=True, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)),
+        passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
     ),
-    Method(random_like, local=True, keyed=True, measure=_sizes, passes=1, most=1),
+    Method(random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
 from taskvec.methods.applied import Applied, Measured
 from taskvec.methods.call import TILE
 from taskvec.methods.lift import MODELS, Method, Range
+from taskvec.methods.passes import one_by_one
 from taskvec.source import Source, Spec
 
 if TYPE_CHECKING:
@@ -219,12 +220,12 @@ def _misfits(source: Source, models: Mapping[str, Spec], shapes: Mapping[str, tu
 
 METHODS = (
     Method(
-        fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=_norms, copies=2,
-        ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
+        fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=one_by_one(_norms),
+        copies=2, ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
         choices={"floors": ("first", "all"), "norm": ("model", "none")},
     ),
     Method(
-        regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=_layouts, copies=12,
+        regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=one_by_one(_layouts), copies=12,
         ranges={"weights": ANY_SIZE, "alpha": Range(0, 1)},
     ),
 )  # fmt: skip

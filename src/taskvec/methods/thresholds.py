@@ -6,15 +6,14 @@ two more passes count the upper 15 bits of all and then the lower 16 in the righ
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskvec.errors import RecipeError
 from taskvec.methods.applied import Applied
 from taskvec.methods.counting import (
     EVERY,
+    Asked,
     Counts,
     Equals,
     Guess,
@@ -44,51 +43,56 @@ class Cut(NamedTuple):
 NOWHERE = Cut(math.inf, 0, 0)  # rank 0: nothing is within
 
 
+class _Cuts:
+    """The cuts of one call, as far as they are known."""
+
+    def __init__(self, asked: Asked, equals: Equals):
+        self.asked, self.equals = asked, equals
+        self.found = {group: dict.fromkeys(asked.wanted(group), NOWHERE) for group in asked.sizes}
+        self.left = {group: _ranked(asked.wanted(group)) for group in asked.sizes}
+        self.right: dict[str, dict[Window, None]] = {}
+
+    def take(self, group: str, counts: Counts) -> None:
+        """What of the ranks that are left lies within the windows, or is one of the values."""
+        self.equals.update(counts.equals)
+        for key, rank in [*self.left[group].items()]:
+            for cut in chain(_among(counts, rank), _within(counts.tables, rank)):
+                self.found[group][key] = cut
+                self.left[group].pop(key, None)
+
+    def look(self, group: str, counts: Counts) -> None:
+        """The bins of the ranks, from the counts of all upper bits."""
+        upper = counts.tables[EVERY][:-1]
+        wanted = self.asked.wanted(group, zeros=int(upper[0]))
+        self.right[group] = dict.fromkeys((bin_of(upper, rank)[0], 1) for rank in wanted.values() if rank)
+        self.left[group] = _ranked(wanted)
+
+
 def cuts(
-    call: Applied,
+    calls: Sequence[Applied],
     threads: int,
     progress: Callable[[int], None],
     ranks: Ranks,
     of: Values = first_of,
     zeros: bool = False,
-    equals: Equals | None = None,
-) -> dict[str, dict[str, Cut]]:
-    """Group -> {parameter: Cut}. `ranks` is told the group's size and, if it wants the `zeros`, for which all bins must
-    be counted first, how many magnitudes are below 2**-133. What equals likely thresholds goes into `equals`."""
-    groups, equals = groups_of(call), {} if equals is None else equals
-    sizes = dict.fromkeys(groups.values(), 0)
-    for name, group in groups.items():
-        sizes[group] += call.specs[name].numel
-    numbers = {name: call.numbers(name) for name in groups}
-    told = {group: numbers[name] for name, group in groups.items()}
-    if any(numbers[name] != told[group] for name, group in groups.items()):
-        raise RecipeError(f'{call.method.name}: with scope="model" a parameter is one number, not one a tensor')
-    found = {group: dict.fromkeys(ranks(size, 0, **told[group]), NOWHERE) for group, size in sizes.items()}
-    left = {group: _ranked(ranks(size, 0, **told[group])) for group, size in sizes.items()}
+    equals: Sequence[Equals] = (),
+) -> list[dict[str, dict[str, Cut]]]:
+    """Of each call, group -> {parameter: Cut}. `ranks` is told the group's size and, if it wants the `zeros`, for which
+    all bins must be counted first, how many magnitudes are below 2**-133. What equals likely thresholds goes into
+    `equals`, of each call its own."""
+    asked = [Asked(call, ranks, of) for call in calls]
+    every = [_Cuts(a, own) for a, own in zip(asked, equals or [{} for _ in asked], strict=True)]
 
-    def take(group: str, counts: Counts) -> None:
-        """What of the ranks that are left lies within the windows, or is one of the values."""
-        equals.update(counts.equals)
-        for key, rank in [*left[group].items()]:
-            for cut in chain(_among(counts, rank), _within(counts.tables, rank)):
-                found[group][key] = cut
-                left[group].pop(key, None)
+    def count(guesses: list[dict[str, Guess]], what: Callable[[_Cuts, str, Counts], None]) -> None:
+        counted(asked, guesses, threads, progress, lambda k, group, counts: what(every[k], group, counts))
 
-    def look(group: str, counts: Counts) -> None:
-        """The bins of the ranks, from the counts of all upper bits."""
-        upper = counts.tables[EVERY][:-1]
-        wanted = ranks(sizes[group], int(upper[0]), **told[group])
-        right[group] = dict.fromkeys((bin_of(upper, rank)[0], 1) for rank in wanted.values() if rank)
-        left[group] = _ranked(wanted)
-
-    right: dict[str, dict[Window, None]] = {}
-    count = partial(counted, call, threads, progress, of, sizes)
     if not zeros:  # the ranks do not depend on what is counted
-        count(guessed(call, threads, ranks, of, sizes, told), take)
-    if missed := {group: Guess((EVERY,)) for group, ranked in left.items() if ranked or zeros}:
-        count(missed, look)
-        count({group: Guess((*windows,)) for group, windows in right.items() if windows}, take)
-    return found
+        count(guessed(asked, threads), _Cuts.take)
+    missed = [{group: Guess((EVERY,)) for group, ranked in c.left.items() if ranked or zeros} for c in every]
+    if any(missed):
+        count(missed, _Cuts.look)
+        count([{group: Guess((*windows,)) for group, windows in c.right.items() if windows} for c in every], _Cuts.take)
+    return [c.found for c in every]
 
 
 def _among(counts: Counts, rank: int) -> Iterator[Cut]:
@@ -128,15 +132,12 @@ def quotas(
     """
     import numpy as np
 
-    groups, counts = groups_of(call), dict(equals)
+    counts, asked = dict(equals), Asked(call, lambda *_, **__: {})
+    groups = asked.groups
     split = {group: {k: c for k, c in of_group.items() if c.quota < c.equals} for group, of_group in found.items()}
     lacking = {(g, c.value): None for n, g in groups.items() for c in split[g].values() if (n, c.value) not in counts}
     missed = {group: Guess((), tuple(value for of, value in lacking if of == group)) for group, _ in lacking}
-    sizes = dict.fromkeys(missed, 0)
-    for name, group in groups.items():
-        if group in sizes:
-            sizes[group] += call.specs[name].numel
-    counted(call, threads, lambda size: None, first_of, sizes, missed, lambda group, new: counts.update(new.equals))
+    counted([asked], [missed], threads, lambda size: None, lambda _, group, new: counts.update(new.equals))
     told: dict[str, dict[str, Any]] = {name: dict.fromkeys(found[groups[name]], math.inf) for name in groups}
     for name, key, before in _before(groups, split, counts):
         told[name][key] = np.maximum(0, split[groups[name]][key].quota - before)
