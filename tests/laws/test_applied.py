@@ -287,3 +287,37 @@ def test_a_method_that_fails_or_makes_another_shape_is_a_stated_error(models, tm
         with pytest.raises(TaskvecError, match=message):
             tv.save(method(base), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+TOGETHER = [
+    "trim(math - base, density=0.3)",
+    "trim(code - base)",
+    'trim(0.5*math - 0.5*code, scope="tensor", ties="first", rescale="l1")',
+    "trim(dare(math - base), density=0.9)",
+]
+
+
+def test_calls_that_are_measured_together_are_what_each_is_alone(models, tmp_path):
+    w = tv.parse(" + ".join(TOGETHER), **given(models, "base math code"))
+    tv.save(w, tmp_path / "sum")
+    whole, each = tv.load(tmp_path / "sum"), [tv.parse(recipe, **given(models, recipe)) for recipe in TOGETHER]
+    alone = {source.fingerprint: one for one in each for source in one.terms}
+    for name in whole:
+        total = np.zeros_like(whole[name])
+        for source, _ in w.ordered():
+            total = total + alone[source.fingerprint][name]
+        assert np.array_equal(whole[name], total), name
+
+
+def test_what_calls_have_in_common_is_read_once_to_measure_them(models, tmp_path, monkeypatch):
+    w = tv.parse("ties(math - base, code - base)", **given(models, "base math code"))
+    measured, run = [], kernels.run
+
+    def watched(out, dtype, inputs, *rest):
+        measured.extend(inputs if out is None else ())
+        return run(out, dtype, inputs, *rest)
+
+    monkeypatch.setattr(kernels, "run", watched)
+    tv.save(w, tmp_path / "out", threads=1)
+    assert measured and len(measured) == len(set(measured)), "the same elements of a file were read twice"
+    assert len({fd for fd, _ in measured}) == 4, "base, code and the two files of math"
