@@ -45,6 +45,7 @@ typedef struct {
     const float **x;                                                 /* an election's sources                        */
     float *weight;                                                   /* and what each adds to the mean's divisor     */
     int tainted;                                                     /* whether the result has Inf or NaN              */
+    int watched;                                                     /* whether an operation must know that             */
     int64_t kept, gone;                                              /* KEEP: how many of the equal ones still are   */
     double lane[LANES];
     int64_t both, against;
@@ -157,7 +158,7 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
         elect_tile(op->result, op->x, op->weight, (Election){op->sources, a[0] != 0, a[1] != 0, a[2] != 0}, n);
         break;
     }
-    op->tainted = op->code != KEEP && !all_finite(op->result, n);
+    op->tainted = op->watched && op->code != KEEP && !all_finite(op->result, n);
     for (int k = 0; k < op->sources; k++) {
         if (op->from[k] >= 0 || !r->op[~op->from[k]].tainted) continue;
         taint(op->result, tile_of(r, op, k, at), n);
@@ -255,6 +256,7 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
                                  : at < r->inputs && (op->code == SUM || r->in[at].dtype == F32);
         if (!known) return refuse("run: a source that is no input and no earlier result");
         op->from[i] = (int)at;
+        if (at < 0 && op->code > SUM && op->code <= ELECT) r->op[~at].watched = 1;
     }
     for (int i = 0; i < count; i++) {
         op->number[i] = PyFloat_AsDouble(PyTuple_GetItem(numbers, i));
@@ -487,7 +489,7 @@ static void choose_paths(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f")) {
         philox_group = philox_avx512;
-        smaller_of = smaller_avx512;
+        within_of = within_avx512;
         between_of = between_avx512;
     } else if (__builtin_cpu_supports("avx2")) philox_group = philox_avx2;
 #endif

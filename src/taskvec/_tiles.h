@@ -290,33 +290,41 @@ CLONES static uint32_t offsets_of(uint32_t *restrict off, const float *restrict 
     return above;
 }
 
-/* The numbers that are less than `size`, in their order: no branch to miss. There is room for 16 more than n. */
-typedef int Smaller(uint32_t *restrict found, const uint32_t *restrict x, int n, uint32_t size);
+/* Of the magnitudes the offsets from `from` that are less than `size`, in their order: how many. No branch to miss. `above` is
+   more by how many lie beyond. There is room for 16 more than n <= TILE. */
+typedef int Within(uint32_t *restrict near, uint32_t *above, const float *restrict x, int n, uint32_t from, uint32_t size);
 
-static int smaller_plain(uint32_t *restrict found, const uint32_t *restrict x, int n, uint32_t size) {
+static int within_plain(uint32_t *restrict near, uint32_t *above, const float *restrict x, int n, uint32_t from, uint32_t size) {
+    uint32_t off[TILE];
     int count = 0;
+    *above += offsets_of(off, x, n, from, size);
     for (int i = 0; i < n; i++) {
-        found[count] = x[i];
-        count += x[i] < size;
+        near[count] = off[i];
+        count += off[i] < size;
     }
     return count;
 }
 
 #ifdef LANES64
-__attribute__((target("avx512f"))) static int smaller_avx512(uint32_t *restrict found, const uint32_t *restrict x, int n, uint32_t size) {
-    const __m512i limit = _mm512_set1_epi32((int)size);
+__attribute__((target("avx512f")))
+static int within_avx512(uint32_t *restrict near, uint32_t *above, const float *restrict x, int n, uint32_t from, uint32_t size) {
+    const __m512i least = _mm512_set1_epi32((int)from), limit = _mm512_set1_epi32((int)size), end = _mm512_add_epi32(least, limit);
+    const __m512i bits = _mm512_set1_epi32(0x7fffffff), one = _mm512_set1_epi32(1);
+    __m512i beyond = _mm512_setzero_si512();
     int count = 0, i = 0;
     for (; i + 16 <= n; i += 16) {
-        const __m512i each = _mm512_loadu_si512(x + i);
-        const __mmask16 in = _mm512_cmplt_epu32_mask(each, limit);
-        _mm512_storeu_si512(found + count, _mm512_maskz_compress_epi32(in, each));
+        const __m512i u = _mm512_and_si512(_mm512_loadu_si512(x + i), bits), off = _mm512_sub_epi32(u, least);
+        const __mmask16 in = _mm512_cmplt_epu32_mask(off, limit);
+        beyond = _mm512_mask_add_epi32(beyond, _mm512_cmpge_epu32_mask(u, end), beyond, one);
+        _mm512_storeu_si512(near + count, _mm512_maskz_compress_epi32(in, off));
         count += __builtin_popcount(in);
     }
-    return count + smaller_plain(found + count, x + i, n - i, size);
+    *above += (uint32_t)_mm512_reduce_add_epi32(beyond);
+    return count + within_plain(near + count, above, x + i, n - i, from, size);
 }
 #endif
 
-static Smaller *smaller_of = smaller_plain;
+static Within *within_of = within_plain;
 
 /* first < 0: counts[magnitude >> 16] += 1, 2^15 bins. Else counts[magnitude - (first << 16)] += 1 where magnitude >> 16
    lies in first .. first + bins, bins << 16 counts, and one more for how many lie above. The few that are inside are set
@@ -324,9 +332,8 @@ static Smaller *smaller_of = smaller_plain;
 static void count_into(uint32_t *restrict counts, const float *restrict x, int n, int64_t first, uint32_t bins) {
     if (first < 0) { for (int i = 0; i < n; i++) counts[(as_bits(x[i]) & 0x7fffffffu) >> 16]++; return; }
     const uint32_t from = (uint32_t)first << 16, size = bins << 16;
-    uint32_t off[TILE], near[TILE + 16];
-    counts[size] += offsets_of(off, x, n, from, size);
-    const int found = smaller_of(near, off, n, size);
+    uint32_t near[TILE + 16];
+    const int found = within_of(near, counts + size, x, n, from, size);
     for (int i = 0; i < found; i++) counts[near[i]]++;
 }
 
