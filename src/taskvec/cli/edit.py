@@ -1,5 +1,6 @@
 """The verbs that write: merge, plan, diff, negate, add, analogy. Each builds an expression and calls one function."""
 
+import os
 from typing import Any
 
 import click
@@ -147,6 +148,8 @@ def _write(
         return
     if out is None:
         raise click.UsageError("Missing option '-o' / '--out': where to write.")
+    # numpy's OpenBLAS starts a thread a core, which waits in a loop for a tenth of a second; methods use one (blas.py).
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from taskvec.engine import save
 
     like = _like(weights, kwargs.pop("like"))
