@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 POLL = 0.02  # seconds between two looks at the memory: more often, and the watcher itself takes time from the run
-HELD = 6.0  # seconds: Linux hands free pages back to the host 2 s after others were freed, in several passes
+HELD = 12.0  # seconds: Linux hands free pages back to the host 2 s after others were freed, some in each pass
 POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14 and later
 BUSY = (0, 1, 2, 5, 6, 7)  # the fields of /proc/stat that are work: user, nice, system, irq, softirq, steal
 
