@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taskvec.lineage import verify
     from taskvec.live import load_into
     from taskvec.measures import compare
-    from taskvec.methods import method
+    from taskvec.methods.lift import method
     from taskvec.permuted import permute
     from taskvec.planning import Plan, plan
     from taskvec.recipe import load, parse
@@ -37,7 +37,7 @@ _HOME = {
     "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
     "Weights": "weights", "compare": "measures", "disentanglement": "interference", "entropy": "learning",
     "from_arrays": "arrays", "knob": "coefficients", "layers": "coefficients", "layerwise": "grains",
-    "learn": "learning", "load": "recipe", "load_into": "live", "method": "methods",
+    "learn": "learning", "load": "recipe", "load_into": "live", "method": "methods.lift",
     "only": "coefficients", "match": "alignment", "parse": "recipe", "per": "coefficients", "permute": "permuted",
     "plan": "planning", "save": "engine", "search": "searching", "stats": "statistics", "verify": "lineage",
     "without": "coefficients",

@@ -12,18 +12,20 @@ import difflib
 import operator
 import os
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from textwrap import dedent
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from taskvec import coefficients, methods, views
-from taskvec.coefficients import Coefficient, Number, exact
+from taskvec import methods, views
+from taskvec.coefficients import Coefficient, Number, exact, knob
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
-from taskvec.grains import layerwise
-from taskvec.methods import Method
-from taskvec.permuted import permute
+from taskvec.rooms import Rooms
 from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    from taskvec.methods.lift import Method
 
 LONGEST, DEEPEST = 100_000, 60  # characters of a recipe; levels of nesting
 LONGEST_VALUE = 20_000  # characters of a coefficient with a name, all names in it replaced
@@ -40,17 +42,14 @@ def load(uri: str | os.PathLike[str], *, revision: str | None = None) -> Weights
     return Weights({open_source(uri, revision): 1})
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+FUNCTIONS: Mapping[str, Callable[..., Any]] = Rooms(
     {
-        "load": load,
-        "only": coefficients.only,
-        "without": coefficients.without,
-        "per": coefficients.per,
-        "layers": coefficients.layers,
-        "layerwise": layerwise,
-        "permute": permute,
-        **methods.FUNCTIONS,
-        **views.FUNCTIONS,
+        "taskvec.recipe": ("load",),
+        "taskvec.coefficients": ("only", "without", "per", "layers"),
+        "taskvec.grains": ("layerwise",),
+        "taskvec.permuted": ("permute",),
+        **methods.ROOMS,
+        **views.ROOMS,
     }
 )
 OPERATORS: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = MappingProxyType(
@@ -62,7 +61,7 @@ OPERATORS: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = MappingProxyTy
     }
 )
 Value = Weights | Coefficient
-Scope = Mapping[str, Value | Method]
+Scope = Mapping[str, "Value | Method"]
 
 
 def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Method") -> Weights:
@@ -136,15 +135,20 @@ def _tree(text: str) -> ast.Module:
     return tree
 
 
-def _given(name: str, value: Any) -> Value | Method:
+def _given(name: str, value: Any) -> "Value | Method":
     if not name.isidentifier() or name in FUNCTIONS:
         raise RecipeError(f"{name!r} cannot be a name in a recipe")
     if isinstance(value, Weights):
         return value.named(name)
-    if isinstance(value, Coefficient | Method):
+    if isinstance(value, Coefficient):
         return value
     if isinstance(value, str | os.PathLike):
         return load(value).named(name)
+    if not isinstance(value, int | float | Fraction):
+        from taskvec.methods.lift import Method
+
+        if isinstance(value, Method):
+            return value
     return Coefficient.of(value)
 
 
@@ -153,7 +157,7 @@ def _require_used(tree: ast.Module, given: Scope) -> None:
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in nodes} - FUNCTIONS.keys()
     assigned = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-    for name in sorted(key for key, value in given.items() if key not in used and not isinstance(value, Method)):
+    for name in sorted(key for key, value in given.items() if key not in used and isinstance(value, Value)):
         raise UnknownName(
             f"{name} was given, and the recipe does not use it{_nearest(name, used - assigned - given.keys())}"
         )
@@ -168,8 +172,8 @@ def _value(node: ast.expr, scope: Scope, depth: int = 0) -> Value:
         case ast.Name(id=name):
             if name in FUNCTIONS:
                 raise _error(f"{name} is a function: call it, {name}(...)", node)
-            value = scope[name] if name in scope else coefficients.knob(name)
-            if isinstance(value, Method):
+            value = scope[name] if name in scope else knob(name)
+            if not isinstance(value, Value):
                 raise _error(f"{name} is a method: call it, {name}(...)", node)
             return value
         case ast.UnaryOp(op=ast.USub(), operand=inner):
@@ -221,8 +225,8 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
     if not isinstance(node.func, ast.Name):
         raise _error(f"{_what(node.func)} cannot be called: functions are {', '.join(FUNCTIONS)}", node)
     name = node.func.id
-    own = {key: value for key, value in scope.items() if isinstance(value, Method)}
-    known: dict[str, Callable[..., Any]] = {**FUNCTIONS, **own}
+    own = {key: value for key, value in scope.items() if not isinstance(value, Value)}
+    known = [*FUNCTIONS, *own]
     if name not in known:
         raise _error(
             f"no function is named {name}{_nearest(name, set(known))}; functions are {', '.join(known)}",
@@ -233,7 +237,7 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
     arguments = [_argument(a, scope, depth + 1) for a in node.args]
     keywords = {str(k.arg): _argument(k.value, scope, depth + 1) for k in node.keywords}
     try:
-        return _at(node, known[name], *arguments, **keywords)  # type: ignore[no-any-return]
+        return _at(node, own.get(name) or FUNCTIONS[name], *arguments, **keywords)  # type: ignore[no-any-return]
     except TypeError as error:
         raise _error(str(error), node) from None
 

@@ -1,6 +1,7 @@
 """The house: imports point down only, no cycle, small rooms, and the public names are those that are promised."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import taskvec
 ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
-    "errors evidence dtypes executors source operations kernels kernels_numpy storage places coefficients",
+    "errors evidence dtypes executors source operations kernels kernels_numpy storage places coefficients rooms",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets grains stores",
     "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
@@ -99,6 +100,25 @@ def test_every_view_of_a_recipe_has_a_public_name():
     from taskvec.views import FUNCTIONS
 
     assert FUNCTIONS.keys() <= PUBLIC and all(getattr(taskvec, name) is f for name, f in FUNCTIONS.items())
+
+
+def test_what_a_room_of_methods_holds_is_what_the_registry_says_it_holds():
+    from taskvec.methods import ROOMS
+
+    for room, names in ROOMS.items():
+        module = importlib.import_module(room)
+        made = [m.name for m in getattr(module, "METHODS", ())]
+        assert sorted(made or names) == sorted(names), room
+
+
+def test_a_recipe_that_calls_nothing_imports_no_method_and_no_view():
+    code = (
+        "import sys, numpy as np; from taskvec import from_arrays, methods, parse, views;"
+        "a = from_arrays({'w': np.ones(2, np.float32)}); parse('0.5*a', a=a);"
+        "print(sorted(sys.modules.keys() & {*methods.ROOMS, *views.ROOMS}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "[]", found.stderr
 
 
 def test_importing_taskvec_imports_nothing_heavy():

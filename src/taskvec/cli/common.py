@@ -12,8 +12,6 @@ import click
 
 from taskvec.coefficients import Coefficient
 from taskvec.errors import RecipeError, TaskvecError
-from taskvec.methods import Method
-from taskvec.methods.user import methods_in
 from taskvec.recipe import load, parse
 from taskvec.weights import Weights
 
@@ -134,7 +132,11 @@ def made(
 
 def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None) -> Weights:
     """The expression that the arguments of `merge` stand for, knobs bound; all unreadable sources at once."""
-    given: dict[str, Weights | Method] = dict(methods_in(methods)) if methods else {}
+    given: dict[str, Any] = {}
+    if methods:
+        from taskvec.methods.user import methods_in
+
+        given |= methods_in(methods)
     problems = []
     for name, uri in named(sources).items():
         try:

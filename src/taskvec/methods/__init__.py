@@ -1,35 +1,37 @@
 """Merge methods, paper by paper: pure functions of float32 arrays (or of their Gram matrix), lifted to Weights.
 
-applied.py    what lifts them: Method, and Applied, the source that a call of one is
+lift.py       what lifts them: Method, and @method for one of your own
+call.py       what a call of one is and costs; applied.py what it computes
 passes.py     what must be known before: Gram matrices, ratios of norms, overlaps; exact, streamed
 thresholds.py the magnitude of a given rank, exact, streamed; how those that are equal to it divide
 draws.py      random numbers with a key
-sparsify.py   trim, breadcrumbs, dare, della, random_like: one vector to a sparser one
-consensus.py  elect, unified, magmax, consensus, pcb: several vectors to one, entry by entry
-fusion.py     nearswap, arcee_fusion, sce, ram, ramplus: selections by size, variance or overlap
-geometry.py   slerp, nuslerp, multislerp, karcher, geometric_median, stock, metagpt, norm_matched: a span's
-spectrum.py   low_rank, iso_c, tsv_m, iso_cts, knots, svc: matrix by matrix, by singular values and vectors
+sparsify.py   one vector to a sparser one
+consensus.py  several vectors to one, entry by entry
+fusion.py     selections by size, variance or overlap
+geometry.py   combinations by the angles and norms of a span
+spectrum.py   matrix by matrix, by singular values and vectors
 blas.py       one thread for these, so that their bits do not depend on the number of cores
-statistics.py fisher, regmean: models weighed by statistics of their data, from files that `stats` makes
-edits.py      freeze_conflicts: layers in which two vectors conflict, left out
-ablation.py   ablate: directions that a model can no longer write
-composed.py   ties, dare_ties, della_ties, model_stock, patch, lines: names for what the others say together
+statistics.py models weighed by statistics of their data, from files that `stats` makes
+edits.py      layers in which two vectors conflict, left out
+ablation.py   directions that a model can no longer write
+composed.py   names for what the others say together
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
+from taskvec.rooms import Rooms
 
-from taskvec.methods import ablation, composed, consensus, edits, fusion, geometry, sparsify, spectrum, statistics
-from taskvec.methods.applied import Applied
-from taskvec.methods.lift import Method, method
+__all__ = ["FUNCTIONS", "ROOMS"]
 
-__all__ = ["FUNCTIONS", "METHODS", "Applied", "Method", "method"]
-
-METHODS: tuple[Method, ...] = (
-    *sparsify.METHODS, *consensus.METHODS, *fusion.METHODS, *geometry.METHODS, *spectrum.METHODS, *statistics.METHODS,
-    *edits.METHODS,
-)  # fmt: skip
-FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {m.name: m for m in METHODS} | {f.__name__: f for f in (*ablation.FUNCTIONS, *composed.FUNCTIONS)}
-)
+ROOMS = {  # module -> the methods it has
+    "taskvec.methods.sparsify": ("trim", "breadcrumbs", "dare", "della", "random_like"),
+    "taskvec.methods.consensus": ("elect", "unified", "magmax", "consensus", "pcb"),
+    "taskvec.methods.fusion": ("nearswap", "arcee_fusion", "sce", "ram", "ramplus"),
+    "taskvec.methods.geometry": (
+        "slerp", "karcher", "geometric_median", "stock", "metagpt", "norm_matched", "nuslerp", "multislerp",
+    ),
+    "taskvec.methods.spectrum": ("low_rank", "iso_c", "tsv_m", "iso_cts", "knots", "svc"),
+    "taskvec.methods.statistics": ("fisher", "regmean"),
+    "taskvec.methods.edits": ("freeze_conflicts",),
+    "taskvec.methods.ablation": ("ablate",),
+    "taskvec.methods.composed": ("ties", "dare_ties", "della_ties", "model_stock", "patch", "lines"),
+}  # fmt: skip
+FUNCTIONS = Rooms(ROOMS)

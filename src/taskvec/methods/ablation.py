@@ -302,6 +302,3 @@ def _few(model: Weights, found: Mapping[str, int]) -> list[str]:
         if (layer := layer_of(name)) and len(spec.shape) == 2:
             counts[layer] = counts.get(layer, 0) + (name in found)
     return [f"{stack}.{k}: {n} of its matrices fit, not 2" for (stack, k), n in counts.items() if n != 2]
-
-
-FUNCTIONS = (ablate,)

@@ -77,6 +77,3 @@ def lines(tau: Weights, *, alpha: Value = 0.1, beta: Value = 0.9) -> Weights:
         raise MassError("lines works on a task vector (mass 0), and this is a model: subtract its base")
     low = Coefficient.of(alpha)
     return layers(low, low + Coefficient.of(beta), outside=low) * tau
-
-
-FUNCTIONS = (ties, dare_ties, della_ties, model_stock, patch, lines)

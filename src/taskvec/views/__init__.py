@@ -2,22 +2,24 @@
 
 view.py         what they have in common: a tensor of a view is a tensor of an argument, and is read there
 settings.py     what config.json must say of the result
-layers.py       take_layers, stack
-names.py        rename, tie, untie
+layers.py       other layers
+names.py        other names
 rows.py         views that rearrange rows: where each row of the output comes from
-parts.py        select, join, as_model
-vocabulary.py   resize_vocab, pad_vocab
-reordered.py    align_vocab
+parts.py        some of the tensors, or those of several
+vocabulary.py   more or fewer rows of a vocabulary
+reordered.py    the rows of another tokenizer's order
 tokens.py       the vocabulary of a folder's tokenizer, and the union of several
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from taskvec.rooms import Rooms
 
-from taskvec.views import layers, names, parts, reordered, vocabulary
-from taskvec.weights import Weights
+__all__ = ["FUNCTIONS", "ROOMS"]
 
-__all__ = ["FUNCTIONS"]
-
-_ROOMS = (layers, names, parts, vocabulary, reordered)
-FUNCTIONS: Mapping[str, Callable[..., Weights]] = MappingProxyType({f.__name__: f for r in _ROOMS for f in r.FUNCTIONS})
+ROOMS = {  # module -> the views it has
+    "taskvec.views.layers": ("take_layers", "stack"),
+    "taskvec.views.names": ("rename", "untie", "tie"),
+    "taskvec.views.parts": ("select", "join", "as_model"),
+    "taskvec.views.vocabulary": ("resize_vocab", "pad_vocab"),
+    "taskvec.views.reordered": ("align_vocab",),
+}
+FUNCTIONS = Rooms(ROOMS)

@@ -228,6 +228,3 @@ def _listed(shapes: set[tuple[int, ...]]) -> str:
 def _int(value: Parameter) -> int:
     assert isinstance(value, Coefficient) and value.constant is not None
     return int(value.constant)
-
-
-FUNCTIONS = (take_layers, stack)

@@ -215,6 +215,3 @@ class Tie(Pair):
                     f"{start + count - 1}; a head of its own must stay"
                 )
             progress(count)
-
-
-FUNCTIONS = (rename, untie, tie)

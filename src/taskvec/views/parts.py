@@ -109,6 +109,3 @@ class AsModel(View):
     def tensors(self) -> Mapping[str, tuple[int, str]]:
         """All of them."""
         return {name: (0, name) for name in self.args[0].specs}
-
-
-FUNCTIONS = (select, join, as_model)

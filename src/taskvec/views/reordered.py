@@ -267,6 +267,3 @@ def rows_in_order(
             arg[place], row[place] = MEAN, len(means)
             means.append(tuple(owners))
     return RowPlan(arg, row, tuple(means))
-
-
-FUNCTIONS = (align_vocab,)

@@ -128,6 +128,3 @@ class Resized(Rows):
     def configured(self, settings: Settings) -> Settings:
         """Another size."""
         return with_entry(settings, "vocab_size", self.size) if self.rearranged else settings
-
-
-FUNCTIONS = (resize_vocab, pad_vocab)
