@@ -34,8 +34,8 @@ typedef struct {
 
 typedef struct { int input, error; } Failure;                        /* which input could not be read, and errno or 0 */
 
-enum { SUM, KEEP, DROP, MASK, ELECT, COUNT, EQUAL, SIZE, PAIR, NONZERO, CODES };  /* the codes of operations.py      */
-static const int NUMBERS[CODES] = {0, 4, 5, 1, 3, 2, 2, 0, 0, 0};         /* of each; a sum and an election: one more a source */
+enum { SUM, KEEP, DROP, MASK, ELECT, COUNT, EQUAL, SIZE, PAIR, NONZERO, DOT, CODES };  /* the codes of operations.py      */
+static const int NUMBERS[CODES] = {0, 4, 5, 1, 3, 2, 2, 0, 0, 0, 0};       /* of each; a sum and an election: one more a source */
 
 typedef struct {
     int code, sources;
@@ -141,6 +141,7 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     case EQUAL: equal_into(counts + done / (size_t)a[1], counts + op->spans, x, n, (float)a[0]); return;
     case SIZE: sizes_into(op->lane, x, n); return;
     case NONZERO: nonzero_of((uint8_t *)op->sink.view.buf + done / 8, x, n); return;
+    case DOT: dot_into(op->lane, x, tile_of(r, op, 1, at), n); return;
     case PAIR:
         dot_into(op->lane, x, tile_of(r, op, 1, at), n);
         signs_of(x, tile_of(r, op, 1, at), n, &op->both, &op->against);
@@ -212,7 +213,7 @@ static int run_all(const Run *r, size_t n, size_t window, Failure *failure) {
     }
     for (int k = 0; k < r->ops; k++) {
         double *found = r->op[k].sink.view.buf;
-        if (r->op[k].code == SIZE || r->op[k].code == PAIR) found[0] = sum_of(r->op[k].lane);
+        if (r->op[k].code == SIZE || r->op[k].code == DOT || r->op[k].code == PAIR) found[0] = sum_of(r->op[k].lane);
         if (r->op[k].code == PAIR) { found[1] = (double)r->op[k].both; found[2] = (double)r->op[k].against; }
     }
     return flags & NONFINITE ? NONFINITE : flags;
@@ -243,7 +244,7 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
     op->sources = (int)PyTuple_Size(from);
     const int many = op->code == SUM || op->code == ELECT, count = NUMBERS[op->code] + (many ? op->sources : 0);
     if (PyTuple_Size(numbers) != count || (op->code != SUM && op->sources < 1) ||
-        (!many && op->sources != 1 + (op->code == PAIR)))
+        (!many && op->sources != 1 + (op->code == PAIR || op->code == DOT)))
         return refuse("run: wrong number of sources or numbers");
     op->x = (const float **)*pool; *pool += (size_t)op->sources * sizeof *op->x;
     op->number = (double *)*pool; *pool += (size_t)count * sizeof *op->number;
@@ -270,7 +271,7 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
     }
     if (op->code == MASK) return hold(&op->sink, sink, 0, (n + 7) / 8);
     if (op->code <= ELECT) return 0;
-    Py_ssize_t need = op->code == NONZERO ? (n + 7) / 8 : op->code == SIZE ? 8 : 24;
+    Py_ssize_t need = op->code == NONZERO ? (n + 7) / 8 : op->code == PAIR ? 24 : 8;
     if (op->code == COUNT) {
         if (a[1] < 1 || a[0] + a[1] > 1 << 15) return refuse("run: bad range to count in");
         need = 4 * ((a[0] < 0 ? 1 << 15 : (Py_ssize_t)a[1] << 16) + 1);

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec.dtypes import BITS
 from taskvec.operations import (
     COUNT,
+    DOT,
     DROP,
     EQUAL,
     KEEP,
@@ -279,13 +280,19 @@ def _size(op: Op, x: "NDArray[Any]") -> None:
     np.frombuffer(op.sink, np.float64)[0] = _in_lanes(np.abs(x.astype(np.float64)))
 
 
+def _dot(op: Op, x: "NDArray[Any]", y: "NDArray[Any]") -> None:
+    import numpy as np
+
+    np.frombuffer(op.sink, np.float64)[0] = _in_lanes(x.astype(np.float64) * y.astype(np.float64))
+
+
 def _pair(op: Op, x: "NDArray[Any]", y: "NDArray[Any]") -> None:
     import numpy as np
 
     both = (x != 0) & (y != 0) & ~np.isnan(x) & ~np.isnan(y)  # a NaN's sign depends on the order of what made it
     against = both & (np.signbit(x) != np.signbit(y))
-    dot = _in_lanes(x.astype(np.float64) * y.astype(np.float64))
-    np.frombuffer(op.sink, np.float64)[:3] = dot, both.sum(), against.sum()
+    _dot(op, x, y)
+    np.frombuffer(op.sink, np.float64)[1:3] = both.sum(), against.sum()
 
 
 def _nonzero(op: Op, x: "NDArray[Any]") -> None:
@@ -295,7 +302,7 @@ def _nonzero(op: Op, x: "NDArray[Any]") -> None:
     np.frombuffer(op.sink, np.uint8)[: found.size] = found
 
 
-MEASURES: dict[int, Any] = {COUNT: _count, EQUAL: _equal, SIZE: _size, PAIR: _pair, NONZERO: _nonzero}
+MEASURES: dict[int, Any] = {COUNT: _count, EQUAL: _equal, SIZE: _size, PAIR: _pair, NONZERO: _nonzero, DOT: _dot}
 
 
 def lowrank_numpy(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:

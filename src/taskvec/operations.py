@@ -26,6 +26,7 @@ EQUAL = 6  # sink[i] += how many of the i-th `span` of elements have |x| == valu
 SIZE = 7  # sink[0] = sum |x|; float64, where counts are uint32
 PAIR = 8  # sink = dot product of two, entries neither 0 nor NaN in both, those of them of opposite signs; float64
 NONZERO = 9  # sink: a bit an entry, as MASK reads them, set where x is anything but +0
+DOT = 10  # sink[0] = dot product of two; float64. The first number of PAIR alone
 
 
 class Op(NamedTuple):

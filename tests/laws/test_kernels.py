@@ -12,6 +12,7 @@ from taskvec.dtypes import ARITHMETIC
 from taskvec.kernels_numpy import lowrank_numpy, prune_numpy, run_numpy
 from taskvec.operations import (
     COUNT,
+    DOT,
     DROP,
     ELECT,
     EQUAL,
@@ -205,6 +206,7 @@ def sinks(ops, n):
         Op(EQUAL, (one,), (1.0, TILE), np.zeros(-(-n // TILE) + 1, np.uint32)),
         Op(SIZE, (one,), (), np.zeros(1)),
         Op(PAIR, (one, two), (), np.zeros(3)),
+        Op(DOT, (one, two), (), np.zeros(1)),
         Op(NONZERO, (one,), (), np.zeros(-(-n // 8), np.uint8)),
     ]
 

@@ -13,7 +13,7 @@ from taskvec.executors import each
 from taskvec.methods.applied import Applied, Measured, here
 from taskvec.methods.call import PART, TILE
 from taskvec.methods.lanes import LANES, Lanes
-from taskvec.operations import NONZERO, PAIR, SIZE
+from taskvec.operations import DOT, NONZERO, PAIR, SIZE
 from taskvec.terms import Term
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measu
     """
     if call.params.get("scope") in LANES:
         return _grams_of_lanes(call, threads, progress)
-    n, sums = len(call.args), pairs(call, threads, progress)
+    n, sums = len(call.args), _measured(call, threads, progress, DOT)
     whole = call.params.get("scope") == "model"
     everything = [p for found in sums.values() for p in found]
 
-    def gram(found: Sequence[Pairs]) -> list[list[Any]]:
+    def gram(found: Sequence[Mapping[Pair, list[float]]]) -> list[list[Any]]:
         return _square({pair: total([p[pair][0] for p in found]) for pair in _pairs(n)}, n)
 
     shared = gram(everything) if whole else []
@@ -56,21 +56,29 @@ def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measu
 
 def pairs(call: Applied, threads: int, progress: Callable[[int], None]) -> dict[str, list[Pairs]]:
     """Tensor -> for each of its parts {(i, j): kernels.pair of the arguments i <= j}."""
+    sums = _measured(call, threads, progress, PAIR)
+    return {
+        n: [{p: (d, int(b), int(a)) for p, (d, b, a) in part.items()} for part in parts] for n, parts in sums.items()
+    }
+
+
+def _measured(call: Applied, threads: int, progress: Progress, code: int) -> dict[str, list[dict[Pair, list[float]]]]:
+    """Tensor -> for each of its parts {(i, j): what DOT or PAIR finds of the arguments i <= j}."""
     import numpy as np
 
-    wanted = _pairs(len(call.args))
+    wanted, width = _pairs(len(call.args)), 3 if code == PAIR else 1
 
-    def work(part: Part, found: "NDArray[Any]") -> tuple[str, int, Pairs]:
+    def work(part: Part, found: "NDArray[Any]") -> tuple[str, int, dict[Pair, list[float]]]:
         name, start, count = part
         program = call.program(name, start, count, ops=0)
         refs = call.operands(program, name)
         for sink, (i, j) in zip(found, wanted, strict=True):
-            program.add(PAIR, (refs[i], refs[j]), sink=sink)
+            program.add(code, (refs[i], refs[j]), sink=sink)
         program.run()
-        return name, count, {p: (float(d), int(b), int(a)) for p, (d, b, a) in zip(wanted, found, strict=True)}
+        return name, count, dict(zip(wanted, found.tolist(), strict=True))
 
-    sums: dict[str, list[Pairs]] = {}
-    for name, count, found in each(parts(call, SUMMED), work, lambda: np.empty((len(wanted), 3)), threads):
+    sums: dict[str, list[dict[Pair, list[float]]]] = {}
+    for name, count, found in each(parts(call, SUMMED), work, lambda: np.empty((len(wanted), width)), threads):
         sums.setdefault(name, []).append(found)
         progress(count)
     return sums
