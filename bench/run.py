@@ -42,6 +42,7 @@ class Settings:
     switched: tuple[str, ...]
     results: Path
     peer: bool = True
+    methods: tuple[str, ...] = ()  # these alone; all if none is named
 
 
 FULL = Settings(
@@ -143,9 +144,9 @@ def methods(s: Settings) -> dict[str, Any]:
         about, home = data(size, tuned), CACHE / size
         print(f"  {size}, {tuned} fine-tunes")
         each = [cases.ours(home, tuned, flush=False)]
-        for name in cases.METHODS:
+        for name in s.methods or cases.METHODS:
             each += cases.by_method(home, name, tuned, peer)
-        each += [cases.by_recipe(home, name, tuned) for name in cases.RECIPES]
+        each += [cases.by_recipe(home, name, tuned) for name in cases.RECIPES if not s.methods]
         found.append({**about, "samples": sampled(s, each, s.method_rounds, settled(about))})
     return {"rows": found}
 
@@ -191,6 +192,9 @@ def installed_version(package: str) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure taskvec against the machine's limit and its peers.")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="measure this section (may be repeated)")
+    parser.add_argument(
+        "--method", choices=cases.METHODS, action="append", help="of the methods this one (may be repeated), for a look"
+    )
     parser.add_argument("--rounds", type=int, help="rounds of every section (default: 5; 3 for models and sizes)")
     parser.add_argument("--quick", action="store_true", help="small models, one round: does it all run?")
     parser.add_argument("--no-mergekit", action="store_true", help="leave the peer out, and do not install it")
@@ -200,6 +204,8 @@ def arguments() -> argparse.Namespace:
 
 def settings(args: argparse.Namespace) -> Settings:
     s = replace(QUICK if args.quick else FULL, peer=not args.no_mergekit)
+    if args.method:
+        s = replace(s, methods=tuple(args.method), results=CACHE / "results-part.json")
     n = args.rounds
     return replace(s, rounds=n, growth_rounds=n, method_rounds=n) if n else s
 
@@ -215,7 +221,7 @@ def main() -> None:
     if not args.no_mergekit:
         cases.install_mergekit()
     results["machine"] = machine()
-    for name in args.only or SECTIONS:
+    for name in args.only or (["methods"] if args.method else SECTIONS):
         print(f"{name}:", flush=True)
         found = SECTIONS[name](s)
         if found:
