@@ -225,7 +225,7 @@ def clip(tau, *, limit=0.01):
     return np.clip(tau, -limit, limit)
 
 
-@method()
+@method
 def centred(*taus):
     return sum(taus) - np.mean(taus)
 """

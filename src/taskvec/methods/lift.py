@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 from taskvec.coefficients import Coefficient, as_float
 from taskvec.derived import Parameter
@@ -177,6 +177,9 @@ class Method:
         return value
 
 
+@overload
+def method(function: Callable[..., Any], /) -> Method: ...
+@overload
 def method(
     *,
     local: bool = False,
@@ -184,18 +187,28 @@ def method(
     takes: str = ALIKE,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     choices: Mapping[str, tuple[str, ...]] | None = None,
-) -> Callable[[Callable[..., Any]], Method]:
+) -> Callable[[Callable[..., Any]], Method]: ...
+def method(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    local: bool = False,
+    keyed: bool = False,
+    takes: str = ALIKE,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+) -> Method | Callable[[Callable[..., Any]], Method]:
     """Lifts a function of float32 arrays of one shape, which returns an array of that shape, to one over Weights.
 
     >>> @method(local=True)
     ... def clip(tau, *, limit=0.01):
     ...     return np.clip(tau, -limit, limit)
 
-    Positional arguments are expressions, keyword-only ones are parameters with defaults: numbers (which may differ from
-    tensor to tensor), texts out of `choices`, or `()` for a tuple of numbers, one an argument. `local`: the function
-    may be given any range of elements, flat; if not, it sees whole tensors, and the plan counts their memory. `keyed`:
-    it also takes `name` and `start`, the tensor and the position of its first element, to seed what it draws
-    (methods/draws.py). `fn` of the result is the bare function.
+    `@method` alone will do, too. Positional arguments are expressions, keyword-only ones are parameters with defaults:
+    numbers (which may differ from tensor to tensor), texts out of `choices`, or `()` for a tuple of numbers, one an
+    argument. `local`: the function may be given any range of elements, flat; if not, it sees whole tensors, and the
+    plan counts their memory. `keyed`: it also takes `name` and `start`, the tensor and the position of its first
+    element, to seed what it draws (methods/draws.py). `fn` of the result is the bare function.
     """
 
     def lift(fn: Callable[..., Any]) -> Method:
@@ -213,7 +226,7 @@ def method(
             choices=choices or {}, source=code_digest(fn),
         )  # fmt: skip
 
-    return lift
+    return lift if function is None else lift(function)
 
 
 def code_digest(fn: Callable[..., Any]) -> str:

@@ -15,7 +15,7 @@ def methods_in(path: str) -> dict[str, Method]:
     names = _run(path, "--methods takes a Python file")
     found = {value.name: value for value in names.values() if isinstance(value, Method) and value.source}
     if not found:
-        raise RecipeError(f"{path} holds no method: decorate a function with @taskvec.method(...)")
+        raise RecipeError(f"{path} holds no method: decorate a function with @taskvec.method")
     if taken := sorted(found.keys() & FUNCTIONS.keys()):
         raise RecipeError(f"{path}: {taken[0]} is the name of one of taskvec's own methods: take another")
     return found
