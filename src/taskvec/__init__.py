@@ -9,7 +9,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from taskvec.methods import FUNCTIONS as _METHODS
 from taskvec.version import __version__
+from taskvec.views import FUNCTIONS as _VIEWS
 
 if TYPE_CHECKING:
     from taskvec.alignment import match
@@ -42,18 +44,6 @@ _HOME = {
     "plan": "planning", "save": "engine", "search": "searching", "stats": "statistics", "verify": "lineage",
     "without": "coefficients",
 }  # fmt: skip
-# The merge methods, by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`.
-_METHODS = (
-    "ablate", "arcee_fusion", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "della_ties", "elect", "fisher",
-    "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
-    "metagpt", "model_stock", "multislerp", "nearswap", "norm_matched", "nuslerp", "patch", "pcb", "ram", "ramplus",
-    "random_like", "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
-)  # fmt: skip
-# Views: the same numbers in other layers, under other names, in other rows.
-_VIEWS = (
-    "align_vocab", "as_model", "join", "pad_vocab", "rename", "resize_vocab", "select", "stack", "take_layers", "tie",
-    "untie",
-)  # fmt: skip
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "disentanglement", "entropy",
     "from_arrays", "knob", "layers", "layerwise", "learn", "load", "load_into", "match", "method", "only", "parse",
@@ -62,10 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _METHODS:
-        return import_module("taskvec.methods").FUNCTIONS[name]
-    if name in _VIEWS:
-        return import_module("taskvec.views").FUNCTIONS[name]
+    for functions in (_METHODS, _VIEWS):  # by the names that recipes call them: `tv.ties(a, b)` is `ties(a, b)`
+        if name in functions:
+            return functions[name]
     if name not in _HOME:
         raise AttributeError(f"module 'taskvec' has no attribute {name!r}")
     return getattr(import_module(f"taskvec.{_HOME[name]}"), name)

@@ -12,7 +12,6 @@ import difflib
 import operator
 import os
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from textwrap import dedent
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -144,7 +143,7 @@ def _given(name: str, value: Any) -> "Value | Method":
         return value
     if isinstance(value, str | os.PathLike):
         return load(value).named(name)
-    if not isinstance(value, int | float | Fraction):
+    if not isinstance(value, Number):
         from taskvec.methods.lift import Method
 
         if isinstance(value, Method):
