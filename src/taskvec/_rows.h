@@ -1,30 +1,34 @@
-/* MagPrune: what is kept of a row, by the ranks of its magnitudes and a draw an entry. */
+/* MagPrune: what is kept of a row, by the ranks of its magnitudes and a draw an entry.
+ *
+ * The rank of a magnitude is its place among those of its row, 0 the smallest; equal ones have the mean of their places.
+ * That is a multiple of a half, so `twice` it is counted here, up to 2 * (n - 1).
+ */
 
 /* p = low + epsilon * rank / last, within [FLT_MIN, 1]; kept where draw / 2^32 < p, divided by it (scale = 0) or times scale. */
 typedef struct { double low, epsilon, last; float scale; Draws draws; } Prune;
 
-INLINE float likelihood(const Prune *p, uint32_t rank) {
-    const float exact = (float)(p->low + p->epsilon * (double)(int32_t)rank / p->last);
+INLINE float likelihood(const Prune *p, uint32_t twice) {
+    const float exact = (float)(p->low + p->epsilon * (0.5 * (double)twice) / p->last);
     int32_t bits = (int32_t)as_bits(exact);                          /* in the order of the numbers: no branch       */
     bits = bits < 0x00800000 ? 0x00800000 : bits;                    /* FLT_MIN                                      */
     return as_float((uint32_t)(bits > 0x3f800000 ? 0x3f800000 : bits));
 }
 /* Draws below this are kept: at most 2^32. */
-INLINE int64_t limit_of(const Prune *p, uint32_t rank) {
-    const double exact = (double)likelihood(p, rank) * 0x1p32;
+INLINE int64_t limit_of(const Prune *p, uint32_t twice) {
+    const double exact = (double)likelihood(p, twice) * 0x1p32;
     const int64_t whole = (int64_t)exact;
     return whole + ((double)whole < exact);
 }
 
 INLINE float masked(float x, int stays) { return as_float(as_bits(x) & -(uint32_t)stays); }  /* no branch to miss */
-INLINE int is_kept(const Prune *p, uint32_t rank, uint32_t half, uint64_t position) {
-    const int64_t limit = limit_of(p, rank), high = limit >> 16;
+INLINE int is_kept(const Prune *p, uint32_t twice, uint32_t half, uint64_t position) {
+    const int64_t limit = limit_of(p, twice), high = limit >> 16;
     return half != high ? half < high : low_half(position, p->draws) < (limit & 0xffff);
 }
 
-/* ---- ranks: the place of a magnitude among those of its row, from the smallest, equal ones in their order ------------- */
+/* ---- by sorting ---------------------------------------------------------------------------------------------------- */
 /* Radix sort of (magnitude, place) by 8 bits of the magnitude at a time, low digits first, back and forth between a and b. */
-static void ranks_of(uint32_t *restrict rank, const float *restrict x, uint32_t n, uint64_t *restrict a, uint64_t *restrict b) {
+static void ranks_of(uint32_t *restrict twice, const float *restrict x, uint32_t n, uint64_t *restrict a, uint64_t *restrict b) {
     uint32_t first[4][256];
     memset(first, 0, sizeof first);
     for (uint32_t i = 0; i < n; i++) {
@@ -39,61 +43,77 @@ static void ranks_of(uint32_t *restrict rank, const float *restrict x, uint32_t 
         for (uint32_t i = 0; i < n; i++) b[f[a[i] >> shift & 255]++] = a[i];
         uint64_t *swap = a; a = b; b = swap;
     }
-    for (uint32_t i = 0; i < n; i++) rank[(uint32_t)a[i]] = i;
+    for (uint32_t from = 0, to; from < n; from = to) {               /* those that are equal                         */
+        for (to = from + 1; to < n && a[to] >> 32 == a[from] >> 32;) to++;
+        for (uint32_t i = from; i < to; i++) twice[(uint32_t)a[i]] = from + to - 1;
+    }
 }
 
-CLONES static uint32_t rank_in(const float *restrict x, int n, int at) {
-    const uint32_t m = magnitude(x[at]);
-    uint32_t rank = 0;
-    for (int i = 0; i < n; i++) rank += magnitude(x[i]) < m;
-    for (int i = 0; i < at; i++) rank += magnitude(x[i]) == m;
-    return rank;
+/* ---- by counting one value ------------------------------------------------------------------------------------------- */
+CLONES static uint32_t rank_in(const float *restrict x, int n, uint32_t value) {
+    const int32_t v = (int32_t)value;
+    uint32_t twice = 0;
+    for (int i = 0; i < n; i++) {
+        const int32_t m = (int32_t)magnitude(x[i]);
+        twice += (uint32_t)(m < v) + (uint32_t)(m <= v);
+    }
+    return twice - 1;
 }
 
-/* How many are below a value; both below 2^63. */
-CLONES static uint32_t below_of(const uint64_t *restrict x, uint32_t n, uint64_t value) {
-    uint64_t found = 0;
-    for (uint32_t i = 0; i < n; i++) found += (int64_t)x[i] < (int64_t)value;
-    return (uint32_t)found;
+/* Values whose rank is known. */
+enum { MANY = 128 };
+typedef struct { int count; uint32_t value[MANY], twice[MANY]; } Known;
+
+static uint32_t known_rank(Known *known, const float *restrict x, int n, uint32_t value) {
+    int k = 0;
+    while (k < known->count && known->value[k] != value) k++;
+    if (k == known->count) {
+        known->value[k] = value;
+        known->twice[k] = rank_in(x, n, value);
+        known->count++;
+    }
+    return known->twice[k];
 }
 
-/* ---- without sorting: the draw decides nearly always, wherever an entry ranks within its bin ----------------------------- */
+/* ---- without either: the draw decides nearly always, wherever an entry ranks within its bin ------------------------------- */
 /* Bins are of the upper bits of magnitudes, 32 of them from a power of two to the next; the last one has the greatest, and
-   the first all that is smaller than 2^-8 of that. A row is walked in so many parts at once, each with a table of its own, so that
-   equal neighbours do not wait for each other. */
-enum { BINS = 256, BIN_SHIFT = 18, SHORT = 256, PARTS = 4 };
-typedef uint32_t Starts[PARTS][BINS];                                /* of each part the place of its next entry of a bin */
+   the first all that is smaller than 2^-8 of that. A bin has cells: two for each value of the next three bits, the second
+   where lower ones are set, so that an empty second one says that all in the first are equal. In the first bin 0 has the
+   first cell, all else the last. */
+enum { BINS = 256, BIN_SHIFT = 18, CELLS = 16, CELL_SHIFT = 15, LOWER = (1 << CELL_SHIFT) - 1 };
+/* A row is counted in two halves at once, each with a table of its own, so that equal neighbours do not wait for each other. */
+enum { NARROW = 96, WIDE = 1 << 16 };
+typedef uint16_t Counts[CELLS][BINS];
 
-CLONES static void bins_of(uint8_t *restrict bin, const float *restrict x, int n) {
+CLONES static void places_of(uint16_t *restrict place, const float *restrict x, int n) {
     const int32_t top = (int32_t)(top_of(x, n) >> BIN_SHIFT), from = top < BINS ? 0 : top - (BINS - 1);
     for (int i = 0; i < n; i++) {
-        const int32_t at = (int32_t)(magnitude(x[i]) >> BIN_SHIFT) - from;
-        bin[i] = (uint8_t)(at < 0 ? 0 : at);
+        const uint32_t m = magnitude(x[i]);
+        const int32_t bin = (int32_t)(m >> BIN_SHIFT) - from;
+        const uint32_t cell = (m >> CELL_SHIFT & (CELLS / 2 - 1)) << 1 | (m & LOWER ? 1 : 0), first = m ? CELLS - 1 : 0;
+        place[i] = (uint16_t)(bin <= 0 ? first * BINS : cell * BINS + (uint32_t)bin);
     }
 }
 
-/* below[k]: entries in the bins before the k-th; start[p][k]: the same, and those of the k-th in the parts before the p-th. */
-static void count_below(uint32_t *restrict below, Starts start, const uint8_t *restrict bin, int n) {
-    const int part = n / PARTS;
+CLONES static void add_counts(uint16_t *restrict count, const uint16_t *restrict other, uint32_t *restrict below) {
     uint32_t sum = 0;
-    memset(start, 0, sizeof(Starts));
-    for (int i = 0; i < part; i++)
-        for (int p = 0; p < PARTS; p++) start[p][bin[p * part + i]]++;
-    for (int i = PARTS * part; i < n; i++) start[PARTS - 1][bin[i]]++;
-    for (int k = 0; k < BINS; k++) {
-        below[k] = sum;
-        for (int p = 0; p < PARTS; p++) { uint32_t count = start[p][k]; start[p][k] = sum; sum += count; }
-    }
+    uint16_t bin[BINS] = {0};
+    for (int cell = 0; cell < CELLS; cell++)
+        for (int k = 0; k < BINS; k++) bin[k] += count[cell * BINS + k] += other[cell * BINS + k];
+    for (int k = 0; k < BINS; k++) { below[k] = sum; sum += bin[k]; }
     below[BINS] = sum;
 }
 
-/* (magnitude, place) of every entry, bin by bin, in their order. */
-INLINE uint64_t placed(float x, int i) { return (uint64_t)magnitude(x) << 32 | (uint32_t)i; }
-static void set_apart(uint64_t *restrict a, Starts start, const float *restrict x, const uint8_t *restrict bin, int n) {
-    const int part = n / PARTS;
-    for (int k = 0; k < part; k++)
-        for (int p = 0, i = k; p < PARTS; p++, i += part) a[start[p][bin[i]]++] = placed(x[i], i);
-    for (int i = PARTS * part; i < n; i++) a[start[PARTS - 1][bin[i]]++] = placed(x[i], i);
+/* How many are in each cell, and below[k]: in the bins before the k-th. */
+static void count_places(Counts count, uint32_t *restrict below, const uint16_t *restrict place, int n) {
+    const int half = n / 2;
+    Counts other;
+    uint16_t *one = count[0], *two = other[0];
+    memset(one, 0, sizeof other);
+    memset(two, 0, sizeof other);
+    for (int i = 0; i < half; i++) { one[place[i]]++; two[place[half + i]]++; }
+    if (n % 2) one[place[n - 1]]++;
+    add_counts(one, two, below);
 }
 
 /* out = x * scale where even the least rank keeps the entry, else 0. */
@@ -144,7 +164,7 @@ typedef struct { uint32_t stays[BINS + 1], goes[BINS + 1]; } Bounds;
 CLONES static void bounds_of(Bounds *restrict bounds, const uint32_t *restrict below, const Prune *p) {
     const Prune how = *p;                                            /* in registers                                 */
     for (int k = 0; k <= BINS; k++) {
-        const int64_t limit = limit_of(&how, below[k]);
+        const int64_t limit = limit_of(&how, 2 * below[k]);
         bounds->stays[k] = (uint32_t)(limit >> 16);
         bounds->goes[k] = (uint32_t)((limit + 0xffff) >> 16);
     }
@@ -152,10 +172,10 @@ CLONES static void bounds_of(Bounds *restrict bounds, const uint32_t *restrict b
 
 /* Settles what the bounds settle; the others stay in `open`, how many is returned. */
 static int settle(float *restrict out, uint32_t *restrict open, int count, const float *restrict x, const Half *restrict half,
-                  const uint8_t *restrict bin, const Bounds *restrict bounds, float scale) {
+                  const uint16_t *restrict place, const Bounds *restrict bounds, float scale) {
     int left = 0;
     for (int k = 0; k < count; k++) {
-        const uint32_t i = open[k], b = bin[i], draw = half[i];
+        const uint32_t i = open[k], b = place[i] % BINS, draw = half[i];
         const int stays = draw < bounds->stays[b], goes = draw >= bounds->goes[b + 1];
         out[i] = masked(x[i] * scale, stays);
         open[left] = i;
@@ -164,11 +184,30 @@ static int settle(float *restrict out, uint32_t *restrict open, int count, const
     return left;
 }
 
-static size_t room_for_rows(int n) { return (size_t)n * 32 + (BINS + 1) * 4 + 256; }
+/* The same by the cells. */
+static int settle_by_cells(float *restrict out, uint32_t *restrict open, int count, const float *restrict x,
+                           const Half *restrict half, const uint16_t *restrict place, uint64_t position, const Prune *p,
+                           const Counts counts, const uint32_t *restrict below) {
+    int left = 0;
+    for (int k = 0; k < count; k++) {
+        const uint32_t i = open[k], b = place[i] % BINS, cell = place[i] / BINS / 2 * 2;
+        uint32_t first = below[b];
+        for (uint32_t c = 0; c < cell; c++) first += counts[c][b];
+        const uint32_t unlike = counts[cell + 1][b], many = counts[cell][b] + unlike, last = first + many - 1;
+        const uint32_t low = unlike ? 2 * first : first + last, high = unlike ? 2 * last : first + last;
+        const int stays = is_kept(p, low, half[i], position + i);
+        out[i] = masked(x[i] * p->scale, stays);
+        open[left] = i;
+        left += !stays && low != high && is_kept(p, high, half[i], position + i);
+    }
+    return left;
+}
+
+static size_t room_for_rows(int n) { return (size_t)n * 32 + 256; }
 
 static void prune_row(float *restrict out, const float *restrict x, uint64_t position, int n, const Prune *p, uint64_t *room) {
     uint64_t *a = room, *b = a + n;
-    uint32_t *open = (uint32_t *)(b + n), *words = open + n + WORD, *rank = words + HALVES(n), *below = rank + n;
+    uint32_t *open = (uint32_t *)(b + n), *words = open + n + WORD, *rank = words + HALVES(n);
     const Half *half = halves_of(words, position, n, p->draws);
     if (p->scale == 0) {
         ranks_of(rank, x, (uint32_t)n, a, b);
@@ -176,30 +215,26 @@ static void prune_row(float *restrict out, const float *restrict x, uint64_t pos
             out[i] = masked(x[i] / likelihood(p, rank[i]), is_kept(p, rank[i], half[i], position + (uint64_t)i));
         return;
     }
-    const uint32_t sure = (uint32_t)(limit_of(p, 0) >> 16), never = (uint32_t)((limit_of(p, (uint32_t)n - 1) + 0xffff) >> 16);
+    const uint32_t least = 0, greatest = 2 * ((uint32_t)n - 1);
+    const uint32_t sure = (uint32_t)(limit_of(p, least) >> 16), never = (uint32_t)((limit_of(p, greatest) + 0xffff) >> 16);
     keep_sure(out, x, half, n, sure, p->scale);
     int count = between_of(open, half, n, sure, never - sure);
-    const int binned = n > SHORT;
-    uint8_t *bin = (uint8_t *)rank;
-    Starts start;
-    if (binned) {
+    if (n > NARROW && n < WIDE) {
+        uint16_t *place = (uint16_t *)rank;
+        Counts counts;
         Bounds bounds;
-        bins_of(bin, x, n);
-        count_below(below, start, bin, n);
+        uint32_t below[BINS + 1];
+        places_of(place, x, n);
+        count_places(counts, below, place, n);
         bounds_of(&bounds, below, p);
-        count = settle(out, open, count, x, half, bin, &bounds, p->scale);
+        count = settle(out, open, count, x, half, place, &bounds, p->scale);
+        count = settle_by_cells(out, open, count, x, half, place, position, p, counts, below);
     }
-    const int sorted = binned && count > n / 8;                      /* all in a few bins                           */
+    const int sorted = count > MANY;
+    Known known = {.count = 0};
     if (sorted) ranks_of(rank, x, (uint32_t)n, a, b);
-    else if (binned) set_apart(a, start, x, bin, n);
     for (int k = 0; k < count; k++) {
-        const uint32_t i = open[k];
-        uint32_t place;
-        if (sorted) place = rank[i];
-        else if (binned) {
-            const uint32_t from = below[bin[i]], many = below[bin[i] + 1] - from;
-            place = from + below_of(a + from, many, placed(x[i], (int)i));
-        } else place = rank_in(x, n, (int)i);
-        out[i] = masked(x[i] * p->scale, is_kept(p, place, half[i], position + i));
+        const uint32_t i = open[k], twice = sorted ? rank[i] : known_rank(&known, x, n, magnitude(x[i]));
+        out[i] = masked(x[i] * p->scale, is_kept(p, twice, half[i], position + i));
     }
 }

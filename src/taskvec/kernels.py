@@ -120,7 +120,8 @@ def prune(
     sums: Buffer | None = None,
 ) -> None:
     """Row by row p = density - epsilon/2 + epsilon * rank / (width-1), clipped to [tiny, 1], by the rank of |x| from
-    the smallest; out = x / p, or x * scale if scale is not 0, where draw / 2**32 < p, else 0. float32.
+    the smallest, equal ones with the mean of their ranks; out = x / p, or x * scale if scale is not 0, where
+    draw / 2**32 < p, else 0. float32.
 
     Draws are those of DROP for the positions `start` and on. bits: a bit an entry, the lowest first, 0 where out is +0;
     for more than one row of whole bytes. sums: to two float64 sum |x| and sum |out| are added, row by row."""

@@ -334,6 +334,14 @@ def philox_numpy(out: Buffer, n: int, first: int, stream: int, key: tuple[int, i
     np.frombuffer(out, np.uint32, 4 * n)[:] = np.stack([a, b, c, d], axis=1).astype(np.uint32).ravel()
 
 
+def _mean_ranks(values: "NDArray[Any]") -> "NDArray[Any]":
+    """Places among the values, 0 the smallest; equal ones have the mean of theirs."""
+    import numpy as np
+
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") - 1) / 2
+
+
 def prune_numpy(
     out: Buffer | None,
     x: Buffer,
@@ -353,9 +361,7 @@ def prune_numpy(
 
     n = rows * width
     given = np.frombuffer(x, np.float32, n).reshape(rows, width)
-    order = np.argsort(np.abs(given), axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(width)[None], axis=1)
+    rank = np.array([_mean_ranks(np.abs(row)) for row in given]).reshape(rows, width)
     exact = density - epsilon / 2 + epsilon * rank / max(1, width - 1)
     p = np.clip(exact, np.finfo(np.float32).tiny, 1).astype(np.float32)
     drawn = draws_numpy(start, n, stream, key).reshape(rows, width) * 2.0**-32

@@ -181,6 +181,13 @@ def test_della_keeps_the_large_ones_more_often():
     assert np.allclose(found.mean(0), np.arange(1, 6), rtol=0.04)
 
 
+def test_della_keeps_equal_ones_equally_often():
+    """They have the mean of their ranks: with two kinds in a row, two rates."""
+    tau = {"w": np.tile(np.float32([3, -1, 3, 1, 3]), (40_000, 1))}
+    found = made("della(t0, density=0.5, epsilon=0.8, seed=1, rescale='l1')", [tau])["w"]
+    assert np.allclose((found != 0).mean(0), [0.7, 0.2, 0.7, 0.2, 0.7], atol=0.01)
+
+
 def test_random_like_has_the_norm_of_every_tensor_and_no_direction_in_common(taus):
     found = made("random_like(t0, seed=2)", taus)
     for name, tau in taus[0].items():

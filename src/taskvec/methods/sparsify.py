@@ -181,10 +181,10 @@ def della(
     """MagPrune: within a row, the larger an entry the likelier it stays; kept entries are divided by that probability.
 
     DELLA (Deep et al., 2024, arXiv 2406.11617): ranks 0 .. n-1 of |tau| in a row of n give
-    p = density - epsilon/2 + epsilon * rank / (n-1), from the smallest to the largest; equal magnitudes rank in the
-    order of their columns. Its example has drop .3, window .14. Rows are along the last axis. `epsilon` is the whole
-    window, as in the paper; mergekit's is half of it, so that its epsilon=.15 is 0.3 here. rescale: as for `dare`, with
-    1/p in "expected".
+    p = density - epsilon/2 + epsilon * rank / (n-1), from the smallest to the largest; equal magnitudes have the mean
+    of their ranks (the paper does not say; mergekit takes the order that an unstable sort leaves). Its example has
+    drop .3, window .14. Rows are along the last axis. `epsilon` is the whole window, as in the paper; mergekit's is
+    half of it, so that its epsilon=.15 is 0.3 here. rescale: as for `dare`, with 1/p in "expected".
     """
     import numpy as np
 
