@@ -98,7 +98,7 @@ class Weights(Base):
             found += (call(knobs) if call else Weights({source: 1})) * c.bind(knobs)
         return found
 
-    @property
+    @cached_property
     def knobs(self) -> frozenset[str]:
         """Names that must be bound before this has values."""
         inner = (getattr(source, "knobs", ()) for source in self.terms)
@@ -191,6 +191,8 @@ class Weights(Base):
         `place`: where the tensor stands among the layers, if it is not this expression alone that says so.
         """
         self._require_bound()
+        if self._constants is not None:
+            return {(source, name): number for source, number in self._constants.items() if name in source.specs}
         total: dict[tuple[Source, str], Fraction] = {}
         for source, c in self.terms.items():
             if name in source.specs and (value := c.at(place or self.places[name])):
@@ -207,11 +209,19 @@ class Weights(Base):
         return sorted(found, key=lambda term: (term[0].fingerprint, term[0].text, term[1]))
 
     @cached_property
-    def _alike(self) -> "list[tuple[Source, float]] | None":
+    def _constants(self) -> "dict[Source, Fraction] | None":
         """What is summed for every tensor alike; None if a coefficient or a view says that tensor by tensor."""
         if any(c.constant is None or hasattr(source, "origin") for source, c in self.terms.items()):
             return None
-        return [(source, as_float(c.constant)) for source, c in self.ordered() if c.constant]
+        return {source: c.constant for source, c in self.terms.items() if c.constant}
+
+    @cached_property
+    def _alike(self) -> "list[tuple[Source, float]] | None":
+        """The same as floats, in the order of summation."""
+        numbers = self._constants
+        if numbers is None:
+            return None
+        return [(source, as_float(numbers[source])) for source, _ in self.ordered() if source in numbers]
 
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
         """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
