@@ -131,23 +131,21 @@ def growth(found: Results) -> str:
 
 
 def methods(found: Results) -> str:
-    parts = [company(*(row["samples"] for row in found["rows"]))]
-    for row in found["rows"]:
-        samples = row["samples"]
-        rows = []
-        for case in samples:
-            peer = f"{case}, mergekit"
-            if case.endswith(", mergekit"):
-                continue
-            cells = [seconds(samples, case), times(samples, case, OURS_UNFLUSHED), megabytes(samples, case)]
-            if peer in samples:
-                cells += [seconds(samples, peer), spread(ratio(samples, peer, case)), megabytes(samples, peer)]
-            else:
-                cells += ["-"] * 3
-            rows.append([case, *cells])
-        head = [f"{row['size']}, base + {row['tuned']}", "wall s", "x linear", "RssAnon MB"]
-        parts.append(table([*head, "mergekit s", "mergekit / ours", "its RssAnon MB"], rows))
-    return "\n\n".join(parts)
+    samples, rows = found["samples"], []
+    beside = any(case.endswith(", mergekit") for case in samples)
+    for case in samples:
+        peer = f"{case}, mergekit"
+        if case.endswith(", mergekit"):
+            continue
+        cells = [seconds(samples, case), times(samples, case, OURS_UNFLUSHED), megabytes(samples, case)]
+        if peer in samples:
+            cells += [seconds(samples, peer), spread(ratio(samples, peer, case)), megabytes(samples, peer)]
+        elif beside:
+            cells += ["-"] * 3
+        rows.append([case, *cells])
+    head = [f"{found['size']}, base + {found['tuned']}", "wall s", "x linear", "RssAnon MB"]
+    head += ["mergekit s", "mergekit / ours", "its RssAnon MB"] if beside else []
+    return f"{company(samples)}\n\n{table(head, rows)}"
 
 
 def searching(found: Results) -> str:
@@ -186,6 +184,7 @@ SECTIONS = {
     "agree": Section("The same numbers", agreement),
     "kernel": Section("The arithmetic alone", kernels),
     "methods": Section("Methods", methods),
+    "methods-8": Section("Methods, eight models", methods),
     "search": Section("Other coefficients in a live model", searching),
     "models": Section("More models", growth),
     "sizes": Section("Larger models", growth),
@@ -222,15 +221,15 @@ class Promise:
         return value >= self.bound if self.least else value <= self.bound
 
 
-def of_methods(ours: str, to: str, row: int = 0) -> Callable[[Results], float]:
-    """The time of one case over that of another, in the first series of methods or the one with more models."""
-    return lambda f: ratio(f["rows"][row]["samples"], ours, to)[0]
+def of_methods(ours: str, to: str) -> Callable[[Results], float]:
+    """The time of one case over that of another."""
+    return lambda f: ratio(f["samples"], ours, to)[0]
 
 
 def methods_memory(found: Results) -> float:
     """The highest RssAnon of ours over all methods, in MB."""
-    samples = [row["samples"] for row in found["rows"]]
-    return max(max(field(s, c, "rss_anon")) for s in samples for c in s if not c.endswith(", mergekit")) / 1e6
+    samples = found["samples"]
+    return max(max(field(samples, c, "rss_anon")) for c in samples if not c.endswith(", mergekit")) / 1e6
 
 
 LINEAR = OURS_UNFLUSHED
@@ -242,11 +241,11 @@ PROMISES = (
     Promise("ties, whole model / linear", "methods", of_methods("ties, whole model", LINEAR), 3),
     Promise("ties, density 0.2 / linear", "methods", of_methods("ties, whole model, density 0.2", LINEAR), 3),
     Promise("dare_ties, 1/(1-p) / linear", "methods", of_methods("dare_ties, 1/(1-p)", LINEAR), 3),
-    Promise("ties, whole model / linear, 8 models", "methods", of_methods("ties, whole model", LINEAR, -1), 3),
+    Promise("ties, whole model / linear, 8 models", "methods-8", of_methods("ties, whole model", LINEAR), 3),
     Promise(
-        "ties, density 0.2 / linear, 8 models", "methods", of_methods("ties, whole model, density 0.2", LINEAR, -1), 3
+        "ties, density 0.2 / linear, 8 models", "methods-8", of_methods("ties, whole model, density 0.2", LINEAR), 3
     ),
-    Promise("dare_ties, 1/(1-p) / linear, 8 models", "methods", of_methods("dare_ties, 1/(1-p)", LINEAR, -1), 3),
+    Promise("dare_ties, 1/(1-p) / linear, 8 models", "methods-8", of_methods("dare_ties, 1/(1-p)", LINEAR), 3),
     Promise("ties: mergekit / taskvec", "methods", of_methods("ties, mergekit", "ties"), 20, least=True),
     Promise("dare_ties: mergekit / taskvec", "methods", of_methods("dare_ties, mergekit", "dare_ties"), 20, least=True),
     Promise(
@@ -255,6 +254,7 @@ PROMISES = (
     Promise("della: mergekit / taskvec", "methods", of_methods("della, mergekit", "della"), 30, least=True),
     Promise("slerp: mergekit / taskvec", "methods", of_methods("slerp, mergekit", "slerp"), 5, least=True),
     Promise("methods: RssAnon, MB", "methods", methods_memory, 1000),
+    Promise("methods, 8 models: RssAnon, MB", "methods-8", methods_memory, 1000),
     Promise("load_into, largest: wall / memcpy", "search", lambda f: switched(f, -1), 1.5),
     Promise("load_into, smallest: wall / memcpy", "search", lambda f: switched(f, 0), 1.5),
     Promise("search: overhead over judging, %", "search", lambda f: 100 * overhead(f), 5),

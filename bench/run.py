@@ -137,18 +137,15 @@ def grow(s: Settings, rows: list[tuple[str, int]]) -> dict[str, Any]:
     return {"rows": found}
 
 
-def methods(s: Settings) -> dict[str, Any]:
-    """Our linear merge, then each method beside mergekit, in one series; with eight models ours alone."""
-    found = []
-    for size, tuned, peer in ((s.size, 2, True), (s.models[0], 8, False)):
-        about, home = data(size, tuned), CACHE / size
-        print(f"  {size}, {tuned} fine-tunes")
-        each = [cases.ours(home, tuned, flush=False)]
-        for name in s.methods or cases.METHODS:
-            each += cases.by_method(home, name, tuned, peer)
-        each += [cases.by_recipe(home, name, tuned) for name in cases.RECIPES if not s.methods]
-        found.append({**about, "samples": sampled(s, each, s.method_rounds, settled(about))})
-    return {"rows": found}
+def methods(s: Settings, size: str, tuned: int, n: int, peer: bool) -> dict[str, Any]:
+    """Our linear merge, then each method, beside mergekit or alone, in one series of n rounds."""
+    about, home = data(size, tuned), CACHE / size
+    print(f"  {size}, {tuned} fine-tunes")
+    each = [cases.ours(home, tuned, flush=False)]
+    for name in s.methods or cases.METHODS:
+        each += cases.by_method(home, name, tuned, peer)
+    each += [cases.by_recipe(home, name, tuned) for name in cases.RECIPES if not s.methods]
+    return {**about, "samples": sampled(s, each, n, settled(about))}
 
 
 SECTIONS: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
@@ -156,7 +153,8 @@ SECTIONS: dict[str, Callable[[Settings], dict[str, Any] | None]] = {
     "merge": merge,
     "agree": agreement,
     "kernel": kernels,
-    "methods": methods,
+    "methods": lambda s: methods(s, s.size, 2, s.method_rounds, peer=True),
+    "methods-8": lambda s: methods(s, s.models[0], 8, s.rounds, peer=False),
     "search": lambda s: switching.measured(s.switched, s.rounds),
     "models": lambda s: grow(s, [(s.models[0], n) for n in s.models[1]]),
     "sizes": lambda s: grow(s, [(size, 2) for size in s.sizes]),
@@ -221,7 +219,7 @@ def main() -> None:
     if not args.no_mergekit:
         cases.install_mergekit()
     results["machine"] = machine()
-    for name in args.only or (["methods"] if args.method else SECTIONS):
+    for name in args.only or (["methods", "methods-8"] if args.method else SECTIONS):
         print(f"{name}:", flush=True)
         found = SECTIONS[name](s)
         if found:

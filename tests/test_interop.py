@@ -32,6 +32,7 @@ from transformers import (
 )
 
 import taskvec as tv
+from taskvec.errors import MismatchError
 
 VOCAB = 96
 DTYPES = {
@@ -443,6 +444,26 @@ def test_weights_that_do_not_fit_a_module_are_refused_before_it_is_touched(wrong
     with pytest.raises(tv.TaskvecError, match={"missing": "window", "extra": "other", "shape": "window"}.get(wrong, "steps")):  # fmt: skip # noqa: E501
         tv.load_into(live, tv.from_arrays(arrays))
     assert not any(tensor.any() for tensor in live.state_dict().values())
+
+
+def test_arrays_over_the_memory_of_a_module_are_not_set_into_it() -> None:
+    """They would be other numbers once they are set; a copy of them is not, and another module may share them."""
+    live = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    shared = {name: tensor.numpy() for name, tensor in live.state_dict().items()}
+    before = {name: array.copy() for name, array in shared.items()}
+    mixed = before | {"1.weight": shared["1.weight"]}
+    for arrays, named in ((shared, [*shared]), (mixed, ["1.weight"])):
+        half = 0.5 * tv.from_arrays(before, "b") + 0.5 * tv.from_arrays(arrays, "a")
+        for weights in (half, tv.select(half, "*")):
+            with pytest.raises(MismatchError) as told:
+                tv.load_into(live, weights)
+            assert [line.split()[0] for line in told.value.problems] == named
+            assert all(np.array_equal(shared[name], before[name]) for name in before)
+    tv.load_into(live, tv.from_arrays({name: 2 * array for name, array in before.items()}))
+    assert all(np.array_equal(shared[name], 2 * before[name]) for name in before)
+    other = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    tv.load_into(other, tv.from_arrays(shared))
+    assert all(np.array_equal(tensor.numpy(), shared[name]) for name, tensor in other.state_dict().items())
 
 
 # ---- the Hugging Face cache ----------------------------------------------------------------------

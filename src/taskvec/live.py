@@ -1,8 +1,10 @@
 """`load_into`: from an expression into a live torch module, in place (the `torch` extra)."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from taskvec.blocks import arena, fill, scales
@@ -25,8 +27,8 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
 
     Always computed from the sources, so nothing drifts however often the coefficients change. Names must be those of
     `module.state_dict()` or of buffers that it leaves out; of tied parameters one name is enough, and two must agree.
-    Raises MismatchError, which lists every difference, before anything is touched, and NonFiniteError after (the module
-    then holds what was computed).
+    Raises MismatchError, which lists every difference, before anything is touched, also where the weights are arrays
+    over the module's own memory; and NonFiniteError after (the module then holds what was computed).
     """
     try:
         import torch
@@ -34,6 +36,8 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
         raise MissingExtra("load_into", "torch") from None
     weights.kind()
     targets, kinds = fit(module, weights), _kinds(torch)
+    if shared := _shared(weights, targets):
+        raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
     specs = {name: Spec(spec.shape, kinds[targets[name].dtype]) for name, spec in weights.specs.items()}
     twins = _twins(specs, targets)
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
@@ -84,6 +88,20 @@ def fit(module: "torch.nn.Module", weights: Weights) -> "dict[str, torch.Tensor]
     if problems := _differences(weights, targets, set(module.state_dict()), _kinds(torch)):
         raise MismatchError("the weights do not fit the module:", problems)
     return targets
+
+
+def _shared(weights: Weights, targets: "Mapping[str, torch.Tensor]") -> list[str]:
+    """The arrays below the weights that lie in memory of the targets."""
+    storages = [t.untyped_storage() for t in targets.values() if t.device.type == "cpu"]
+    held = sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages})
+    reach = [*accumulate((last for _, last in held), max)]
+    found = []
+    for source in weights.mentioned:
+        for name, first, last in getattr(source, "addresses", tuple)():
+            before = bisect_left(held, (last, 0))  # how many begin before its end
+            if before and reach[before - 1] > first:
+                found.append(f"{name} of {source.text}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class Plan:
 
     @property
     def bytes_in(self) -> int:
-        """Bytes that will be read: every source once, those of a method once more for each of its passes."""
+        """Bytes that will be read, at most: every source once, those of each call of a method once more and once for
+        each of its passes, though calls mostly read what they share together."""
         return sum(reads(self.weights, name) for name, spec in self.specs.items() if spec.arithmetic)
 
     @property

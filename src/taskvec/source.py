@@ -1,7 +1,7 @@
 """What anything readable looks like: named tensors, headers known, elements readable in any range."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -123,6 +123,15 @@ class ArraySource:
         self._bytes = {
             n: memoryview(a.reshape(-1).view("u1").data) if a.size else memoryview(b"") for n, a in arrays.items()
         }
+
+    def addresses(self) -> Iterator[tuple[str, int, int]]:
+        """Where each tensor lies: its name, the address of its first byte, and that behind its last one."""
+        import numpy as np
+
+        for name, data in self._bytes.items():
+            if data:
+                first = np.frombuffer(data, np.uint8).ctypes.data
+                yield name, first, first + len(data)
 
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """Copy the elements."""

@@ -79,10 +79,17 @@ class Call(Derived):
         """The parameters for one tensor."""
         if missing := self.knobs:
             raise UnboundKnob(f"{self.name}: names without a value: {', '.join(sorted(missing))}")
-        place = self.places[name]
+        return dict(self._constants) if self._constants is not None else self._numbers_at(self.places[name])
 
+    @cached_property
+    def _constants(self) -> dict[str, Value] | None:
+        """The parameters, if they are the same for every tensor."""
+        alike = all(number.constant is not None for number in self.coefficients())
+        return self._numbers_at(Place("")) if alike else None
+
+    def _numbers_at(self, place: Place) -> dict[str, Value]:
         def at(key: str, value: Coefficient) -> float:
-            return self.method.require(key, as_float(value.at(place)), f" at {name}")
+            return self.method.require(key, as_float(value.at(place)), f" at {place.name}")
 
         def of(key: str, value: Any) -> Value:
             if isinstance(value, tuple):

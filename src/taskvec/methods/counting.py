@@ -21,10 +21,7 @@ HIGH = 1 << 15  # values of the upper bits of a float32's magnitude; of the lowe
 SAMPLE, SAMPLED = 8192, 1 << 19  # numbers of a piece of the sample, and of all pieces of a group at most;
 SPARSE = 64  # of a large one, one piece in so many
 WIDEST = 12  # bins of a window at most: 256 KB of counts a thread for each
-LIKELY, SURE = (
-    2,
-    0.8,
-)  # values of which the entries that equal them are counted, if so many of the sample are among them
+LIKELY, SURE = 2, 0.8  # values of which what equals them is counted, if so many of the sample are among them
 RUN = 16 * PART  # elements that are counted into one table
 Window = tuple[int, int]  # the first bin of the upper bits, and how many
 EVERY: Window = (-1, 1)  # all bins, of which the upper bits are counted
