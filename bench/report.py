@@ -130,13 +130,17 @@ def growth(found: Results) -> str:
     return f"{company(*(row['samples'] for row in found['rows']))}\n\n{table(head, rows)}"
 
 
+def ours_among(samples: Samples) -> list[str]:
+    """The cases that are not the peer's."""
+    return [case for case in samples if not case.endswith(", mergekit")]
+
+
 def methods(found: Results) -> str:
     samples, rows = found["samples"], []
-    beside = any(case.endswith(", mergekit") for case in samples)
-    for case in samples:
+    ours = ours_among(samples)
+    beside = len(ours) < len(samples)
+    for case in ours:
         peer = f"{case}, mergekit"
-        if case.endswith(", mergekit"):
-            continue
         cells = [seconds(samples, case), times(samples, case, OURS_UNFLUSHED), megabytes(samples, case)]
         if peer in samples:
             cells += [seconds(samples, peer), spread(ratio(samples, peer, case)), megabytes(samples, peer)]
@@ -229,7 +233,7 @@ def of_methods(ours: str, to: str) -> Callable[[Results], float]:
 def methods_memory(found: Results) -> float:
     """The highest RssAnon of ours over all methods, in MB."""
     samples = found["samples"]
-    return max(max(field(samples, c, "rss_anon")) for c in samples if not c.endswith(", mergekit")) / 1e6
+    return max(max(field(samples, case, "rss_anon")) for case in ours_among(samples)) / 1e6
 
 
 LINEAR = OURS_UNFLUSHED

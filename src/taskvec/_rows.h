@@ -81,8 +81,7 @@ static uint32_t known_rank(Known *known, const float *restrict x, int n, uint32_
    where lower ones are set, so that an empty second one says that all in the first are equal. In the first bin 0 has the
    first cell, all else the last. */
 enum { BINS = 256, BIN_SHIFT = 18, CELLS = 16, CELL_SHIFT = 15, LOWER = (1 << CELL_SHIFT) - 1 };
-/* A row is counted in two halves at once, each with a table of its own, so that equal neighbours do not wait for each other. */
-enum { NARROW = 96, WIDE = 1 << 16 };
+enum { NARROW = 96, WIDE = 1 << 16 };                               /* of a row: the tables cost more; counts overflow */
 typedef uint16_t Counts[CELLS][BINS];
 
 CLONES static void places_of(uint16_t *restrict place, const float *restrict x, int n) {
@@ -104,7 +103,8 @@ CLONES static void add_counts(uint16_t *restrict count, const uint16_t *restrict
     below[BINS] = sum;
 }
 
-/* How many are in each cell, and below[k]: in the bins before the k-th. */
+/* How many are in each cell, and below[k]: in the bins before the k-th. A row is counted in two halves at once, each with a
+   table of its own, so that equal neighbours do not wait for each other. */
 static void count_places(Counts count, uint32_t *restrict below, const uint16_t *restrict place, int n) {
     const int half = n / 2;
     Counts other;

@@ -92,16 +92,13 @@ def fit(module: "torch.nn.Module", weights: Weights) -> "dict[str, torch.Tensor]
 
 def _shared(weights: Weights, targets: "Mapping[str, torch.Tensor]") -> list[str]:
     """The arrays below the weights that lie in memory of the targets."""
+    arrays = [(source, *place) for source in weights.mentioned for place in getattr(source, "addresses", tuple)()]
+    if not arrays:  # files: nothing to look up for each candidate of a search
+        return []
     storages = [t.untyped_storage() for t in targets.values() if t.device.type == "cpu"]
     held = sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages})
-    reach = [*accumulate((last for _, last in held), max)]
-    found = []
-    for source in weights.mentioned:
-        for name, first, last in getattr(source, "addresses", tuple)():
-            before = bisect_left(held, (last, 0))  # how many begin before its end
-            if before and reach[before - 1] > first:
-                found.append(f"{name} of {source.text}")
-    return found
+    reach = [0, *accumulate((last for _, last in held), max)]  # the end of the first k
+    return [f"{name} of {source.text}" for source, name, a, b in arrays if reach[bisect_left(held, (b, 0))] > a]
 
 
 @dataclass(frozen=True, slots=True)
