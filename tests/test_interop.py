@@ -83,21 +83,24 @@ def small_model(seed: int, floats: torch.dtype) -> dict[str, torch.Tensor]:
 
 
 def eager_merge(base: Mapping[str, torch.Tensor], tuned: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:  # fmt: skip # noqa: E501
-    """base + scale * (tuned - base), collapsed, in float32 (float64 where the base is), in the base's dtypes."""
+    """base + scale * (tuned - base) in float32 (float64 where the base is), in the base's dtypes. scale < 0.5, so that
+    the base is the pivot."""
+    assert scale < 0.5
     found = {}
     for name, tensor in base.items():
         if not tensor.is_floating_point():
             found[name] = tensor
             continue
         real = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        found[name] = ((1 - scale) * tensor.to(real) + scale * tuned[name].to(real)).to(tensor.dtype)
+        wide = tensor.to(real)
+        found[name] = (wide + scale * (tuned[name].to(real) - wide)).to(tensor.dtype)
     return found
 
 
 KINDS = {
-    "a model's folder": ("base + 0.5*(tuned - base)", "out", ()),
-    "a model in shards": ("base + 0.5*(tuned - base)", "out", ("--shard-size", "300")),
-    "a model's file": ("base + 0.5*(tuned - base)", "out.safetensors", ()),
+    "a model's folder": ("base + 0.4*(tuned - base)", "out", ()),
+    "a model in shards": ("base + 0.4*(tuned - base)", "out", ("--shard-size", "300")),
+    "a model's file": ("base + 0.4*(tuned - base)", "out.safetensors", ()),
     "a task vector's folder": ("tuned - base", "out", ()),
     "a task vector in shards": ("tuned - base", "out", ("--shard-size", "300")),
     "a task vector's file": ("tuned - base", "out.safetensors", ()),
@@ -128,7 +131,7 @@ def test_the_safetensors_package_opens_every_kind_of_output(kind: str, dtype: st
         real = torch.float64 if dtype == "float64" else torch.float32
         expected = {n: tuned[n].to(real) - t.to(real) for n, t in base.items() if t.is_floating_point()}
     else:
-        expected = eager_merge(base, tuned, 0.5)
+        expected = eager_merge(base, tuned, 0.4)
     assert_same_bits(found, expected)
 
 
@@ -238,8 +241,8 @@ def test_transformers_loads_a_merge_with_the_weights_and_logits_of_an_eager_one(
     make, loader = MODELS[name]
     base, tuned = write_models(tmp_path, make)
     options = ["--shard-size", "20kB"] if shards else []
-    taskvec("merge", "base + 0.7*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out", *options)
-    expected = eager_merge(base.state_dict(), tuned.state_dict(), 0.7)
+    taskvec("merge", "base + 0.3*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out", *options)
+    expected = eager_merge(base.state_dict(), tuned.state_dict(), 0.3)
     before = output_of(base)
     loaded = assert_loads_as(tmp_path / "out", loader, expected, tmp_path / "base")
     assert (output_of(loaded) - before).abs().max() > 1e-2, "the merge must not be the base"
@@ -250,8 +253,8 @@ def test_transformers_loads_a_merge_with_the_weights_and_logits_of_an_eager_one(
 def test_a_merge_of_bfloat16_models_stays_bfloat16(name: str, tmp_path: Path) -> None:
     make, loader = MODELS[name]
     base, tuned = write_models(tmp_path, make, torch.bfloat16)
-    taskvec("merge", "base + 0.7*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
-    expected = eager_merge(base.state_dict(), tuned.state_dict(), 0.7)
+    taskvec("merge", "base + 0.3*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
+    expected = eager_merge(base.state_dict(), tuned.state_dict(), 0.3)
     loaded = assert_loads_as(tmp_path / "out", loader, expected, tmp_path / "base")
     assert loaded.dtype == torch.bfloat16
 
@@ -259,7 +262,7 @@ def test_a_merge_of_bfloat16_models_stays_bfloat16(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_the_configuration_names_the_dtype_that_was_asked_for(dtype: str, tmp_path: Path) -> None:
     base, tuned = write_models(tmp_path, lambda: llama(True))
-    recipe = "base + 0.5*(tuned - base)"
+    recipe = "base + 0.4*(tuned - base)"
     taskvec("merge", recipe, *pair(tmp_path), "-o", tmp_path / "out", "--dtype", dtype)
     before, after = (json.loads((tmp_path / n / "config.json").read_text()) for n in ("base", "out"))
     assert after.pop("dtype") == dtype
@@ -268,13 +271,13 @@ def test_the_configuration_names_the_dtype_that_was_asked_for(dtype: str, tmp_pa
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     real = torch.float64 if dtype == "float64" else torch.float32
     wide = [{n: t.to(real) for n, t in m.state_dict().items()} for m in (base, tuned)]
-    expected = eager_merge(*wide, 0.5)
+    expected = eager_merge(*wide, 0.4)
     assert_same_bits(loaded.state_dict(), {n: t.to(DTYPES[dtype]) for n, t in expected.items()})
 
 
 def test_tied_weights_are_stored_once_and_tied_after_loading(tmp_path: Path) -> None:
     write_models(tmp_path, lambda: llama(True))
-    taskvec("merge", "base + 0.5*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
+    taskvec("merge", "base + 0.4*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
@@ -282,7 +285,7 @@ def test_tied_weights_are_stored_once_and_tied_after_loading(tmp_path: Path) -> 
 
 def test_transformers_can_save_and_taskvec_merge_again_what_it_loaded(tmp_path: Path) -> None:
     write_models(tmp_path, lambda: llama(True))
-    taskvec("merge", "base + 0.5*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
+    taskvec("merge", "base + 0.4*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
     AutoModelForCausalLM.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "again")
     out, again = tv.load(tmp_path / "out"), tv.load(tmp_path / "again")
     assert next(iter(out.terms)).fingerprint == next(iter(again.terms)).fingerprint
@@ -308,7 +311,7 @@ def test_tokenizer_and_chat_template_are_those_of_the_model_that_the_output_is_l
     write_tokenizer(tmp_path / "base", 0, TEMPLATE)
     write_tokenizer(tmp_path / "tuned", 9, TEMPLATE.replace("<", "["))
     options = ["--like", "tuned"] if like == "tuned" else []
-    taskvec("merge", "base + 0.5*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out", *options)
+    taskvec("merge", "base + 0.4*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out", *options)
     found, wanted, other = (
         AutoTokenizer.from_pretrained(tmp_path / n) for n in ("out", like, {"base": "tuned", "tuned": "base"}[like])
     )
@@ -324,7 +327,7 @@ def test_older_weights_and_training_state_are_not_copied(tmp_path: Path) -> None
     write_models(tmp_path, lambda: llama(False))
     for name in ("pytorch_model.bin", "optimizer.pt", "training_args.bin", "trainer_state.json", "secret.env"):
         (tmp_path / "base" / name).write_text("not ours to hand on")
-    taskvec("merge", "base + 0.5*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
+    taskvec("merge", "base + 0.4*(tuned - base)", *pair(tmp_path), "-o", tmp_path / "out")
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {"model.safetensors", "config.json", "generation_config.json", "README.md", "taskvec.json"}
 
@@ -360,7 +363,7 @@ def test_adding_an_adapter_is_what_peft_merges(rank_stabilised: bool, tmp_path: 
 def test_loading_into_a_module_is_loading_the_saved_folder(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     make, loader = MODELS[name]
     write_models(tmp_path, make, dtype)
-    weights = tv.parse("base + 0.7*(tuned - base)", base=tmp_path / "base", tuned=tmp_path / "tuned")
+    weights = tv.parse("base + 0.3*(tuned - base)", base=tmp_path / "base", tuned=tmp_path / "tuned")
     tv.save(weights, tmp_path / "out")
     live = loader.from_pretrained(tmp_path / "base", dtype="auto").eval()
     tv.load_into(live, weights)
@@ -379,7 +382,7 @@ def test_loading_into_a_module_changes_its_parameters_in_place_and_keeps_them_ti
     assert all(before[name] is parameter for name, parameter in live.named_parameters())
     assert places == {name: parameter.data_ptr() for name, parameter in live.named_parameters()}
     assert live.lm_head.weight is live.model.embed_tokens.weight
-    embedding = 0.5 * base["model.embed_tokens.weight"] + 0.5 * tuned["model.embed_tokens.weight"]
+    embedding = (base + 0.5 * (tuned - base))["model.embed_tokens.weight"]
     assert np.array_equal(live.lm_head.weight.detach().numpy(), embedding)
 
 
@@ -430,10 +433,10 @@ def test_a_name_of_the_hub_is_found_in_the_local_cache(tmp_path: Path) -> None:
     cached(tmp_path / "cache", "org/name", tmp_path / "tuned", "v2")
     code = (
         "import taskvec as tv; base = tv.load('org/name'); tuned = tv.load('org/name', revision='v2');"
-        f"tv.save(base + 0.5*(tuned - base), {str(tmp_path / 'out')!r}); print(base, tuned, sep='\\n')"
+        f"tv.save(base + 0.4*(tuned - base), {str(tmp_path / 'out')!r}); print(base, tuned, sep='\\n')"
     )
     assert python(code, env).splitlines() == ['load("org/name")', 'load("org/name", revision="v2")']
-    expected = eager_merge(base.state_dict(), tuned.state_dict(), 0.5)
+    expected = eager_merge(base.state_dict(), tuned.state_dict(), 0.4)
     assert_loads_as(tmp_path / "out", AutoModelForCausalLM, expected, tmp_path / "base")
     assert not (tmp_path / "out" / "config.json").is_symlink()
     record = json.loads((tmp_path / "out" / "taskvec.json").read_text())

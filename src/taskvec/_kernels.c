@@ -34,8 +34,8 @@ typedef struct {
 
 typedef struct { int input, error; } Failure;                        /* which input could not be read, and errno or 0 */
 
-enum { SUM, KEEP, DROP, MASK, ELECT, COUNT, EQUAL, SIZE, PAIR, NONZERO, DOT, CODES };  /* the codes of operations.py      */
-static const int NUMBERS[CODES] = {0, 4, 5, 1, 3, 2, 2, 0, 0, 0, 0};       /* of each; a sum and an election: one more a source */
+enum { SUM, AROUND, KEEP, DROP, MASK, ELECT, COUNT, EQUAL, SIZE, PAIR, NONZERO, DOT, CODES };  /* the codes of operations.py      */
+static const int NUMBERS[CODES] = {0, 2, 4, 5, 1, 3, 2, 2, 0, 0, 0, 0};    /* of each; sums and an election: one more a source */
 
 typedef struct {
     int code, sources;
@@ -44,6 +44,8 @@ typedef struct {
     float *result;                                                   /* TILE numbers                                 */
     const float **x;                                                 /* an election's sources                        */
     float *weight;                                                   /* and what each adds to the mean's divisor     */
+    int points;                                                      /* AROUND: the pivot and what is taken from it  */
+    double mass;                                                     /* and what the pivot itself is multiplied by   */
     int tainted;                                                     /* whether the result has Inf or NaN              */
     int watched;                                                     /* whether an operation must know that             */
     int64_t kept, gone;                                              /* KEEP: how many of the equal ones still are   */
@@ -106,6 +108,35 @@ static void sum64(const Run *r, const Op *op, size_t at, int n, double *acc) {
         accumulate64(acc, x, dtype, op->number[k], k == 0, n);
     }
 }
+/* The sum around its first source, whose numbers are decoded unless they already are. Where it is not finite the sum as it
+   stands decides. */
+#define DEFINE_AROUND(NAME, REAL, BARE, ACCUMULATE, APART, ONTO, FINITE, MEND, SUM) \
+static void NAME(const Run *r, const Op *op, size_t at, int n, REAL *acc) { \
+    REAL room[TILE]; \
+    int dtype; \
+    const void *x = elements_of(r, op->from[0], at, &dtype); \
+    const REAL *pivot = dtype == BARE ? x : room; \
+    if (dtype != BARE) ACCUMULATE(room, x, dtype, 1.0, 1, n); \
+    for (int k = 1; k < op->sources; k++) { \
+        x = elements_of(r, op->from[k], at, &dtype); \
+        if (k < op->points) APART(acc, pivot, x, dtype, op->number[k], k == 1, n); \
+        else ACCUMULATE(acc, x, dtype, op->number[k], 0, n); \
+    } \
+    if (op->mass != 0) ONTO(acc, pivot, op->mass, n); \
+    if (FINITE(acc, n)) return; \
+    REAL plain[TILE]; \
+    SUM(r, op, at, n, plain); \
+    MEND(acc, plain, n); \
+}
+DEFINE_AROUND(around32, float, F32, accumulate32, apart32, onto32, all_finite, mend32, sum32)
+DEFINE_AROUND(around64, double, F64, accumulate64, apart64, onto64, all_finite64, mend64, sum64)
+
+static void total32(const Run *r, const Op *op, size_t at, int n, float *acc) {
+    if (op->code == AROUND) around32(r, op, at, n, acc); else sum32(r, op, at, n, acc);
+}
+static void total64(const Run *r, const Op *op, size_t at, int n, double *acc) {
+    if (op->code == AROUND) around64(r, op, at, n, acc); else sum64(r, op, at, n, acc);
+}
 static int is_two(const Run *r, const Op *op, int one, int two) {
     int a, b;
     if (op->sources != 2) return 0;
@@ -116,25 +147,27 @@ static int is_two(const Run *r, const Op *op, int one, int two) {
 static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, int dtype) {
     double acc64[TILE];
     float *acc32 = (float *)acc64;
-    if (dtype == BF16 && (is_two(r, op, BF16, F32) || is_two(r, op, F32, BF16))) {
+    if (op->code == SUM && dtype == BF16 && (is_two(r, op, BF16, F32) || is_two(r, op, F32, BF16))) {
         const int first = is_two(r, op, F32, BF16);                  /* a sum of two is the same in either order      */
         return onto_bf16(out, tile_of(r, op, first, at), tile_of(r, op, !first, at), (float)op->number[first],
                          (float)op->number[!first], n);
     }
-    if (dtype == F32 && is_two(r, op, BF16, BF16))
-        return flags_of(two_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->number[0], (float)op->number[1], n), F32);
-    if (dtype == F64 || is_wide(r, op)) { sum64(r, op, at, n, acc64); return encode64(out, dtype, acc64, n); }
-    if (dtype == F32) { sum32(r, op, at, n, out); return flags_of(top_of(out, n), F32); }
-    sum32(r, op, at, n, acc32);
+    if (op->code == AROUND && dtype == F32 && op->mass == 0 && is_two(r, op, BF16, BF16)) {
+        const uint32_t top = apart_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->number[1], n);
+        if (top < 0x7f800000u) return 0;
+    }
+    if (dtype == F64 || is_wide(r, op)) { total64(r, op, at, n, acc64); return encode64(out, dtype, acc64, n); }
+    if (dtype == F32) { total32(r, op, at, n, out); return flags_of(top_of(out, n), F32); }
+    total32(r, op, at, n, acc32);
     return encode32(out, dtype, acc32, n);
 }
 
 static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     const double *a = op->number;
-    const float *x = op->code == SUM ? NULL : tile_of(r, op, 0, at);
+    const float *x = op->code <= AROUND ? NULL : tile_of(r, op, 0, at);
     uint32_t *counts = (uint32_t *)op->sink.view.buf;
     switch (op->code) {
-    case SUM:
+    case SUM: case AROUND:
         op->tainted = write_tile(r, op, at, n, op->result, F32) != 0;
         return;
     case COUNT: count_into(counts, x, n, (int64_t)a[0], (uint32_t)a[1]); return;
@@ -168,18 +201,27 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
 }
 
 /* A sum of up to three bfloat16 inputs, from a cache line of the output on: where all lie alike, as arrays of one allocator do,
-   no load straddles two lines, which halves the speed where their distances alias. */
+   no load straddles two lines, which halves the speed where their distances alias. A piece of a sum around a pivot that is not
+   finite is done again, tile by tile. */
 enum { LINE = 64, LONG = 1 << 20 };
-static int sweep(const Op *sum, const Input *in, uint16_t *out, size_t n) {
-    const int m = sum->sources, *f = sum->from;
+static int sweep(const Run *r, uint16_t *out, size_t n) {
+    const Op *sum = &r->op[r->ops - 1];
+    const Input *in = r->in;
+    const int m = sum->sources, *f = sum->from, around = sum->code == AROUND;
     const uint16_t *x = (const void *)in[f[0]].at, *y = (const void *)in[f[m > 1]].at, *z = (const void *)in[f[m > 2 ? 2 : 0]].at;
     float narrow[3] = {0};
     int flags = 0;
     for (int k = 0; k < m; k++) narrow[k] = (float)sum->number[k];
+    if (around) narrow[0] = (float)sum->mass;
     size_t len = (size_t)(-(uintptr_t)out % LINE) / sizeof *out;
     for (size_t at = 0; at < n; at += len, len = LONG) {
         if (len > n - at) len = n - at;
-        flags |= sweep_bf16(out + at, x + at, y + at, z + at, narrow, m, (int)len);
+        int found = (around ? around_bf16 : sweep_bf16)(out + at, x + at, y + at, z + at, narrow, m, (int)len);
+        if (around && found & NONFINITE) {
+            found = 0;
+            for (size_t i = at; i < at + len; i += TILE) found |= write_tile(r, sum, i, at + len - i < TILE ? (int)(at + len - i) : TILE, out + i, BF16);
+        }
+        flags |= found;
     }
     return flags;
 }
@@ -189,7 +231,7 @@ static int run_window(const Run *r, size_t done, size_t n) {
     const int ops = r->ops - (r->out != NULL), wide = r->out ? WIDTH[r->dtype] : 0;
     const Op *last = &r->op[r->ops - 1];
     int flags = 0;
-    if (r->sweep) return sweep(last, r->in, (uint16_t *)r->out + done, n);
+    if (r->sweep) return sweep(r, (uint16_t *)r->out + done, n);
     for (size_t at = 0; at < n; at += TILE) {
         int len = n - at < TILE ? (int)(n - at) : TILE;
         char *to = r->out ? r->out + (done + at) * (size_t)wide : NULL;
@@ -242,7 +284,7 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
     if (!PyArg_ParseTuple(o, "iO!O!O", &op->code, &PyTuple_Type, &from, &PyTuple_Type, &numbers, &sink)) return -1;
     if (op->code < 0 || op->code >= CODES) return refuse("run: unknown operation");
     op->sources = (int)PyTuple_Size(from);
-    const int many = op->code == SUM || op->code == ELECT, count = NUMBERS[op->code] + (many ? op->sources : 0);
+    const int many = op->code <= AROUND || op->code == ELECT, count = NUMBERS[op->code] + (many ? op->sources : 0);
     if (PyTuple_Size(numbers) != count || (op->code != SUM && op->sources < 1) ||
         (!many && op->sources != 1 + (op->code == PAIR || op->code == DOT)))
         return refuse("run: wrong number of sources or numbers");
@@ -254,16 +296,22 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
         long at = PyLong_AsLong(PyTuple_GetItem(from, i));
         if (at == -1 && PyErr_Occurred()) return -1;
         const int known = at < 0 ? ~at < k && r->op[~at].code <= ELECT
-                                 : at < r->inputs && (op->code == SUM || r->in[at].dtype == F32);
+                                 : at < r->inputs && (op->code <= AROUND || r->in[at].dtype == F32);
         if (!known) return refuse("run: a source that is no input and no earlier result");
         op->from[i] = (int)at;
-        if (at < 0 && op->code > SUM && op->code <= ELECT) r->op[~at].watched = 1;
+        if (at < 0 && op->code > AROUND && op->code <= ELECT) r->op[~at].watched = 1;
     }
     for (int i = 0; i < count; i++) {
         op->number[i] = PyFloat_AsDouble(PyTuple_GetItem(numbers, i));
         if (op->number[i] == -1.0 && PyErr_Occurred()) return -1;
     }
     const double *a = op->number;
+    if (op->code == AROUND) {
+        if (!(a[0] >= 2 && a[0] <= op->sources)) return refuse("run: a sum around a pivot needs two points");
+        op->points = (int)a[0];
+        op->mass = a[1];
+        op->number += 2;
+    }
     if (op->code == ELECT) for (int i = 0; i < op->sources; i++) op->weight[i] = (float)a[3 + i];
     if (op->code == KEEP) {
         op->kept = a[2] < 0x1p62 ? (int64_t)a[2] : INT64_MAX;
@@ -348,7 +396,7 @@ static PyObject *run(PyObject *self, PyObject *args) {
         op->result = (float *)(free_scratch + results);
         results += TILE * 4;
     }
-    if (r.out && r.op[count - 1].code != SUM) { refuse("run: what is written must be a sum"); goto done; }
+    if (r.out && r.op[count - 1].code > AROUND) { refuse("run: what is written must be a sum"); goto done; }
     Py_ssize_t window = window_of(&r, inputs, n, held[m + 1].view.len - results);
     if (window < 0) { refuse("run: the scratch memory is too small"); goto done; }
     free_scratch += results;
@@ -358,6 +406,7 @@ static PyObject *run(PyObject *self, PyObject *args) {
     }
     const Op *last = &r.op[count - 1];
     r.sweep = r.out && count == 1 && r.dtype == BF16 && last->sources >= 1 && last->sources <= 3;
+    if (last->code == AROUND) r.sweep &= last->points == last->sources && last->mass != 0;
     for (int k = 0; r.sweep && k < last->sources; k++) r.sweep &= r.in[last->from[k]].dtype == BF16;
     int flags;
     Failure failure = {0, 0};

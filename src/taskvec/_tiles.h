@@ -87,25 +87,40 @@ INLINE uint8_t to_e4m3(float f) {                                    /* overflow
     return (uint8_t)((a < 0x44000000u && rounded <= 448.0f ? bits : 0x7fu) | sign);
 }
 
-/* ---- one tile: acc = c*x or acc += c*x, then out = encode(acc) -------------------------------------------------- */
+/* ---- one tile: acc = c*x or acc += c*x, then out = encode(acc) --------------------------------------------------
+ * Around a pivot p it is acc = c*(x-p) or acc += c*(x-p), where x-p is exact for 16-bit numbers of similar size, and in the
+ * end acc = mass*p + acc. */
 #define EACH(expr) do { \
         if (first) for (int i = 0; i < n; i++) acc[i] = c * (expr); \
         else for (int i = 0; i < n; i++) acc[i] = acc[i] + c * (expr); } while (0)
+#define PLAIN(x) EACH(x)
+#define APART(x) EACH((x) - p[i])
 
-#define DEFINE_ACCUMULATE(NAME, REAL) \
-CLONES static void NAME(REAL *restrict acc, const void *restrict x, int dtype, double scale, int first, int n) { \
+#define BY_DTYPE(REAL, WHAT) \
     const REAL c = (REAL)scale; \
     switch (dtype) { \
-    case F32: { const float *v = x; EACH((REAL)v[i]); break; } \
-    case F64: { const double *v = x; EACH((REAL)v[i]); break; } \
-    case F16: { const uint16_t *v = x; EACH((REAL)from_f16(v[i])); break; } \
-    case BF16: { const uint16_t *v = x; EACH((REAL)from_bf16(v[i])); break; } \
-    case F8_E4M3: { const uint8_t *v = x; EACH((REAL)e4m3_table[v[i]]); break; } \
-    case F8_E5M2: { const uint8_t *v = x; EACH((REAL)e5m2_table[v[i]]); break; } \
-    } \
+    case F32: { const float *v = x; WHAT((REAL)v[i]); break; } \
+    case F64: { const double *v = x; WHAT((REAL)v[i]); break; } \
+    case F16: { const uint16_t *v = x; WHAT((REAL)from_f16(v[i])); break; } \
+    case BF16: { const uint16_t *v = x; WHAT((REAL)from_bf16(v[i])); break; } \
+    case F8_E4M3: { const uint8_t *v = x; WHAT((REAL)e4m3_table[v[i]]); break; } \
+    case F8_E5M2: { const uint8_t *v = x; WHAT((REAL)e5m2_table[v[i]]); break; } \
+    }
+
+#define DEFINE_ACCUMULATE(NAME, AROUND_PIVOT, ONTO, REAL) \
+CLONES static void NAME(REAL *restrict acc, const void *restrict x, int dtype, double scale, int first, int n) { \
+    BY_DTYPE(REAL, PLAIN) \
+} \
+CLONES static void AROUND_PIVOT(REAL *restrict acc, const REAL *restrict p, const void *restrict x, int dtype, double scale, \
+                                int first, int n) { \
+    BY_DTYPE(REAL, APART) \
+} \
+CLONES static void ONTO(REAL *restrict acc, const REAL *restrict p, double mass, int n) { \
+    const REAL m = (REAL)mass; \
+    for (int i = 0; i < n; i++) acc[i] = m * p[i] + acc[i]; \
 }
-DEFINE_ACCUMULATE(accumulate32, float)
-DEFINE_ACCUMULATE(accumulate64, double)
+DEFINE_ACCUMULATE(accumulate32, apart32, onto32, float)
+DEFINE_ACCUMULATE(accumulate64, apart64, onto64, double)
 
 /* Bits of the least magnitude that has no finite value in a dtype (Inf's own bits where all finite floats have one). */
 static const uint32_t TOO_BIG[DTYPES] = {0x7f800000u, 0x7f800000u, 0x477ff000u, 0x7f7f8000u, 0x43e80001u, 0x47700000u};
@@ -123,6 +138,19 @@ CLONES static uint32_t top_of(const float *restrict x, int n) {
 }
 INLINE uint32_t magnitude(float x) { return as_bits(x) & 0x7fffffffu; }
 INLINE int all_finite(const float *x, int n) { return top_of(x, n) < 0x7f800000u; }
+CLONES static int all_finite64(const double *restrict x, int n) {
+    int bad = 0;
+    for (int i = 0; i < n; i++) bad |= !(fabs(x[i]) <= 0x1.fffffffffffffp1023);
+    return !bad;
+}
+
+/* What is not finite becomes what it is in `plain`. */
+#define DEFINE_MEND(NAME, REAL) \
+static void NAME(REAL *restrict acc, const REAL *restrict plain, int n) { \
+    for (int i = 0; i < n; i++) if (!isfinite(acc[i])) acc[i] = plain[i]; \
+}
+DEFINE_MEND(mend32, float)
+DEFINE_MEND(mend64, double)
 
 #define WRITE(TYPE, expr) do { TYPE *v = out; for (int i = 0; i < n; i++) v[i] = (TYPE)(expr); } while (0)
 
@@ -143,8 +171,7 @@ CLONES static int encode32(void *restrict out, int dtype, const float *restrict 
 /* float64 accumulators meet float64 outputs; narrower ones are reached through one rounding to odd (no double rounding). */
 CLONES static int encode64(void *restrict out, int dtype, const double *restrict acc, int n) {
     float narrow[TILE] = {0};
-    uint32_t bad_in = 0;
-    for (int i = 0; i < n; i++) bad_in |= !(fabs(acc[i]) <= 0x1.fffffffffffffp1023);
+    const int bad_in = !all_finite64(acc, n);
     if (dtype == F64) { memcpy(out, acc, (size_t)n * 8); return bad_in ? NONFINITE : 0; }
     for (int i = 0; i < n; i++) {
         float f = (float)acc[i];
@@ -184,6 +211,18 @@ INLINE uint32_t rounded(uint32_t u) { return u + 0x7fffu + (u >> 16 & 1); }  /* 
 #define TWO(half) (a * half(pair_at(x + i)) + b * half(pair_at(y + i)))
 #define THREE(half) ((a * half(pair_at(x + i)) + b * half(pair_at(y + i))) + d * half(pair_at(z + i)))
 
+/* The same around the pivot x, which is multiplied by `a`, the mass. */
+#define ABOUT2(half) (a * half(pair_at(x + i)) + b * (half(pair_at(y + i)) - half(pair_at(x + i))))
+#define ABOUT3(half) (a * half(pair_at(x + i)) + (b * (half(pair_at(y + i)) - half(pair_at(x + i))) + \
+                                                  d * (half(pair_at(z + i)) - half(pair_at(x + i)))))
+
+CLONES static int around_bf16(uint16_t *restrict out, const uint16_t *restrict x, const uint16_t *restrict y,
+                              const uint16_t *restrict z, const float *c, int m, int n) {
+    const float a = c[0], b = c[1], d = c[m > 2 ? 2 : 1];
+    if (m == 2) SWEEP(ABOUT2, a * from_bf16(x[i]) + b * (from_bf16(y[i]) - from_bf16(x[i])));
+    SWEEP(ABOUT3, a * from_bf16(x[i]) + (b * (from_bf16(y[i]) - from_bf16(x[i])) + d * (from_bf16(z[i]) - from_bf16(x[i]))));
+}
+
 CLONES static int sweep_bf16(uint16_t *restrict out, const uint16_t *restrict x, const uint16_t *restrict y,
                              const uint16_t *restrict z, const float *c, int m, int n) {
     const float a = c[0], b = c[m > 1], d = c[m > 2 ? 2 : 0];
@@ -192,14 +231,14 @@ CLONES static int sweep_bf16(uint16_t *restrict out, const uint16_t *restrict x,
     SWEEP(THREE, (a * from_bf16(x[i]) + b * from_bf16(y[i])) + d * from_bf16(z[i]));
 }
 
-/* What methods mostly work on, the difference of two bfloat16 tensors, and mostly end in, a bfloat16 tensor plus what they
- * made: one sweep each, the bits of the general path. */
-CLONES static uint32_t two_bf16(float *restrict out, const uint16_t *restrict x, const uint16_t *restrict y, float a, float b, int n) {
+/* What methods mostly work on, the difference c*(y-x) of two bfloat16 tensors, and mostly end in, a bfloat16 tensor plus
+ * what they made: one sweep each, the bits of the general path. */
+CLONES static uint32_t apart_bf16(float *restrict out, const uint16_t *restrict x, const uint16_t *restrict y, float c, int n) {
     uint32_t top = 0;
     for (int i = 0; i < n; i++) {
-        const float sum = a * from_bf16(x[i]) + b * from_bf16(y[i]);
-        out[i] = sum;
-        top = greater(top, as_bits(sum) & 0x7fffffffu);
+        const float apart = c * (from_bf16(y[i]) - from_bf16(x[i]));
+        out[i] = apart;
+        top = greater(top, as_bits(apart) & 0x7fffffffu);
     }
     return top;
 }

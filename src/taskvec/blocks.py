@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from taskvec.dtypes import BITS
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE, address
-from taskvec.terms import Term, aligned, evaluate
+from taskvec.terms import Linear, aligned, evaluate
 from taskvec.weights import Weights
 
-Terms = Mapping[str, list[Term]]  # output tensor -> what is summed, in the order of summation
+Sums = Mapping[str, Linear]  # output tensor -> what is summed
 
 
-def scales(weights: Weights, specs: Mapping[str, Spec]) -> Terms:
-    """The numbers of every tensor; none for those that pass through."""
-    return {name: weights.scales(name) if spec.arithmetic else [] for name, spec in specs.items()}
+def sums(weights: Weights, specs: Mapping[str, Spec]) -> Sums:
+    """The sum of every tensor; an empty one for those that pass through."""
+    return {name: weights.linear(name) if spec.arithmetic else Linear() for name, spec in specs.items()}
 
 
 def arena(size: int) -> memoryview:
@@ -29,7 +29,7 @@ def fill(
     spec: Spec,
     start: int,
     count: int,
-    terms: Terms,
+    linear: Sums,
     donor: Source | None,
     out: memoryview | None = None,
 ) -> tuple[memoryview, int]:
@@ -44,7 +44,7 @@ def fill(
         assert donor is not None
         donor.readinto(name, start, out)
         return out, 0
-    if not terms[name]:  # no source names this tensor, or every coefficient is 0 here
+    if not linear[name]:  # no source names this tensor, or every coefficient is 0 here
         out[:] = bytes(len(out))
         return out, 0
-    return out, evaluate(terms[name], start, count, spec.dtype, out, memory[aligned(size) :])
+    return out, evaluate(linear[name], start, count, spec.dtype, out, memory[aligned(size) :])

@@ -130,6 +130,17 @@ class Derived:
         args = [a.bind(**{k: v for k, v in values.items() if k in a.knobs}) for a in self.args]
         return self.rebuilt(tuple(args), {k: bound(p) for k, p in self.params.items()})
 
+    def placed(self, entries: int) -> "Derived":
+        """The same call, beside or within a model of so many floating-point entries (0: it is not known of how many),
+        which methods need that rank the entries of the whole model: an adapter names only some of its tensors. Itself
+        where nothing in it needs the number."""
+        args = tuple(a.placed_in(entries) for a in self.args)
+        if all(new is old for new, old in zip(args, self.args, strict=True)):
+            return self
+        (found,) = self.rebuilt(args, self.params).terms
+        assert isinstance(found, Derived)
+        return found
+
     def written(self, names: Mapping[Source, str]) -> str:
         """The call as a recipe writes it; parameters that have their default are left out."""
         parts = [a.text(names) for a in self.args]

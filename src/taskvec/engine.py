@@ -87,7 +87,7 @@ def save(
     if not force:
         weights.check_bases()
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
-    entry = lineage.record(weights, todo.specs, todo.kind, notes)
+    entry = lineage.record(todo.weights, todo.specs, todo.kind, notes)
     longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})
     todo = replace(
         todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(longest, bool(alone))) for s in todo.shards)

@@ -32,12 +32,12 @@ def run(
     start: int = 0,
     scratch: Buffer = b"",
 ) -> int:
-    """The operations on elements start .. start+n of a tensor, tile by tile; the last one, a SUM, is encoded as `dtype`
+    """The operations on elements start .. start+n of a tensor, tile by tile; the last one, a sum, is encoded as `dtype`
     into `out`, unless that is None and all that counts are sinks.
 
     An input is a buffer, or (file descriptor, offset): then its elements are read through `scratch`, which also holds
     RESULT bytes for each operation; windows of WINDOW bytes stay in the cache. Numbers are rounded to the accumulator's
-    dtype first. Where a SUM that an operation works on is NaN or Inf, so is, as NaN, what it makes of that. Returns
+    dtype first. Where a sum that an operation works on is NaN or Inf, so is, as NaN, what it makes of that. Returns
     flags: NONFINITE if a number written is NaN or Inf, which it is whenever an input is; OVERFLOWED if a finite one has
     no finite value in `dtype`. Both are written as they are. Raises EOFError("input k") at an early end, OSError.
     """

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from taskvec.blocks import arena, fill, scales
+from taskvec.blocks import arena, fill, sums
 from taskvec.derived import prepare
 from taskvec.dtypes import BITS, CODES, LONG_NAMES
 from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
@@ -35,6 +35,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     except ImportError:
         raise MissingExtra("load_into", "torch") from None
     weights.kind()
+    weights = weights.placed
     targets, kinds = fit(module, weights), _kinds(torch)
     if shared := _shared(weights, targets):
         raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
@@ -42,13 +43,13 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     twins = _twins(specs, targets)
     flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
     memory_of = {n: t.view(torch.uint8).numpy().data for n, t in flat.items() if t.device.type == "cpu" and t.numel()}
-    terms, count = scales(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
+    linear, count = sums(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
     prepare([weights], count)
-    parts = {name: [term[:2] for term in its] for name, its in terms.items() if specs[name].arithmetic}
+    parts = {name: its.parts for name, its in linear.items() if specs[name].arithmetic}
     room = arena_bytes(parts, specs, BLOCK)
 
     def computed(name: str, block: Block, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
-        return fill(memory, name, specs[name], block.start, block.count, terms, weights.reference, out)
+        return fill(memory, name, specs[name], block.start, block.count, linear, weights.reference, out)
 
     def same(block: Block, memory: memoryview) -> tuple[str, bool]:
         """Whether two names of one parameter have the same values."""

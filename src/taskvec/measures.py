@@ -4,15 +4,14 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from taskvec import kernels
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors import default_threads, each
+from taskvec.operations import DOT, PAIR, RESULT
 from taskvec.places import layer_of
 from taskvec.recipe import load
-from taskvec.terms import Term
+from taskvec.terms import Linear, Program, operand_bytes
 from taskvec.weights import Weights
 
 BLOCK = 256 << 10  # elements that a thread holds of every vector
@@ -121,22 +120,29 @@ def compare(
     taus = [w - ground if ground is not None and w.kind() == 1 else w for w in named.values()]
     if not taus:
         raise RecipeError("there is nothing to compare")
+    entries = sum(s.numel for s in ground.specs.values() if s.arithmetic) if ground is not None else 0
+    taus = [w.placed_in(entries) for w in taus]
     everything = sum([ground, *taus], Weights({})) if ground is not None else sum(taus, Weights({}))
     specs = {name: spec for name, spec in everything.specs.items() if spec.arithmetic}
     if not specs:
         raise MismatchError("no tensor is floating point: there is nothing to compare")
     columns = taus if ground is None else [*taus, ground]
-    scales = {name: [w.scales(name, everything.places[name]) for w in columns] for name in specs}
+    sums = {name: [w.linear(name, everything.places[name]) for w in columns] for name in specs}
+    parts = [dict.fromkeys(part for linear in its for part in linear.parts) for its in sums.values()]
+    room = RESULT * len(columns) + max(operand_bytes(its, BLOCK) for its in parts)
     blocks = [(name, start) for name, spec in specs.items() for start in range(0, spec.numel, BLOCK)]
     found: dict[str, list[Pairs]] = {name: [] for name in specs}
     total, done = sum(spec.numel for spec in specs.values()), 0
 
-    def work(block: tuple[str, int], scratch: "_Scratch") -> tuple[str, int, Pairs]:
+    def work(block: tuple[str, int], scratch: memoryview) -> tuple[str, int, Pairs]:
         name, start = block
         count = min(BLOCK, specs[name].numel - start)
-        return name, count, scratch.pairs(start, count, scales[name], has_base=ground is not None)
+        return name, count, _pairs(sums[name], start, count, scratch, has_base=ground is not None)
 
-    for name, count, pairs in each(blocks, work, partial(_Scratch, len(columns)), threads or default_threads()):
+    def memory() -> memoryview:
+        return memoryview(bytearray(room))
+
+    for name, count, pairs in each(blocks, work, memory, threads or default_threads()):
         found[name].append(pairs)
         done += count
         if progress:
@@ -156,38 +162,26 @@ def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLik
     return found
 
 
-class _Scratch:
-    """One thread's memory: a block of every vector in float32, and of each source as it is read."""
+def _pairs(sums: Sequence[Linear], start: int, count: int, scratch: memoryview, has_base: bool) -> Pairs:
+    """The measures of a range of elements; `sums`: each vector, and the base behind them if there is one."""
+    import numpy as np
 
-    def __init__(self, columns: int):
-        self.rows = [memoryview(bytearray(4 * BLOCK)) for _ in range(columns)]
-        self.raw: list[memoryview] = []
+    n = len(sums) - has_base
+    wanted = [(i, j) for i in range(n) for j in range(i, n)]
+    found, square = np.zeros((len(wanted), 3)), np.full(1, math.nan)
+    program = Program(start, count, scratch)
+    refs = [program.sum(linear) for linear in sums]
+    for (i, j), sink in zip(wanted, found, strict=True):
+        program.add(PAIR, (refs[i], refs[j]), sink=sink)
+    if has_base:
+        program.add(DOT, (refs[-1], refs[-1]), sink=square)
+    program.run()
+    upper = {
+        pair: (float(dot), int(both), int(against)) for pair, (dot, both, against) in zip(wanted, found, strict=True)
+    }
 
-    def pairs(self, start: int, count: int, scales: list[list[Term]], has_base: bool) -> Pairs:
-        read = {}
-        for k, (source, name) in enumerate(dict.fromkeys(term[:2] for terms in scales for term in terms)):
-            if k == len(self.raw):
-                self.raw.append(memoryview(bytearray(8 * BLOCK)))
-            read[source, name] = self.raw[k][: count * kernels.itemsize(source.specs[name].dtype)]
-            source.readinto(name, start, read[source, name])
-        for row, terms in zip(self.rows, scales, strict=True):
-            if terms:
-                kinds = [s.specs[name].dtype for s, name, _ in terms]
-                inputs = [read[s, name] for s, name, _ in terms]
-                kernels.combine(row, "F32", inputs, kinds, [c for *_, c in terms], count)
-            else:
-                row[: 4 * count] = bytes(4 * count)
-        *vectors, last = self.rows if has_base else [*self.rows, memoryview(b"")]
-        square = kernels.pair(last, last, count)[0] if has_base else math.nan
-        return _pairs(vectors, count, square)
-
-
-def _pairs(rows: Sequence[memoryview], count: int, base_square: float) -> Pairs:
-    n = len(rows)
-    upper = {(i, j): kernels.pair(rows[i], rows[j], count) for i in range(n) for j in range(i, n)}
-
-    def square(which: int) -> Iterator[tuple[Any, ...]]:
+    def table(which: int) -> Iterator[tuple[Any, ...]]:
         for i in range(n):
             yield tuple(upper[min(i, j), max(i, j)][which] for j in range(n))
 
-    return Pairs(tuple(square(0)), tuple(square(1)), tuple(square(2)), base_square)
+    return Pairs(tuple(table(0)), tuple(table(1)), tuple(table(2)), float(square[0]))

@@ -10,23 +10,27 @@ RESULT = 4 * TILE  # bytes of scratch memory for what an operation makes of a ti
 
 NONFINITE, OVERFLOWED = 1, 2  # flags of `run`
 
-# Operations on float32 tiles, x_0, x_1, ... their sources. The first five have results.
-SUM = 0  # sum_k c_k x_k in order; numbers c. The only one that takes inputs of any dtype, and the last one of an output
-KEEP = 1  # x where low <= |x| < high, else 0; numbers (low, high, quota, spared). Of the entries of this run that have
+# Operations on float32 tiles, x_0, x_1, ... their sources. The first six have results. Only SUM and AROUND take inputs
+# of any dtype, and the last operation of an output is one of them.
+SUM = 0  # sum_k c_k x_k in order; numbers c
+AROUND = 1  # sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k, in order, + mass x_0 unless mass is 0: a sum
+# around the pivot x_0; numbers (points, mass, c), points >= 2. Where that is not finite, sum_k c_k x_k in order: the
+# difference of two infinities is NaN, and the difference of two large numbers may overflow where their mean does not
+KEEP = 2  # x where low <= |x| < high, else 0; numbers (low, high, quota, spared). Of the entries of this run that have
 # |x| == low only the first `quota` stay, of those that have |x| == high only the first `spared` go; inf: all
-DROP = 2  # scale x where the entry's 32-bit draw is at least `least`, else 0; numbers (k0, k1, stream, least, scale)
-MASK = 3  # scale x where the entry's bit is set, else 0; numbers (scale). Its sink is read: of the i-th entry of this
+DROP = 3  # scale x where the entry's 32-bit draw is at least `least`, else 0; numbers (k0, k1, stream, least, scale)
+MASK = 4  # scale x where the entry's bit is set, else 0; numbers (scale). Its sink is read: of the i-th entry of this
 # run the bit is bit i mod 8, from the lowest, of byte i div 8
-ELECT = 4  # the sum of the entries that agree with the sign of the sum (of the signs, by_count), with `mean` divided
+ELECT = 5  # the sum of the entries that agree with the sign of the sum (of the signs, by_count), with `mean` divided
 # by the sum of their weights, 1 where that is 0; numbers (by_count, mean, plus, weights); plus: a sum of 0 elects plus
-COUNT = 5  # sink[|x|'s bits >> 16] += 1, 2**15 counts; with numbers (first, bins), first >= 0, of those whose
+COUNT = 6  # sink[|x|'s bits >> 16] += 1, 2**15 counts; with numbers (first, bins), first >= 0, of those whose
 # bits >> 16 lie in first .. first + bins, sink[bits - (first << 16)], bins << 16 counts; one more for those above
-EQUAL = 6  # sink[i] += how many of the i-th `span` of elements have |x| == value, and at the end of all how many
+EQUAL = 7  # sink[i] += how many of the i-th `span` of elements have |x| == value, and at the end of all how many
 # have |x| > value; numbers (value, span); uint32
-SIZE = 7  # sink[0] = sum |x|; float64, where counts are uint32
-PAIR = 8  # sink = dot product of two, entries neither 0 nor NaN in both, those of them of opposite signs; float64
-NONZERO = 9  # sink: a bit an entry, as MASK reads them, set where x is anything but +0
-DOT = 10  # sink[0] = dot product of two; float64. The first number of PAIR alone
+SIZE = 8  # sink[0] = sum |x|; float64, where counts are uint32
+PAIR = 9  # sink = dot product of two, entries neither 0 nor NaN in both, those of them of opposite signs; float64
+NONZERO = 10  # sink: a bit an entry, as MASK reads them, set where x is anything but +0
+DOT = 11  # sink[0] = dot product of two; float64. The first number of PAIR alone
 
 
 class Op(NamedTuple):

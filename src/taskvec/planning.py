@@ -147,7 +147,7 @@ def plan(
     the disk, for which there are more of them. Raises MassError, MismatchError,
     UnboundKnob, RecipeError, TaskvecError (memory).
     """
-    kind = weights.kind()
+    kind, weights = weights.kind(), weights.placed
     if not weights.terms:
         raise RecipeError("everything cancels: the expression is zero, there is nothing to write")
     donor = _donor(weights, like, kind)

@@ -58,7 +58,7 @@ from taskvec.planning import PIECE, readable
 from taskvec.source import ArraySource, Spec
 from taskvec.staging import Staging, require_writable
 from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
-from taskvec.terms import evaluate
+from taskvec.terms import alone, evaluate
 from taskvec.version import __version__
 from taskvec.weights import SHOWN, Weights, statistic_of
 
@@ -340,7 +340,7 @@ def _write(path: Path, arrays: "Mapping[str, NDArray[Any]]", dtype: str, record:
             for start in range(0, spec.numel, step):
                 count = min(step, spec.numel - start)
                 piece = out[: count * BITS[dtype] // 8]
-                flags |= evaluate([(source, name, 1.0)], start, count, dtype, piece, scratch)
+                flags |= evaluate(alone(source, name), start, count, dtype, piece, scratch)
                 found += lineage.pieces(piece)
                 write_exactly(fd, piece, offsets[name] + start * BITS[dtype] // 8)
             record["tensors"][name]["digest"] = lineage.digest(found)

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 
 from taskvec import lineage
-from taskvec.blocks import Terms, arena, fill, scales
+from taskvec.blocks import Sums, arena, fill, sums
 from taskvec.derived import STRETCH, prepare
 from taskvec.dtypes import BITS
 from taskvec.errors import NonFiniteError, OutputError
@@ -17,7 +17,7 @@ from taskvec.planning import Block, Plan
 from taskvec.source import Source
 from taskvec.staging import Done, Staging
 from taskvec.storage import PAGE, Output, stated
-from taskvec.terms import evaluate, scratch_bytes
+from taskvec.terms import alone, evaluate, scratch_bytes
 
 SYNC = 64 << 20  # bytes of finished blocks that are made durable together
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -29,7 +29,7 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
     Fills `stage.done`. After the first NaN, Inf or overflow nothing more is written, only looked for, so that the
     NonFiniteError names every tensor. Interrupted, it notes what is done and raises on.
     """
-    blocks, terms = list(todo.blocks()), scales(todo.weights, todo.specs)
+    blocks, linear = list(todo.blocks()), sums(todo.weights, todo.specs)
     with stated(stage.target, OutputError), _opened(todo, stage) as files:
         kept = _kept(todo, stage, blocks, files, allow_nonfinite)
         flagged = {index for index in kept if stage.done[index].flags}
@@ -37,7 +37,7 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
         def work(block: Block, memory: memoryview) -> Done:
             spec = todo.shards[block.shard].specs[block.name]
             memory = memory[block.offset % PAGE :]  # as the file lies, for Output.write
-            out, flags = fill(memory, block.name, spec, block.start, block.count, terms, todo.like)
+            out, flags = fill(memory, block.name, spec, block.start, block.count, linear, todo.like)
             if flags:
                 flagged.add(block.index)
             found = lineage.pieces(out)
@@ -62,7 +62,7 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
             waiting.record()
             raise
     if flagged and not allow_nonfinite:
-        raise _nonfinite(todo, [blocks[k] for k in sorted(flagged)], terms)
+        raise _nonfinite(todo, [blocks[k] for k in sorted(flagged)], linear)
     return reused, tuple(dict.fromkeys(blocks[k].name for k in sorted(flagged)))
 
 
@@ -169,11 +169,11 @@ def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[Output], 
     return {index for index, good in each(known, work, lambda: bytearray(todo.block), todo.threads) if good}
 
 
-def _nonfinite(todo: Plan, blocks: list[Block], terms: Terms) -> NonFiniteError:
+def _nonfinite(todo: Plan, blocks: list[Block], linear: Sums) -> NonFiniteError:
     """Name the tensors, and the sources whose NaN or Inf it was; else it was the output dtype that overflowed."""
     found: dict[str, None] = {}
     for block in blocks:
-        guilty = [(source, name) for source, name, _ in terms[block.name] if _is_nonfinite(source, name, block)]
+        guilty = [part for part in linear[block.name].parts if _is_nonfinite(*part, block)]
         dtype = todo.shards[block.shard].specs[block.name].dtype
         whose = [f"{name} has NaN or Inf in {s.text}" for s, name in guilty] or [f"{block.name} overflows {dtype}"]
         found |= dict.fromkeys(whose)
@@ -182,4 +182,4 @@ def _nonfinite(todo: Plan, blocks: list[Block], terms: Terms) -> NonFiniteError:
 
 def _is_nonfinite(source: Source, name: str, block: Block) -> bool:
     out, scratch = bytearray(block.count * 8), memoryview(bytearray(scratch_bytes([(source, name)], block.count)))
-    return bool(evaluate([(source, name, 1.0)], block.start, block.count, "F64", out, scratch))
+    return bool(evaluate(alone(source, name), block.start, block.count, "F64", out, scratch))

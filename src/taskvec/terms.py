@@ -1,14 +1,92 @@
-"""What is summed for one tensor, and the summing: sources, numbers and memory in, numbers of one dtype out."""
+"""What is summed for one tensor, and the summing: sources, numbers and memory in, numbers of one dtype out.
 
-from collections.abc import Iterable, Sequence
+A sum of models is computed around a pivot. Written out, `base + 0.3*(tuned - base)` is 0.7 base + 0.3 tuned. In
+float32 these two products are rounded at the size of the weights, which may be ten thousand times the size of what the
+fine-tuning changed: entries that it left alone would move by a last bit, and 0.3*(tuned - base) would not be zero
+there. So
+
+1. The sources of mass 1 are points, those of mass 0 (LoRAs, stored task vectors, methods of them) are vectors. For one
+   tensor the numbers c_k in front of the points add up to the mass m: 1 for a model, 0 for a task vector.
+2. One point is the pivot p, and  sum_k c_k x_k = m p + sum_k c_k (x_k - p).  Differences of 16-bit floats of similar
+   size are exact in float32, equal entries give exactly zero, and the small sum of the differences meets the large p
+   once, at the end.
+3. If one point has the number m itself, it is added as it is, and the other points, whose numbers then add up to 0,
+   have a pivot among themselves: `target + 0.5*(chat - base)` is target + 0.5 (chat - base), of whatever family target
+   is. Otherwise the pivot is the point with the largest |c|; among equals one that is subtracted, and the first in the
+   order of summation. So the choice depends on {source: coefficient} alone, and an expression has the same bits however
+   it is written.
+4. Vectors are added as they are, after the differences. A sum with fewer than two points has no pivot.
+
+Where models of several families meet and none of them has the number m, as in 0.5*a + 0.5*(b + c - d), there is one
+pivot for all. What nobody moved is then still exactly the same; differences within the other families are rounded at
+the size of the weights.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from taskvec import kernels
+from taskvec.coefficients import Number, as_float
 from taskvec.errors import SourceChanged, TaskvecError
-from taskvec.operations import RESULT, SUM, TILE, WINDOW, Op
+from taskvec.operations import AROUND, RESULT, SUM, TILE, WINDOW, Op
 from taskvec.source import Source
 
-Term = tuple[Source, str, float]  # a source, its tensor, and the number in front of it
+Part = tuple[Source, str]  # a source and its tensor
+Term = tuple[Source, str, float]  # and the number in front of it
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A sum for one tensor, in the order of summation.
+
+    Without `points` it is sum_k c_k x_k. With them, at least two, the first term is the pivot, and the other points are
+    taken as differences from it: sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k + mass x_0. False if
+    nothing is summed.
+    """
+
+    terms: tuple[Term, ...] = ()
+    points: int = 0
+    mass: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    @property
+    def parts(self) -> list[Part]:
+        """What is read: each source and its tensor."""
+        return [(source, name) for source, name, _ in self.terms]
+
+
+def alone(source: Source, name: str) -> Linear:
+    """One tensor of a source, as it is."""
+    return Linear(((source, name, 1.0),))
+
+
+def arranged(numbers: Mapping[Part, Number], mass: Number | None = None) -> Linear:
+    """The sum of these sources times their numbers, around a pivot. `mass`: what the numbers of the points add up to,
+    where these are floats, whose own sum is not exact."""
+    order = sorted(numbers, key=lambda part: (part[0].fingerprint, part[0].text, part[1]))
+    points = [part for part in order if part[0].mass]
+    vectors = [part for part in order if not part[0].mass]
+    if len(points) < 2:
+        return Linear(_terms([*vectors, *points], numbers))
+    whole = sum(Fraction(numbers[part]) for part in points) if mass is None else mass
+    apart = [part for part in points if numbers[part] == whole][:1] if len(points) > 2 else []
+    around = [part for part in points if part not in apart]
+    around.sort(key=lambda part: (-abs(_float(numbers[part])), numbers[part] > 0))  # the first of equals stays first
+    around[1:] = [part for part in points if part in around[1:]]
+    terms = _terms([*around, *vectors, *apart], numbers)
+    return Linear(terms, len(around), 0.0 if apart else _float(whole))
+
+
+def _terms(parts: Sequence[Part], numbers: Mapping[Part, Number]) -> tuple[Term, ...]:
+    return tuple((source, name, _float(numbers[source, name])) for source, name in parts)
+
+
+def _float(number: Number) -> float:
+    return as_float(number) if isinstance(number, Fraction) else float(number)
 
 
 class Program:
@@ -65,9 +143,12 @@ class Program:
         self.ops.append(Op(code, tuple(sources), tuple(numbers), sink))
         return ~(len(self.ops) - 1)
 
-    def sum(self, terms: Sequence[Term]) -> int:
+    def sum(self, linear: Linear) -> int:
         """A linear combination; of nothing, zeros."""
-        return self.add(SUM, [self.operand(source, name) for source, name, _ in terms], [c for *_, c in terms])
+        refs, numbers = [self.operand(*part) for part in linear.parts], [c for *_, c in linear.terms]
+        if linear.points:
+            return self.add(AROUND, refs, (linear.points, linear.mass, *numbers))
+        return self.add(SUM, refs, numbers)
 
     def run(self, out: Any = None, dtype: str = "F32") -> int:
         """The last operation is a sum, and goes to `out`; without one all that counts are sinks. Returns the flags of
@@ -83,22 +164,22 @@ class Program:
             raise TaskvecError(f"{source.text} cannot be read: {error.strerror}") from None
 
 
-def evaluate(terms: Sequence[Term], start: int, n: int, dtype: str, out: Any, scratch: memoryview) -> int:
+def evaluate(linear: Linear, start: int, n: int, dtype: str, out: Any, scratch: memoryview) -> int:
     """Elements start .. start+n of one tensor, encoded as `dtype` into `out`; returns the flags of `kernels.run`.
 
     `scratch`: at least `scratch_bytes` of memory.
     """
     program = Program(start, n, scratch)
-    program.sum(terms)
+    program.sum(linear)
     return program.run(out, dtype)
 
 
-def scratch_bytes(parts: Iterable[tuple[Source, str]], n: int) -> int:
+def scratch_bytes(parts: Iterable[Part], n: int) -> int:
     """Memory that a sum needs for n elements: a window for each file, all elements of every other source."""
     return RESULT + operand_bytes(parts, n)
 
 
-def operand_bytes(parts: Iterable[tuple[Source, str]], n: int) -> int:
+def operand_bytes(parts: Iterable[Part], n: int) -> int:
     """The same without what the sum itself needs."""
     total = 0
     for source, name in parts:

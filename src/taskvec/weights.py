@@ -17,7 +17,7 @@ from taskvec.dtypes import accumulator
 from taskvec.errors import FingerprintError, MassError, MismatchError, UnboundKnob
 from taskvec.places import HEADS, Place, by_token, places
 from taskvec.source import Source, Spec
-from taskvec.terms import Term, evaluate, scratch_bytes
+from taskvec.terms import Linear, arranged, evaluate, scratch_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,6 +97,23 @@ class Weights(Base):
             call = calls[source]
             found += (call(knobs) if call else Weights({source: 1})) * c.bind(knobs)
         return found
+
+    @cached_property
+    def placed(self) -> "Weights":
+        """The same, its methods told how many entries the model has that they stand beside: see `Derived.placed`."""
+        return self.placed_in(0)
+
+    def placed_in(self, entries: int) -> "Weights":
+        """The same within a model of so many floating-point entries, if it does not itself say of how many."""
+        reference = self.reference
+        if reference is not None and not reference.partial:
+            entries = sum(spec.numel for spec in reference.specs.values() if spec.arithmetic)
+        calls = {source: getattr(source, "placed", None) for source in self.terms}
+        found = {source: call(entries) if call else source for source, call in calls.items()}
+        if all(found[source] is source for source in found):
+            return self
+        others = [source for source in self.summed if source not in found]
+        return Weights({found[s]: c for s, c in self.terms.items()}, self.mentioned, [*found.values(), *others])
 
     @cached_property
     def knobs(self) -> frozenset[str]:
@@ -201,12 +218,12 @@ class Weights(Base):
                     total[key] = total.get(key, Fraction(0)) + value * number
         return {key: number for key, number in total.items() if number}
 
-    def scales(self, name: str, place: Place | None = None) -> "list[Term]":
-        """`parts` as floats, in the order of summation: by fingerprint."""
-        if self._alike is not None:
-            return [(source, name, number) for source, number in self._alike if name in source.specs]
-        found = [(source, inner, as_float(number)) for (source, inner), number in self.parts(name, place).items()]
-        return sorted(found, key=lambda term: (term[0].fingerprint, term[0].text, term[1]))
+    def linear(self, name: str, place: Place | None = None) -> Linear:
+        """`parts` as what is computed: around a pivot (terms.py), in the order of the fingerprints."""
+        if self._alike is None:
+            return arranged(self.parts(name, place))
+        terms = [(source, name, number) for source, _, number in self._alike.terms if name in source.specs]
+        return Linear(tuple(terms), self._alike.points, self._alike.mass)
 
     @cached_property
     def _constants(self) -> "dict[Source, Fraction] | None":
@@ -216,29 +233,29 @@ class Weights(Base):
         return {source: c.constant for source, c in self.terms.items() if c.constant}
 
     @cached_property
-    def _alike(self) -> "list[tuple[Source, float]] | None":
-        """The same as floats, in the order of summation."""
+    def _alike(self) -> Linear | None:
+        """The same as what is computed, without the names. Only vectors may lack a tensor: points all have the same."""
         numbers = self._constants
-        if numbers is None:
-            return None
-        return [(source, as_float(numbers[source])) for source, _ in self.ordered() if source in numbers]
+        return None if numbers is None else arranged({(source, ""): number for source, number in numbers.items()})
 
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
         """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
+        if self.placed is not self:
+            return self.placed.read(name, rows)
         spec = self.specs[name]
         if not spec.arithmetic:
             return self._passed_through(name, spec, rows)
         import numpy as np
 
-        terms = self.scales(name)
+        linear = self.linear(name)
         first, last, _ = (rows or slice(None)).indices(spec.shape[0] if spec.shape else 1)
         shape = (max(0, last - first), *spec.shape[1:]) if spec.shape else ()
         row = spec.numel // spec.shape[0] if spec.shape and spec.shape[0] else 1
-        dtype = accumulator(*(s.specs[inner].dtype for s, inner, _ in terms))
+        dtype = accumulator(*(s.specs[inner].dtype for s, inner in linear.parts))
         out = np.zeros(shape, np.float64 if dtype == "F64" else np.float32)
-        if terms and out.size:
-            scratch = memoryview(bytearray(scratch_bytes([term[:2] for term in terms], out.size)))
-            evaluate(terms, first * row, out.size, dtype, out.reshape(-1), scratch)
+        if linear and out.size:
+            scratch = memoryview(bytearray(scratch_bytes(linear.parts, out.size)))
+            evaluate(linear, first * row, out.size, dtype, out.reshape(-1), scratch)
         return out
 
     def _passed_through(self, name: str, spec: Spec, rows: slice | None) -> "NDArray[Any]":

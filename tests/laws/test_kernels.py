@@ -11,6 +11,7 @@ from taskvec import kernels
 from taskvec.dtypes import ARITHMETIC
 from taskvec.kernels_numpy import lowrank_numpy, prune_numpy, run_numpy
 from taskvec.operations import (
+    AROUND,
     COUNT,
     DOT,
     DROP,
@@ -86,6 +87,33 @@ def test_compiled_and_numpy_agree_to_the_bit(data, terms, out_dtype, n):
     flags = kernels.combine(one, out_dtype, inputs, kinds, scales, n)
     assert combine_numpy(two, out_dtype, inputs, kinds, scales, n) == flags
     assert np.array_equal(words(one.view(NUMPY[out_dtype])), words(two.view(NUMPY[out_dtype])))
+
+
+@needs_compiled
+@given(st.data(), st.lists(dtypes, min_size=2, max_size=5), dtypes, st.integers(0, 5000), st.booleans())
+def test_sums_around_a_pivot_agree_to_the_bit(data, kinds, out_dtype, n, spoiled):
+    """Among them those of two and three bfloat16 tensors, which have loops of their own."""
+    kinds = data.draw(st.sampled_from((kinds, ["BF16"] * min(len(kinds), 3))))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    inputs = [coarse(rng, n, spoiled).astype(NUMPY[d]).view("u1") for d in kinds]
+    points = data.draw(st.integers(2, len(kinds)))
+    numbers = [data.draw(st.sampled_from((1.0, 0.3, -0.7, 2.5))) for _ in kinds]
+    op = Op(AROUND, tuple(range(len(kinds))), (points, data.draw(st.sampled_from((0.0, 1.0, 0.7))), *numbers))
+    one, two = np.empty(n, NUMPY[out_dtype]), np.empty(n, NUMPY[out_dtype])
+    flags = kernels.run(one.view("u1"), out_dtype, inputs, kinds, (op,), n)
+    assert run_numpy(two.view("u1"), out_dtype, inputs, kinds, (op,), n) == flags
+    assert np.array_equal(words(one), words(two))
+
+
+@pytest.mark.parametrize("kernel", [pytest.param(kernels.run, marks=needs_compiled), run_numpy])
+@pytest.mark.parametrize("dtype", ["F32", "F64", "BF16"])
+def test_where_a_sum_around_a_pivot_is_not_finite_the_sum_as_it_stands_decides(kernel, dtype):
+    """-inf - (-inf) is NaN, and 3e38 - (-3e38) is more than float32 can hold; their means are -inf and 0."""
+    x, y = (np.array(v).astype(NUMPY[dtype]) for v in ([-np.inf, 3e38, 1, np.nan], [-np.inf, -3e38, 3, 1]))
+    out = np.empty(4, NUMPY[dtype])
+    op = Op(AROUND, (0, 1), (2, 1, 0.5, 0.5))
+    assert kernel(out.view("u1"), dtype, [x.view("u1"), y.view("u1")], [dtype] * 2, (op,), 4) == NONFINITE
+    assert np.array_equal(out.astype(np.float64), [-np.inf, 0, 2, np.nan], equal_nan=True)
 
 
 @given(floats, floats, st.floats(-2, 2, width=32), st.floats(-2, 2, width=32))
@@ -176,7 +204,7 @@ def programs(draw, inputs, n):
     ops = [Op(SUM, (k, draw(st.integers(0, inputs - 1))), draw(pairs)) for k in range(inputs)]
     for _ in range(draw(st.integers(0, 4))):
         ref = st.integers(0, len(ops) - 1).map(lambda k: ~k)
-        code = draw(st.sampled_from((SUM, KEEP, DROP, MASK, ELECT)))
+        code = draw(st.sampled_from((SUM, AROUND, KEEP, DROP, MASK, ELECT)))
         if code == KEEP:
             low, high = draw(st.sampled_from(((0.0, np.inf), (0.5, 1.5), (1.0, 1.0), (1.0, 2.0))))
             ops.append(Op(KEEP, (draw(ref),), (low, high, draw(QUOTAS), draw(QUOTAS))))
@@ -187,8 +215,10 @@ def programs(draw, inputs, n):
             bits = np.random.default_rng(draw(keys)).integers(0, 256, -(-n // 8)).astype(np.uint8)
             ops.append(Op(MASK, (draw(ref),), (draw(st.sampled_from((1.0, 2.5))),), bits))
         else:
-            several = tuple(draw(st.lists(ref, min_size=code == ELECT, max_size=3)))
+            least = {ELECT: 1, AROUND: 2}.get(code, 0)
+            several = tuple(draw(st.lists(ref, min_size=least, max_size=3)))
             flags = tuple(draw(st.tuples(*[st.booleans()] * 3))) if code == ELECT else ()
+            flags = (draw(st.integers(2, len(several))), draw(st.sampled_from((0, 1)))) if code == AROUND else flags
             ops.append(Op(code, several, flags + tuple(draw(st.sampled_from((1.0, 0.5, -0.3))) for _ in several)))
     return ops
 
@@ -295,6 +325,10 @@ def test_operations_read_files_through_windows(tmp_path):
         (Op(SUM, (1,), (1.0,)), "no input and no earlier"),
         (Op(SUM, (~0,), (1.0,)), "no input and no earlier"),
         (Op(KEEP, (0,), (1.0,)), "wrong number"),
+        (Op(AROUND, (0, 0), (1, 1.0, 0.5, 0.5)), "needs two points"),
+        (Op(AROUND, (0, 0), (3, 1.0, 0.5, 0.5)), "needs two points"),
+        (Op(AROUND, (0, 0), (float("nan"), 1.0, 0.5, 0.5)), "needs two points"),
+        (Op(AROUND, (0, 0), (2, 1.0, 0.5)), "wrong number"),
         (Op(EQUAL, (0,), (1.0, 100), bytearray(64)), "multiple of a tile"),
         (Op(COUNT, (0,), (-1, 1), bytearray(64)), "a buffer of 64 bytes"),
         (Op(COUNT, (0,), (1 << 15, 1), bytearray(64)), "bad range"),

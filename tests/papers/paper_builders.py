@@ -95,19 +95,41 @@ def order(folders: Mapping[str, Path]) -> list[str]:
     return sorted(folders, key=lambda name: next(iter(tv.load(folders[name]).terms)).fingerprint)
 
 
-def eager_sum(scales: Mapping[str, Fraction], tensors: Mapping[str, torch.Tensor], names: list[str]) -> np.ndarray:
-    """sum_k scale_k * tensor_k in the order of `names`, in float32, or in float64 if one of them is float64."""
+def eager_sum(
+    scales: Mapping[str, Fraction], tensors: Mapping[str, torch.Tensor], names: list[str], vectors: str = ""
+) -> np.ndarray:
+    """sum_k scale_k * tensor_k in the order of `names`, in float32, or in float64 if one of them is float64.
+
+    Around a pivot: of the models the one with the largest scale, a negative one first. The others are differences from
+    it; then come the `vectors` as they are, then the pivot times the sum of the models' scales. Of three or more models
+    one whose scale is that sum stays as it is and comes last; the pivot is then one of the rest.
+    """
     used = [name for name in names if scales.get(name)]
+    if not used:
+        return np.zeros(tensors[names[0]].shape, np.float32)
     real = np.float64 if any(tensors[name].dtype == torch.float64 for name in used) else np.float32
-    total = None
-    for name in used:
-        term = real(float(scales[name])) * tensors[name].to(torch.float64).numpy().astype(real)
-        total = term if total is None else total + term
-    return np.zeros(tensors[names[0]].shape, np.float32) if total is None else total
+    x = {name: tensors[name].to(torch.float64).numpy().astype(real) for name in used}
+    models = [name for name in used if name not in vectors]
+    mass = sum(scales[name] for name in models)
+    as_it_is = [name for name in models if scales[name] == mass and len(models) != 2][:1]
+    around = [name for name in models if name not in as_it_is]
+    pivot = max(around, key=lambda name: (abs(scales[name]), scales[name] < 0), default="")
+    terms = [(scales[name], x[name] - x[pivot]) for name in around if name != pivot]
+    terms += [(scales[name], x[name]) for name in [*(name for name in used if name in vectors), *as_it_is]]
+    terms += [(mass, x[pivot])] if pivot and mass and not as_it_is else []
+    total = real(float(terms[0][0])) * terms[0][1]
+    for scale, values in terms[1:]:
+        total = total + real(float(scale)) * values
+    return total
 
 
 def eager_model(
-    scales: Mapping[str, Scale], models: Mapping[str, Tensors], names: list[str], like: Tensors, dtype: str = ""
+    scales: Mapping[str, Scale],
+    models: Mapping[str, Tensors],
+    names: list[str],
+    like: Tensors,
+    dtype: str = "",
+    vectors: str = "",
 ) -> Tensors:
     """Tensor by tensor the sum, rounded once to `dtype`, else to that of `like`, which also gives the integers."""
     found = {}
@@ -116,7 +138,7 @@ def eager_model(
             found[name] = tensor
             continue
         here = {k: s(name) if callable(s) else s for k, s in scales.items()}
-        total = eager_sum(here, {k: m[name] for k, m in models.items()}, names)
+        total = eager_sum(here, {k: m[name] for k, m in models.items()}, names, vectors)
         found[name] = rounded_once(total, DTYPES[dtype] if dtype else tensor.dtype)
     return found
 

@@ -2,8 +2,9 @@
 named) through taskvec, against eager lines: bit for bit, since the arithmetic is documented to the last rounding.
 
 An expression collapses to {model: coefficient}, coefficients exact rationals. Each is rounded to the accumulator
-(float32; float64 if a source is), terms are summed in the order of the sources' fingerprints, every operation rounded
-on its own, and the sum is rounded once to the output's dtype.
+(float32; float64 if a source is), terms are summed around a pivot (terms.py; `eager_sum` says it in a few lines) in
+the order of the sources' fingerprints, every operation rounded on its own, and the sum is rounded once to the output's
+dtype.
 """
 
 import re
@@ -224,9 +225,8 @@ def test_stored_task_vectors_are_added_as_they_are(mixture: str, written: Writte
     taskvec("add", folders["base"], tmp_path / "a", tmp_path / "b", "--scale", "0.4", "-o", tmp_path / "out")
     scales = {"base": Q(1), "a": Q("0.4"), "b": Q("0.4")}
     names = order({"base": folders["base"], "a": tmp_path / "a", "b": tmp_path / "b"})
-    assert_same_bits(
-        read(tmp_path / "out"), eager_model(scales, {"base": models["base"]} | stored, names, models["base"])
-    )
+    every = {"base": models["base"]} | stored
+    assert_same_bits(read(tmp_path / "out"), eager_model(scales, every, names, models["base"], vectors="ab"))
 
 
 def test_negating_a_task_twice_is_the_base(written: Written) -> None:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from taskvec import kernels, kernels_numpy
+from taskvec import floats_numpy, kernels
 from taskvec.coefficients import quoted
 from taskvec.errors import FormatError
 from taskvec.formats.header import read_header
@@ -106,7 +106,7 @@ class Lora:
 
         spec = self._header.specs[key]
         raw = self.files[WEIGHTS].read(self._header.offsets[key], spec.nbytes)
-        return np.asarray(kernels_numpy.decode(raw, spec.dtype, spec.numel), np.float32).reshape(spec.shape)
+        return np.asarray(floats_numpy.decode(raw, spec.dtype, spec.numel), np.float32).reshape(spec.shape)
 
     @cached_property
     def fingerprint(self) -> str:

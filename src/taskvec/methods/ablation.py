@@ -197,14 +197,14 @@ class Ablated(Derived):
 
     def _unedited(self, name: str, start: int, out: memoryview) -> None:
         """A tensor that passes through, for who asks this source itself for it (an expression asks `origin`)."""
-        spec, terms = self.specs[name], self.args[0].scales(name)
+        spec, linear = self.specs[name], self.args[0].linear(name)
         if not spec.arithmetic:
             source = self.args[0].reference
             assert source is not None
             source.readinto(name, start, out)
             return
         n = len(out) * 8 // BITS[spec.dtype]
-        evaluate(terms, start, n, spec.dtype, out, memoryview(bytearray(scratch_bytes([t[:2] for t in terms], n))))
+        evaluate(linear, start, n, spec.dtype, out, memoryview(bytearray(scratch_bytes(linear.parts, n))))
 
     def _length(self, name: str) -> int:
         """Elements of a row; a vector is one column."""
@@ -215,16 +215,16 @@ class Ablated(Derived):
         """(row, some rows from it on) of the unedited matrix, in float64."""
         import numpy as np
 
-        spec, length, terms = self.specs[name], self._length(name), self.args[0].scales(name)
+        spec, length, linear = self.specs[name], self._length(name), self.args[0].linear(name)
         step = max(1, SLAB // length)
-        need = scratch_bytes([term[:2] for term in terms], step * length)
+        need = scratch_bytes(linear.parts, step * length)
         if len(memory.get("scratch", b"")) < need:
             memory["scratch"] = memoryview(bytearray(need))
         for row in range(first, last, step):
             count = min(step, last - row) * length
             values = np.zeros(count, np.float64 if spec.dtype == "F64" else np.float32)
-            if terms:
-                evaluate(terms, row * length, count, spec.dtype, values, memory["scratch"])
+            if linear:
+                evaluate(linear, row * length, count, spec.dtype, values, memory["scratch"])
             yield row, values.astype(np.float64).reshape(-1, length)
 
 

@@ -15,8 +15,7 @@ from taskvec.executors import give_back
 from taskvec.methods.call import KEPT, TILE, Call
 from taskvec.methods.lanes import LANES, Lanes
 from taskvec.operations import MASK, RESULT
-from taskvec.source import Source
-from taskvec.terms import Program, Term, evaluate, operand_bytes, scratch_bytes
+from taskvec.terms import Linear, Part, Program, alone, arranged, evaluate, operand_bytes, scratch_bytes
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Applied(Call):
         self._measured: dict[str, Mapping[str, Any]] = {}
         self.kept: dict[str, memoryview] = {}  # tensor -> a bit an entry: whether the draw to measure kept it
         self.remembers = False
-        self._terms: dict[str, list[list[Term]]] = {}
+        self._sums: dict[str, list[Linear]] = {}
         self._told: dict[str, dict[str, Any]] = {}
         self._coefficients: dict[str, Sequence[Any]] = {}
         self._whole: dict[str, NDArray[Any]] = {}
@@ -124,7 +123,7 @@ class Applied(Call):
         if self.method.combines:
             return self._combine(name, start, result, told)
         if self._lowers_at(name, start, told):
-            return not self._evaluate([(self, name, 1.0)], start, result)
+            return not self._evaluate(alone(self, name), start, result)
         if self.method.local or self.method.rows:
             return self._tiles(name, start, result, told)
         result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
@@ -158,17 +157,17 @@ class Applied(Call):
 
     def operands(self, program: Program, name: str) -> list[int]:
         """The arguments, as references."""
-        return [program.sum(terms) for terms in self.terms(name)]
+        return [program.sum(linear) for linear in self.sums(name)]
 
     def program(self, name: str, start: int, n: int, ops: int) -> Program:
         """A program of elements of its arguments, with room for them and some operations beside."""
         return together([self], name, start, n, ops)
 
-    def terms(self, name: str) -> list[list[Term]]:
+    def sums(self, name: str) -> list[Linear]:
         """For each argument what is summed for one tensor; found once."""
-        if name not in self._terms:
-            self._terms[name] = [a.scales(name, self.places[name]) for a in self.args]
-        return self._terms[name]
+        if name not in self._sums:
+            self._sums[name] = [a.linear(name, self.places[name]) for a in self.args]
+        return self._sums[name]
 
     def _combine(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
         import numpy as np
@@ -181,28 +180,33 @@ class Applied(Call):
         if self.params.get("scope") in LANES:
             self._by_lanes(name, start, out, coefficients)
             return False
-        totals: dict[tuple[Source, str], float] = {}
-        for c, terms_of in zip(coefficients, self.terms(name), strict=True):
-            for source, inner, number in terms_of:
+        totals: dict[Part, float] = {}
+        for c, linear in zip(coefficients, self.sums(name), strict=True):
+            for source, inner, number in linear.terms:
                 totals[source, inner] = totals.get((source, inner), 0.0) + float(c) * number
-        ordered = sorted(totals.items(), key=lambda item: (item[0][0].fingerprint, item[0][1]))
-        terms = [(source, inner, c) for (source, inner), c in ordered if c]
-        finite = [self.values(terms, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
+        combined = arranged({part: c for part, c in totals.items() if c}, self.mass and mass_of(coefficients))
+        finite = [self.values(combined, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
         return all(finite)
 
     def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
-        """A linear combination with coefficients of its own for each lane; summed in float32, argument by argument."""
+        """A linear combination with coefficients of its own for each lane; summed in float32, argument by argument,
+        models around the first of them."""
         import numpy as np
 
         lanes = Lanes.of(self.specs[name].shape, str(self.params["scope"]))
+        numbers = [np.asarray(c, np.float64) for c in coefficients]
+        if self.mass:
+            numbers[0] = np.sum(numbers, axis=0)
         for at in range(0, out.size, TILE):
             tile = out[at : at + TILE]
             index = lanes.index(start + at, tile.size)
-            total = np.zeros(tile.size, np.float32)
-            for c, terms in zip(coefficients, self.terms(name), strict=True):
-                self.values(terms, start + at, tile)
-                total += tile * np.asarray(c, np.float32)[index]
-            tile[:] = total
+            total, first = np.zeros(tile.size, np.float32), np.zeros(tile.size, np.float32)
+            for k, (c, linear) in enumerate(zip(numbers, self.sums(name), strict=True)):
+                values = first if self.mass and not k else tile
+                self.values(linear, start + at, values)
+                if values is not first:
+                    total += c.astype(np.float32)[index] * (tile - first)
+            tile[:] = total if not self.mass else numbers[0].astype(np.float32)[index] * first + total
 
     def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
         """Tile by tile; what is known a tile (an array in `told`) needs each from its beginning."""
@@ -215,7 +219,7 @@ class Applied(Call):
         by_tile = any(map(is_by_tile, told.values()))
         for at, size in self.spans(name, start - start % SPAN if by_tile else start, stop):
             arrays = [row[:size] for row in rows]
-            finite = [self.values(terms, at, row) for row, terms in zip(arrays, self.terms(name), strict=True)]
+            finite = [self.values(linear, at, row) for row, linear in zip(arrays, self.sums(name), strict=True)]
             found, first = self.tile(name, at, arrays, told, all(finite)), max(0, start - at)
             last = min(size, stop - at)
             out[at + first - start : at + last - start] = found[first:last]
@@ -250,10 +254,10 @@ class Applied(Call):
 
         arrays = []
         every = [self.specs[name]] * len(self.models) + [self.known(a, name) for a in self.statistics]
-        for held, terms in zip(every, self.terms(name), strict=True):
+        for held, linear in zip(every, self.sums(name), strict=True):
             array = np.empty(held.numel, np.float32)
             for at in range(0, held.numel, TILE):
-                self.values(terms, at, array[at : at + TILE])
+                self.values(linear, at, array[at : at + TILE])
             arrays.append(array.reshape(held.shape))
         key = {"name": name, "start": 0} if self.method.keyed else {}
         return self._called(name, arrays, {**told, **key})
@@ -281,20 +285,18 @@ class Applied(Call):
             found = np.where(good if good.shape == found.shape else good.all(), found, np.float32("nan"))
         return found
 
-    def values(self, terms: list[Term], start: int, out: "NDArray[Any]") -> bool:
+    def values(self, linear: Linear, start: int, out: "NDArray[Any]") -> bool:
         """A linear combination, in float32; whether all of it is known to be finite."""
-        if not terms:
+        if not linear:
             out[:] = 0
             return True
-        (source, name, number), *more = terms
+        (source, name, number), *more = linear.terms
         if isinstance(source, Applied) and number == 1 and not more:
             return source.compute(name, start, out)
-        return not self._evaluate(terms, start, out)
+        return not self._evaluate(linear, start, out)
 
-    def _evaluate(self, terms: list[Term], start: int, out: "NDArray[Any]") -> int:
-        return evaluate(
-            terms, start, out.size, "F32", out, self.memory(scratch_bytes([t[:2] for t in terms], out.size))
-        )
+    def _evaluate(self, linear: Linear, start: int, out: "NDArray[Any]") -> int:
+        return evaluate(linear, start, out.size, "F32", out, self.memory(scratch_bytes(linear.parts, out.size)))
 
     def memory(self, size: int) -> memoryview:
         """Scratch memory of this thread."""
@@ -306,9 +308,15 @@ class Applied(Call):
 
 def together(calls: Sequence[Applied], name: str, start: int, n: int, ops: int) -> Program:
     """A program of elements of the arguments of several calls, what they have in common once."""
-    arguments = [terms for call in calls for terms in call.terms(name)]
-    parts = dict.fromkeys((source, inner) for terms in arguments for source, inner, _ in terms)
+    arguments = [linear for call in calls for linear in call.sums(name)]
+    parts = dict.fromkeys(part for linear in arguments for part in linear.parts)
     return Program(start, n, calls[0].memory(operand_bytes(parts, n) + RESULT * (len(arguments) + ops)))
+
+
+def mass_of(coefficients: Sequence[float]) -> float:
+    """The sum, which is 1 where all that keeps it from 1 is the rounding of the coefficients."""
+    total = math.fsum(coefficients)
+    return 1.0 if abs(total - 1) <= 2.0**-50 * len(coefficients) else total
 
 
 def is_by_tile(value: Any) -> bool:

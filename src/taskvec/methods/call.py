@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import Coefficient, as_float
 from taskvec.derived import STRETCH, Derived, Parameter, room
-from taskvec.errors import MismatchError, UnboundKnob
+from taskvec.errors import MismatchError, RecipeError, UnboundKnob
 from taskvec.methods.lanes import LANES, Lanes
 from taskvec.operations import RESULT
 from taskvec.places import Place
@@ -41,6 +41,35 @@ class Call(Derived):
     def same(self) -> tuple[Any, ...]:
         """What two equal calls share; of one's own methods, the code too."""
         return *super().same(), self.method.source
+
+    def placed(self, entries: int) -> Derived:
+        """See `Derived.placed`. Raises RecipeError if the number is needed and nothing tells it."""
+        reference = self.together.reference
+        if reference is not None and not reference.partial:
+            entries = sum(spec.numel for spec in reference.specs.values() if spec.arithmetic)
+        if not self.lacks_entries:
+            return super().placed(entries)
+        if not entries:
+            adapter = self.args[0].text()
+            raise RecipeError(
+                f"{self.name} ranks the entries of the whole model, and {adapter} does not say how many these are: "
+                f"an adapter names only some of the tensors. Add the vector to its base, or write base + {adapter} - "
+                "base in its place, or say how many there are (entries=...), or rank each tensor for itself "
+                '(scope="tensor")'
+            )
+        self.specs  # noqa: B018 - raises MismatchError for what the model does not have
+        args = tuple(
+            Weights(a.terms, a.mentioned) for a in self.args
+        )  # the number is all that the model was needed for
+        (found,) = self.rebuilt(args, self.params | {"entries": Coefficient.of(entries)}).terms
+        assert isinstance(found, Call)
+        return found
+
+    @property
+    def lacks_entries(self) -> bool:
+        """Whether the function ranks entries of the whole model, and its arguments, adapters, name only some."""
+        whole = self.params.get("scope") == "model" and self.params.get("entries") == Coefficient.of(0)
+        return whole and all(source.partial for a in self.args for source in a.terms)
 
     # ---- what it is
     @cached_property

@@ -64,10 +64,19 @@ class Asked:
         self.told: dict[str, dict[str, Any]] = {group: numbers[name] for name, group in self.groups.items()}
         if any(numbers[name] != self.told[group] for name, group in self.groups.items()):
             raise RecipeError(f'{call.method.name}: with scope="model" a parameter is one number, not one a tensor')
+        for group, size in self.sizes.items():
+            if 0 < (entries := self.told[group].get("entries", 0)) < size:
+                raise RecipeError(
+                    f"{call.method.name}: entries={entries:g} is less than the {size} of its argument alone"
+                )
 
     def wanted(self, group: str, zeros: int = 0) -> dict[str, int]:
-        """Parameter -> rank."""
-        return self.ranks(self.sizes[group], zeros, **self.told[group])
+        """Parameter -> rank, among all entries of the model where the call was told how many it has: those that an
+        adapter does not name are zero, so a rank beyond those that it names takes in all of these."""
+        size = self.sizes[group]
+        whole = max(size, int(self.told[group].get("entries", 0)))
+        ranks = self.ranks(whole, zeros + whole - size, **self.told[group])
+        return {key: min(rank, size) for key, rank in ranks.items()}
 
 
 def groups_of(call: Applied) -> dict[str, str]:
@@ -221,8 +230,8 @@ class _Tally:
 
     def streams(self, name: str) -> bool:
         """Whether all that is ranked is read from files by the kernel: in no memory but its windows."""
-        terms = self.asked.call.terms(name)
-        return self.asked.of is first_of and all(hasattr(s, "segment") for its in terms for s, *_ in its)
+        sums = self.asked.call.sums(name)
+        return self.asked.of is first_of and all(hasattr(s, "segment") for linear in sums for s, _ in linear.parts)
 
     def ranked(self, program: Program, part: Part, mine: "_Mine") -> int:
         """What is ranked, as a reference."""

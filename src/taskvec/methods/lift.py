@@ -104,7 +104,9 @@ class Method:
             raise RecipeError(f"{self.name} has no parameter {name}{hint}; it has {', '.join(self.defaults) or 'none'}")
         count = len(args) // 2 if self.statistics else len(args)
         given = {key: self._parameter(key, value, count) for key, value in (self.defaults | params).items()}
-        source = Applied(self, args, given)
+        call = Applied(self, args, given)
+        tells = any(not s.partial for a in args for s in a.summed)  # base + lora - base
+        source = call.placed(0) if tells and call.lacks_entries else call
         mentioned: dict[Source, str] = {}
         for weights in args:
             for leaf, name in weights.mentioned.items():

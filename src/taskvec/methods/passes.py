@@ -14,7 +14,7 @@ from taskvec.methods.applied import Applied, Measured, here
 from taskvec.methods.call import PART, TILE
 from taskvec.methods.lanes import LANES, Lanes
 from taskvec.operations import DOT, NONZERO, PAIR, SIZE
-from taskvec.terms import Term
+from taskvec.terms import Linear
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -243,12 +243,12 @@ def rows_of(count: int) -> "NDArray[Any]":
 def fill(call: Applied, part: Part, rows: "NDArray[Any]") -> bool:
     """The values of the arguments, a row each; whether all of them are known to be finite."""
     name, start, count = part
-    finite = [_values(call, terms, start, row[:count]) for row, terms in zip(rows, call.terms(name), strict=False)]
+    finite = [_values(call, linear, start, row[:count]) for row, linear in zip(rows, call.sums(name), strict=False)]
     return all(finite)
 
 
-def _values(call: Applied, terms: list[Term], start: int, out: "NDArray[Any]") -> bool:
-    finite = [call.values(terms, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
+def _values(call: Applied, linear: Linear, start: int, out: "NDArray[Any]") -> bool:
+    finite = [call.values(linear, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
     return all(finite)
 
 

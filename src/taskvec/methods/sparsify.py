@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DENSITY = Range(0, 1, open_below=True)
+ENTRIES = Range(0, 2**62, whole=True)
 RESCALE = {"rescale": ("expected", "l1", "none")}
 SIEVE = {"scope": ("model", "tensor"), "ties": ("all", "first"), "rescale": ("none", "l1")}
 
@@ -42,6 +43,7 @@ def trim(
     ties: str = "all",
     least: float = 0,
     rescale: str = "none",
+    entries: float = 0,
     threshold: float,
     quota: float,
     ratio: float,
@@ -55,6 +57,10 @@ def trim(
     sum |tau| / sum |kept|, unless one of them is below 1e-7. Deviation: the authors' code keeps one entry more
     (`kthvalue` of d - k, and `>=`). mergekit's are scope="tensor", least=1, ties="first", except that an unstable sort
     picks among its equals; its `rescale` is "l1".
+
+    The whole model is all of its floating-point entries, also those that an adapter does not name, as in the authors'
+    code, which works on merged models: a LoRA, the model merged with it minus the base and the stored difference give
+    the same. `entries`: how many these are; an expression with a model in it knows, only an adapter alone must be told.
     """
     return _between(tau, threshold, quota, float("inf"), float("inf"), ratio)
 
@@ -68,6 +74,7 @@ def breadcrumbs(
     outliers: str = "all",
     ties: str = "all",
     rescale: str = "none",
+    entries: float = 0,
     threshold: float,
     quota: float,
     outlier: float,
@@ -79,7 +86,8 @@ def breadcrumbs(
     Model Breadcrumbs (Davari & Belilovsky, ECCV 2024, arXiv 2312.06795): beta = density .1-.2, gamma .01-.1, per layer.
     Deviation: "layer" is one tensor. Where density + gamma exceeds 1 fewer entries are left; with outliers="spare" only
     so many outliers go that the density is kept, as in mergekit. ties="all": entries equal to a threshold go with the
-    larger ones; ties="first": exactly so many, of equal ones the first count as the larger ones. rescale: as in `trim`.
+    larger ones; ties="first": exactly so many, of equal ones the first count as the larger ones. rescale and entries:
+    as in `trim`.
     """
     return _between(tau, threshold, quota, outlier, spared, ratio)
 
@@ -256,11 +264,13 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 METHODS = (
     Method(
         trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1,
-        ranges={"density": DENSITY, "least": Range(0, math.inf)}, choices=SIEVE,
+        ranges={"density": DENSITY, "least": Range(0, math.inf), "entries": ENTRIES},
+        choices=SIEVE,
     ),
     Method(
         breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1,
-        ranges={"density": DENSITY, "gamma": Range(0, 1)}, choices=SIEVE | {"outliers": ("all", "spare")},
+        ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
+        choices=SIEVE | {"outliers": ("all", "spare")},
     ),
     Method(
         dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,

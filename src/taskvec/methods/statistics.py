@@ -168,7 +168,7 @@ def _norm(call: Applied, k: int) -> float:
     for name, spec in source.specs.items():
         for start in range(0, spec.numel, TILE):
             part = row[: spec.numel - start]
-            call.values(call.terms(name)[len(call.models) + k], start, part)
+            call.values(call.sums(name)[len(call.models) + k], start, part)
             squares.append(float(np.square(part, dtype=np.float64).sum()))
     return math.sqrt(math.fsum(squares))
 

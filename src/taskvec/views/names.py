@@ -199,7 +199,7 @@ class Tie(Pair):
 
     def _compare(self, head: str, embedding: str, progress: Callable[[int], None]) -> None:
         weights = self.args[0]
-        terms, spec = [weights.scales(name) for name in (head, embedding)], self._spec(0, head)
+        terms, spec = [weights.linear(name) for name in (head, embedding)], self._spec(0, head)
         if terms[0] == terms[1]:
             progress(spec.numel)
             return

@@ -14,7 +14,7 @@ from taskvec import kernels
 from taskvec.derived import Names, reads, room
 from taskvec.dtypes import BITS
 from taskvec.source import Source, Spec
-from taskvec.terms import Term, aligned
+from taskvec.terms import Linear, aligned
 from taskvec.views.view import TILE, View, summed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Rows(View):
         super().__init__(*call)
         self._lock = threading.Lock()
         self._means: dict[str, NDArray[Any]] = {}  # of all rows, once measured
-        self._numbers: dict[tuple[int, str], list[Term]] = {}
+        self._sums: dict[tuple[int, str], Linear] = {}
         self._room = threading.local()
 
     @property
@@ -154,7 +154,7 @@ class Rows(View):
             first, last = max(begin * width, start), min(stop * width, end)
             piece = out[(first - start) * size : (last - start) * size]
             if arg >= 0:
-                summed(self._terms(arg, name), first + (row - begin) * width, dtype, piece, scratch)
+                summed(self._sum(arg, name), first + (row - begin) * width, dtype, piece, scratch)
             elif arg == ZERO:
                 piece[:] = bytes(len(piece))
             else:
@@ -176,7 +176,7 @@ class Rows(View):
         width, members = self._width(name), self.plan(name).means[index]
         total, one = np.zeros(width), np.empty(width)
         for arg, row in members:
-            summed(self._terms(arg, name), row * width, "F64", one.data.cast("B"), self._scratch(name))
+            summed(self._sum(arg, name), row * width, "F64", one.data.cast("B"), self._scratch(name))
             total += one
         return total / len(members)
 
@@ -194,7 +194,7 @@ class Rows(View):
             count = min(step, spec.shape[0] - first)
             some = np.empty((count, width))
             out = some.reshape(-1).data.cast("B")
-            summed(self._terms(0, name), first * width, "F64", out, self._scratch(name))
+            summed(self._sum(0, name), first * width, "F64", out, self._scratch(name))
             total += some.sum(axis=0)
             progress(count * width)
         return total / max(1, spec.shape[0])
@@ -204,10 +204,10 @@ class Rows(View):
         spec = self.args[0].specs[name]
         return Spec(spec.shape[1:], spec.dtype).numel
 
-    def _terms(self, k: int, name: str) -> list[Term]:
-        if (k, name) not in self._numbers:
-            self._numbers[k, name] = self.args[k].scales(name)
-        return self._numbers[k, name]
+    def _sum(self, k: int, name: str) -> Linear:
+        if (k, name) not in self._sums:
+            self._sums[k, name] = self.args[k].linear(name)
+        return self._sums[k, name]
 
     def _scratch(self, name: str) -> memoryview:
         """This thread's memory for sums of any argument."""

@@ -15,7 +15,7 @@ from taskvec.derived import Derived, as_parameter, parameter_text
 from taskvec.dtypes import BITS, accumulator
 from taskvec.errors import MassError, MismatchError, RecipeError
 from taskvec.source import Source, Spec, fingerprint
-from taskvec.terms import Term, evaluate, scratch_bytes
+from taskvec.terms import Linear, evaluate, scratch_bytes
 from taskvec.views.settings import Settings, settings_of
 from taskvec.weights import SHOWN, Weights
 
@@ -140,25 +140,25 @@ class View(Derived):
         """Elements from `start` on, in some dtype; what is not arithmetic has only its own."""
         k, inner = self.tensors[name]
         if self.specs[name].arithmetic:
-            summed(self.args[k].scales(inner), start, dtype, out)
+            summed(self.args[k].linear(inner), start, dtype, out)
         else:
             donor = self.args[k].donor
             assert donor is not None
             donor.readinto(inner, start, out)
 
 
-def summed(terms: list[Term], start: int, dtype: str, out: memoryview, scratch: memoryview | None = None) -> None:
+def summed(linear: Linear, start: int, dtype: str, out: memoryview, scratch: memoryview | None = None) -> None:
     """A linear combination, TILE elements at a time; `scratch` is what `scratch_bytes` says for TILE elements."""
     width = BITS[dtype] // 8
     n = len(out) // width
-    if not terms:
+    if not linear:
         out[:] = bytes(len(out))
         return
     if scratch is None:
-        scratch = memoryview(bytearray(scratch_bytes([term[:2] for term in terms], min(n, TILE))))
+        scratch = memoryview(bytearray(scratch_bytes(linear.parts, min(n, TILE))))
     for at in range(0, n, TILE):
         count = min(TILE, n - at)
-        evaluate(terms, start + at, count, dtype, out[at * width : (at + count) * width], scratch)
+        evaluate(linear, start + at, count, dtype, out[at * width : (at + count) * width], scratch)
 
 
 def _ground(weights: Weights) -> Weights | None:

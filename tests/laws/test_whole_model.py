@@ -1,0 +1,100 @@
+"""The density of a whole model counts all of its entries, also those that an adapter does not name."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import taskvec as tv
+
+SHAPES = {f"model.layers.{k}.{m}.weight": (24, 16) for k in range(3) for m in ("q", "v", "up", "down")}
+ENTRIES = 24 * 16 * 12
+CALLS = {
+    "trim": lambda *v, **k: tv.trim(v[0], density=0.1, **k),
+    "trim, as many as are named": lambda *v, **k: tv.trim(v[0], density=0.5, **k),
+    "trim, more than are named": lambda *v, **k: tv.trim(v[0], density=0.9, **k),
+    "trim, the first of equal ones": lambda *v, **k: tv.trim(v[0], density=0.1, ties="first", **k),
+    "breadcrumbs": lambda *v, **k: tv.breadcrumbs(v[0], scope="model", **k),
+    "ties": lambda *v: tv.ties(*v),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A base, two LoRAs on some of its tensors, the models merged with them and the stored differences."""
+    home, rng = tmp_path_factory.mktemp("whole"), np.random.default_rng(0)
+    base = {n: (rng.standard_normal(s) * 0.05).astype(np.float32) for n, s in SHAPES.items()}
+    save(home / "base", base)
+    for k, names in enumerate((("q", "v"), ("q", "up"))):
+        factors, merged = {}, dict(base)
+        for name in (n for n in SHAPES if n.split(".")[3] in names):
+            a, b = (rng.standard_normal(s).astype(np.float32) * np.float32(0.01) for s in ((4, 16), (24, 4)))
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            factors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+            merged[name] = base[name] + 2 * (b @ a)
+        save(home / f"lora{k}", factors, "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": list(names)}
+        (home / f"lora{k}" / "adapter_config.json").write_text(json.dumps(config))
+        save(home / f"merged{k}", merged)
+        tv.save(tv.load(home / f"merged{k}") - tv.load(home / "base"), home / f"stored{k}.safetensors")
+    return home
+
+
+def save(folder, tensors, name="model.safetensors"):
+    folder.mkdir()
+    save_file(tensors, folder / name)
+
+
+def vectors(files, kind):
+    base = tv.load(files / "base")
+    if kind == "merged":
+        return [tv.load(files / f"merged{k}") - base for k in (0, 1)]
+    return [tv.load(files / (f"{kind}{k}" + ".safetensors" * (kind == "stored"))) for k in (0, 1)]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_lora_is_the_merged_model_less_its_base_and_the_stored_difference(files, call, tmp_path):
+    base = tv.load(files / "base")
+    found = {kind: base + CALLS[call](*vectors(files, kind)) for kind in ("lora", "merged", "stored")}
+    for name in SHAPES:
+        lora, merged, stored = (found[kind][name] for kind in ("lora", "merged", "stored"))
+        assert np.array_equal(merged, stored)
+        assert np.abs(lora - merged).max() <= 1e-7  # the merged model was rounded once at the size of its weights
+    tv.save(found["lora"], tmp_path / "lora")
+    assert all(np.array_equal(tv.load(tmp_path / "lora")[n], found["lora"][n]) for n in SHAPES)
+
+
+def test_the_recipe_of_what_was_saved_has_the_number(files, tmp_path):
+    recipe = f'base + trim(load("{files / "lora0"}"))'
+    saved = tv.save(tv.parse(recipe, base=files / "base"), tmp_path / "out")
+    assert f"entries={ENTRIES}" in saved.recipe
+    again = tv.trim(tv.load(files / "lora0"), entries=ENTRIES)
+    assert tv.load(files / "base") + again == tv.parse(recipe, base=files / "base").placed
+
+
+def test_base_plus_lora_minus_base_says_how_many_there_are(files):
+    base, lora = tv.load(files / "base"), tv.load(files / "lora0")
+    call = tv.trim(base + lora - base)
+    assert call == tv.trim(lora, entries=ENTRIES)
+    assert tv.parse(str(call)) == call
+
+
+def test_an_adapter_alone_does_not_say_how_many_there_are(files, tmp_path):
+    lora = tv.load(files / "lora0")
+    for call in (tv.trim(lora), tv.ties(lora, tv.load(files / "lora1")), 0.5 * tv.trim(lora) + lora):
+        with pytest.raises(tv.TaskvecError, match=r"does not say how many.*entries=.*scope="):
+            tv.save(call, tmp_path / "vector")
+    assert not list(tmp_path.iterdir())
+    tv.save(tv.trim(lora, scope="tensor"), tmp_path / "vector")
+
+
+def test_fewer_entries_than_the_adapter_has_are_refused(files):
+    with pytest.raises(tv.TaskvecError, match=r"entries=5 is less than the 2304"):
+        tv.trim(tv.load(files / "lora0"), entries=5).read("model.layers.0.q.weight")
+
+
+def test_a_measure_of_vectors_knows_the_base_that_it_is_given(files):
+    base = tv.load(files / "base")
+    of_loras, of_models = (tv.compare([tv.ties(*vectors(files, kind))], base=base) for kind in ("lora", "merged"))
+    assert of_loras.whole.norms == pytest.approx(of_models.whole.norms, rel=1e-5)
