@@ -99,7 +99,8 @@ def found_in(names: Collection[str]) -> Found | None:
     counts: Counter[Dialect] = Counter()
     example: dict[Dialect, str] = {}
     stems: dict[tuple[Dialect, str], set[str]] = {}
-    for name in names:
+    marked = [name for name in names if _ANY.search(name)]
+    for name in marked:
         for dialect, expression in kinds:
             if not (part := expression.search(name)):
                 continue
@@ -113,8 +114,10 @@ def found_in(names: Collection[str]) -> Found | None:
             example.setdefault(dialect, name)
             counts[dialect] += 1
             break
-    if not counts:
+    if not counts and len(marked) < len(names):
         return None
+    if not counts:  # nothing but halves of pairs, such as a shard
+        return Found(next(iter(example)), marked[0])
     known = set(names)
     holders = {stem for (dialect, stem), sides in stems.items() if len(sides) > 1}
     unmerged = any(f"{stem}.weight" in known or f"{stem}.base_layer.weight" in known for stem in holders)

@@ -7,7 +7,7 @@ of its block are of the same kind, and their shapes and biases show which. The n
 the same, or the saved value must. Otherwise it stays undecided, which is an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from taskvec.source import Spec
@@ -64,9 +64,7 @@ def _neighbourhoods(
         else:
             kind = _shown(name, spec.shape, model.get(f"{name.removesuffix('weight')}bias"))
         if kind is not None:
-            part = name.removesuffix(".weight")
-            while part:
-                part = part.rpartition(".")[0]
+            for part in _around(name):
                 found.setdefault(part, set()).add(kind)
     return found
 
@@ -80,10 +78,13 @@ def _shown(name: str, shape: tuple[int, ...], bias: Spec | None) -> bool | None:
 
 def _nearest(name: str, around: Mapping[str, set[bool]]) -> bool | None:
     """The kind of the weights in the smallest part around a tensor that shows one; None if that shows both."""
-    part = name.removesuffix(".weight")
+    kinds = next((around[part] for part in _around(name) if part in around), set())
+    return next(iter(kinds)) if len(kinds) == 1 else None
+
+
+def _around(name: str) -> Iterator[str]:
+    """The parts of the model that a weight is in, the smallest first; the whole model says nothing about its kind."""
+    part = name.removesuffix(".weight").rpartition(".")[0]
     while part:
+        yield part
         part = part.rpartition(".")[0]
-        if part in around:
-            kinds = around[part]
-            return next(iter(kinds)) if len(kinds) == 1 else None
-    return None
