@@ -1,13 +1,14 @@
 """Adapters meet the model that they are added to: what a file alone cannot tell about a source, its neighbour can.
 
 A source that can change beside a model has `fitted(model)`, which returns the form to add, and `objections(model)`, the
-reasons not to add it. This module asks them; formats/peft.py has both.
+reasons not to add it; `remarks(model)` are what a user should know. This module asks for them; formats/peft.py has all.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 
 from taskvec.coefficients import ZERO, Coefficient, Number
 from taskvec.errors import TaskvecError
+from taskvec.notes import note
 from taskvec.source import Source
 
 
@@ -44,6 +45,18 @@ def objections(leaves: Iterable[Source], summed: Collection[Source], reference: 
     model = reference if _is_model(reference) else None
     asked = [(leaf in summed, ask) for leaf in leaves if (ask := getattr(leaf, "objections", None))]
     return list(dict.fromkeys(problem for as_term, ask in asked for problem in ask(model, as_term)))
+
+
+def note_remarks(leaves: Iterable[Source], reference: Source | None) -> None:
+    """Issue what the adapters among the files below an expression want a user to know about it."""
+    model = reference if reference is not None and _is_model(reference) else None
+    for leaf in leaves:
+        for text in getattr(leaf, "remarks", _none)(model):
+            note(text)
+
+
+def _none(model: Source | None) -> tuple[str, ...]:
+    return ()
 
 
 def _is_model(source: Source) -> bool:

@@ -58,8 +58,11 @@ def so_far() -> list[str]:
 
 
 def _outside() -> int:
-    """The stack level of the nearest caller outside this package, as `warnings.warn` in `note` counts it."""
+    """The stack level of the nearest caller outside this package, as `warnings.warn` in `note` counts it.
+
+    Between its functions stand those of functools, for cached properties.
+    """
     frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "taskvec":
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("taskvec", "functools"):
         frame, level = frame.f_back, level + 1
     return level

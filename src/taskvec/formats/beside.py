@@ -19,7 +19,6 @@ from taskvec.formats.adapter_config import MERGE
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
 from taskvec.formats.lora_keys import ATTENTION
-from taskvec.notes import note
 from taskvec.places import TIED, layer_of
 from taskvec.source import Source, Spec, samples
 from taskvec.storage import File
@@ -34,7 +33,6 @@ class Adapter:
     text: str
     config: Mapping[str, Any]
     specs: Mapping[str, Spec]
-    embeddings: frozenset[str]
     undecided: tuple[str, ...]
     copies: Mapping[str, str]
     header: Header
@@ -45,8 +43,14 @@ def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[s
     """What speaks against the sum with `model` (None: there is no model in the expression). See `Lora.objections`."""
     found = [*_undecided(adapter), *_replicated(adapter, model)]
     if model is not None:
-        found += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_tied(adapter, model)]
+        found += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_unused_head(adapter, model)]
     return found
+
+
+def remarks_on(adapter: Adapter, model: Source | None) -> list[str]:
+    """What a user should know about the sum with `model`, though it can be made."""
+    found = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
+    return [*found, *_tied(adapter, model)] if model is not None else found
 
 
 def _listed(names: "list[str] | tuple[str, ...]") -> str:
@@ -64,19 +68,30 @@ def _undecided(adapter: Adapter) -> Iterator[str]:
 
 # ---- repeated layers -----------------------------------------------------------------------------
 def _replicated(adapter: Adapter, model: Source | None) -> Iterator[str]:
-    ranges = adapter.config.get("layer_replication")
-    if not ranges:
-        return
-    layers = [layer for start, stop in ranges for layer in range(start, stop)]
-    if layers == list(range(len(layers))):
-        return
-    parts = ", ".join(f"take_layers(base, {start}, {stop})" for start, stop in ranges)
-    way = f"stack({parts}) + {adapter.text}"
-    what = f"{adapter.text} was trained on a model whose layers are repeated (layer_replication={ranges})"
-    if model is None:
-        note(f"{what}: its layers are those of that model, {way}")
-    elif not _is_stacked(adapter, model, layers):
+    layers = _layers(adapter)
+    if model is not None and layers and not _is_stacked(adapter, model, layers):
+        what, way = _repeated(adapter)
         yield f"{what}: write {way}; if the model has these layers already, take layer_replication out of {CONFIG}"
+
+
+def _replicated_alone(adapter: Adapter, model: Source | None) -> Iterator[str]:
+    if model is None and _layers(adapter):
+        what, way = _repeated(adapter)
+        yield f"{what}, and its layers are those of that model: {way}"
+
+
+def _layers(adapter: Adapter) -> list[int]:
+    """For each layer that the adapter counts the layer of the base; [] if they are the same."""
+    ranges = adapter.config.get("layer_replication") or []
+    layers = [layer for start, stop in ranges for layer in range(start, stop)]
+    return layers if layers != list(range(len(layers))) else []
+
+
+def _repeated(adapter: Adapter) -> tuple[str, str]:
+    ranges = adapter.config["layer_replication"]
+    parts = ", ".join(f"take_layers(base, {start}, {stop})" for start, stop in ranges)
+    what = f"{adapter.text} was trained on a model whose layers are repeated (layer_replication={ranges})"
+    return what, f"stack({parts}) + {adapter.text}"
 
 
 def _is_stacked(adapter: Adapter, model: Source, layers: list[int]) -> bool:
@@ -110,8 +125,11 @@ def _attention(adapter: Adapter, model: Source, as_term: bool) -> Iterator[str]:
             f"torch.nn.MultiheadAttention has other names in {adapter.text} than in the model: "
             f"rename(lora, {{{pairs}}}) mends that"
         )
+
+
+def _attention_once(adapter: Adapter) -> Iterator[str]:
     if any(name.removesuffix(".weight").endswith(ATTENTION) for name in adapter.specs):
-        note(
+        yield (
             f"{adapter.text} changes the out_proj of torch.nn.MultiheadAttention: PEFT (0.21 and before) adds that "
             "change twice when it runs and merges, here it is added once"
         )
@@ -159,29 +177,33 @@ def _same(adapter: Adapter, key: str, model: Source, name: str) -> bool:
 
 
 # ---- tied models ---------------------------------------------------------------------------------
-def _tied(adapter: Adapter, model: Source) -> Iterator[str]:
+def _pairs(adapter: Adapter, model: Source) -> Iterator[tuple[str, str]]:
+    """(head, embedding) of a model, one of which the adapter changes."""
     for head, embeddings in TIED.items():
         for embedding in embeddings:
-            if embedding not in model.specs or not (adapter.specs.keys() & {head, embedding}):
-                continue
-            stated = _says_tied(model)
-            if head in model.specs and stated and head in adapter.specs:
-                yield (
-                    f"{adapter.text} changes {head}, which {_text(model)} has and does not use: its config.json ties "
-                    f"the head to {embedding} (tie_word_embeddings). untie(tie(base)) + lora gives it a head of its own"
-                )
-            elif embedding in adapter.specs and (stated if head in model.specs else _has_tied_head(model, stated)):
-                _note_tied(adapter, model, head, embedding)
+            if embedding in model.specs and adapter.specs.keys() & {head, embedding}:
+                yield head, embedding
 
 
-def _note_tied(adapter: Adapter, model: Source, head: str, embedding: str) -> None:
-    if adapter.config.get("ensure_weight_tying"):
-        return  # its head was trained with the same change
-    note(
-        f"{adapter.text} changes {embedding}, which is also the head of {_text(model)} (tied embeddings): the sum "
-        f"changes both, as PEFT's merge does; the adapter as it was trained changes only the embedding. For that write "
-        f"untie(base) + lora, which gives the model a {head} of its own"
-    )
+def _unused_head(adapter: Adapter, model: Source) -> Iterator[str]:
+    for head, embedding in _pairs(adapter, model):
+        if head in model.specs and head in adapter.specs and _says_tied(model):
+            yield (
+                f"{adapter.text} changes {head}, which {_text(model)} has and does not use: its config.json ties "
+                f"the head to {embedding} (tie_word_embeddings). untie(tie(base)) + lora gives it a head of its own"
+            )
+
+
+def _tied(adapter: Adapter, model: Source) -> Iterator[str]:
+    for head, embedding in _pairs(adapter, model):
+        stated = _says_tied(model)
+        tied = stated if head in model.specs else _has_tied_head(model, stated)
+        if tied and embedding in adapter.specs and not adapter.config.get("ensure_weight_tying"):
+            yield (
+                f"{adapter.text} changes {embedding}, which is also the head of {_text(model)} (tied embeddings): the "
+                "sum changes both, as PEFT's merge does; the adapter as it was trained changes only the embedding. For "
+                f"that write untie(base) + lora, which gives the model a {head} of its own"
+            )
 
 
 def _has_tied_head(model: Source, stated: bool | None) -> bool:

@@ -17,7 +17,7 @@ from taskvec import kernels, kernels_numpy
 from taskvec.coefficients import quoted
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.formats.adapter_config import Ranks, cannot_be_read, read_config
-from taskvec.formats.beside import Adapter, problems_of
+from taskvec.formats.beside import Adapter, problems_of, remarks_on
 from taskvec.formats.factors import CONFIG, PEFT, found_in
 from taskvec.formats.header import Header, read_header
 from taskvec.formats.lora_keys import Pair, Tensors, read_keys
@@ -168,15 +168,19 @@ class Lora:
         return self._header.specs[key].shape[1]
 
     def objections(self, model: Source | None, as_term: bool = True) -> list[str]:
-        """What speaks against adding this adapter to `model`, or to none; what a user should know besides is noted.
+        """What speaks against adding this adapter to `model`, or to none.
 
         as_term: whether it is added as it is, and not within a view, which gives it other names, or a method.
         """
-        embeddings = frozenset(name for name, pair in self._pairs.items() if pair.embedding)
-        adapter = Adapter(
-            self.text, self.config, self.specs, embeddings, self._undecided, self.copies, self._header, self._file
-        )
-        return problems_of(adapter, model, as_term)
+        return problems_of(self._adapter, model, as_term)
+
+    def remarks(self, model: Source | None) -> list[str]:
+        """What a user should know about the sum with `model`, or with none."""
+        return remarks_on(self._adapter, model)
+
+    @property
+    def _adapter(self) -> Adapter:
+        return Adapter(self.text, self.config, self.specs, self._undecided, self.copies, self._header, self._file)
 
     # ---- values
     def readinto(self, name: str, start: int, out: memoryview) -> None:
