@@ -9,6 +9,7 @@ from taskvec.derived import Derived, held, reads
 from taskvec.dtypes import BITS, accumulator, parse_dtype
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
 from taskvec.executors import default_threads
+from taskvec.fitting import note_remarks
 from taskvec.formats import checkpoint
 from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
@@ -155,6 +156,7 @@ def plan(
         _require_same_names(weights, donor)
     _refuse_scaled_fp8(weights)
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
+    note_remarks(weights.mentioned, weights.reference)
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere
         for place in weights.places.values():
             c.at(place)

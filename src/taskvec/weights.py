@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, monomial_text
 from taskvec.dtypes import accumulator
 from taskvec.errors import FingerprintError, MassError, MismatchError, UnboundKnob
+from taskvec.fitting import in_form, objections
 from taskvec.places import HEADS, Place, by_token, places
 from taskvec.source import Source, Spec
 from taskvec.terms import Linear, arranged, evaluate, scratch_bytes
@@ -42,14 +43,14 @@ class Weights(Base):
         mentioned: Mapping[Source, str] | None = None,
         summed: Iterable[Source] = (),
     ):
-        given = {source: Coefficient.of(c) for source, c in terms.items()}
+        given, mentioned, before = in_form(terms, mentioned or {}, tuple(summed))
         self.terms: Mapping[Source, Coefficient] = MappingProxyType({s: c for s, c in given.items() if c})
         # Every source in order of mention, also those that cancelled, with the name it was given ("" if none).
         # The result of a method or a view is no source of its own in this list: what it was made from is.
         leaves = [leaf for source in given for leaf in leaves_of(source)]
-        self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned or {}, dict.fromkeys(leaves, "")))
+        self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned, dict.fromkeys(leaves, "")))
         # Every term, also those that cancelled: what must have the same names and shapes.
-        self.summed: tuple[Source, ...] = tuple(dict.fromkeys([*summed, *given]))
+        self.summed: tuple[Source, ...] = tuple(dict.fromkeys([*before, *given]))
 
     # ---- the vector space
     def __add__(self, other: "Weights") -> "Weights":
@@ -160,6 +161,7 @@ class Weights(Base):
         if len(self.summed) > 1:
             refuse_statistics(self.summed)
         problems = [p for s in self.summed if s is not reference for p in differences(s, reference)]
+        problems += objections(self.mentioned, self.summed, reference)
         if problems:
             more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
             raise MismatchError("the sources do not fit together:", problems[:SHOWN] + more)
