@@ -16,6 +16,7 @@ from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, mo
 from taskvec.dtypes import accumulator
 from taskvec.errors import FingerprintError, MassError, MismatchError, UnboundKnob
 from taskvec.places import HEADS, Place, by_token, places
+from taskvec.quantised import refuse
 from taskvec.source import Source, Spec
 from taskvec.terms import Term, evaluate, scratch_bytes
 
@@ -136,10 +137,12 @@ class Weights(Base):
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        """Name -> Spec that all sources share. Raises MismatchError with every difference, before anything is read."""
+        """Name -> Spec that all sources share. Raises MismatchError with every difference, and for quantised weights
+        (quantised.py), before anything is read."""
         reference = self.reference
         if reference is None:
             return MappingProxyType({})
+        refuse(dict.fromkeys(leaf for source in self.summed for leaf in leaves_of(source)))
         if len(self.summed) > 1:
             refuse_statistics(self.summed)
         problems = [p for s in self.summed if s is not reference for p in differences(s, reference)]
