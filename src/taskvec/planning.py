@@ -153,6 +153,7 @@ def plan(
     donor = _donor(weights, like, kind)
     if donor is not None and donor not in weights.summed:
         _require_same_names(weights, donor)
+    weights.check_patterns()
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere
         for place in weights.places.values():

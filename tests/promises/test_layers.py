@@ -14,7 +14,7 @@ ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
     "errors evidence dtypes executors source operations kernels kernels_numpy storage json_files quantised places "
-    "coefficients rooms notes",
+    "coefficients patterns hints rooms notes",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets grains stores",
     "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
@@ -31,8 +31,8 @@ PUBLIC = {
     "freeze_conflicts", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "lines", "low_rank", "magmax",
     "metagpt", "model_stock", "multislerp", "nearswap", "norm_matched", "nuslerp", "patch", "pcb", "ram", "ramplus",
     "random_like", "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
-    "align_vocab", "as_model", "join", "pad_vocab", "rename", "resize_vocab", "select", "stack", "take_layers", "tie",
-    "untie",
+    "align_vocab", "as_model", "drop", "join", "pad_vocab", "rename", "resize_vocab", "select", "stack", "take_layers",
+    "tie", "untie",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
