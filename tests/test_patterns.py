@@ -1,71 +1,122 @@
-"""Patterns of an adapter's configuration: PEFT's result for any of them, in bounded time."""
+"""Patterns that fit nothing, or are never reached, are errors that name them and what was perhaps meant."""
 
-import re
-
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from taskvec.formats import patterns
-from taskvec.formats.patterns import Patterns
+import taskvec as tv
+from taskvec.coefficients import layers, only, per, without
+from taskvec.errors import RecipeError
+from taskvec.patterns import fits_one, nearest, unfit
 
-PIECES = st.sampled_from(
-    ["a", "b", "0", ".", r"\.", "_", "[ab]", "[^a]", "[0-9]", r"\d", r"\w", r"\S", "(a|b)", "(?:a|bb|)", "a*", "b+?",
-     ".*", "(ab)*", "(a|b)+", "((a*)b)*", "a{2,3}", "(a?){3}", "^", "$", "-"]
+NAMES = [
+    *(f"model.layers.{k}.{n}.weight" for k in range(12) for n in ("mlp.up_proj", "self_attn.q_proj", "norm")),
+    "model.embed_tokens.weight",
+]
+
+
+@pytest.mark.parametrize(
+    "coefficient",
+    [
+        only("*.mlp.*"), without("model.embed_tokens.weight"), only("*.mlp.*", "*.self_attn.*"), only("*"),
+        per({"*.mlp.*": 1, "*": 0}), per({"model.layers.1.*": 1, "model.layers.*": 2, "*": 0}), per({"*": 1}),
+        per({"*.weight": 1, "*": 0}), layers(0, 1, outside=0), 3 * only("*.layers.[0-5].*"),
+        per({name: k for k, name in enumerate(NAMES)}), per({NAMES[3]: 1, "model.*": 0}),
+    ],
+    ids=str,
 )  # fmt: skip
-
-
-def as_peft(table, module):
-    """The key that PEFT finds (peft.utils.other.get_pattern_key)."""
-    return next((key for key in table if re.match(rf"(.*\.)?({key})$", module)), None)
-
-
-@settings(deadline=None, max_examples=400)
-@given(
-    st.lists(st.lists(PIECES, min_size=1, max_size=5).map("".join), max_size=5, unique=True),
-    st.lists(st.text("ab0._-", max_size=9), min_size=1, max_size=5),
-)
-def test_the_first_pattern_that_fits_is_the_one_that_peft_finds(keys, modules):
-    found = Patterns({key: key for key in keys})
-    for module in modules:
-        assert found.find(module, None) == as_peft(keys, module)
+def test_patterns_that_say_something_are_in_order(coefficient):
+    assert not [*unfit([coefficient], NAMES)]
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(([a-z_.0-9])+)+!", "(a*)*b", "(a|a)*b", "(.*)*!", "(a?){40}a{40}!", ".*.*.*.*.*.*.*.*!", "(a|ab|b)*c"]
+    ("coefficient", "says"),
+    [
+        (
+            only("*.mpl.*"),
+            '"*.mpl.*" (in only or without) fits no tensor; the nearest: model.layers.0.mlp.up_proj.weight',
+        ),
+        (only("*.mlp.*", "lm_head*"), '"lm_head*" (in only or without) fits no tensor'),
+        (without("mlp"), '"*mlp*" fits 12 such as model.layers.0.mlp.up_proj.weight'),
+        (only("*.MLP.*"), "fits no tensor"),
+        (only("model.layers.12.*"), "fits no tensor; the nearest: model.layers.0."),
+        (per({"*.mpl.*": 1, "*": 0}), '"*.mpl.*" (in per) fits no tensor'),
+        (per({"*": 0, "*.mlp.*": 1}), '"*.mlp.*" (in per) is never reached: "*" above it'),
+        (per({"*.mlp.*": 0, "*.up_proj.*": 1, "*": 0}), '"*.up_proj.*" (in per) is never reached: "*.mlp.*" above it'),
+        (per({"*.mlp.*": per({"*.q_prj.*": 1, "*": 0}), "*": 0}), '"*.q_prj.*" (in per) fits no tensor'),
+        (layers(0, only("mlp"), outside=0), '"mlp" (in only or without)'),
+        (1 / per({"*.mpl.*": 2, "*": 1}), '"*.mpl.*" (in per)'),
+    ],
+    ids=str,
 )
-def test_a_pattern_that_re_would_search_for_ever_is_matched_in_few_steps(pattern):
-    found = Patterns({pattern: 1})
-    assert found.find("model.layers.0." + "a" * 300, None) is None
-    assert found._steps < 40_000_000
+def test_a_pattern_that_does_nothing_is_named_with_its_neighbours(coefficient, says):
+    (line,) = unfit([coefficient, 1 - coefficient], NAMES)
+    assert says in line
 
 
-def test_a_table_with_a_pattern_for_every_module_is_looked_up():
-    modules = [f"model.layers.{k}.self_attn.{part}" for k in range(500) for part in ("q_proj", "v_proj")]
-    found = Patterns({f"^{module}" if k % 2 else module: k for k, module in enumerate(modules)})
-    assert [found.find(module, None) for module in modules] == list(range(1000))
-    assert found._steps < 60 * 1000 * 10 and not found.unused
+def test_a_name_with_brackets_is_a_name():
+    assert fits_one("a[0].w", ["a[0].w"]) and not fits_one("a[0].v", ["a[0].w"])
+    assert "a.w" in nearest("a.v", ["a.w", "b.u"])
 
 
-def test_there_is_a_limit_to_the_steps(monkeypatch):
-    monkeypatch.setattr(patterns, "MOST_STEPS", 10_000)
-    with pytest.raises(ValueError, match="take too long"):
-        Patterns({"(a*)*b": 1}).find("a" * 1000, None)
+@pytest.fixture
+def models():
+    rng = np.random.default_rng(0)
+    return [tv.from_arrays({n: rng.standard_normal(4).astype("f") for n in NAMES}, name=name) for name in "ab"]
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(", "(?i)q", r"(q)\1", "(?=q)q", "(?<!q)q", "q{3000}{3000}", "(" * 3000 + ")" * 3000, "q{9999}"]
-)
-def test_what_is_no_pattern_or_cannot_be_matched_in_bounded_time_is_refused(pattern):
-    with pytest.raises(ValueError, match=r"."):
-        Patterns({pattern: 1})
+def test_wherever_a_recipe_is_planned_or_read_its_patterns_are_looked_at(models, tmp_path):
+    a, b = models
+    typo = only("*.mpl.*")
+    for bad in (
+        a + 0.4 * typo * (b - a),
+        a + tv.ties(typo * (b - a), b - a),
+        a + tv.ties(b - a, b - a, density=per({"*.mpl.*": 0.5, "*": 0.2})),
+        a + tv.rename(typo * (b - a), {"model.*": "model.*"}),
+        a + 0.5 * tv.ties(b - a, tv.trim(typo * (b - a))),
+    ):
+        with pytest.raises(RecipeError, match=r"\*.mpl.\*"):
+            tv.plan(bad)
+        with pytest.raises(RecipeError, match=r"\*.mpl.\*"):
+            tv.save(bad, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(RecipeError, match=r"\*.mpl.\*"):
+        (a + 0.4 * typo * (b - a))["model.embed_tokens.weight"]
+    with pytest.raises(RecipeError, match=r"\*.mpl.\*"):
+        tv.compare([typo * (b - a)], base=a)
+    tv.plan(a + 0.4 * only("*.mlp.*") * tv.ties(without("*embed*") * (b - a), b - a))
 
 
-def test_repeating_nothing_is_nothing():
-    assert Patterns({"q" + "(" * 9 + "()" + "{9999})" * 9: 1}).find("layers.0.q", None) == 1
+def test_a_pattern_may_be_for_what_a_lora_does_not_name(tmp_path, build):
+    """One recipe for several adapters: what one of them leaves alone, the base has."""
+    a = tv.load(build.model(tmp_path / "base", build.tensors(0)))
+    factors = {"A": np.ones((2, 4), np.float32), "B": np.ones((8, 2), np.float32)}
+    content = {f"base_model.model.model.layers.0.mlp.lora_{side}.weight": f for side, f in factors.items()}
+    lora = tv.load(build.lora(tmp_path / "lora", content))
+    tv.plan(a + only("model.norm*") * lora)
+    tv.plan(a + tv.ties(per({"model.norm*": 1, "*": 0.5}) * lora, lora))
+    with pytest.raises(RecipeError, match="fits no tensor"):
+        tv.plan(a + tv.ties(per({"model.nrm*": 1, "*": 0.5}) * lora, lora))
 
 
-def test_patterns_that_fit_nothing_are_known():
-    found = Patterns({"q_proj": 1, "up_proj": 2, "k.*": 3})
-    assert found.find("layers.0.q_proj", 0) == 1 and found.find("layers.0.x", 0) == 0
-    assert found.unused == {"up_proj", "k.*"}
+def test_load_into_looks_at_them_too(models):
+    torch = pytest.importorskip("torch")
+    a, b = (tv.from_arrays({"weight": np.full((2, 2), k, np.float32)}, name=f"m{k}") for k in (1, 2))
+    module = torch.nn.Linear(2, 2, bias=False)
+    before = module.weight.detach().clone()
+    with pytest.raises(RecipeError, match='"wieght"'):
+        tv.load_into(module, a + only("wieght") * (b - a))
+    assert torch.equal(module.weight, before)
+
+
+def test_a_filter_of_a_mergekit_file_that_fits_nothing_is_a_note(tmp_path, build, run):
+    """mergekit ignores it, and files say `lm_head` for models that tie it: no error."""
+    for seed, name in enumerate(("base", "math")):
+        build.model(tmp_path / name, build.tensors(seed))
+    filters = "[{filter: mpl, value: 1}, {filter: mlp, value: 0.5}, {value: 0}]"
+    (tmp_path / "m.yml").write_text(
+        "merge_method: task_arithmetic\nbase_model: base\n"
+        f"models: [{{model: math, parameters: {{weight: {filters}}}}}]\n"
+    )
+    found = run("merge", "m.yml", "-o", "out")
+    assert found.code == 0 and "note: " in found.stderr and "the filter 'mpl' fits no tensor" in found.stderr
+    assert "'mlp'" not in found.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.coefficients import Coefficient, quoted
+from taskvec.patterns import unfit
 from taskvec.source import Source, Spec
 from taskvec.terms import scratch_bytes
 from taskvec.weights import Weights, base_of
@@ -167,6 +168,13 @@ class Derived:
         """Statistics in here that are of another model than the one they stand beside."""
         for inner in self.inner():
             yield from inner.astray()
+
+    def unfit(self, beyond: Iterable[str] = ()) -> Iterator[str]:
+        """What is wrong with patterns in here (`Weights.unfit`)."""
+        names = dict.fromkeys([*self.specs, *beyond])
+        yield from unfit(self.coefficients(), names)
+        for a in self.args:
+            yield from a.unfit(names)
 
     # ---- what it costs
     def inner(self) -> Iterator["Derived"]:

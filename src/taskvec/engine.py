@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec import lineage, sidecars
+from taskvec.batchnorm import require_positive
 from taskvec.derived import Derived
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
@@ -98,10 +99,12 @@ def save(
         with stated(target, OutputError):
             writable()
             _require_space(todo, target)
-        _require_same_integers(todo)
+        if todo.kind and like is None:  # a task vector does without them, and `like` says whose they are
+            _require_same_integers(todo)
         stage = Staging(target, key, resume, durable, writable)
         try:
             reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
+            require_positive(todo, stage.files, allow_nonfinite)
             _finish(todo, stage, entry, nonfinite)
         except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
             stage.close()
@@ -151,11 +154,11 @@ def _require_space(todo: Plan, target: Path) -> None:
 
 
 def _require_same_integers(todo: Plan) -> None:
-    """Tensors that are not floating point must be the same in every model of a sum, unless `like` decides."""
-    if todo.like is not None and todo.like not in todo.weights.summed:
-        return
+    """Tensors that are not floating point must be the same in every model of a sum."""
     if problems := list(dict.fromkeys(_apart(todo.weights))):
-        raise MismatchError("tensors that cannot be summed differ; name the model to take them from (like):", problems)
+        raise MismatchError(
+            "tensors that cannot be summed differ; name the model to take them from (--like, like=):", problems
+        )
 
 
 def _apart(*args: Weights) -> Iterator[str]:

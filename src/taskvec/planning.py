@@ -7,7 +7,7 @@ from typing import Any
 
 from taskvec.derived import Derived, held, reads
 from taskvec.dtypes import BITS, accumulator, parse_dtype
-from taskvec.errors import MismatchError, RecipeError, TaskvecError
+from taskvec.errors import RecipeError, TaskvecError
 from taskvec.executors import default_threads
 from taskvec.fitting import note_remarks
 from taskvec.formats import checkpoint
@@ -154,7 +154,7 @@ def plan(
     donor = _donor(weights, like, kind)
     if donor is not None and donor not in weights.summed:
         _require_same_names(weights, donor)
-    _refuse_scaled_fp8(weights)
+    weights.check_patterns()
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
     note_remarks(weights.mentioned, weights.reference)
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere
@@ -178,22 +178,6 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
 
 def _require_same_names(weights: Weights, donor: Source) -> None:
     Weights({}, summed=(donor, *weights.summed)).specs  # noqa: B018 - raises MismatchError
-
-
-def _refuse_scaled_fp8(weights: Weights) -> None:
-    """float8 weights with scales beside them are not the numbers that they seem."""
-    endings = (".weight_scale", ".weight_scale_inv", ".input_scale", ".scale_weight", ".weight.scale")
-    problems = [
-        f"{source.text}: {name}"
-        for source in weights.mentioned
-        if any(spec.dtype.startswith("F8") for spec in source.specs.values())
-        for name in source.specs
-        if name.endswith(endings)
-    ]
-    if problems:
-        raise MismatchError(
-            "float8 weights with scales beside them cannot be summed; de-quantise first:", problems[:20]
-        )
 
 
 def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str | None) -> dict[str, Spec]:
