@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from taskvec.derived import Derived, held, reads
@@ -46,7 +46,7 @@ class Block:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What `save` would do. str(plan) says it to a person, `as_dict()` to a machine."""
 
@@ -60,12 +60,12 @@ class Plan:
     peak: int  # bytes of anonymous memory, the program included: a promise
     ram: int
 
-    @property
-    def specs(self) -> dict[str, Spec]:
-        """Every output tensor."""
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        """Every output tensor. Made once: there may be a hundred thousand of them, and each asks for its own."""
         return {name: spec for shard in self.shards for name, spec in shard.specs.items()}
 
-    @property
+    @cached_property
     def bytes_in(self) -> int:
         """Bytes that will be read, at most: every source once, those of each call of a method once more and once for
         each of its passes, though calls mostly read what they share together."""

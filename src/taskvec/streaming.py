@@ -69,15 +69,18 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
 def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:
     """Whole tensors, STRETCH elements of them or one: what methods measure of them is in the page cache when it is
     read again to compute. All that is left once nothing is left to measure."""
-    while blocks:
-        first, size, limit = 0, 0, STRETCH if _unmeasured(todo) else math.inf
-        for name, its in groupby(blocks, key=lambda block: block.name):
-            size += todo.specs[name].numel
-            if first and size > limit:
-                break
-            first += len([*its])
-        yield blocks[:first]
-        blocks = blocks[first:]
+    first, last, size, limit = 0, 0, 0, math.inf
+    for name, its in groupby(blocks, key=lambda block: block.name):
+        if first == last:  # a new stretch begins
+            size, limit = 0, STRETCH if _unmeasured(todo) else math.inf
+        numel = todo.specs[name].numel
+        if last > first and size + numel > limit:
+            yield blocks[first:last]
+            first, size, limit = last, 0, STRETCH if _unmeasured(todo) else math.inf
+        size += numel
+        last += len([*its])
+    if last > first:
+        yield blocks[first:last]
 
 
 def _unmeasured(todo: Plan) -> int:

@@ -20,6 +20,10 @@ from taskvec.weights import Weights, statistic_of
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from taskvec.ancestry import Step
+
+DEEPEST = 40  # generations by which the lines of a lineage are indented
+
 
 @click.command()
 @click.argument("path")
@@ -189,6 +193,7 @@ def verify(path: str, threads: int | None, machine: bool, quiet: bool) -> None:
 @as_json
 def log(path: str, machine: bool) -> None:
     """Say what PATH was made from, back to models that taskvec did not write."""
+    from taskvec.ancestry import walk
     from taskvec.lineage import read
 
     found = read(resolve(path))
@@ -201,15 +206,19 @@ def log(path: str, machine: bool) -> None:
     for flag in ("forced", "nonfinite"):
         if found.get(flag):
             say(f"  {flag}: {found[flag]}")
-    _inputs(found["inputs"], "  ")
+    if lost := found.get("ancestors_left_out"):
+        say(f"  {lost} ancestors, the farthest ones, were left out of the lineage")
+    for step in walk(found):
+        _say_input(step)
 
 
-def _inputs(inputs: dict[str, Any], indent: str) -> None:
-    for name, source in inputs.items():
-        statistic = source.get("statistic")
-        kind = f"{statistic} statistics" if statistic else "model" if source["mass"] else "task vector"
-        made = source.get("made_from")
-        say(f"{indent}{name}: {kind} {source.get('uri', '(in memory)')}  {source['fingerprint'][:16]}")
-        if made:
-            say(f"{indent}  = {made['recipe']}")
-            _inputs(made["inputs"], indent + "  ")
+def _say_input(step: "Step") -> None:
+    """A line for an input, and one that says how it was made."""
+    source, indent = step.source, "  " * min(1 + step.depth, DEEPEST)
+    statistic = source.get("statistic")
+    kind = f"{statistic} statistics" if statistic else "model" if source["mass"] else "task vector"
+    say(f"{indent}{step.name}: {kind} {source.get('uri', '(in memory)')}  {source['fingerprint'][:16]}")
+    if step.made:
+        say(f"{indent}  = {step.made['recipe']}{'  (its inputs are above)' if step.again else ''}")
+    elif "made_from" in source:
+        say(f"{indent}  (made by taskvec; how was left out of the lineage)")
