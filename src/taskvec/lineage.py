@@ -127,6 +127,13 @@ def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
     return found
 
 
+def as_text(entry: Mapping[str, Any]) -> str:
+    """The record as `taskvec.json` holds it: a line for each tensor."""
+    head = json.dumps({key: value for key, value in entry.items() if key != "tensors"}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in entry["tensors"].items())
+    return head.removesuffix("\n}") + f',\n "tensors": {{\n{lines}\n }}\n}}\n'
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """The record of an output, its ancestors in a flat table, or None if it has none. Raises FormatError if it cannot
     be read."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from taskvec.derived import Derived, held, reads
 from taskvec.dtypes import BITS, accumulator, parse_dtype
-from taskvec.errors import MismatchError, RecipeError, TaskvecError
+from taskvec.errors import MismatchError, OutputError, RecipeError, TaskvecError
 from taskvec.executors import default_threads
 from taskvec.formats import checkpoint
+from taskvec.formats.header import LONGEST as LONGEST_HEADER
 from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
@@ -229,9 +230,17 @@ def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | No
 
 
 def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Shard:
-    """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly."""
-    header, _ = write_header(specs, metadata)
-    header, offsets = write_header(specs, metadata, -(-len(header) // PAGE) * PAGE)
+    """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly.
+
+    Raises OutputError for a header that no reader would take.
+    """
+    header, offsets = write_header(specs, metadata, multiple=PAGE)
+    if len(header) - 8 > LONGEST_HEADER:
+        raise OutputError(
+            f"{filename} would begin with a header of {readable(len(header))} for {len(specs)} tensors, and the format "
+            f"allows {readable(LONGEST_HEADER)}: write a folder (-o NAME without .safetensors) with a smaller "
+            "--shard-size"
+        )
     size = len(header) + sum(spec.nbytes for spec in specs.values())
     return Shard(filename, specs, offsets, len(header), size)
 

@@ -47,7 +47,7 @@ def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> 
         if template := entry.get("chat_template"):
             _set_chat_template(folder, template, durable)
     write_text(folder / "README.md", card(entry, plan), durable)
-    write_text(folder / lineage.RECORD, json.dumps(entry, indent=1) + "\n", durable)
+    write_text(folder / lineage.RECORD, lineage.as_text(entry), durable)
 
 
 def _set_chat_template(folder: Path, template: str, durable: bool) -> None:

@@ -51,7 +51,7 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
         bar, waiting = _Bar(4 * _unmeasured(todo), total, reused, progress), _Waiting(stage, files)
         try:
             for stretch in _stretches(todo, [block for block in blocks if block.index not in kept]):
-                prepare([todo.weights], todo.threads, bar.measured, {block.name for block in stretch})
+                prepare([todo.weights], todo.threads, bar.measured, dict.fromkeys(block.name for block in stretch))
                 bar.settle(_unmeasured(todo))
                 for done in each(stretch, work, memory, min(todo.threads, len(stretch))):
                     size = size_of(todo, blocks[done.index])
