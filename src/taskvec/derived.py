@@ -243,10 +243,11 @@ def prepare(
             for source, inner in a.parts(name) if name in a.specs else ():  # views are looked through
                 if isinstance(source, Derived):
                     wanted.setdefault(source, {})[inner] = None
-    together: dict[tuple[Hashable, Names | None], list[Derived]] = {}
+    together: dict[tuple[Hashable, tuple[str, ...] | None], list[Derived]] = {}
     for call, its in wanted.items():
-        together.setdefault((call.kin, None if names is None else tuple(its)), []).append(call)
-    for (_, of), calls in together.items():
+        together.setdefault((call.kin, None if names is None else (*its,)), []).append(call)
+    for calls in together.values():
+        of = None if names is None else wanted[calls[0]]  # a dict: whether it has a name is asked for every tensor
         calls[0].prepare_all(calls, threads, progress, of)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from taskvec import lineage
 from taskvec.derived import Derived
+from taskvec.escapes import fenced, in_markdown, in_shell
 from taskvec.formats import checkpoint, open_source
 from taskvec.planning import Plan
 from taskvec.storage import write_text
@@ -46,7 +47,7 @@ def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> 
         if template := entry.get("chat_template"):
             _set_chat_template(folder, template, durable)
     write_text(folder / "README.md", card(entry, plan), durable)
-    write_text(folder / lineage.RECORD, json.dumps(entry, indent=1) + "\n", durable)
+    write_text(folder / lineage.RECORD, lineage.as_text(entry), durable)
 
 
 def _set_chat_template(folder: Path, template: str, durable: bool) -> None:
@@ -100,20 +101,24 @@ def write_index(folder: Path, plan: Plan, durable: bool) -> None:
 
 
 def card(entry: Mapping[str, Any], plan: Plan) -> str:
-    """The README.md of an output: what it is, of what, and how to make it again."""
+    """The README.md of an output: what it is, of what, and how to make it again. What comes from recipes and paths can
+    neither end the code that it stands in, nor become commands when the line for the shell is pasted."""
     kind = "model" if plan.kind else "task vector"
+    inputs = entry["inputs"].items()
     rows = [
-        f"| {n} | `{i.get('uri', '(in memory)')}` | {i['mass']} | `{i['fingerprint'][:16]}` |"
-        for n, i in entry["inputs"].items()
+        f"| {name} | {in_markdown(found.get('uri', '(in memory)'))} | {found['mass']} | `{found['fingerprint'][:16]}` |"
+        for name, found in inputs
     ]
-    arguments = " ".join(f"{name}={source.get('uri', '...')}" for name, source in entry["inputs"].items())
+    words = [in_shell(entry["recipe"]), *(in_shell(f"{name}={found.get('uri', '...')}") for name, found in inputs)]
+    before = "-o OUT -- " if entry["recipe"].startswith("-") else ""  # a recipe that begins with a minus is no option
+    after = "" if before else " -o OUT"
     library = ["library_name: transformers"] if plan.kind else []
     return "\n".join(
-        ["---", *library, "tags:", "- taskvec", "- merge", "---", "", f"# A {kind} made by task arithmetic", "", "```",
-         entry["recipe"], "```", "", "| name | source | mass | fingerprint |", "|---|---|---|---|", *rows, "",
+        ["---", *library, "tags:", "- taskvec", "- merge", "---", "", f"# A {kind} made by task arithmetic", "",
+         *fenced(entry["recipe"]), "", "| name | source | mass | fingerprint |", "|---|---|---|---|", *rows, "",
          "Mass 1 is a model, mass 0 a task vector (a difference of models). Digests of every tensor are in",
-         f"`{lineage.RECORD}`; `taskvec verify` recomputes them. taskvec {entry['taskvec']}:", "", "```console",
-         f'$ taskvec merge "{entry["recipe"]}" {arguments} -o OUT', "```", ""]
+         f"`{lineage.RECORD}`; `taskvec verify` recomputes them. taskvec {entry['taskvec']}:", "",
+         *fenced(f"$ taskvec merge {before}{' '.join(words)}{after}", "console"), ""]
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import taskvec
 
 ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
-    "version",
+    "version escapes ancestry globs",
     "errors evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places "
     "coefficients rooms notes json_files quantised patterns hints",
     "formats terms weights arrays derived views symmetries families permuted fitting",

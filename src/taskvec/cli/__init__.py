@@ -1,5 +1,6 @@
 """The command line: one thin command a verb, in one tuple. Nothing heavy is imported before a command runs."""
 
+import io
 import sys
 from typing import Any
 
@@ -70,8 +71,9 @@ def main() -> None:
     try:
         taskvec.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        shown = io.StringIO()
+        error.show(shown)
+        _stop(shown.getvalue().rstrip("\n"), error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _stop("interrupted; nothing under the output's name was changed, the same command goes on from here", 130)
     except BrokenPipeError:
@@ -86,5 +88,7 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    click.echo(message, err=True)
+    from taskvec.cli.common import say
+
+    say(message, err=True)
     sys.exit(code)

@@ -2,7 +2,7 @@
 
 import click
 
-from taskvec.cli.common import as_json, options, progress, quiet, show_json
+from taskvec.cli.common import as_json, options, progress, quiet, say, show_json
 from taskvec.recipe import load
 
 
@@ -46,4 +46,4 @@ def align(
     if machine:
         show_json({"path": out, **found.as_dict()})
     elif not quiet:
-        click.echo(f"{out}: {found}")
+        say(f"{out}: {found}")

@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from taskvec.coefficients import Coefficient
 from taskvec.errors import RecipeError, TaskvecError
+from taskvec.escapes import printable
 from taskvec.notes import so_far
 from taskvec.recipe import load, parse
 from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 Command = Callable[..., Any]
 
@@ -179,13 +183,25 @@ def show_json(value: dict[str, Any]) -> None:
     """One JSON document on stdout, with the notes that were made on the way, if there are any."""
     if notes := so_far():
         value = value | {"notes": list(dict.fromkeys([*value.get("notes", ()), *notes]))}
-    click.echo(json.dumps(value, indent=2, default=str))
+    click.echo(json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f"))
+
+
+def say(what: Any, err: bool = False, nl: bool = True) -> None:
+    """Print a text. All that is no JSON goes through here or `cell`, as names from files stand in it: characters that
+    steer a terminal are written as escapes."""
+    click.echo(printable(str(what)), err=err, nl=nl)
+
+
+def cell(text: str) -> "Text":
+    """A cell of a table, in which neither square brackets nor control characters mean anything."""
+    from rich.text import Text
+
+    return Text(printable(text).replace("\n", "\\n"))
 
 
 def show_note(text: str) -> None:
-    """A note on stderr. Names from files stand in it, so characters that steer a terminal are written as escapes."""
-    safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    click.echo(f"note: {safe}", err=True)
+    """A note on stderr."""
+    say(f"note: {text}", err=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from taskvec.cli.common import (
     number,
     progress,
     reading,
+    say,
     show_json,
     writing,
 )
@@ -46,7 +47,7 @@ def merge(print_recipe: bool, **kwargs: Any) -> None:
     for text in recipe.notes:
         note(text)
     if print_recipe:
-        click.echo(written(recipe.weights), nl=False)
+        say(written(recipe.weights), nl=False)
     else:
         _write(recipe.weights, chat_template=recipe.chat_template, **kwargs)
 
@@ -60,7 +61,7 @@ def plan(print_recipe: bool, machine: bool, **kwargs: Any) -> None:
     recipe = _made(kwargs)
     kwargs["dtype"] = kwargs["dtype"] or recipe.dtype
     if print_recipe:
-        click.echo(written(recipe.weights), nl=False)
+        say(written(recipe.weights), nl=False)
     else:
         _print_plan(recipe.weights, machine, **kwargs)
 
@@ -105,7 +106,7 @@ def add(base: str, vectors: tuple[str, ...], scale: str | None, **kwargs: Any) -
     taus = [_vector(uri, ground) for uri in vectors]
     if scale is None and len(taus) > 1:
         if not (kwargs["quiet"] or kwargs["machine"]):
-            click.echo("λ: without data the sum is given the mean norm of its vectors (norm_matched)", err=True)
+            say("λ: without data the sum is given the mean norm of its vectors (norm_matched)", err=True)
         _write(ground + FUNCTIONS["norm_matched"](*taus), **kwargs)
     else:
         _write(ground + number("scale", scale or "1") * sum(taus, Weights({})), **kwargs)
@@ -159,9 +160,9 @@ def _write(
     if machine:
         show_json(saved.as_dict())
     elif not quiet:
-        click.echo(saved)
+        say(saved)
         if saved.nonfinite:
-            click.echo(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
+            say(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
 
 
 def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: Any) -> None:
@@ -169,7 +170,7 @@ def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: 
     if machine:
         show_json(found.as_dict())
     else:
-        click.echo(found)
+        say(found)
 
 
 def _alone(out: str) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from taskvec.cli.common import as_json, quiet, show_json
+from taskvec.cli.common import as_json, quiet, say, show_json
 
 
 @click.command()
@@ -55,12 +55,10 @@ def report(
     if machine:
         show_json({name: record.as_dict() for name, record in records.items()})
     elif not written:
-        click.echo(
-            "\n\n".join(f"{name}\n{record}" if len(records) > 1 else str(record) for name, record in records.items())
-        )
+        say("\n\n".join(f"{name}\n{record}" if len(records) > 1 else str(record) for name, record in records.items()))
     elif not quiet:
         for path in written:
-            click.echo(path)
+            say(path)
 
 
 def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:

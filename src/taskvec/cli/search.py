@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from taskvec.cli.common import as_json, named, options, progress, quiet, show_json, weights_of
+from taskvec.cli.common import as_json, named, options, progress, quiet, say, show_json, weights_of
 from taskvec.errors import RecipeError
 
 SWEEP, SWEEPS = "-0.5:2:0.1", "0:1.5:0.25"  # of the one knob of a sweep; of each of several
@@ -62,7 +62,7 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
     if machine:
         show_json(found.as_dict())
     else:
-        click.echo(found)
+        say(found)
 
 
 @click.command()
@@ -164,7 +164,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
     if machine:
         show_json(found.as_dict() | judged.as_dict())
     elif not silent:
-        click.echo(f"{found}\n\n{judged}")
+        say(f"{found}\n\n{judged}")
 
 
 def _ends(text: str) -> tuple[float, float]:
@@ -211,7 +211,7 @@ def interference(base: str, first: str, second: str, evaluate: str, machine: boo
     if machine:
         show_json(found.as_dict())
     elif not quiet:
-        click.echo(found)
+        say(found)
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
     if machine:
         show_json(found.as_dict())
     elif not silent:
-        click.echo(found.table() if table else found)
+        say(found.table() if table else found)
     return found
 
 

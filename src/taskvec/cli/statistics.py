@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from taskvec.cli.common import as_json, options, progress, quiet, show_json
+from taskvec.cli.common import as_json, options, progress, quiet, say, show_json
 
 
 @click.command()
@@ -40,7 +40,7 @@ def stats(model: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
     if machine:
         show_json(found.as_dict())
     elif not quiet:
-        click.echo(found)
+        say(found)
         if found.unreached:
             more = f" and {len(found.unreached) - 5} more" if len(found.unreached) > 5 else ""
-            click.echo(f"warning: no example reached {', '.join(found.unreached[:5])}{more}", err=True)
+            say(f"warning: no example reached {', '.join(found.unreached[:5])}{more}", err=True)

@@ -2,11 +2,11 @@
 
 import ast
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from taskvec.escapes import in_shell
 from taskvec.evidence import Difference, bootstrap
 from taskvec.findings import ALPHA, CHOSEN, WITHIN, Numbers, Record, Trial, means
 from taskvec.report.charts import RESAMPLES, charts
@@ -116,8 +116,10 @@ def _command(file: str) -> str:
         name, _, value = line.partition(" = ")
         if not (name.isidentifier() and (uri := _uri(value))):
             return ""
-        pairs.append(shlex.quote(f"{name}={uri}"))
-    return " ".join(["taskvec merge", shlex.quote(recipe), *pairs, "-o merged/"])
+        pairs.append(in_shell(f"{name}={uri}"))
+    if recipe.startswith("-"):  # not an option
+        return " ".join(["taskvec merge -o merged/ --", in_shell(recipe), *pairs])
+    return " ".join(["taskvec merge", in_shell(recipe), *pairs, "-o merged/"])
 
 
 def _uri(text: str) -> str | None:
