@@ -13,10 +13,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import Coefficient, Inverse, Knob, Monomial
-from taskvec.errors import MissingExtra, NonFiniteError, RecipeError
-from taskvec.live import fit, load_into
+from taskvec.errors import MismatchError, MissingExtra, NonFiniteError, RecipeError
+from taskvec.live import load_into
 from taskvec.recipe import parse
 from taskvec.source import Source
+from taskvec.targets import fit, is_distributed
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def _parts(weights: Weights, module: "torch.nn.Module") -> dict[str, _Part]:
         if not products:
             continue
         target = targets[name]
+        if is_distributed(target):
+            raise MismatchError(f"learn needs whole parameters in each process, and {name} is a DTensor")
         read = {m: torch.from_numpy(_read(weights, parts, name, spec.shape)) for m, parts in groups.items()}
         constant = read.get((), torch.zeros(spec.shape))
         directions = torch.stack([read[m] for m in products])

@@ -16,7 +16,7 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
     "errors evidence dtypes executors source operations kernels kernels_numpy storage places coefficients rooms",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets grains stores",
-    "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
+    "planning measures lineage staging sidecars blocks streaming targets collecting alignment mergekit",
     "engine live statistics report evals trials findings judging records measuring racing searching interference "
     "learning",
     "cli __main__",
