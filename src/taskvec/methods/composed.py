@@ -38,7 +38,10 @@ def della_ties(
     reduce: str = "mean",
     vote: str = "sum",
 ) -> Weights:
-    """elect(della(tau_1), ..., della(tau_n)), each with a seed of its own: DELLA (Deep et al., 2024) as published."""
+    """elect(della(tau_1), ..., della(tau_n)), each with a seed of its own: DELLA (Deep et al., 2024) as published.
+
+    density + epsilon/2 may be at most 1, and density - epsilon/2 must be above 0, as for `della`.
+    """
     parts = (DELLA(t, density=density, epsilon=epsilon, seed=seed + k) for k, t in enumerate(taus))
     return ELECT(*parts, reduce=reduce, vote=vote)
 
