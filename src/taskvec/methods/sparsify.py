@@ -156,7 +156,7 @@ def _banded(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int],
     nothing = dict.fromkeys(("threshold", "quota", "outlier", "spared"), math.inf)  # rows find theirs themselves
     ranked = [call for call in calls if not call.by_rows]
     found = iter(_sieve(ranked, threads, progress, ranks) if ranked else [])
-    measured = []
+    measured: list[Measured] = []
     for call in calls:
         rows = {name: nothing | {"width": call.width(name)} for name in groups_of(call)}
         by_rows = _with_ratio(call, threads, progress, rows, _banded_sizes) if call.by_rows else next(found)

@@ -57,7 +57,7 @@ def fisher(
         bottom += f
         f *= model
         top += f
-    return np.divide(top, bottom, out=mean, where=bottom > 0, casting="same_kind")
+    return np.asarray(np.divide(top, bottom, out=mean, where=bottom > 0, casting="same_kind"))
 
 
 def regmean(
