@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DENSITY = Range(0, 1, open_below=True)
+SEED = Range(-(2**53), 2**53, whole=True)  # beyond, two whole numbers are one as a float64
 RESCALE = {"rescale": ("expected", "l1", "none")}
 SIEVE = {"scope": ("model", "tensor"), "ties": ("all", "first"), "rescale": ("none", "l1")}
 ROUNDING = 1e-9  # what a probability of 1 may be above it, as a sum of two decimals
@@ -115,7 +116,8 @@ def _banded_sizes(tau: "NDArray[Any]", bits: memoryview | None, **told: Any) -> 
 
     shown = {key: told[key] for key in ("density", "gamma", "outliers", "ties", "ratio")}
     made = _banded_rows(tau, **shown, width=tau.shape[-1])
-    return tuple(float(np.abs(x.astype(np.float64)).sum()) for x in (tau, made))  # type: ignore[return-value]
+    before, after = (float(np.abs(x.astype(np.float64)).sum()) for x in (tau, made))
+    return before, after if math.isfinite(before) else math.nan
 
 
 def _band(size: int, density: float, gamma: float, outliers: str) -> tuple[int, int]:
@@ -333,7 +335,7 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 METHODS = (
     Method(
         trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1,
-        ranges={"density": DENSITY, "least": Range(0, math.inf)}, choices=SIEVE,
+        ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True)}, choices=SIEVE,
     ),
     Method(
         breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1,
@@ -342,12 +344,14 @@ METHODS = (
     ),
     Method(
         dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
-        ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
+        ranges={"drop": Range(0, 1 - 2**-24), "seed": SEED}, choices=RESCALE,
     ),
     Method(
         della, rows=True, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)),
-        passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)},
+        passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1), "seed": SEED},
         choices=RESCALE | {"rows": ("last", "first")}, check=_della_problem,
     ),
-    Method(random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1),
+    Method(
+        random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1, ranges={"seed": SEED}
+    ),
 )  # fmt: skip
