@@ -1,7 +1,7 @@
 """Every elementwise method, and those of norms and spectra, on numbers and shapes that are hard, beside float64.
 
-Vectors that are zero, equal or opposite, of magnitudes whose squares float32 cannot hold; one of them and fifty; tensors
-without elements, of one, without axes, and with up to four.
+Vectors that are zero, equal or opposite, of magnitudes whose squares float32 cannot hold; one of them and fifty;
+tensors without elements, of one, without axes, and with up to four.
 """
 
 import re
