@@ -46,8 +46,8 @@ def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weight
     Weight orthogonalisation (Arditi et al., NeurIPS 2024, arXiv 2406.11717, section 2.4): r^T W = 0 afterwards, up to
     the rounding of the output's dtype. As in the paper embeddings, positions, output matrices of attention and MLP, and
     output biases. Ablating twice is ablating once, and it goes through sums, both up to rounding. All other tensors
-    keep their bits. A model that normalises after it has added (BERT) can write r with its norms, which stay; of one that
-    normalises what it adds (Gemma 2, OLMo 2) the norm's scales turn it back towards r, which `patterns` must accept.
+    keep their bits. A model that normalises after it has added (BERT) can write r with its norms, which stay. One that
+    normalises what it adds (Gemma 2, OLMo 2) can, too, and is refused unless `patterns` are given.
 
     directions: `load("refusal.safetensors")`, one tensor (k, d) or (d,), any length and angle; orthonormalised in
     float64 (Gram-Schmidt, twice). patterns: instead of the tensors in WRITERS those whose names fit one of these,
