@@ -17,7 +17,7 @@ from taskvec.errors import MismatchError, MissingExtra, NonFiniteError, RecipeEr
 from taskvec.live import load_into
 from taskvec.recipe import parse
 from taskvec.source import Source
-from taskvec.targets import fit, is_distributed
+from taskvec.targets import fit
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ def _parts(weights: Weights, module: "torch.nn.Module") -> dict[str, _Part]:
         products = tuple(m for m in groups if m)
         if not products:
             continue
-        target = targets[name]
-        if is_distributed(target):
+        target = targets[name].tensor
+        if targets[name].is_sharded:
             raise MismatchError(f"learn needs whole parameters in each process, and {name} is a DTensor")
         read = {m: torch.from_numpy(_read(weights, parts, name, spec.shape)) for m, parts in groups.items()}
         constant = read.get((), torch.zeros(spec.shape))

@@ -17,7 +17,7 @@ from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
 from taskvec.executors import default_threads, each
 from taskvec.planning import arena_bytes
 from taskvec.source import Spec
-from taskvec.targets import fit, held, is_distributed, kinds, twins
+from taskvec.targets import Target, fit, kinds, twins
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     targets, dtypes = fit(module, weights), kinds()
     if shared := _shared(weights, targets):
         raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
-    specs = {name: Spec(spec.shape, dtypes[targets[name].dtype]) for name, spec in weights.specs.items()}
+    specs = {name: Spec(spec.shape, dtypes[targets[name].tensor.dtype]) for name, spec in weights.specs.items()}
     terms, count = scales(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
     prepare([weights], count)
     parts = {name: [term[:2] for term in its] for name, its in terms.items() if specs[name].arithmetic}
@@ -74,12 +74,12 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
         raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))
 
 
-def _shared(weights: Weights, targets: "Mapping[str, torch.Tensor]") -> list[str]:
+def _shared(weights: Weights, targets: Mapping[str, Target]) -> list[str]:
     """The arrays below the weights that lie in memory of the targets."""
     arrays = [(source, *place) for source in weights.mentioned for place in getattr(source, "addresses", tuple)()]
     if not arrays:  # files: nothing to look up for each candidate of a search
         return []
-    storages = [t.untyped_storage() for t in map(held, targets.values()) if t.device.type == "cpu"]
+    storages = [t.memory.untyped_storage() for t in targets.values() if t.memory.device.type == "cpu"]
     places = sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages})
     reach = [0, *accumulate((last for _, last in places), max)]  # the end of the first k
     return [f"{name} of {source.text}" for source, name, a, b in arrays if reach[bisect_left(places, (b, 0))] > a]
@@ -112,16 +112,17 @@ class _Writer:
     def __init__(self, specs: Mapping[str, Spec], computed: Computed, room: int, threads: int):
         self.specs, self.computed, self.room, self.threads = specs, computed, room, threads
 
-    def write(self, targets: "Mapping[str, torch.Tensor]") -> set[str]:
+    def write(self, targets: Mapping[str, Target]) -> set[str]:
         """Compute and set all of them; the names of those that are not finite."""
         import torch
 
-        straight = {name: held(t).view(-1) for name, t in targets.items() if _is_straight(t)}
+        straight = {name: target.memory.view(-1) for name, target in targets.items() if _is_straight(target)}
         bad = self._blocks(straight)
-        for name in targets.keys() - straight.keys():
-            whole = torch.empty(self.specs[name].shape, dtype=targets[name].dtype)
-            bad |= self._blocks({name: whole.view(-1)})
-            _set(targets[name], whole)
+        for name, target in targets.items():
+            if name not in straight:
+                whole = torch.empty(self.specs[name].shape, dtype=target.tensor.dtype)
+                bad |= self._blocks({name: whole.view(-1)})
+                _set(target, whole)
         return bad
 
     def _blocks(self, flat: "Mapping[str, torch.Tensor]") -> set[str]:
@@ -151,21 +152,21 @@ def _bytes_of(tensor: "torch.Tensor") -> memoryview:
     return memoryview(place).cast("B")
 
 
-def _is_straight(tensor: "torch.Tensor") -> bool:
+def _is_straight(target: Target) -> bool:
     """Whether its elements lie one after the other, all of them here, as they are."""
-    return not is_distributed(tensor) and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+    memory = target.memory
+    return not target.is_sharded and memory.is_contiguous() and not memory.is_conj() and not memory.is_neg()
 
 
-def _set(target: "torch.Tensor", whole: "torch.Tensor") -> None:
+def _set(target: Target, whole: "torch.Tensor") -> None:
     """Copy a whole tensor; into a DTensor this process's part of it."""
-    mine = held(target)
-    if is_distributed(target):
+    if target.is_sharded:
         from torch.distributed.tensor import distribute_tensor
 
-        mesh, placements = target.device_mesh, target.placements  # type: ignore[attr-defined]
+        mesh, placements = target.tensor.device_mesh, target.tensor.placements  # type: ignore[attr-defined]
         whole = distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
-    with _writable(mine):
-        mine.copy_(whole)
+    with _writable(target.memory):
+        target.memory.copy_(whole)
 
 
 def _writable(tensor: "torch.Tensor") -> AbstractContextManager[object]:
@@ -178,16 +179,16 @@ def _writable(tensor: "torch.Tensor") -> AbstractContextManager[object]:
     return stack
 
 
-def _changed(targets: "Mapping[str, torch.Tensor]", written: Iterable[str]) -> None:
+def _changed(targets: Mapping[str, Target], written: Iterable[str]) -> None:
     """Tell torch of writes that it cannot see, so that it refuses a graph which needs the old values.
 
     Two parameters over one memory count their versions apart, so those that were set by another name are told, too.
     """
     import torch
 
-    place = {name: held(t).untyped_storage().data_ptr() for name, t in targets.items()}
+    place = {name: target.memory.untyped_storage().data_ptr() for name, target in targets.items()}
     changed = {place[name] for name in written}
-    for name, tensor in targets.items():
-        for counted in (tensor, held(tensor)) if is_distributed(tensor) else (tensor,):
+    for name, target in targets.items():
+        for counted in (target.tensor, target.memory)[: 1 + target.is_sharded]:
             if place[name] in changed and not counted.is_inference():  # those are in no graph
                 torch.autograd.graph.increment_version(counted)

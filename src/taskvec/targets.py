@@ -7,7 +7,7 @@ without memory, those that keep their numbers in a form of their own, and those 
 import math
 import sys
 from collections.abc import Container, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskvec.dtypes import CODES, LONG_NAMES
 from taskvec.errors import MismatchError
@@ -16,24 +16,47 @@ from taskvec.weights import Weights
 if TYPE_CHECKING:
     import torch
 
-    Tensors = Mapping[str, torch.Tensor]
-
 # Parts of a name that a wrapper puts there: torch.compile, activation checkpointing, FullyShardedDataParallel.
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
-def fit(module: "torch.nn.Module", weights: Weights) -> "dict[str, torch.Tensor]":
+class Target(NamedTuple):
+    """A parameter or buffer, and what of it lies in the memory of this process, outside any graph.
+
+    That is all of it, or of a DTensor (FSDP2, tensor parallelism) the process's own shard.
+    """
+
+    tensor: "torch.Tensor"
+    memory: "torch.Tensor"
+    is_sharded: bool
+
+    @classmethod
+    def of(cls, tensor: "torch.Tensor") -> "Target":
+        """The target that a tensor of a module is."""
+        if is_distributed(tensor):
+            return cls(tensor, tensor.to_local().detach(), True)  # type: ignore[attr-defined]
+        return cls(tensor, tensor.detach(), False)
+
+    @property
+    def place(self) -> object:
+        """Equal for two that are the same elements of the same memory; None for one without elements."""
+        memory = self.memory
+        return (memory.data_ptr(), memory.shape, memory.stride(), memory.dtype) if memory.numel() else None
+
+
+def fit(module: "torch.nn.Module", weights: Weights) -> dict[str, Target]:
     """The parameters and buffers of a module by name. Raises MismatchError with all that keeps the weights out."""
     stored = module.state_dict()  # first, since it is what makes FSDP2 put its shards back into the module
     name_of = _Names(module, weights.specs)
     everything = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    targets = {name_of(name): tensor for name, tensor in everything}
-    problems = [f"{name} {why}" for name, tensor in targets.items() if (why := _unfit(tensor))]
-    problems = problems or _differences(weights, targets, {*map(name_of, stored)})
+    tensors = {name_of(name): tensor for name, tensor in everything}
+    if unfit := [f"{name} {why}" for name, tensor in tensors.items() if (why := _unfit(tensor))]:
+        raise MismatchError("the weights do not fit the module:", unfit)
+    targets = {name: Target.of(tensor) for name, tensor in tensors.items()}
+    problems = _differences(weights, targets, {*map(name_of, stored)})
     if problems and any("_fsdp_wrapped_module" in name for name, _ in everything):
         problems.append("FSDP1 keeps parameters in pieces: call this within its summon_full_params(module)")
-    problems = problems or collisions({name: held(targets[name]) for name in weights.specs})
-    if problems:
+    if problems := problems or collisions({name: targets[name] for name in weights.specs}):
         raise MismatchError("the weights do not fit the module:", problems)
     return targets
 
@@ -52,19 +75,14 @@ class _Names:
         ]  # fmt: skip
 
     def __call__(self, name: str) -> str:
+        if not self.prefixes and not any(wrapper in name for wrapper in WRAPPERS):
+            return name
         plain = name
         for prefix in sorted(self.prefixes, key=len, reverse=True):
             if plain.startswith(prefix):
                 plain = prefix.removesuffix("module.") + plain.removeprefix(prefix)
         plain = ".".join(part for part in plain.split(".") if part not in WRAPPERS)
         return name if name in self.wanted else plain
-
-
-def held(tensor: "torch.Tensor") -> "torch.Tensor":
-    """What of a tensor lies in the memory of this process, outside any graph: of a DTensor its own shard."""
-    if is_distributed(tensor):
-        return tensor.to_local().detach()  # type: ignore[attr-defined,no-any-return]
-    return tensor.detach()
 
 
 def is_distributed(tensor: "torch.Tensor") -> bool:
@@ -85,26 +103,24 @@ def kinds() -> dict[Any, str]:
     return found | {torch.bool: "BOOL", torch.complex64: "C64"}
 
 
-def twins(weights: Weights, targets: "Tensors") -> dict[str, str]:
+def twins(weights: Weights, targets: Mapping[str, Target]) -> dict[str, str]:
     """Name -> the first name of the same memory, for tied parameters whose names the weights hold both."""
     first: dict[object, str] = {}
     found = {}
     for name in weights.specs:
-        key = _place(held(targets[name])) or name
+        key = targets[name].place or name
         if first.setdefault(key, name) != name:
             found[name] = first[key]
     return found
-
-
-def _place(tensor: "torch.Tensor") -> object:
-    """Equal for two tensors that are the same elements of the same memory; None for one without elements."""
-    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else None
 
 
 # ---- what cannot be set --------------------------------------------------------------------------------------------
 def _unfit(tensor: "torch.Tensor") -> str | None:
     """Why a tensor cannot be set whatever the weights are."""
     import torch
+
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_meta and _is_dense(tensor):
+        return None  # nearly all are plain ones
     from torch.nn.parameter import is_lazy
     from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -112,7 +128,7 @@ def _unfit(tensor: "torch.Tensor") -> str | None:
         return "has no shape yet: call the lazy module once before"
     if tensor.is_meta:
         return "is on the meta device: it has no memory to write to"
-    if tensor.layout is not torch.strided or tensor.is_nested:
+    if not _is_dense(tensor):
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         return f"is a tensor of layout {kind}: only dense ones can be set (to_dense())"
     if is_distributed(tensor):
@@ -124,16 +140,22 @@ def _unfit(tensor: "torch.Tensor") -> str | None:
     return None
 
 
-def _differences(weights: Weights, targets: "Tensors", wanted: set[str]) -> list[str]:
+def _is_dense(tensor: "torch.Tensor") -> bool:
+    import torch
+
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def _differences(weights: Weights, targets: Mapping[str, Target], wanted: set[str]) -> list[str]:
     """Names, shapes and dtypes that keep the weights from being the module's."""
     dtypes = kinds()
-    given = {place for name, t in targets.items() if name in weights.specs and (place := _place(held(t)))}
+    given = {targets[name].place for name in weights.specs if name in targets} - {None}
     problems = [f"{name} is not in the module" for name in weights.specs if name not in targets]
-    for name, tensor in targets.items():
-        spec = weights.specs.get(name)
+    for name, target in targets.items():
+        spec, tensor = weights.specs.get(name), target.tensor
         kind = dtypes.get(tensor.dtype)
         if spec is None:
-            if name in wanted and _place(held(tensor)) not in given:
+            if name in wanted and target.place not in given:
                 problems.append(f"{name} is in the module, not in the weights")
         elif spec.shape != tuple(tensor.shape):
             problems.append(f"{name} is {list(tensor.shape)} in the module, {list(spec.shape)} in the weights")
@@ -142,16 +164,16 @@ def _differences(weights: Weights, targets: "Tensors", wanted: set[str]) -> list
     return problems
 
 
-def collisions(tensors: "Tensors") -> list[str]:
+def collisions(targets: Mapping[str, Target]) -> list[str]:
     """The tensors of which two elements are one place in memory, but for tied ones, of which all are.
 
     What is written last would win there. Views of one memory without a place in common, such as the even and the odd
     columns of a matrix, do no harm.
     """
     apart: dict[object, tuple[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if place := _place(tensor):
-            apart.setdefault(place, (name, tensor))  # of tied names the first
+    for name, target in targets.items():
+        if place := target.place:
+            apart.setdefault(place, (name, target.memory))  # of tied names the first
     found = []
     for group in _groups(sorted(apart.values(), key=lambda item: (str(item[1].device), item[1].data_ptr()))):
         if len(group) > 1 or not _is_plain(group[0][1]):
@@ -176,12 +198,16 @@ def _groups(ordered: "list[tuple[str, torch.Tensor]]") -> "Iterator[list[tuple[s
 
 def _reach(tensor: "torch.Tensor") -> int:
     """Bytes from the first element of a tensor to the end of its last one."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     return (1 + sum((size - 1) * stride for size, stride in steps)) * tensor.element_size()
 
 
 def _is_plain(tensor: "torch.Tensor") -> bool:
     """Whether each axis steps over all that the axes of smaller steps reach: then no two elements are one."""
+    if tensor.is_contiguous():
+        return True
     reach = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

@@ -201,9 +201,10 @@ def dare(
     """Each entry is dropped with probability `drop`, the others divided by 1 - drop: the expectation stays.
 
     DARE (Yu et al., ICML 2024, arXiv 2311.03099): m ~ Bernoulli(1-p), m * tau / (1-p). The draw of an entry depends on
-    the seed, the tensor's name and the entry's position alone. rescale="l1" multiplies by sum |tau| / sum |kept| of the
-    tensor instead, as mergekit's `rescale` does, "none" by nothing. mergekit draws from torch's global generator: the
-    distribution is the same, the draws are not.
+    the seed, the tensor's name and the entry's position alone: two vectors with one seed lose the same entries, so each
+    takes a seed of its own. rescale="l1" multiplies by sum |tau| / sum |kept| of the tensor instead, as mergekit's
+    `rescale` does, "none" by nothing. mergekit draws from torch's global generator: the distribution is the same, the
+    draws are not.
     """
     return kernels.apply(DROP, [tau], _draw(drop, seed, rescale, ratio, name), start)
 
@@ -325,7 +326,8 @@ def _sizes(call: Applied, threads: int, progress: "Callable[[int], None]") -> Me
 def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str, start: int) -> "NDArray[Any]":
     """A random direction with the norm of tau in every tensor: r * ||tau_l|| / ||r||, r ~ N(0, I).
 
-    The random-vector baseline of Ilharco et al. (ICLR 2023), table 1. `ratio` is measured.
+    The random-vector baseline of Ilharco et al. (ICLR 2023), table 1. Two vectors with one seed get one direction.
+    `ratio` is measured.
     """
     import numpy as np
 
