@@ -33,7 +33,8 @@ class Evaluator(Protocol):
 def part_of(evaluate: Evaluator, start: float, stop: float) -> "Evaluator | None":
     """The evaluator on the examples from a share of each metric's to another, in order; None if it has no `part`.
 
-    `evaluate.part(start, stop)` is what a race needs (search): the scores of two parts are those of the whole.
+    `evaluate.part(start, stop)` is what a race needs (search): the examples from round(start * n) to round(stop * n) of
+    each metric's n, so that the scores of adjoining parts are those of the whole.
     """
     part = getattr(evaluate, "part", None)
     found: Evaluator | None = part(start, stop) if part else None

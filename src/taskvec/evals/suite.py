@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from taskvec.errors import FormatError, RecipeError
 from taskvec.evals.classification import Classification
@@ -24,8 +24,8 @@ from taskvec.evals.harness import Harness
 from taskvec.evals.images import Images
 from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
+from taskvec.evals.order import digest
 from taskvec.evals.task import Task
-from taskvec.evals.texts import digest
 from taskvec.storage import stated
 from taskvec.weights import Weights
 
@@ -42,6 +42,7 @@ class Suite:
     tasks: Mapping[str, Task]
     start: float = 0.0  # of each task's examples,
     stop: float = 1.0  # the share from and to which they are used
+    shuffled: ClassVar[bool] = True  # every beginning of a task's examples is a fair sample of them (order.py)
 
     @cached_property
     def text(self) -> str:
@@ -57,9 +58,14 @@ class Suite:
         return [name for name, task in self.tasks.items() if task.identities("validation") is None]
 
     def examples(self, split: str) -> Mapping[str, Sequence[str]]:
-        """By task, of those that can tell."""
+        """By metric, of tasks that can tell."""
         told = {name: task.identities(split) for name, task in self.tasks.items()}
-        return {name: identities for name, identities in told.items() if identities is not None}
+        return {
+            f"{name}_{suffix}" if suffix else name: identities
+            for name, identities in told.items()
+            if identities is not None
+            for suffix in self.tasks[name].told
+        }
 
     def part(self, start: float, stop: float) -> "Suite | None":
         """The suite on a share of each task's examples; None if a task cannot be judged by parts."""
