@@ -119,6 +119,8 @@ def test_what_cannot_judge_is_refused(given):
         ({}, TaskvecError, "must return metrics"),
         ([1, 2], TaskvecError, "must return metrics"),
         ({"a": "high"}, TaskvecError, "a: 'high' is no number"),
+        ({"a": 10**400}, TaskvecError, "a: 1000.* is no number"),
+        ({"a": [1, 10**400]}, TaskvecError, "a: .1, 1000.* is no number"),
         ({"a": [[1, 2]]}, TaskvecError, "a: \\[1, 2\\] numbers"),
         ({"a": []}, TaskvecError, "a: \\[0\\] numbers"),
         ({"a": [1, None]}, TaskvecError, "a: "),

@@ -385,6 +385,8 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
         (f"{WRITTEN} }}}}", RecipeError, "who scores"),
         ("tasks: {a: {kind: command, run: 'true'}}", RecipeError, "a command with {model} and {split}"),
         ("tasks: []", FormatError, "a file of tasks has tasks"),
+        ("tasks: {a: {kind: [a]}}", RecipeError, "kind is one of classification, .*, not .'a'."),
+        ("[" * 20_000, FormatError, "nested too deeply"),
         ("tasks: {a: [", FormatError, "line 1"),
         (f"{TEXTS_OF} data: none.jsonl, prompts: {{x: [w1]}}}}}}", FormatError, "none.jsonl"),
         (f"{TEXTS_OF} data: all.parquet, prompts: {{x: [w1]}}}}}}", FormatError, "all.parquet"),

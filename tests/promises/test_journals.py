@@ -2,8 +2,10 @@
 
 import copy
 import json
+import pickle
 import random
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ BASE, A = (tv.from_arrays({"w": np.float32([v])}, n) for n, v in (("base", 0), (
 FAMILY = tv.parse("base + lam*(a - base)", base=BASE, a=A)
 JUNK = [
     None, True, -1, 0, 1, 7, 2.5, "", "x", "base", [], {}, [1], {"lam": 0.5}, [[]], {"": None}, 10**400, 1e999,
-    float("nan"), -(10**30), "\ud800", "\x1b[2J", [0.5] * 12, {"near": 1}, {"near": [1] * 12}, "validation", {"a": {"b": {"c": []}}},
+    float("nan"), -(10**30), "\ud800", "\x1b[2J", [0.5] * 12, {"near": 1}, {"near": [1] * 12}, "validation",
+    {"a": {"b": {"c": []}}},
 ]  # fmt: skip
 
 
@@ -137,6 +140,36 @@ def test_a_damaged_journal_of_interference_is_read_or_refused(tmp_path, monkeypa
         (tmp_path / "j").write_bytes(mutated(text, draw))
         went_on += stated(lambda: interfered(tmp_path / "j")) is not None
     assert went_on
+
+
+class Code:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_the_state_of_a_sampler_in_a_journal_runs_no_code(tmp_path):
+    """Optuna's CMA-ES keeps its state as a pickle."""
+    pytest.importorskip("cmaes")
+    options = {"sampler": "cmaes", "journal": tmp_path / "j"}
+    ranges, family = {"x": (0, 1), "y": (0, 1)}, BASE + tv.knob("x") * (A - BASE) + tv.knob("y") * (A - BASE)
+    search(family, Judge(), ranges, trials=20, **options)
+    lines = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    hit = [line["memo"] for line in lines if "cma:optimizer:0" in line.get("memo", {})][-1]
+    for state, what in (
+        (pickle.dumps(Code(tmp_path / "ran")).hex(), "would run"),
+        ("zz", "cannot be read"),
+        (pickle.dumps(7).hex(), "cannot go on from the trials"),
+    ):
+        hit.update({key: "" for key in hit if "optimizer" in key} | {"cma:optimizer:0": state})
+        (tmp_path / "j").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(FormatError, match=what):
+            search(family, Judge(), ranges, trials=24, **options)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

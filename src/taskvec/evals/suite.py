@@ -10,6 +10,7 @@ one live module there is of each architecture.
 """
 
 import difflib
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -111,6 +112,8 @@ def suite_from(path: str) -> Suite:
         text = Path(path).read_text(encoding="utf-8")
     try:
         given = yaml.safe_load(text)
+    except RecursionError:
+        raise FormatError(f"{path} is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -141,17 +144,20 @@ def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str])
         problems.append(f"{name!r} is no name for a metric: letters, digits and _")
         return None
     if not isinstance(about, dict):
-        problems.append(f"{name}: a task is {{kind: ...}}, not {about!r:.40}")
+        problems.append(f"{name}: a task is {{kind: ...}}, not {reprlib.repr(about)}")
         return None
-    kind = KINDS.get(about.get("kind", shared.get("kind", "")))
+    given = about.get("kind", shared.get("kind", ""))
+    kind = KINDS.get(given) if isinstance(given, str) else None
     if kind is None:
-        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {about.get('kind')!r}")
+        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {reprlib.repr(given)}")
         return None
     keys = _keys(kind)
     found = {key: value for key, value in {**shared, **about}.items() if key in keys}
     problems += [_unknown(key, keys, name) for key in about if key not in keys and key != "kind"]
     wrong = [
-        f"{name}: {key} is {_wanted(keys[key])}, not {v!r:.40}" for key, v in found.items() if not _fits(v, keys[key])
+        f"{name}: {key} is {_wanted(keys[key])}, not {reprlib.repr(v)}"
+        for key, v in found.items()
+        if not _fits(v, keys[key])
     ]
     problems += wrong
     return None if wrong else kind(**found)
