@@ -147,6 +147,32 @@ def test_references_are_measured_and_named_in_goals():
     )
 
 
+def test_what_test_examples_cannot_say_is_said(tmp_path):
+    def alike(weights, split):
+        return {
+            "few": [1.0, 0.0, 1.0, 1.0],
+            "same": [0.5] * 30,
+            "hits": [1.0] * 20,
+            "near": -abs(float(weights["w"][0])),
+        }
+
+    found = search(ONE, alike, {"lam": [0, 1]}, objective="near", journal=tmp_path / "j")
+    told = [
+        "no interval for same of base: all 30 are alike, which does not show how much they vary",
+        "no interval for same of chosen: all 30 are alike, which does not show how much they vary",
+        "few: 4 test examples are too few for any difference to be significant",
+        "no interval for the difference in same: all 30 are alike, which does not show how much they vary",
+    ]
+    assert found.unsure() == found.as_dict()["unsure"] == told and all(line in str(found) for line in told)
+    assert all(line[1:] in page({"j": read_record(tmp_path / "j")}) for line in told)
+    assert "1 [0.8389, 1]" in str(found) and "0.5 [no interval]" in str(found)
+    ends = found.as_dict()["intervals"]["chosen"]
+    assert ends["hits"] == pytest.approx([0.8389, 1], abs=1e-4) and ends["same"] == [None, None] and "near" not in ends
+    assert found.as_dict()["compared"]["same"] == {
+        "difference": 0, "low": None, "high": None, "p": 1, "test": "sign test"
+    }  # fmt: skip
+
+
 # ---- refused
 def test_test_examples_among_those_of_validation_are_refused_before_anything_runs():
     evaluate = Near(apart=False)

@@ -124,16 +124,22 @@ class Record:
         """Where the mean of a metric may lie, by what a model scored; None of a single number."""
         return interval([values], hits=metric in self.hits) if isinstance(values, list) else None
 
-    def unknown(self) -> dict[str, str]:
-        """What of the test has no interval, and why."""
-        found = {
-            f"{metric} of {model}": i.why
+    def unsure(self) -> list[str]:
+        """What test examples cannot say, and why: in sentences."""
+        found = [
+            f"no interval for {metric} of {model}: {i.why}"
             for model, scores in self.test.items()
             for metric, values in scores.items()
             if (i := self.interval(metric, values)) and not i.known
-        }
-        apart = {f"the difference in {name}": d.interval.why for name, d in self.compared().items()}
-        return found | {name: why for name, why in apart.items() if why}
+        ]
+        compared = self.compared()
+        for name, d in compared.items():
+            n = len(self.test[CHOSEN][name])  # type: ignore[arg-type]
+            if d.interval.why:
+                found.append(f"no interval for the difference in {name}: {d.interval.why}")
+            if 2.0 ** (1 - n) * len(compared) > ALPHA:  # the least p that so many examples can have
+                found.append(f"{name}: {n} test examples are too few for any difference to be significant")
+        return found
 
     def spread(self) -> dict[str, Spread]:
         """The chosen model over the seeds of its vectors, on test examples (validation, if test was not wanted)."""
@@ -159,7 +165,7 @@ class Record:
                 }
                 for name, d in self.compared().items()
             },
-            "no_interval": self.unknown(),
+            "unsure": self.unsure(),
             "seeds": {
                 name: {"mean": (i := s.interval).mean, "deviation": s.deviation, "low": i.low, "high": i.high}
                 for name, s in self.spread().items()
@@ -222,8 +228,7 @@ class Record:
         if rest := [name for name in found if name not in sure]:
             lines.append(f"no significant difference: {', '.join(rest)}")
         about = f"on test against the base ({len(found)} comparisons together, Holm):"
-        unsure = [f"no interval for {name}: {why}" for name, why in self.unknown().items()]
-        return [*(["", about] if found else []), *(f"  {line}" for line in lines), *unsure]
+        return [*(["", about] if found else []), *(f"  {line}" for line in lines), *self.unsure()]
 
     def table(self) -> str:
         """Every trial: its knobs, its metrics, and the objective."""

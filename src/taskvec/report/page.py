@@ -154,7 +154,7 @@ def _figures(record: Record) -> str:
             f" Differences: paired tests on the same examples ({escape(tests)}), p-values corrected for "
             f"{len(compared)} comparisons (Holm)."
         )
-    note += "".join(f" No interval for {escape(name)}: {escape(why)}." for name, why in record.unknown().items())
+    note += "".join(f" {escape(sentence[0].upper() + sentence[1:])}." for sentence in record.unsure())
     return f"{_table('Metrics of the base and of what was chosen', ['', *head], rows)}\n{note}</p>"
 
 
