@@ -87,7 +87,7 @@ def kept(claim: Line, add: Callable[[Line], None]) -> Iterator[None]:
 def _gone(claim: Line) -> bool:
     """Whether it is known that the process of a claim is not at it any more."""
     pid = claim.get("pid")
-    if claim.get("host") != socket.gethostname() or claim.get("boot") != _boot() or pid is None:
+    if claim.get("host") != socket.gethostname() or claim.get("boot") != _boot() or pid is None or os.name != "posix":
         return False
     if pid == os.getpid() and claim.get("start") == _started(pid):
         return True  # our own, of something that was given up

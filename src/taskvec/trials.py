@@ -146,9 +146,10 @@ class Journal:
 
     def _refuse(self, old: Line, new: Line, kind: str) -> None:
         if old.get(kind) in range(1, FORMAT):
+            shown = ". `taskvec report` still shows it if it came to its end" if kind == "search" else ""
             raise OutputError(
-                f"{self.store} was begun by an earlier version of taskvec, whose races and limits looked at other "
-                "examples: take another name, or remove it. `taskvec report` still shows it if it came to its end"
+                f"{self.store} was begun by an earlier version of taskvec, which looked at examples in another order: "
+                f"take another name, or remove it{shown}"
             )
         raise OutputError(
             f"{self.store} is the journal of another {kind}; take another name, or remove it. It differs in:",
