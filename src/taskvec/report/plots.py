@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.errors import MissingExtra, OutputError
-from taskvec.evidence import bootstrap
 from taskvec.findings import Record, means
 from taskvec.interference import Disentanglement
 from taskvec.measures import Comparison
-from taskvec.report.charts import RESAMPLES
 from taskvec.report.heat import grid_of
 from taskvec.report.trades import bounds, trades
 from taskvec.storage import stated
@@ -74,9 +72,9 @@ def curves(record: Record) -> Any:
             continue
         x, y = [t.knobs[knob] for t in trials], [t.metrics[metric] for t in trials]
         axis.plot(x, y, marker="o", markersize=3)
-        bands = [bootstrap([s], resamples=RESAMPLES) for t in trials if isinstance(s := t.scores[metric], list)]
-        if len(bands) == len(x):
-            axis.fill_between(x, [b.low for b in bands], [b.high for b in bands], alpha=0.2)
+        found = [(t.knobs[knob], record.interval(metric, t.scores[metric])) for t in trials]
+        bands = [(at, i) for at, i in found if i and i.known]
+        axis.fill_between([at for at, _ in bands], [i.low for _, i in bands], [i.high for _, i in bands], alpha=0.2)
         for bound in bounds(record):
             if bound.metric == metric and bound.value is not None:
                 label = _plain(bound.text)
