@@ -4,6 +4,7 @@ Everything that can be checked is checked first; the data streams into a hidden 
 written last, and the folder gets its name after that.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,12 @@ from taskvec.derived import Derived
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
+from taskvec.outputs import RECORD, Destination
 from taskvec.planning import PIECE, Plan, plan, readable, shard
+from taskvec.proofs import Proof, holds, proofs_of
 from taskvec.source import Source
-from taskvec.staging import Staging, finished_before, require_writable
-from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
+from taskvec.staging import Staging, finished_before, hidden
+from taskvec.storage import existing_parent, free_bytes, stated, write_exactly, write_text
 from taskvec.streaming import Progress, stream
 from taskvec.weights import Weights, leaves_of
 
@@ -78,31 +81,32 @@ def save(
     TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
-    target = place_to_write(uri)
-    alone = target.name if target.suffix == ".safetensors" else None
+    place = Destination.of(uri, overwrite)
+    target, alone = place.target, place.target.name if place.alone else None
     todo = plan(
         weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone,
         durable=durable,
     )  # fmt: skip
     if not force:
         weights.check_bases()
+    proof = Proof(_read_by(todo), [*todo.weights.terms], todo.like)
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
     entry = lineage.record(weights, todo.specs, todo.kind, notes)
     longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})
     todo = replace(
         todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(longest, bool(alone))) for s in todo.shards)
     )
-    key = _key(todo, entry)
-    if not finished_before(target, key):
-        writable = partial(require_writable, target, overwrite, [p for s in _read_by(todo) if (p := _path(s))])
+    key = _key(todo, entry, proof)
+    if not finished_before(place, key, partial(holds, target, threads=todo.threads)):
+        place = replace(place, sources=tuple(p for s in proof.sources if (p := _path(s))))
         with stated(target, OutputError):
-            writable()
+            place.require_writable()
             _require_space(todo, target)
         _require_same_integers(todo)
-        stage = Staging(target, key, resume, durable, writable)
+        stage = Staging(place, key, resume and proof.resumable, durable)
         try:
             reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
-            _finish(todo, stage, entry, nonfinite)
+            _finish(todo, stage, entry, nonfinite, proof)
         except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
             stage.close()
             raise
@@ -122,16 +126,15 @@ def _path(source: Source) -> Path | None:
     return getattr(source, "path", None)
 
 
-def _key(todo: Plan, entry: Mapping[str, Any]) -> str:
-    """What must be the same for a finished block to be worth keeping: recipe, sources as files, layout, block size."""
+def _key(todo: Plan, entry: Mapping[str, Any], proof: Proof) -> str:
+    """What must be the same for a finished block to be worth keeping: recipe, sources' bytes, layout, block size."""
     from blake3 import blake3
 
-    stamps = [repr(getattr(source, "_key", source.text.__str__)()) for source in _read_by(todo)]
-    stamps += [source.fingerprint for source in todo.weights.terms]  # of a view: what it reads beside the weights, too
+    prints = [source.fingerprint for source in todo.weights.terms]  # of a view: what it reads beside the weights, too
     layout = [
         (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()]) for s in todo.shards
     ]
-    return blake3(repr((entry["recipe"], str(entry), stamps, layout, todo.block)).encode()).hexdigest()
+    return blake3(repr((entry["recipe"], str(entry), proof.stamps, prints, layout, todo.block)).encode()).hexdigest()
 
 
 def _read_by(todo: Plan) -> list[Source]:
@@ -141,7 +144,7 @@ def _read_by(todo: Plan) -> list[Source]:
 
 def _require_space(todo: Plan, target: Path) -> None:
     parent = existing_parent(target.parent)
-    staged = target.with_name(f".{target.name}.taskvec") / "files"
+    staged = hidden(target) / "files"
     already = sum(f.stat().st_blocks * 512 for f in staged.glob("*")) if staged.is_dir() else 0
     free = free_bytes(parent) + already
     if free < todo.bytes_out:
@@ -186,11 +189,8 @@ def _same(name: str, a: Source, b: Source) -> bool:
 
 
 # ---- finishing -----------------------------------------------------------------------------------
-def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...]) -> None:
-    """Headers, side files and the record; everything durable; then the name."""
-    for source in _read_by(todo):
-        if unchanged := getattr(source, "require_unchanged", None):
-            unchanged()
+def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...], proof: Proof) -> None:
+    """Headers, side files and the record; everything durable; the sources, which must be what they were; the name."""
     per_tensor: dict[str, list[bytes]] = {name: [] for name in todo.specs}
     for block in todo.blocks():
         per_tensor[block.name] += stage.done[block.index].pieces
@@ -207,7 +207,11 @@ def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[
             _write_headers(todo, stage, entry, True)
         else:
             sidecars.write(stage.files, todo, entry, stage.durable)
-    stage.commit()
+            entry["files"] = proofs_of(stage.files, todo, weights=False)
+            write_text(stage.files / RECORD, json.dumps(entry, indent=1) + "\n", stage.durable)
+        proofs = proofs_of(stage.files, todo)
+    proof.require_unchanged()
+    stage.commit(proofs)
 
 
 def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: bool) -> None:

@@ -13,10 +13,11 @@ import taskvec
 ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
-    "errors evidence dtypes executors source operations kernels kernels_numpy storage places coefficients rooms",
+    "errors evidence dtypes executors source operations kernels kernels_numpy storage moving outputs staging places "
+    "coefficients rooms",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets grains stores",
-    "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
+    "planning measures lineage sidecars proofs blocks streaming collecting alignment mergekit",
     "engine live statistics report evals trials findings judging records measuring racing searching interference "
     "learning",
     "cli __main__",

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,20 @@ def _whole(text: str) -> bool:
 def show_json(value: Any) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(value, indent=2, default=str))
+
+
+@contextmanager
+def whole(output: Any) -> Iterator[None]:
+    """What is printed of an output that has its name. That nobody could read it is no failure: the output is there."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            with suppress(OSError):
+                reason = error.strerror or error
+                click.echo(
+                    f"note: {output} is whole and in its place; the rest could not be printed: {reason}", err=True
+                )
 
 
 @contextmanager

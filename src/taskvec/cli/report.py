@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from taskvec.cli.common import as_json, quiet, show_json
+from taskvec.cli.common import as_json, quiet, show_json, whole
 
 
 @click.command()
@@ -31,9 +31,9 @@ def report(
     taskvec report sum.jsonl -o sum.html
     taskvec report sum.jsonl --plots figures/ --format svg
     """
-    from taskvec.errors import OutputError
+    from taskvec.outputs import Destination
     from taskvec.records import read_record
-    from taskvec.storage import move_into_place, stated, write_text
+    from taskvec.staging import write_file
 
     if out:
         _check(Path(out), journals, overwrite)
@@ -42,12 +42,9 @@ def report(
     if out:
         from taskvec.report.page import page
 
-        path, text = Path(out), page(records)
-        part = path.with_name(f".{path.name}.taskvec")
-        with stated(path, OutputError):
-            write_text(part, text)
-            move_into_place(part, path)
-        written.append(path)
+        text = page(records).encode("utf-8", "backslashreplace")
+        write_file(Destination.of_file(out, overwrite), [text])
+        written.append(Path(out))
     if plots:
         from taskvec.report.plots import figures
 
@@ -59,8 +56,9 @@ def report(
             "\n\n".join(f"{name}\n{record}" if len(records) > 1 else str(record) for name, record in records.items())
         )
     elif not quiet:
-        for path in written:
-            click.echo(path)
+        with whole(", ".join(map(str, written))):
+            for path in written:
+                click.echo(path)
 
 
 def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:

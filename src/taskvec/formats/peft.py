@@ -75,6 +75,7 @@ class Lora:
         self.specs = {name: _spec(pair, self._header.specs) for name, pair in self._pairs.items()}
         self.resident = sum(4 * self._header.specs[n].numel for p in self._pairs.values() for n in (p.a, p.b))
         self._factors: dict[str, Factors] = {}
+        self._identity = str(path.resolve()), self.files[WEIGHTS].stamp  # wherever we go from here
 
     @property
     def text(self) -> str:
@@ -125,14 +126,15 @@ class Lora:
         """Raise SourceChanged if the file is no longer the one that was opened."""
         self.files[WEIGHTS].require_unchanged()
 
-    def _key(self) -> tuple[object, ...]:
-        return str(self.path.resolve()), self.files[WEIGHTS]._stamp
+    def stamp(self) -> str:
+        """The factors' file, what the system said of it when it was opened, and the configuration that was read."""
+        return repr((*self._identity, self.config))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lora) and self._key() == other._key()
+        return isinstance(other, Lora) and self.stamp() == other.stamp()
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._identity)
 
     def __repr__(self) -> str:
         return self.text
