@@ -44,8 +44,8 @@ class Destination:
         target = place_to_write(uri)
         if target == Path.cwd():
             raise OutputError(
-                f"{os.fspath(uri)!r} is the working directory, which the output would take the place of: name a folder "
-                "in it, or go to the one above (cd ..)"
+                f"{os.fspath(uri)!r} is the working directory, which is still needed and would be replaced: name a "
+                "folder in it, or go to the one above (cd ..)"
             )
         return cls(target, target.suffix == ".safetensors", overwrite)
 

@@ -67,6 +67,8 @@ def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:
 
     if out.is_dir():
         raise OutputError(f"{out} is a folder: name a file in it")
+    if not out.parent.is_dir():
+        raise OutputError(f"{out} cannot be written: {out.parent} is not a folder")
     if any(Path(path).exists() and out.exists() and out.samefile(path) for path in journals):
         raise OutputError(f"{out} is a journal, and the page would take its place: take another name")
     if out.exists() and not overwrite:
