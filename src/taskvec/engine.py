@@ -18,6 +18,7 @@ from taskvec.derived import Derived
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
+from taskvec.moving import sync
 from taskvec.outputs import RECORD, Destination
 from taskvec.planning import PIECE, Plan, plan, readable, shard
 from taskvec.proofs import Proof, holds, proofs_of
@@ -222,6 +223,6 @@ def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: 
         try:
             write_exactly(fd, memoryview(header), 0)
             if stage.durable:
-                os.fsync(fd)
+                sync(fd)
         finally:
             os.close(fd)

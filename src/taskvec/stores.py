@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from taskvec.errors import FormatError, MissingExtra, OutputError
+from taskvec.moving import sync
 from taskvec.storage import stated
 
 try:
@@ -124,7 +125,7 @@ class File:
                 done = 0
                 while done < len(text):
                     done += os.pwrite(self._fd, text[done:], self._size + done)
-                os.fsync(self._fd)
+                sync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, self._size)
                 raise
