@@ -42,7 +42,7 @@ class Destination:
     def of(cls, uri: str | os.PathLike[str], overwrite: bool = False) -> "Destination":
         """The path, through links; one file if it ends in .safetensors. Raises OutputError for what is no name."""
         target = place_to_write(uri)
-        if target == Path.cwd():
+        if target == _here():
             raise OutputError(
                 f"{os.fspath(uri)!r} is the working directory, which is still needed and would be replaced: name a "
                 "folder in it, or go to the one above (cd ..)"
@@ -87,7 +87,7 @@ class Destination:
             return
         folders = [s if s.is_dir() else s.parent for s in map(Path.resolve, self.sources)]
         inside = [str(f) for f in folders if self.target in f.parents]
-        if inside or self.target in Path.cwd().parents:
+        if inside or self.target in _here().parents:
             raise OutputError(
                 f"{self.target} holds what is still needed ({', '.join(inside) or 'this folder'}): not replaced"
             )
@@ -97,6 +97,14 @@ class Destination:
                 "of one, or take another name; it holds:",
                 [*others[:SHOWN], *([f"... and {len(others) - SHOWN} more"] if len(others) > SHOWN else [])],
             )
+
+
+def _here() -> Path:
+    """The working directory; the root where it has been removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path("/")
 
 
 def strangers(folder: Path) -> list[str]:
