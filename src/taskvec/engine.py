@@ -77,10 +77,10 @@ def save(
     Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
     moment; killed and called again it goes on where it was (`resume`), if every source can prove that its bytes are the
     same (docs/resuming.md; arrays in memory are hashed for it). The same proofs are compared when all is computed.
-    Same bytes for any `threads`, `ram`, `shard_size` and order of the summands. `force` accepts a vector that was made from another base,
-    `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves flushing to it, as cp
-    does: safe against kills, not against a power cut. `chat_template` (Jinja) replaces that of the model. Raises
-    TaskvecError and its kinds (errors.py).
+    Same bytes for any `threads`, `ram`, `shard_size` and order of the summands. `force` accepts a vector that was made
+    from another base, `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves
+    flushing to it, as cp does: safe against kills, not against a power cut. `chat_template` (Jinja) replaces that of
+    the model. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
     place = Destination.of(uri, overwrite)
