@@ -179,3 +179,41 @@ def test_a_path_that_is_not_utf_8_is_read_and_written(tmp_path, build, run):
         assert run("merge", "b", f"b={odd}", "-o", str(out)).stderr.startswith("error: ")
     record = json.loads((tmp_path / os.fsdecode(b"\xfeout") / "taskvec.json").read_text(encoding="utf-8"))
     assert record["inputs"]["b"]["uri"] == str(odd)
+
+
+def test_a_picture_takes_the_place_of_a_link_and_not_of_what_it_leads_to(tmp_path):
+    from matplotlib.figure import Figure
+
+    from taskvec.report.plots import _write
+
+    (tmp_path / "keys").write_text("keys")
+    (tmp_path / "p.svg").symlink_to("keys")
+    _write(Figure(), tmp_path / "p.svg")
+    assert (tmp_path / "keys").read_text() == "keys" and not (tmp_path / "p.svg").is_symlink()
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+    _write(Figure(), tmp_path / "no-suffix")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["keys", "no-suffix.png", "p.svg"]
+    with pytest.raises(OutputError, match="docx"):
+        _write(Figure(), tmp_path / "p.docx")
+
+
+@pytest.mark.parametrize("verb", ["search", "learn"])
+def test_an_output_that_cannot_be_written_is_refused_before_a_search_begins(tmp_path, build, run, verb):
+    """And not after it: what it found would be lost."""
+    build.model(tmp_path / "base", build.tensors(0))
+    build.model(tmp_path / "a", build.tensors(1))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("mine")
+    found = run(
+        verb,
+        "base + x*(a - base)",
+        "base=base",
+        "a=a",
+        "--evaluate",
+        "none.py:size",
+        "--journal",
+        "j.jsonl",
+        "-o",
+        "out",
+    )
+    assert found.code == 1 and "out exists and is not empty" in found.stderr and not (tmp_path / "j.jsonl").exists()

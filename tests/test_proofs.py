@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -131,6 +132,7 @@ def test_whatever_is_a_source_has_a_stamp_that_changes_with_its_files(files):
             assert isinstance(source, Source) and source.stamp() == source.stamp()
             source.require_unchanged()
     before = {str(w): next(iter(w.terms)).stamp() for w in made}
+    time.sleep(0.02)  # more than a tick of the file system's clock
     for path in [*files.rglob("*.safetensors")]:
         about = path.stat()
         path.write_bytes(path.read_bytes())
@@ -146,6 +148,7 @@ def test_whatever_is_a_source_has_a_stamp_that_changes_with_its_files(files):
 def rewritten(path, change):
     """Changed in place, with the time of change put back, between the samples of a fingerprint."""
     about = path.stat()
+    time.sleep(0.02)  # more than a tick of the file system's clock
     with path.open("r+b") as file:
         change(file)
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
@@ -184,6 +187,8 @@ def test_an_adapter_that_says_another_scale_is_another_source(tmp_path, files, b
 
 
 def test_a_tokenizer_that_changes_meanwhile_is_noticed(tmp_path, files):
+    time.sleep(0.02)  # more than a tick of the file system's clock
+
     def change(done, total):
         (files / "base/tokenizer.json").write_text('{"added_tokens": [1]}')
 

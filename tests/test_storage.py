@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,13 @@ def test_paths_that_cannot_be_are_stated(tmp_path):
 
 
 # ---- what tells that a file changed ---------------------------------------------------------------
+TICK = 0.02  # seconds, more than a tick of the clock of any file system that tests run on
+
+
 def put_back(path, change):
     """`change(path)`, and then the time of change as it was: rsync --times, cp -p, touch -r."""
     before = path.stat()
+    time.sleep(TICK)
     change(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_mtime_ns == before.st_mtime_ns and path.stat().st_size == before.st_size

@@ -59,7 +59,10 @@ def _function(fn: FunctionType, seen: dict[int, None]) -> Iterator[str | None]:
         yield name
         yield from _parts(value, seen)
     for cell in fn.__closure__ or ():
-        yield from _parts(cell.cell_contents, seen)
+        try:
+            yield from _parts(cell.cell_contents, seen)
+        except ValueError:  # nothing is in it yet
+            yield None
     for code in _codes(fn.__code__):
         if OPEN & {*code.co_names}:
             yield None
