@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 from contextlib import suppress
 
@@ -62,6 +61,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         taskvec.main(standalone_mode=False)
+        mute_if_full()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -79,11 +79,11 @@ def main() -> None:
 
 def _stop(message: str, code: int) -> None:
     """The end of a command that failed, whatever else goes wrong meanwhile: a full disk behind stdout, Ctrl-C again."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError):
+    with suppress(OSError, KeyboardInterrupt):
         if message:
             click.echo(message, err=True)
-    mute_if_full()
+    with suppress(KeyboardInterrupt):
+        mute_if_full()
     sys.exit(code)
 
 
