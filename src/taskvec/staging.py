@@ -17,7 +17,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,20 +62,20 @@ class Staging:
                 place.require_writable()
                 self.done = {done.index: done for done in self._begun(key, resume)}
             except BaseException:
-                if _lines(self._journal):
+                if _notes(self._journal):
                     self.close()  # an earlier run may still be gone on with
                 else:
                     self.discard()
                 raise
 
-    def _begun(self, key: str, resume: bool) -> list[Done]:
+    def _begun(self, key: str, resume: bool) -> Iterable[Done]:
         """The blocks of an earlier run of the same plan; without one, an empty folder and the journal's first lines."""
-        lines, first = _lines(self._journal), {"plan": key, "folder": self.folder.stat().st_ino}
+        lines, first = _notes(self._journal), {"plan": key, "folder": self.folder.stat().st_ino}
         if resume and lines[:1] == [first] and _own_files(self.folder, lines):
             if not os.path.lexists(self.files):
                 self.files.mkdir()
                 self._note({FILES: self.files.stat().st_ino})
-            return _blocks(lines)
+            return _blocks(self._journal)
         _remove_files(self.folder, lines)
         os.ftruncate(self._journal.fileno(), 0)
         self._note(first)
@@ -196,7 +196,7 @@ def finished_before(place: Destination, key: str = "", proven: Callable[[PROOFS]
             return False
         with journal:
             _put_back(folder, place.target)
-            lines = _lines(journal)
+            lines = _notes(journal)
             whole = next((line for line in reversed(lines) if isinstance(line, dict) and "whole" in line), {})
             here = os.path.lexists(place.target) and whole.get("whole") == _identity(place.target)
             same = isinstance(lines[0], dict) and lines[0].get("plan") == key if lines else False
@@ -283,7 +283,7 @@ def _is_ours(about: os.stat_result, folder: Path) -> bool:
 
 def _require_explained(folder: Path, journal: Any) -> None:
     """Raise OutputError if there are files, or a journal, that no run of taskvec can have left."""
-    lines = _lines(journal)
+    lines = _notes(journal)
     first = lines[0] if lines else None
     if lines and not (isinstance(first, dict) and isinstance(first.get("plan"), str) and "folder" in first):
         raise _foreign(folder, [f"{JOURNAL} is not as taskvec writes it"])
@@ -294,7 +294,7 @@ def _require_explained(folder: Path, journal: Any) -> None:
 def _foreign(folder: Path, problems: list[str]) -> OutputError:
     return OutputError(
         f"{folder} has the name under which an output grows, but taskvec has not made it so. Nothing in it was "
-        "touched: look at it, remove it, and run the same command again.",
+        "touched: look at it, remove it and run the same command again, or take another name.",
         problems,
     )
 
@@ -304,27 +304,35 @@ def _holds_data(folder: Path) -> bool:
     return os.path.lexists(folder / OLD) or (files.is_dir() and any(files.iterdir()))
 
 
-def _lines(journal: Any) -> list[Any]:
-    """What the journal says, None for a first line that is none; other lines that a kill has torn are left out."""
-    journal.seek(0)
+def _each(journal: Any) -> Iterator[bytes]:
+    """The lines of the journal, which for a large model are many: one at a time."""
+    with os.fdopen(os.dup(journal.fileno()), "rb") as again:
+        again.seek(0)
+        yield from again
+
+
+def _notes(journal: Any) -> list[Any]:
+    """What the journal says beside its blocks; None for a first line that is none. Lines that a kill has torn are left
+    out, and so is what a power cut has left of a first one."""
     found: list[Any] = []
-    for line in journal.read().strip(b"\0").splitlines():
-        try:
-            found.append(json.loads(line))
-        except (ValueError, RecursionError):
-            found += [] if found else [None]
+    for line in _each(journal):
+        text = line.strip(b"\0\n")
+        if text and (not found or text.startswith(b"{")):
+            try:
+                found.append(json.loads(text))
+            except (ValueError, RecursionError):
+                found += [] if found else [None]
     return found
 
 
-def _blocks(lines: list[Any]) -> list[Done]:
-    found = []
-    for line in lines[1:]:
-        if isinstance(line, list) and len(line) == 3 and [*map(type, line)] == [int, int, str]:
-            with suppress(ValueError):
+def _blocks(journal: Any) -> Iterator[Done]:
+    """The blocks that were noted, of lines that are as they should be."""
+    for text in _each(journal):
+        with suppress(ValueError, RecursionError):
+            line = json.loads(text) if text.startswith(b"[") else None
+            if isinstance(line, list) and [*map(type, line)] == [int, int, str]:
                 raw = bytes.fromhex(line[2])
-                pieces = tuple(raw[k : k + 32] for k in range(0, len(raw), 32))
-                found.append(Done(line[0], pieces, line[1]))
-    return found
+                yield Done(line[0], tuple(raw[k : k + 32] for k in range(0, len(raw), 32)), line[1])
 
 
 def _own_files(folder: Path, lines: list[Any]) -> bool:
@@ -359,7 +367,7 @@ def _put_back(folder: Path, target: Path) -> None:
 
 def _cleared(folder: Path, journal: Any) -> None:
     """Data first, then the journal, then the folder; who takes the lock next has a new one."""
-    _remove_files(folder, _lines(journal))
+    _remove_files(folder, _notes(journal))
     (folder / JOURNAL).unlink(missing_ok=True)
     with suppress(OSError):  # another run has begun in it already
         folder.rmdir()
