@@ -143,3 +143,17 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path):
     number, message = done.stdout.split(maxsplit=1)
     assert "too large" in message.lower() and str(tmp_path / "j") in message
     assert [line["trial"] for line in Journal(tmp_path / "j", {}).lines()] == list(range(int(number)))
+
+
+@pytest.mark.parametrize("text", [b"a note without an end of line", b"{", b'{"search', b'{"search": 1, "torn'])
+def test_a_file_that_is_no_journal_is_not_cut_off_for_one(tmp_path, text):
+    """A first line that a kill has torn is cut off; anything else without an end of line was taken for that, too."""
+    (tmp_path / "notes").write_bytes(text)
+    begins_one = text.startswith(b"{")
+    if begins_one:
+        Journal(tmp_path / "notes", {})
+        assert (tmp_path / "notes").read_bytes() == b'{"search":1}\n'
+    else:
+        with pytest.raises(FormatError, match="notes is no journal: take another name"):
+            Journal(tmp_path / "notes", {})
+        assert (tmp_path / "notes").read_bytes() == text

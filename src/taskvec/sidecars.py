@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ COPIED = (
     "processor_config.json", "video_preprocessor_config.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "1_Pooling", "LICENSE*", "NOTICE*",
 )  # fmt: skip
-WRITTEN = ("*.safetensors", f"*{checkpoint.INDEX}", lineage.RECORD, "README.md", ".gitattributes")
 TORCH_NAMES = {
     "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
@@ -30,7 +28,7 @@ TORCH_NAMES = {
 
 
 def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> None:
-    """Everything but the weights and their index."""
+    """Everything but the weights, their index and the record."""
     if plan.kind and (source := getattr(plan.like, "folder", None)):
         made = plan.like if isinstance(plan.like, Derived) else None
         tokenizer = made.tokenizer if made else None
@@ -47,7 +45,6 @@ def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> 
         if template := entry.get("chat_template"):
             _set_chat_template(folder, template, durable)
     write_text(folder / "README.md", card(entry, plan), durable)
-    write_text(folder / lineage.RECORD, lineage.as_text(entry), durable)
 
 
 def _set_chat_template(folder: Path, template: str, durable: bool) -> None:
@@ -66,12 +63,6 @@ def copy(source: Path, folder: Path, patterns: Iterable[str]) -> None:
                 shutil.copytree(found, folder / found.name, dirs_exist_ok=True)
             else:
                 shutil.copyfile(found, folder / found.name)
-
-
-def strangers(folder: Path) -> list[str]:
-    """What lies in a folder and is no part of a checkpoint."""
-    known = (*COPIED, *WRITTEN)
-    return sorted(p.name for p in folder.iterdir() if not any(fnmatchcase(p.name, pattern) for pattern in known))
 
 
 def with_dtype(table: dict[str, Any], plan: Plan) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from taskvec.entries import Line
 from taskvec.errors import FormatError, MissingExtra, OutputError
+from taskvec.moving import sync
 from taskvec.storage import stated
 
 try:
@@ -108,6 +109,8 @@ class File:
                 raise FormatError(f"{self.path} became shorter while it was in use")
             data = os.pread(self._fd, size - self._size, self._size)
         whole = data[: data.rfind(b"\n") + 1]
+        if data and not whole and not self._read and not _begins_a_journal(data):
+            raise FormatError(f"{self.path} is no journal: take another name, or remove it")
         self._read += parsed(str(self), whole.splitlines(), len(self._read) + 1)
         self._size += len(whole)
         return self._read
@@ -122,7 +125,7 @@ class File:
                 done = 0
                 while done < len(text):
                     done += os.pwrite(self._fd, text[done:], self._size + done)
-                os.fsync(self._fd)
+                sync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, self._size)
                 raise
@@ -203,6 +206,12 @@ class Table:
         except self._sql.exc.SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             raise OutputError(f"{self.text}: {str(cause).strip().splitlines()[0]}") from None
+
+
+def _begins_a_journal(data: bytes) -> bool:
+    """Whether a file without a whole line may be what a kill left of a first one; whatever else it is, it is kept."""
+    begins = (b'{"search":', b'{"interference":')
+    return any(data.startswith(b) or b.startswith(data) for b in begins)
 
 
 def parsed(where: str, texts: Iterable[bytes], first: int) -> list[Line]:

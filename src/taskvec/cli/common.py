@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,6 +202,18 @@ def cell(text: str) -> "Text":
 def show_note(text: str) -> None:
     """A note on stderr."""
     say(f"note: {text}", err=True)
+
+
+@contextmanager
+def whole(output: Any) -> Iterator[None]:
+    """What is printed of an output that has its name. That nobody could read it is no failure: the output is there."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            with suppress(OSError):
+                reason = error.strerror or error
+                show_note(f"{output} is whole and in its place; the rest could not be printed: {reason}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from taskvec.cli.common import (
     reading,
     say,
     show_json,
+    whole,
     writing,
 )
 from taskvec.methods import FUNCTIONS
@@ -157,12 +158,13 @@ def _write(
     like = _like(weights, kwargs.pop("like"))
     with progress(quiet or machine, "merging") as report:
         saved = save(weights, out, like=like, resume=not no_resume, durable=not no_fsync, progress=report, **kwargs)
-    if machine:
-        show_json(saved.as_dict())
-    elif not quiet:
-        say(saved)
-        if saved.nonfinite:
-            say(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
+    with whole(saved.path):
+        if machine:
+            show_json(saved.as_dict())
+        elif not quiet:
+            say(saved)
+            if saved.nonfinite:
+                say(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
 
 
 def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: Any) -> None:

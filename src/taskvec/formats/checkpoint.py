@@ -43,7 +43,7 @@ class Checkpoint:
         headers = {name: read_header(file) for name, file in found.items()}
         _require_index(path, headers)
         self.files = found
-        self._identity = tuple((str(f.path.resolve()), f._stamp) for f in found.values())  # wherever we go from here
+        self._identity = tuple((str(f.path.resolve()), f.stamp) for f in found.values())  # wherever we go from here
         self._at = {
             tensor: (found[name], header.offsets[tensor], BITS[spec.dtype])
             for name, header in headers.items()
@@ -86,11 +86,12 @@ class Checkpoint:
         for file in self.files.values():
             file.require_unchanged()
 
-    def _key(self) -> tuple[object, ...]:
-        return self._identity
+    def stamp(self) -> str:
+        """The files and what the system said of them when they were opened."""
+        return repr(self._identity)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Checkpoint) and self._key() == other._key()
+        return isinstance(other, Checkpoint) and self._identity == other._identity
 
     @cached_property
     def _hash(self) -> int:

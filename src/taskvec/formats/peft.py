@@ -108,6 +108,7 @@ class Lora:
         self._config_file = File(self.folder / CONFIG)
         self.config = read_config(self._config_file.path, path)
         self._file = File(factors)
+        self._where = str(factors.resolve())  # wherever we go from here
         self.files = {factors.name: self._file}
         self._header = read_header(self._file)
         self.metadata = dict(self._header.metadata)
@@ -237,20 +238,25 @@ class Lora:
         self._file.require_unchanged()
         self._config_file.require_unchanged()
 
-    def _key(self) -> tuple[object, ...]:
-        return str(self._file.path.resolve()), self._file._stamp, self._form, self._undecided
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return self._where, self._file.stamp, self._form, self._undecided
 
     @cached_property
     def _form(self) -> str:
         """What the configuration, and the model it stands beside, make of the factors."""
         return hashlib.sha256(repr(sorted(self._pairs.items())).encode()).hexdigest()
 
+    def stamp(self) -> str:
+        """The factors' file, what the system said of it when it was opened, and the configuration that was read."""
+        return repr((*self._identity, self.config))
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lora) and self._key() == other._key()
+        return isinstance(other, Lora) and self.stamp() == other.stamp()
 
     @cached_property
     def _hash(self) -> int:
-        return hash(self._key())
+        return hash(self._identity)
 
     def __hash__(self) -> int:
         return self._hash

@@ -105,6 +105,12 @@ class Call(Derived):
         """The user's own methods in here: name -> digest of its code."""
         return super().methods | ({self.name: self.method.source} if self.method.source else {})
 
+    def own_proof(self) -> tuple[str | None, ...]:
+        """Of one's own method what proves that its code is the same, or None."""
+        from taskvec.methods.proof import proof_of
+
+        return (proof_of(self.method.fn),) if self.method.source else ()
+
     def numbers(self, name: str) -> dict[str, Value]:
         """The parameters for one tensor."""
         if missing := self.knobs:

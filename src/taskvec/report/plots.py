@@ -1,6 +1,7 @@
 """Pictures, with matplotlib (the `plot` extra)."""
 
 import os
+from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from taskvec.errors import MissingExtra, OutputError
 from taskvec.findings import Record, means
 from taskvec.interference import Disentanglement
 from taskvec.measures import Comparison
+from taskvec.outputs import Destination
 from taskvec.report.heat import grid_of
 from taskvec.report.trades import bounds, trades
+from taskvec.staging import write_file
 from taskvec.storage import stated
 
 ACCENT = "#b3124e"
@@ -177,8 +180,12 @@ def _pyplot() -> Any:
 
 
 def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    """In the place of what has the name, a link too, which is not followed."""
+    wanted = Path(path)
+    wanted = wanted if wanted.suffix else wanted.with_name(f"{wanted.name}.png")
+    picture = BytesIO()
     try:
-        with stated(path, OutputError):
-            figure.savefig(path, dpi=150)
+        figure.savefig(picture, format=wanted.suffix[1:], dpi=150)
     except ValueError as error:
         raise OutputError(f"{os.fspath(path)}: {error}") from None
+    write_file(Destination.of_file(wanted, overwrite=True), [picture.getvalue()])
