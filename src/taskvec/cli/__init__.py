@@ -1,6 +1,7 @@
 """The command line: one thin command a verb, in one tuple. Nothing heavy is imported before a command runs."""
 
 import sys
+from typing import Any
 
 import click
 
@@ -34,6 +35,19 @@ class Verbs(click.Group):
             return None
         command: click.Command = getattr(import_module(f"taskvec.cli.{VERBS[name]}"), FUNCTIONS.get(name, name))
         return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the verb. Its notes go to stderr at once, unless the verb is to be quiet."""
+        from taskvec.notes import collected
+
+        def tell(text: str) -> None:
+            from taskvec.cli.common import SILENT, show_note
+
+            if not context.meta.get(SILENT):
+                show_note(text)
+
+        with collected(tell):
+            return super().invoke(context)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -12,6 +12,7 @@ import click
 
 from taskvec.coefficients import Coefficient
 from taskvec.errors import RecipeError, TaskvecError
+from taskvec.notes import so_far
 from taskvec.recipe import load, parse
 from taskvec.weights import Weights
 
@@ -30,7 +31,16 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 as_json = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
-quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+def _silence(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    """Notes are printed by the group of the verbs, which cannot see the options of a verb: `meta` is common to both."""
+    context.meta[SILENT] = value
+    return value
+
+
+SILENT = "taskvec.silent"
+quiet = click.option("-q", "--quiet", is_flag=True, callback=_silence, help="Print nothing but errors.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: one or two a core, at most 8).")
 reading = options(
     click.argument("recipe"),
@@ -165,9 +175,17 @@ def _whole(text: str) -> bool:
     return text.strip().lstrip("+-").isdigit()
 
 
-def show_json(value: Any) -> None:
-    """One JSON document on stdout."""
+def show_json(value: dict[str, Any]) -> None:
+    """One JSON document on stdout, with the notes that were made on the way, if there are any."""
+    if notes := so_far():
+        value = value | {"notes": list(dict.fromkeys([*value.get("notes", ()), *notes]))}
     click.echo(json.dumps(value, indent=2, default=str))
+
+
+def show_note(text: str) -> None:
+    """A note on stderr. Names from files stand in it, so characters that steer a terminal are written as escapes."""
+    safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    click.echo(f"note: {safe}", err=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from taskvec.cli.common import (
     writing,
 )
 from taskvec.methods import FUNCTIONS
+from taskvec.notes import note
 from taskvec.planning import plan as make_plan
 from taskvec.recipe import load, written
 from taskvec.weights import Weights
@@ -42,8 +43,8 @@ def merge(print_recipe: bool, **kwargs: Any) -> None:
     """
     recipe = _made(kwargs)
     kwargs["dtype"] = kwargs["dtype"] or recipe.dtype
-    for note in () if kwargs["quiet"] else recipe.notes:
-        click.echo(f"note: {note}", err=True)
+    for text in recipe.notes:
+        note(text)
     if print_recipe:
         click.echo(written(recipe.weights), nl=False)
     else:
