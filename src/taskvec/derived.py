@@ -98,6 +98,11 @@ class Derived:
         return found
 
     @property
+    def unsettled(self) -> dict[str, Sequence[str]]:
+        """Stack of layers -> what config.json would have to say of its layers and cannot (views/bylayer.py)."""
+        return {stack: problems for inner in self.inner() for stack, problems in inner.unsettled.items()}
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer that goes with the result (views/tokens.py), where it is another than that in `folder`."""
         return next((found for inner in self.inner() if (found := inner.tokenizer)), None)

@@ -153,6 +153,8 @@ def plan(
     donor = _donor(weights, like, kind)
     if donor is not None and donor not in weights.summed:
         _require_same_names(weights, donor)
+    if kind and filename is None and isinstance(donor, Derived):
+        _require_settled(donor)
     _refuse_scaled_fp8(weights)
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere
@@ -172,6 +174,16 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
             raise RecipeError("like= must be one model, not an expression")
         return next(iter(like.terms))
     return weights.donor if kind else None
+
+
+def _require_settled(made: Derived) -> None:
+    """What config.json would say of the layers of a model that views have rebuilt, it can say."""
+    if problems := [f"{stack}: {problem}" for stack, found in made.unsettled.items() for problem in found]:
+        raise RecipeError(
+            "config.json cannot say what these layers are, so that a loader would compute another model (write the "
+            "weights alone, -o NAME.safetensors, if you write a config.json of your own):",
+            problems,
+        )
 
 
 def _require_same_names(weights: Weights, donor: Source) -> None:

@@ -4,7 +4,7 @@ it there, so that a renaming costs nothing and changes no bit.
 Views are linear: f(a) - f(b) and f(a - b) are the same sums of the same tensors.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,11 @@ class View(Derived):
     def config(self) -> dict[str, Any]:
         """Entries of config.json that are other than in `folder`, those of the arguments included."""
         return self.configured(settings_of(self.args[0])).changes
+
+    @property
+    def unsettled(self) -> dict[str, Sequence[str]]:
+        """Stack of layers -> what config.json cannot say of its layers."""
+        return dict(self.configured(settings_of(self.args[0])).problems)
 
     @property
     def tokenizer(self) -> Any:
