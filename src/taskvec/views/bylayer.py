@@ -10,8 +10,8 @@ A config.json names layers in six ways, and each is rewritten in its own:
 5. a number that depends on the whole depth (`scale_depth`, divided by the root of the depth): scaled;
 6. anything else that depends on where a layer stands is left alone if the layers stand where it makes no difference.
 
-What none of these can say is a problem, since a loader would compute another model. The tables are those of
-transformers 5 and of models on the hub that bring their own code.
+What none of these can say is a problem, since a loader would compute another model. Which keys there are, and what
+architectures mean that say nothing, stands in architectures.py.
 """
 
 import math
@@ -21,88 +21,34 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
+from taskvec.views.architectures import (
+    BOUND,
+    BY_NUMBER,
+    DENSE,
+    ENDING_FULL,
+    FIRST_OF_PERIOD,
+    FROM_THE_START,
+    FULL,
+    LEADING,
+    LETTERS,
+    NOT_BY_LAYER,
+    NUMBERS,
+    OF_LAYERS,
+    OF_PERIODS,
+    OWN,
+    PERIODS,
+    SAID_BY,
+    SLIDING,
+    STEP,
+    UNSAID,
+    WITHOUT_ROPE,
+)
+
 Table = Mapping[str, Any]
-FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
-# ---- 1 and 2: lists ------------------------------------------------------------------------------------------------
-NOT_BY_LAYER = ("architectures", "*_token_id", "*_token_ids", "*_token_index", "*_words_ids", "auto_map")
-NUMBERS = (
-    "mlp_only_layers", "moe_layers", "cross_attention_layers", "rope_scaling_layers", "*full_attn_idxs",
-    "*attn_layer_ind*", "*hybrid_layer_ids", "*local_layer_ids", "*window_block_ind*", "*global_attn_indexes",
-)  # fmt: skip
 
-# ---- 3: counts of layers at the beginning --------------------------------------------------------------------------
-LEADING = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
-# Architectures whose loaders take `mlp_layer_types`, with the number of dense layers that they begin with by default.
-DENSE: Mapping[str, int] = MappingProxyType(
-    {
-        "axk1": 1, "axk2": 1, "bailing_hybrid": 2, "beam": 3, "deepseek_v32": 3, "dots3_note_text": 1,
-        "ernie4_5_vl_moe_text": 1, "exaone_moe": 1, "glm4_moe_lite": 1, "glm5_next_text": 3, "glm_moe_dsa": 3,
-        "hy_v3": 1, "hy_v4": 1, "hy_v4_vl_text": 1, "kimi_linear": 1, "laguna": 1, "mimo_v2_flash": 1,
-        "mistral_large4_text": 1, "step3p5": 3, "unlimited_ocr_text": 1,
-    }
-)  # fmt: skip
-
-# ---- 4: periods ----------------------------------------------------------------------------------------------------
-# Key -> what the last layer of each period is, and what the others are.
-PERIODS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "sliding_window_pattern": (FULL, SLIDING), "_sliding_window_pattern": (FULL, SLIDING),
-        "full_attention_interval": (FULL, LINEAR), "layer_group_size": (FULL, LINEAR),
-        "global_attn_every_n_layers": (FULL, SLIDING),
-    }
-)  # fmt: skip
-FIRST_OF_PERIOD = ("modernbert", "modernbert-decoder")  # whose `global_attn_every_n_layers` means the first of each
-LETTERS = {"L": SLIDING, "G": FULL}  # of EXAONE's sliding_window_pattern: "LLLG"
-_EVERY_2ND, _EVERY_4TH = (SLIDING, FULL), (*[SLIDING] * 3, FULL)
-_EVERY_5TH, _EVERY_6TH = (*[SLIDING] * 4, FULL), (*[SLIDING] * 5, FULL)
-_LINEAR_4, _HYBRID_6 = (*[LINEAR] * 3, FULL), (*["hybrid_sliding"] * 5, "hybrid")
-# Architecture -> the period of `layer_types` where config.json says nothing of it.
-OWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "gemma2": _EVERY_2ND, "vaultgemma": _EVERY_2ND, "gpt_oss": _EVERY_2ND, "t5_gemma_module": _EVERY_2ND,
-        "cohere2": _EVERY_4TH, "olmo3": _EVERY_4TH, "exaone4": _EVERY_4TH, "exaone_moe": _EVERY_4TH,
-        "afmoe": _EVERY_4TH, "gemma3n_text": _EVERY_5TH, "kolibri1": _EVERY_5TH, "gemma3": _EVERY_6TH,
-        "gemma3_text": _EVERY_6TH, "t5gemma2_text": _EVERY_6TH, "t5gemma2_decoder": _EVERY_6TH,
-        "gemma4_text": _EVERY_6TH, "gemma4_unified_text": _EVERY_6TH, "embedding_gemma2_text": _EVERY_6TH,
-        "diffusion_gemma_text": _EVERY_6TH, "beam": _EVERY_6TH, "qwen3_next": _LINEAR_4, "qwen3_5_text": _LINEAR_4,
-        "qwen3_5_moe_text": _LINEAR_4, "olmo_hybrid": _LINEAR_4, "bailing_hybrid": (*[LINEAR] * 5, FULL),
-        "cwm": (FULL, *[SLIDING] * 3), "granite_swa": (FULL, *[SLIDING] * 3), "granitemoe_swa": (FULL, *[SLIDING] * 3),
-        "modernbert": (FULL, SLIDING, SLIDING), "modernbert-decoder": (FULL, SLIDING, SLIDING),
-        "ultrabert": (SLIDING, SLIDING, FULL), "minimax": (FULL, LINEAR), "inkling_text": _HYBRID_6,
-        "inkling2_text": _HYBRID_6, "inkling2_loop_text": _HYBRID_6,
-        "lara_mini": (LINEAR, SLIDING, LINEAR, FULL, SLIDING),
-        "glm5_next_text": (*[LINEAR] * 3, "indexed_attention"), "qwen4_exp_text": (*[LINEAR] * 3, "indexed_attention"),
-    }
-)  # fmt: skip
-STEP = "decoder_sparse_step"
-WITHOUT_ROPE = {"smollm3": 4, "llama4_text": 4, "mistral_large4_text": 4}  # the default of `no_rope_layer_interval`
-# Words of a key that may hold a period which no row above writes out: `attn_layer_period`, `moe_layer_freq`, ...
-OF_PERIODS = ("*interval*", "*period*", "*pattern*", "*every*", "*_freq", "*frequency", "*_step")
-OF_LAYERS = ("*layer*", "*att*", "*sparse*", "*moe*", "*rope*", "*window*", "*global*", "*expert*", "*dense*")
-
-# ---- 6: what holds only where the layers stand as they did ---------------------------------------------------------
-# Keys that, where they are neither 0 nor false, make a layer depend on its number.
-BOUND = (
-    "num_kv_shared_layers", "hidden_size_per_layer_input", "scale_attn_by_inverse_layer_idx", "kv_source_layers",
-    "num_last_full_attention_layers",
-)  # fmt: skip
-# Architectures that do so by themselves (None), or whose kinds of layers have no period unless a list names them.
-BY_NUMBER: Mapping[str, str | None] = MappingProxyType(
-    {
-        "diffllama": None, "minimax": None, "zamba": "layers_block_type", "kimi_linear": "layer_types",
-        "mimo_v2_flash": "layer_types", "flint": "layer_types", "dots3_note_text": "layer_types",
-        "deepseek_v4": "layer_types", "lfm3": "layer_types", "lfm3_vl_vision": "layer_types",
-        "cohere2_moe": "layer_types", "neomme": "layer_types", "muse_glimmer_text": "layer_types",
-        "muse_spark_text": "layer_types", "muse_glimmer_vision": "layer_types", "muse_spark_vision": "layer_types",
-        "hy_v4": "indexer_types", "hy_v4_vl_text": "indexer_types",
-    }
-)  # fmt: skip
-# Those of both that hold in the first layers of a model alone: their numbers count from the beginning.
-FROM_THE_START = (
-    "scale_attn_by_inverse_layer_idx", "diffllama", "kimi_linear", "mimo_v2_flash", "dots3_note_text", "deepseek_v4",
-    "hy_v4", "hy_v4_vl_text",
-)  # fmt: skip
+class Whole(dict[str, Any]):
+    """A table that takes another one's place, rather than being merged with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +66,7 @@ def moved(origins: Sequence[Origin], present: Table) -> tuple[dict[str, Any], li
     origins: one for each layer of the output, in its order. present: the table that the entries are to go into, which
     may have been rewritten before; its lists are never left with another number of layers.
     """
-    origins = _shared(origins)
+    origins = _shared([Origin({**_unsaid(o.table), **o.table}, o.count, o.layer) for o in origins])
     tables = list({id(o.table): o for o in origins}.values())
     first = all(o.layer == k and o.table is origins[0].table for k, o in enumerate(origins))  # those of one model
     found, problems = _lists(origins, tables, present if first else None)
@@ -130,6 +76,11 @@ def moved(origins: Sequence[Origin], present: Table) -> tuple[dict[str, Any], li
     if not first or len(origins) != origins[0].count:
         problems += _bound(tables, found, FROM_THE_START if first else ())
     return found, problems
+
+
+def _unsaid(table: Table) -> Table:
+    given = {*table} | ({"block_types"} if "_block_types" in table else set())
+    return {k: v for k, v in UNSAID.get(str(table.get("model_type", "")), {}).items() if k not in given}
 
 
 def _shared(origins: Sequence[Origin]) -> list[Origin]:
@@ -154,7 +105,10 @@ def _lists(
     """The lists by layer; with `present` only those that are written out there or in the tables."""
     written = {id(o.table): {**o.table, **explicit(o.table, o.count)} for o in tables}
     keys = dict.fromkeys(
-        k for o in tables for k in written[id(o.table)] if present is None or k in o.table or k in present
+        k
+        for o in tables
+        for k in written[id(o.table)]
+        if present is None or k in o.table or k in present or o.table.get("model_type") in ENDING_FULL
     )
     found: dict[str, Any] = {}
     problems: list[str] = []
@@ -168,19 +122,27 @@ def _lists(
             problems.append(_apart(key))
         elif kind := kinds.pop():
             found[key] = KINDS[kind]([(values[id(o.table)], o.layer) for o in origins])
+            ends = {o.table.get("model_type") for o in tables} & {*ENDING_FULL}
+            if key == "layer_types" and ends and found[key][-1] != FULL:
+                problems.append(
+                    f"the last layer of a {ends.pop()} must be one of {FULL}, and here it is {found[key][-1]}"
+                )
     if any(written[id(o.table)].get(STEP) != o.table.get(STEP) for o in tables) and "mlp_only_layers" in found:
         found[STEP] = 1
     return found, problems
 
 
 def _kind(key: str, value: Any, count: int) -> str | None:
-    """How a value names layers: "list", "text" (a letter a layer), "numbers", "nested" (GPT-Neo's), or not at all."""
+    """How a value names layers: "list", "text" (a letter a layer), "numbers", "table" (number -> settings), "nested"
+    (GPT-Neo's), or not at all."""
     if _fits(key, NOT_BY_LAYER):
         return None
     if _fits(key, NUMBERS) and isinstance(value, list):
         return "numbers" if all(type(v) is int for v in value) else None
     if key == "attention_types" and isinstance(value, list):
         return "nested"
+    if isinstance(value, dict) and "layer" in key and value and all(str(k).isdecimal() for k in value):
+        return "table"
     if isinstance(value, list) and len(value) == count:
         return "list"
     return "text" if isinstance(value, str) and "pattern" in key and len(value) == count else None
@@ -209,13 +171,18 @@ def _numbers(picks: Picks) -> list[int]:
     return [k for k, (value, layer) in enumerate(picks) if layer in value]
 
 
+def _table(picks: Picks) -> dict[str, Any]:
+    named = [{int(k): settings for k, settings in value.items()} for value, _ in picks]
+    return Whole({str(k): named[k][layer] for k, (_, layer) in enumerate(picks) if layer in named[k]})
+
+
 def _nested(picks: Picks) -> list[Any]:
     """[[[kind, kind], times], ...] -> the kinds of all layers, once."""
     return [[[[kind for kinds, times in v for _ in range(times) for kind in kinds][layer] for v, layer in picks], 1]]
 
 
 KINDS: Mapping[str, Callable[[Picks], Any]] = MappingProxyType(
-    {"list": _list, "text": _text, "numbers": _numbers, "nested": _nested}
+    {"list": _list, "text": _text, "numbers": _numbers, "table": _table, "nested": _nested}
 )
 
 
@@ -260,6 +227,8 @@ def explicit(table: Table, count: int) -> dict[str, Any]:
     model_type = str(table.get("model_type", ""))
     if not table.get("layer_types") and (period := _period(table, model_type)):
         found["layer_types"] = [period[k % len(period)] for k in range(count)]
+        if model_type in ENDING_FULL:
+            found["layer_types"][-1] = FULL
     elif not table.get("layer_types") and table.get("use_sliding_window") and table.get("sliding_window"):
         first = table.get("max_window_layers")
         if type(first) is int:
@@ -324,17 +293,6 @@ def _periods(origins: Sequence[Origin], found: Table) -> Iterator[str]:
                 f"{key} is a period of {length}, and layer {wrong[0]} of the output stood elsewhere in it, as layer "
                 f"{origins[wrong[0]].layer}: move layers by multiples of {length}"
             )
-
-
-# Keys of periods that a list makes superfluous.
-SAID_BY: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(PERIODS, "layer_types")
-    | {
-        "no_rope_layer_interval": "no_rope_layers",
-        "interleave_moe_layer_step": "moe_layers",
-        "_block_types": "block_types",
-    }
-)
 
 
 def _fits(key: str, patterns: Sequence[str]) -> bool:

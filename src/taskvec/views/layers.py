@@ -26,6 +26,8 @@ INPUT_SIDE = (
     "*visual*",
     "*audio*",
 )
+# Tensors that only the first layer of a stack has, for all of them: positions relative to one another (T5, WavLM).
+IN_THE_FIRST = ("*.relative_attention_bias.*", "*.rel_attn_embed.*")
 
 
 def stacks(weights: Weights) -> dict[str, int]:
@@ -75,7 +77,16 @@ class Layered(View):
 
     def configured(self, settings: Settings) -> Settings:
         """Other layers."""
-        return with_layers(settings, self.stack(0)[0], self.origins)
+        name = self.stack(0)[0]
+        found, key = with_layers(settings, name, self.origins), f"{name}.0"
+        only = {
+            n for k in range(len(self.args)) for n in self.layers(k) if any(fnmatchcase(n, p) for p in IN_THE_FIRST)
+        }
+        if not only:
+            return found
+        lost = sorted({renumbered(n, name, 0) for n in only} - self.tensors.keys())
+        wrong = [f"{n} is read there by all layers: begin with the layer that has it" for n in lost]
+        return Settings(found.table, found.changes, {**found.problems, key: wrong})
 
 
 def origins_of(weights: Weights, stack: str, count: int) -> list[Origin]:

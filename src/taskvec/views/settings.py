@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.derived import Derived
-from taskvec.views.bylayer import Origin, moved
+from taskvec.views.bylayer import Origin, Whole, moved
 from taskvec.weights import Weights
 
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")  # keys that count layers, in the order of search
@@ -60,11 +60,12 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with the changes made, tables within it merged likewise."""
+    """The table with the changes made, tables within it merged likewise, except for a Whole one."""
     found = dict(table)
     for key, value in changes.items():
         inner = found.get(key)
-        found[key] = merged(inner if isinstance(inner, dict) else {}, value) if isinstance(value, dict) else value
+        part = isinstance(value, dict) and not isinstance(value, Whole)
+        found[key] = merged(inner if isinstance(inner, dict) else {}, value) if part else value
     return found
 
 
@@ -89,8 +90,7 @@ def with_layers(settings: Settings, stack: str, origins: Sequence[Origin]) -> Se
         key = _count(table, stack)
         if not key or not isinstance(table, dict):
             continue
-        within = [_counted(Origin((o.table.get(inner) or {}) if inner else o.table, o.count, o.layer), stack)
-                  for o in origins]  # fmt: skip
+        within = [_counted(Origin(_within(o.table, inner), o.count, o.layer), stack) for o in origins]
         behind = [o.layer >= o.count for o in within]
         layers = [o for o in within if o.layer < o.count]
         if any(a and not b for a, b in pairwise(behind)):
@@ -108,6 +108,13 @@ def _tables(now: Mapping[str, Any], stack: str) -> list[str | None]:
     of_others = (table for word, table in OF_OTHERS.items() if word in stack and isinstance(now.get(table), dict))
     other = next(of_others, None)
     return [other] if other else [None, *OF_TEXT]
+
+
+def _within(table: Mapping[str, Any], inner: str | None) -> Mapping[str, Any]:
+    """A table within config.json, of the architecture of the whole if it names none."""
+    found = table.get(inner) if inner else table
+    kind = {"model_type": table["model_type"]} if "model_type" in table else {}
+    return {**kind, **found} if isinstance(found, dict) else {}
 
 
 def _count(table: Any, stack: str) -> str | None:
