@@ -86,6 +86,7 @@ def save(
     )  # fmt: skip
     if not force:
         weights.check_bases()
+    todo = replace(todo, beside=() if alone else sidecars.survey(todo))
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
     entry = lineage.record(weights, todo.specs, todo.kind, notes)
     longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})

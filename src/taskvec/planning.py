@@ -1,10 +1,12 @@
 """The plan is the header: names, shapes and offsets of the output, blocks and memory, before any data."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from taskvec.copying import Beside
 from taskvec.derived import Derived, held, reads
 from taskvec.dtypes import BITS, accumulator, parse_dtype
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
@@ -14,12 +16,13 @@ from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
 from taskvec.terms import aligned, scratch_bytes
-from taskvec.weights import Weights
+from taskvec.weights import Weights, leaves_of
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
 BLOCKS = (2 << 20, 1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
 PROGRAM = 64 << 20  # bytes of anonymous memory of the program itself: interpreter, numpy, headers of usual size
 A_TENSOR, A_PIECE = 3000, 200  # bytes of bookkeeping
+LOADED = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights, up to a variant
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -59,6 +62,7 @@ class Plan:
     threads: int
     peak: int  # bytes of anonymous memory, the program included: a promise
     ram: int
+    beside: tuple[Beside, ...] = ()  # the files that are copied beside the weights
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -160,7 +164,8 @@ def plan(
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere
         for place in weights.places.values():
             c.at(place)
-    shards = _shards(specs, parse_size(shard_size, "shard size"), kind, filename)
+    stem = weights_stem(donor) if kind else checkpoint.VECTOR.removesuffix(".safetensors")
+    shards = _shards(specs, parse_size(shard_size, "shard size"), stem, filename)
     limit = parse_size(ram, "memory")
     busy = not durable or any(s.busy for s in weights.terms if isinstance(s, Derived))
     most = threads or default_threads(busy)
@@ -225,7 +230,15 @@ def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str 
     return found
 
 
-def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | None) -> tuple[Shard, ...]:
+def weights_stem(donor: Source | None) -> str:
+    """What a loader expects the files to be called: as those of the model are that the output is like."""
+    leaves = leaves_of(donor) if donor else []
+    files = next((f for leaf in leaves if leaf.mass and (f := getattr(leaf, "files", None))), None)
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", next(iter(files or {}), checkpoint.MODEL).removesuffix(".safetensors"))
+    return name if name.partition(".")[0] in LOADED else checkpoint.MODEL.removesuffix(".safetensors")
+
+
+def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | None) -> tuple[Shard, ...]:
     groups: list[dict[str, Spec]] = [{}]
     room = limit
     for name, spec in specs.items():
@@ -234,7 +247,8 @@ def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | No
             room = limit
         groups[-1][name] = spec
         room -= spec.nbytes
-    stem = (checkpoint.MODEL if kind else checkpoint.VECTOR).removesuffix(".safetensors")
+    if len(groups) > 1:  # the index of a variant ("model.fp16") has a name of its own, and not all read it
+        stem = stem.partition(".")[0]
     many = [f"{stem}-{k + 1:05d}-of-{len(groups):05d}.safetensors" for k in range(len(groups))]
     names = [filename] if filename else many if len(groups) > 1 else [f"{stem}.safetensors"]
     return tuple(shard(name, group, {"format": "pt"}) for name, group in zip(names, groups, strict=True))

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from taskvec.copying import small_text
 from taskvec.derived import Derived
 from taskvec.views.bylayer import Origin, Whole, moved
 from taskvec.weights import Weights
@@ -53,7 +54,7 @@ def settings_of(weights: Weights) -> Settings:
 def read_table(path: Path) -> dict[str, Any]:
     """What a JSON file holds, {} if it holds no table or cannot be read: then it is copied as it is."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(small_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
