@@ -6,7 +6,7 @@ written last, and the folder gets its name after that.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 
 from taskvec import lineage, sidecars
 from taskvec.derived import Derived
+from taskvec.disagreements import disagreements
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
+from taskvec.notes import note
 from taskvec.planning import PIECE, Plan, plan, readable, shard
 from taskvec.source import Source
 from taskvec.staging import Staging, finished_before, require_writable
@@ -86,6 +88,8 @@ def save(
     )  # fmt: skip
     if not force:
         weights.check_bases()
+    lost = todo.kind == 1 and like is None and not alone
+    _tell(disagreements(weights, todo.like or weights.donor, lost=lost, template=not chat_template))
     todo = replace(todo, beside=() if alone else sidecars.survey(todo))
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
     entry = lineage.record(weights, todo.specs, todo.kind, notes)
@@ -117,6 +121,11 @@ def save(
         target, todo.kind, entry["recipe"], written.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
         time.perf_counter() - began, tuple(written.get("nonfinite", nonfinite)),
     )  # fmt: skip
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        note(sentence)
 
 
 def _path(source: Source) -> Path | None:

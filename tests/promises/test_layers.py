@@ -17,7 +17,7 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
     "rooms notes",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets grains stores",
-    "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
+    "planning measures disagreements lineage staging sidecars blocks streaming collecting alignment mergekit",
     "engine live statistics report evals trials findings judging records measuring racing searching interference "
     "learning",
     "cli __main__",

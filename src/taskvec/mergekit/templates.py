@@ -1,13 +1,11 @@
 """Chat templates: those that mergekit knows by name, one's own, or the one that most of the models have."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from taskvec.mergekit.config import Problems, nearest
+from taskvec.views.tokens import template_of
 from taskvec.weights import Weights
 
 _TURNS = "{% for message in messages %}"
@@ -39,7 +37,8 @@ def chat_template(wanted: str | None, models: Iterable[Weights], problems: Probl
     if not wanted:
         return None
     if wanted == "auto":
-        found = [t for m in models for leaf in m.mentioned if (t := _template_of(getattr(leaf, "folder", None)))]
+        folders = [folder for m in models for leaf in m.mentioned if (folder := getattr(leaf, "folder", None))]
+        found = [template for folder in folders if (template := template_of(folder))]
         return Counter(found).most_common(1)[0][0] if found else None
     if wanted in TEMPLATES:
         return TEMPLATES[wanted]
@@ -49,19 +48,3 @@ def chat_template(wanted: str | None, models: Iterable[Weights], problems: Probl
             f"no chat_template is named {wanted}{nearest(wanted, names)}: use one of {', '.join(names)}, or Jinja"
         )
     return wanted
-
-
-def _template_of(folder: Path | None) -> str | None:
-    """The template that lies in a model's folder, if it has one."""
-    if folder is None:
-        return None
-    if (alone := folder / "chat_template.jinja").is_file():
-        return alone.read_text(encoding="utf-8").strip() or None
-    try:
-        table: Any = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        found = table.get("chat_template")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-    if isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get("default")
-    return found.strip() or None if isinstance(found, str) else None

@@ -5,6 +5,7 @@ A token is a text with an id, the row of the embedding that it has.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -180,6 +181,19 @@ def json_of(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise FormatError(f"{path} holds no table")
     return found
+
+
+def template_of(folder: Path) -> str | None:
+    """The chat template that lies in a model's folder, if it has one."""
+    with suppress(OSError, ValueError):
+        return small_text(folder / "chat_template.jinja").strip() or None
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        found = read_table(folder / name).get("chat_template")
+        if isinstance(found, list):
+            found = {e.get("name"): e.get("template") for e in found if isinstance(e, dict)}.get("default")
+        if isinstance(found, str) and found.strip():
+            return found.strip()
+    return None
 
 
 # ---- writing -------------------------------------------------------------------------------------
