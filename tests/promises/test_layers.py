@@ -14,7 +14,7 @@ ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
     "errors evidence dtypes executors source operations kernels kernels_numpy storage copying places coefficients "
-    "rooms notes",
+    "rooms notes yaml_files",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets grains stores",
     "planning measures disagreements lineage staging sidecars blocks streaming collecting alignment mergekit",

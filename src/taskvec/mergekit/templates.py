@@ -11,23 +11,38 @@ from taskvec.weights import Weights
 _TURNS = "{% for message in messages %}"
 _END = "{% endfor %}"
 
+# They render what mergekit's do, blank and newline included, which is what its merges were tried with: of Alpaca's last
+# message nothing follows, each message of Llama 3 is followed by a newline, EXAONE's parts are indented.
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "chatml": _TURNS + "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
         + _END + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
-        "alpaca": _TURNS + "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-        "{% elif message['role'] == 'user' %}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
-        "{% else %}{{ '### Response:\\n' + message['content'] + eos_token + '\\n\\n' }}{% endif %}"
-        + _END + "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}",
-        "llama3": "{{ bos_token }}" + _TURNS + "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' "
-        "+ message['content'] | trim + '<|eot_id|>' }}"
+        "alpaca": "{% set ns = namespace(system='') %}" + _TURNS + "{% if message['role'] == 'system' %}"
+        "{% set ns.system = message['content'] | trim %}{% endif %}" + _END + "{{ ns.system + '\\n\\n' }}"
+        "{% set titles = {'user': 'Instruction', 'assistant': 'Response', 'user_context': 'Input'} %}"
+        + _TURNS + "{% if message['role'] in titles %}"
+        "{{ '### ' + titles[message['role']] + ':\\n' + message['content'] | trim }}"
+        "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endif %}"
+        + _END + "{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+        "{{ '### Response:\\n' }}{% endif %}",
+        "llama3": _TURNS + "{% if loop.first %}{{ bos_token }}{% endif %}"
+        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' "
+        "+ message['content'] | trim + '<|eot_id|>\\n' }}"
         + _END + "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
-        "mistral": "{{ bos_token }}" + _TURNS
-        + "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% else %}"
-        "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% endif %}" + _END,
-        "exaone": _TURNS + "{{ '[|' + message['role'] + '|]' + message['content'] }}"
-        "{% if message['role'] == 'user' %}{{ '\\n' }}{% else %}{{ '[|endofturn|]\\n' }}{% endif %}"
-        + _END + "{% if add_generation_prompt %}{{ '[|assistant|]' }}{% endif %}",
+        "mistral": "{% set system = messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' else '' %}"
+        "{% set turns = messages[1:] if messages[0]['role'] == 'system' else messages %}{{ bos_token }}"
+        "{% for message in turns %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('after the system message, if any, user and assistant must alternate') }}{% endif %}"
+        "{% if message['role'] == 'user' %}"
+        "{{ ' [INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}"
+        "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
+        "{% else %}{{ raise_exception('a message is of the user or the assistant, the first also of the system') }}"
+        "{% endif %}" + _END,
+        "exaone": _TURNS + "{% if loop.first and message['role'] != 'system' %}"
+        "{{ '        [|system|][|endofturn|]\\n\\n' }}{% endif %}"
+        "{{ '    [|' + message['role'] + '|]' + message['content'] + '\\n' }}"
+        "{{ '        \\n\\n' if message['role'] == 'user' else '        [|endofturn|]\\n\\n' }}"
+        + _END + "{% if add_generation_prompt %}{{ '    [|assistant|]\\n' }}{% endif %}",
     }
 )  # fmt: skip
 
