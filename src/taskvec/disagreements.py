@@ -266,9 +266,9 @@ def _lost(ours: Path, theirs: Path, home: str, name: str, partial: bool, templat
     a, b = (_eos(folder, partial) for folder in (ours, theirs))
     if b - a and a:
         found.append(f"eos_token_id {_ids(b)}, not {_ids(a)}")
-    a, b = template_of(ours), template_of(theirs)
-    if b and a != b and template:
-        found.append("another chat template" if a else "a chat template")
+    one, two = template_of(ours), template_of(theirs)
+    if two and one != two and template:
+        found.append("another chat template" if one else "a chat template")
     g, h = (read_table(folder / "generation_config.json") for folder in (ours, theirs))
     keys = [k for k, v in h.items() if v is not None and g.get(k) != v and not _fits(k, NOT_OF_GENERATION)]
     found += [f"{key} {_short(h[key])} in generation_config.json" for key in keys]

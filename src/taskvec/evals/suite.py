@@ -99,7 +99,7 @@ def suite_from(path: str) -> Suite:
 
     Raises FormatError, RecipeError with all misspelt keys at once.
     """
-    given = next(iter(documents(Path(path))), None)
+    given: Any = next(iter(documents(Path(path))), None)
     tasks = given.pop("tasks", None) if isinstance(given, dict) else None
     if not isinstance(tasks, dict) or not tasks:
         raise FormatError(f"{path}: a file of tasks has tasks: {{NAME: {{kind: ...}}}}")
