@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import taskvec as tv
 from conftest import model, tensors
-from taskvec.errors import RecipeError
+from taskvec.errors import MismatchError, RecipeError
 from taskvec.mergekit import read
 from taskvec.mergekit.methods import METHODS
 from taskvec.mergekit.templates import TEMPLATES
@@ -384,8 +384,21 @@ def test_the_base_gives_its_files_wherever_it_stands(home, method):
     assert found.weights.donor.folder.name == "math"
 
 
-def test_integers_that_differ_are_an_error_where_mergekit_rounds_their_mean(home, run):
-    for k, name in enumerate(("math", "code"), 7):
-        model(home / name, tensors(k, SHAPES) | {"model.counter": np.array([k])})
-    found = run("merge", written(home, LINEAR), "-o", "out")
-    assert found.code == 1 and "model.counter (I64[1]) differs between" in found.stderr and "like" in found.stderr
+def mixed(method, names=NAMES):
+    """A file with the method on as many of the models as it takes, all of whose parameters have some value."""
+    row = METHODS[method]
+    own = {key: 0.5 for key, (scope, _) in row.numbers.items() if scope != "shared"}
+    shared = {key: 0.3 for key, (scope, default) in row.numbers.items() if scope == "shared" and default is None}
+    models = [{"model": name, "parameters": own} for name in names[: row.most or 3]]
+    base = {} if row.base == "ignored" else {"base_model": names[0]}
+    return json.dumps({"merge_method": method, "models": models, "parameters": shared} | base)
+
+
+@pytest.mark.parametrize("method", [m for m, row in METHODS.items() if row.most != 1])
+def test_integers_that_differ_are_an_error_in_every_method(home, method):
+    for k, name in enumerate(NAMES, 7):
+        model(home / name, tensors(k, SHAPES) | {"model.counter": np.array(k)})
+    (found,) = read(written(home, mixed(method)))
+    with pytest.raises(MismatchError, match=r"model\.counter \(I64\[\]\) differs between"):
+        tv.save(found.weights, home / "out", dtype=found.dtype)
+    assert not (home / "out").exists()
