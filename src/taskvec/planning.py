@@ -183,7 +183,7 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
 
 def _require_settled(made: Derived) -> None:
     """What config.json would say of the layers of a model that views have rebuilt, it can say."""
-    if problems := [f"{stack}: {problem}" for stack, found in made.unsettled.items() for problem in found]:
+    if problems := [f"{stack}: {problem}" for stack, found in made.settled()[1].items() for problem in found]:
         raise RecipeError(
             "config.json cannot say what these layers are, so that a loader would compute another model (write the "
             "weights alone, -o NAME.safetensors, if you write a config.json of your own):",

@@ -48,7 +48,7 @@ def settings_of(weights: Weights) -> Settings:
     donor = weights.donor
     folder = getattr(donor, "folder", None)
     table = read_table(folder / "config.json") if folder else {}
-    return Settings(table, donor.config, donor.unsettled) if isinstance(donor, Derived) else Settings(table)
+    return Settings(table, *donor.settled()) if isinstance(donor, Derived) else Settings(table)
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -81,15 +81,10 @@ class View(Derived):
         """Where the configuration lies: with the first argument's model."""
         return getattr(self.args[0].donor, "folder", None)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Entries of config.json that are other than in `folder`, those of the arguments included."""
-        return self.configured(settings_of(self.args[0])).changes
-
-    @property
-    def unsettled(self) -> dict[str, Sequence[str]]:
-        """Stack of layers -> what config.json cannot say of its layers."""
-        return dict(self.configured(settings_of(self.args[0])).problems)
+    def settled(self) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
+        """Entries of config.json, and what it cannot say, with what the arguments changed."""
+        found = self.configured(settings_of(self.args[0]))
+        return found.changes, dict(found.problems)
 
     @property
     def tokenizer(self) -> Any:
