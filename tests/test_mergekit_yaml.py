@@ -2,6 +2,7 @@
 
 import json
 
+import jinja2
 import numpy as np
 import pytest
 import yaml
@@ -9,9 +10,11 @@ from safetensors.numpy import load_file
 
 import taskvec as tv
 from conftest import model, tensors
-from taskvec.errors import RecipeError
+from taskvec.errors import MismatchError, RecipeError
 from taskvec.mergekit import read
 from taskvec.mergekit.methods import METHODS
+from taskvec.mergekit.templates import TEMPLATES
+from taskvec.notes import collected
 
 SHAPES = {
     "model.embed_tokens.weight": (12, 4),
@@ -62,6 +65,19 @@ models:
   - {model: math, parameters: {weight: 1}}
   - {model: code, parameters: {weight: 3}}
 """
+
+
+# ---- the file itself ------------------------------------------------------------------------------------------------
+def test_a_key_that_is_there_twice_is_an_error_with_both_lines(home):
+    said = refused(home, LINEAR.replace("weight: 1}", "weight: 1, weight: 2}") + "merge_method: slerp\n")
+    assert "merge_method in line 2 and in line 6" in said and "weight in line 4 and in line 4" in said
+
+
+def test_an_alias_bomb_is_refused_and_not_printed(home, run):
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x,x]"]
+    lines += [f"{c}: &{c} [{','.join([f'*{p}'] * 10)}]" for p, c in zip("abcdefgh", "bcdefghi", strict=True)]
+    found = run("merge", written(home, "\n".join([*lines, "merge_method: *i", "models: []"])), "-o", "out")
+    assert found.code == 1 and "more than 100,000 values" in found.stderr and len(found.stderr) < 1000
 
 
 # ---- what a file stands for -----------------------------------------------------------------------------------------
@@ -168,6 +184,49 @@ def test_a_chat_template_replaces_the_model_s(home, merge):
     merge("config.yml", "-o", "out")
     assert "<|im_start|>" in (home / "out" / "chat_template.jinja").read_text()
     assert "<|im_start|>" in json.loads((home / "out" / "tokenizer_config.json").read_text())["chat_template"]
+
+
+CHAT = [("user", " a\n"), ("assistant", "b"), ("user", "c")]
+ALONE = [("user", "a")]
+SYSTEM = ("system", " be kind ")
+# (template, messages, what mergekit's template of that name renders with an answer asked for)
+RENDERED = [
+    ("chatml", ALONE, "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"),
+    ("chatml", [SYSTEM, *ALONE],
+     "<|im_start|>system\n be kind <|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"),
+    ("alpaca", CHAT, "\n\n### Instruction:\na\n\n### Response:\nb\n\n### Instruction:\nc### Response:\n"),
+    ("alpaca", [SYSTEM, *ALONE], "be kind\n\n### Instruction:\na### Response:\n"),
+    ("alpaca", [("user_context", "x"), *CHAT[1:2]], "\n\n### Input:\nx\n\n### Response:\nb"),
+    ("llama3", [SYSTEM, *ALONE],
+     "<s><|start_header_id|>system<|end_header_id|>\n\nbe kind<|eot_id|>\n<|start_header_id|>user<|end_header_id|>\n\n"
+     "a<|eot_id|>\n<|start_header_id|>assistant<|end_header_id|>\n\n"),
+    ("mistral", CHAT, "<s> [INST]  a\n [/INST] b</s> [INST] c [/INST]"),
+    ("mistral", [SYSTEM, *ALONE], "<s> [INST]  be kind \n\na [/INST]"),
+    ("exaone", ALONE, "        [|system|][|endofturn|]\n\n    [|user|]a\n        \n\n    [|assistant|]\n"),
+    ("exaone", [SYSTEM, *ALONE],
+     "    [|system|] be kind \n        [|endofturn|]\n\n    [|user|]a\n        \n\n    [|assistant|]\n"),
+]  # fmt: skip
+
+
+def rendered(name, messages):
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    turns = [{"role": role, "content": content} for role, content in messages]
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    return _compile_jinja_template(TEMPLATES[name]).render(messages=turns, add_generation_prompt=True, **tokens)
+
+
+@pytest.mark.parametrize(("name", "messages", "text"), RENDERED)
+def test_a_named_template_renders_what_mergekit_s_does(name, messages, text):
+    assert rendered(name, messages) == text
+
+
+@pytest.mark.parametrize(
+    "messages", [[SYSTEM, *CHAT[1:]], [CHAT[0], CHAT[0]], [("tool", "x")], [CHAT[0], ("tool", "x")]]
+)
+def test_mistral_s_refuses_turns_that_do_not_alternate(messages):
+    with pytest.raises(jinja2.exceptions.TemplateError, match=r"alternate|of the user or the assistant"):
+        rendered("mistral", messages)
 
 
 def test_auto_takes_the_template_that_most_models_have(home):
@@ -305,3 +364,41 @@ def test_nothing_appears_where_a_file_is_refused(home, run):
     failed = run("merge", "config.yml", "-o", "out")
     assert failed.code == 1 and "Traceback" not in failed.stderr
     assert sorted(p.name for p in home.iterdir()) == before
+
+
+# ---- models that a method leaves out ---------------------------------------------------------------------------------
+def test_multislerp_of_one_model_says_that_its_base_has_no_part(home):
+    one = {"model": "math", "parameters": {"weight": 0.5}}
+    text = json.dumps({"merge_method": "multislerp", "base_model": "base", "models": [one]})
+    with collected() as notes:
+        (found,) = read(written(home, text))
+    assert found.weights == tv.load("math") and "the base has no part in it" in next(iter(notes))
+
+
+@pytest.mark.parametrize("method", ["linear", "karcher"])
+def test_the_base_gives_its_files_wherever_it_stands(home, method):
+    models = [{"model": n, "parameters": {"weight": 1} if method == "linear" else {}} for n in ("math", "base", "code")]
+    (found,) = read(written(home, json.dumps({"merge_method": method, "models": models, "base_model": "base"})))
+    assert found.weights.donor.folder.name == "base"
+    (found,) = read(written(home, json.dumps({"merge_method": method, "models": models})))
+    assert found.weights.donor.folder.name == "math"
+
+
+def mixed(method, names=NAMES):
+    """A file with the method on as many of the models as it takes, all of whose parameters have some value."""
+    row = METHODS[method]
+    own = {key: 0.5 for key, (scope, _) in row.numbers.items() if scope != "shared"}
+    shared = {key: 0.3 for key, (scope, default) in row.numbers.items() if scope == "shared" and default is None}
+    models = [{"model": name, "parameters": own} for name in names[: row.most or 3]]
+    base = {} if row.base == "ignored" else {"base_model": names[0]}
+    return json.dumps({"merge_method": method, "models": models, "parameters": shared} | base)
+
+
+@pytest.mark.parametrize("method", [m for m, row in METHODS.items() if row.most != 1])
+def test_integers_that_differ_are_an_error_in_every_method(home, method):
+    for k, name in enumerate(NAMES, 7):
+        model(home / name, tensors(k, SHAPES) | {"model.counter": np.array(k)})
+    (found,) = read(written(home, mixed(method)))
+    with pytest.raises(MismatchError, match=r"model\.counter \(I64\[\]\) differs between"):
+        tv.save(found.weights, home / "out", dtype=found.dtype)
+    assert not (home / "out").exists()

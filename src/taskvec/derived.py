@@ -90,13 +90,20 @@ class Derived:
         """Where the configuration and the tokenizer lie: with the first model."""
         return next((f for leaf in self.leaves if leaf.mass and (f := getattr(leaf, "folder", None))), None)
 
+    def settled(self) -> "tuple[dict[str, Any], dict[str, Sequence[str]]]":
+        """Entries of config.json that are other than in `folder`; and, by stacks of layers, what it would have to say
+        of their layers and cannot (views/bylayer.py). The first call among the arguments has the last word."""
+        entries: dict[str, Any] = {}
+        problems: dict[str, Sequence[str]] = {}
+        for inner in reversed(list(self.inner())):
+            more, wrong = inner.settled()
+            entries, problems = entries | more, problems | wrong
+        return entries, problems
+
     @property
     def config(self) -> dict[str, Any]:
         """Entries of config.json that are other than in `folder`."""
-        found: dict[str, Any] = {}
-        for inner in reversed(list(self.inner())):
-            found |= inner.config
-        return found
+        return self.settled()[0]
 
     @property
     def tokenizer(self) -> Any:

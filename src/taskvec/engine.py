@@ -6,7 +6,7 @@ written last, and the folder gets its name after that.
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 from taskvec import lineage, sidecars
 from taskvec.batchnorm import require_positive
 from taskvec.derived import Derived
+from taskvec.disagreements import disagreements
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
 from taskvec.moving import sync
+from taskvec.notes import note
 from taskvec.outputs import RECORD, Destination
 from taskvec.planning import PIECE, Plan, plan, readable, shard
 from taskvec.proofs import Proof, holds, proofs_of
@@ -91,6 +93,9 @@ def save(
     )  # fmt: skip
     if not force:
         weights.check_bases()
+    lost = todo.kind == 1 and like is None and not alone
+    _tell(disagreements(todo.weights, todo.like or todo.weights.donor, lost=lost, template=not chat_template))
+    todo = replace(todo, beside=() if alone else sidecars.survey(todo))
     proof = Proof(_read_by(todo), [*todo.weights.terms], todo.like)
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
     entry = lineage.record(todo.weights, todo.specs, todo.kind, notes)
@@ -124,6 +129,11 @@ def save(
         target, todo.kind, entry["recipe"], written.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
         time.perf_counter() - began, tuple(written.get("nonfinite", nonfinite)),
     )  # fmt: skip
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        note(sentence)
 
 
 def _path(source: Source) -> Path | None:

@@ -1,10 +1,12 @@
 """The plan is the header: names, shapes and offsets of the output, blocks and memory, before any data."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from taskvec.copying import Beside
 from taskvec.derived import Derived, held, reads
 from taskvec.dtypes import BITS, accumulator, parse_dtype
 from taskvec.errors import OutputError, RecipeError, TaskvecError
@@ -16,12 +18,13 @@ from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
 from taskvec.terms import aligned, scratch_bytes
-from taskvec.weights import Weights
+from taskvec.weights import Weights, leaves_of
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
 BLOCKS = (2 << 20, 1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
 PROGRAM = 64 << 20  # bytes of anonymous memory of the program itself: interpreter, numpy, headers of usual size
 A_TENSOR, A_PIECE = 3000, 200  # bytes of bookkeeping
+LOADED = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights, up to a variant
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -61,6 +64,7 @@ class Plan:
     threads: int
     peak: int  # bytes of anonymous memory, the program included: a promise
     ram: int
+    beside: tuple[Beside, ...] = ()  # the files that are copied beside the weights
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
@@ -155,13 +159,16 @@ def plan(
     donor = _donor(weights, like, kind)
     if donor is not None and donor not in weights.summed:
         _require_same_names(weights, donor)
+    if kind and filename is None and isinstance(donor, Derived):
+        _require_settled(donor)
     weights.check_patterns()
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
     note_remarks(weights.mentioned, weights.reference)
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere
         for place in weights.places.values():
             c.at(place)
-    shards = _shards(specs, parse_size(shard_size, "shard size"), kind, filename)
+    stem = weights_stem(donor) if kind else checkpoint.VECTOR.removesuffix(".safetensors")
+    shards = _shards(specs, parse_size(shard_size, "shard size"), stem, filename)
     limit = parse_size(ram, "memory")
     busy = not durable or any(s.busy for s in weights.terms if isinstance(s, Derived))
     most = threads or default_threads(busy)
@@ -175,6 +182,16 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
             raise RecipeError("like= must be one model, not an expression")
         return next(iter(like.terms))
     return weights.donor if kind else None
+
+
+def _require_settled(made: Derived) -> None:
+    """What config.json would say of the layers of a model that views have rebuilt, it can say."""
+    if problems := [f"{stack}: {problem}" for stack, found in made.settled()[1].items() for problem in found]:
+        raise RecipeError(
+            "config.json cannot say what these layers are, so that a loader would compute another model (write the "
+            "weights alone, -o NAME.safetensors, if you write a config.json of your own):",
+            problems,
+        )
 
 
 def _require_same_names(weights: Weights, donor: Source) -> None:
@@ -200,7 +217,15 @@ def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str 
     return found
 
 
-def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | None) -> tuple[Shard, ...]:
+def weights_stem(donor: Source | None) -> str:
+    """What a loader expects the files to be called: as those of the model are that the output is like."""
+    leaves = leaves_of(donor) if donor else []
+    files = next((f for leaf in leaves if leaf.mass and (f := getattr(leaf, "files", None))), None)
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", next(iter(files or {}), checkpoint.MODEL).removesuffix(".safetensors"))
+    return name if name.partition(".")[0] in LOADED else checkpoint.MODEL.removesuffix(".safetensors")
+
+
+def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | None) -> tuple[Shard, ...]:
     groups: list[dict[str, Spec]] = [{}]
     room = limit
     for name, spec in specs.items():
@@ -209,7 +234,8 @@ def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | No
             room = limit
         groups[-1][name] = spec
         room -= spec.nbytes
-    stem = (checkpoint.MODEL if kind else checkpoint.VECTOR).removesuffix(".safetensors")
+    if len(groups) > 1:  # the index of a variant ("model.fp16") has a name of its own, and not all read it
+        stem = stem.partition(".")[0]
     many = [f"{stem}-{k + 1:05d}-of-{len(groups):05d}.safetensors" for k in range(len(groups))]
     names = [filename] if filename else many if len(groups) > 1 else [f"{stem}.safetensors"]
     return tuple(shard(name, group, {"format": "pt"}) for name, group in zip(names, groups, strict=True))

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskvec.cli.common import as_json, cell, options, progress, quiet, say, show_json, threads
+from taskvec.disagreements import disagreements
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.measures import Comparison
 from taskvec.measures import compare as measure
+from taskvec.notes import note
 from taskvec.planning import readable
 from taskvec.recipe import load
 from taskvec.source import Source
@@ -82,7 +84,10 @@ def _kind(source: Source) -> str:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH PATH...")
 @as_json
 def check(paths: tuple[str, ...], machine: bool) -> None:
-    """Say whether these can be merged: every problem at once, from headers only. Exit code 1 if they cannot."""
+    """Say whether these can be merged: every problem at once, from headers only. Exit code 1 if they cannot.
+
+    Notes name what their configurations, tokenizers and chat templates say differently: a merge goes on with it.
+    """
     sources, problems = [], []
     for path in paths:
         try:
@@ -95,6 +100,9 @@ def check(paths: tuple[str, ...], machine: bool) -> None:
             find()
         except TaskvecError as error:
             problems += error.problems
+    differences = disagreements(together, together.donor)
+    for difference in differences:
+        note(difference)
     if machine:
         show_json({"mergeable": not problems, "problems": problems})
     if problems:
@@ -102,7 +110,10 @@ def check(paths: tuple[str, ...], machine: bool) -> None:
             raise TaskvecError("these cannot be merged as they are:", problems)
         raise SystemExit(1)
     if not machine:
-        say(f"these can be merged: {len(sources)} sources, {len(together.specs)} tensors of the same shapes")
+        say(
+            f"these can be merged: {len(sources)} sources, {len(together.specs)} tensors of the same shapes"
+            f"{'; mind the notes' if differences else ''}"
+        )
 
 
 @click.command()

@@ -27,8 +27,8 @@ from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
 from taskvec.evals.order import digest
 from taskvec.evals.task import Task
-from taskvec.storage import stated
 from taskvec.weights import Weights
+from taskvec.yaml_files import documents
 
 KINDS: Mapping[str, type[Task]] = {
     kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Harness, Command)
@@ -106,18 +106,7 @@ def suite_from(path: str) -> Suite:
 
     Raises FormatError, RecipeError with all misspelt keys at once.
     """
-    import yaml
-
-    with stated(path, FormatError):
-        text = Path(path).read_text(encoding="utf-8")
-    try:
-        given = yaml.safe_load(text)
-    except RecursionError:
-        raise FormatError(f"{path} is nested too deeply") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise FormatError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
+    given: Any = next(iter(documents(Path(path))), None)
     tasks = given.pop("tasks", None) if isinstance(given, dict) else None
     if not isinstance(tasks, dict) or not tasks:
         raise FormatError(f"{path}: a file of tasks has tasks: {{NAME: {{kind: ...}}}}")

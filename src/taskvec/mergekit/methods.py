@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from taskvec.coefficients import ZERO, Coefficient
 from taskvec.errors import MassError
+from taskvec.notes import note
 from taskvec.recipe import FUNCTIONS
 from taskvec.weights import Weights
 
@@ -182,6 +183,8 @@ def nuslerp(call: Call) -> Weights:
 def multislerp(call: Call) -> Weights:
     """The barycentre on the sphere, of models or of task vectors."""
     if len(call.models) == 1:
+        if call.base is not None:
+            note("multislerp of one model is that model: the base has no part in it, and neither has a weight")
         return call.models[0]
     normalize = "sum" if call.flags["normalize_weights"] else "none"
     return _on_taus(call, "multislerp", weights=call.own["weight"], normalize=normalize, eps=call.shared["eps"])

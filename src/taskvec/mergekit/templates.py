@@ -1,35 +1,48 @@
 """Chat templates: those that mergekit knows by name, one's own, or the one that most of the models have."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from taskvec.mergekit.config import Problems, nearest
+from taskvec.views.tokens import template_of
 from taskvec.weights import Weights
 
 _TURNS = "{% for message in messages %}"
 _END = "{% endfor %}"
 
+# They render what mergekit's do, blank and newline included, which is what its merges were tried with: of Alpaca's last
+# message nothing follows, each message of Llama 3 is followed by a newline, EXAONE's parts are indented.
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "chatml": _TURNS + "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
         + _END + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
-        "alpaca": _TURNS + "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-        "{% elif message['role'] == 'user' %}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
-        "{% else %}{{ '### Response:\\n' + message['content'] + eos_token + '\\n\\n' }}{% endif %}"
-        + _END + "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}",
-        "llama3": "{{ bos_token }}" + _TURNS + "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' "
-        "+ message['content'] | trim + '<|eot_id|>' }}"
+        "alpaca": "{% set ns = namespace(system='') %}" + _TURNS + "{% if message['role'] == 'system' %}"
+        "{% set ns.system = message['content'] | trim %}{% endif %}" + _END + "{{ ns.system + '\\n\\n' }}"
+        "{% set titles = {'user': 'Instruction', 'assistant': 'Response', 'user_context': 'Input'} %}"
+        + _TURNS + "{% if message['role'] in titles %}"
+        "{{ '### ' + titles[message['role']] + ':\\n' + message['content'] | trim }}"
+        "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endif %}"
+        + _END + "{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+        "{{ '### Response:\\n' }}{% endif %}",
+        "llama3": _TURNS + "{% if loop.first %}{{ bos_token }}{% endif %}"
+        "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' "
+        "+ message['content'] | trim + '<|eot_id|>\\n' }}"
         + _END + "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
-        "mistral": "{{ bos_token }}" + _TURNS
-        + "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% else %}"
-        "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% endif %}" + _END,
-        "exaone": _TURNS + "{{ '[|' + message['role'] + '|]' + message['content'] }}"
-        "{% if message['role'] == 'user' %}{{ '\\n' }}{% else %}{{ '[|endofturn|]\\n' }}{% endif %}"
-        + _END + "{% if add_generation_prompt %}{{ '[|assistant|]' }}{% endif %}",
+        "mistral": "{% set system = messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' else '' %}"
+        "{% set turns = messages[1:] if messages[0]['role'] == 'system' else messages %}{{ bos_token }}"
+        "{% for message in turns %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('after the system message, if any, user and assistant must alternate') }}{% endif %}"
+        "{% if message['role'] == 'user' %}"
+        "{{ ' [INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}"
+        "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
+        "{% else %}{{ raise_exception('a message is of the user or the assistant, the first also of the system') }}"
+        "{% endif %}" + _END,
+        "exaone": _TURNS + "{% if loop.first and message['role'] != 'system' %}"
+        "{{ '        [|system|][|endofturn|]\\n\\n' }}{% endif %}"
+        "{{ '    [|' + message['role'] + '|]' + message['content'] + '\\n' }}"
+        "{{ '        \\n\\n' if message['role'] == 'user' else '        [|endofturn|]\\n\\n' }}"
+        + _END + "{% if add_generation_prompt %}{{ '    [|assistant|]\\n' }}{% endif %}",
     }
 )  # fmt: skip
 
@@ -39,7 +52,8 @@ def chat_template(wanted: str | None, models: Iterable[Weights], problems: Probl
     if not wanted:
         return None
     if wanted == "auto":
-        found = [t for m in models for leaf in m.mentioned if (t := _template_of(getattr(leaf, "folder", None)))]
+        folders = [folder for m in models for leaf in m.mentioned if (folder := getattr(leaf, "folder", None))]
+        found = [template for folder in folders if (template := template_of(folder))]
         return Counter(found).most_common(1)[0][0] if found else None
     if wanted in TEMPLATES:
         return TEMPLATES[wanted]
@@ -49,19 +63,3 @@ def chat_template(wanted: str | None, models: Iterable[Weights], problems: Probl
             f"no chat_template is named {wanted}{nearest(wanted, names)}: use one of {', '.join(names)}, or Jinja"
         )
     return wanted
-
-
-def _template_of(folder: Path | None) -> str | None:
-    """The template that lies in a model's folder, if it has one."""
-    if folder is None:
-        return None
-    if (alone := folder / "chat_template.jinja").is_file():
-        return alone.read_text(encoding="utf-8").strip() or None
-    try:
-        table: Any = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        found = table.get("chat_template")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-    if isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}.get("default")
-    return found.strip() or None if isinstance(found, str) else None

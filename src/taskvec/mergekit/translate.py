@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskvec import yaml_files
 from taskvec.coefficients import Coefficient
-from taskvec.errors import MismatchError, RecipeError, TaskvecError
+from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
 from taskvec.mergekit.config import Config, Input, Module, Problems, Reference, Settings, Slice, config, nearest
 from taskvec.mergekit.methods import IGNORED, METHODS, REQUIRED, SHARED, Call, Row
 from taskvec.mergekit.modules import names_of
@@ -15,7 +16,6 @@ from taskvec.mergekit.templates import chat_template
 from taskvec.mergekit.vocabulary import prepared
 from taskvec.places import layer_of
 from taskvec.recipe import FUNCTIONS, load
-from taskvec.storage import stated
 from taskvec.weights import Weights
 
 WIDTH = {"F8_E4M3": 0, "F8_E5M2": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 4}  # whose numbers hold those of the others
@@ -38,13 +38,10 @@ def read(path: Path, names: Mapping[str, str] | None = None, seed: int = 0) -> l
     names: model in the file -> where it lies, for files whose paths are of another machine. seed: of DARE and DELLA.
     Raises RecipeError with every problem of the file.
     """
-    import yaml
-
     try:
-        with stated(path):
-            documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        documents = yaml_files.documents(path)
+    except FormatError as error:
+        raise RecipeError(str(error).partition("\n")[0], error.problems) from None
     problems: Problems = []
     found = [config(document, problems) for document in documents if document is not None]
     configs = [c for c in found if c]
@@ -212,6 +209,8 @@ class _Translation:
         inputs = list(part.inputs)
         if base and not inputs[0].layers and base not in [one.model for one in inputs]:
             inputs.append(Input(base))  # as mergekit does
+        if row.base == IGNORED:  # all are alike in the sum, and the output has the base's files
+            inputs.sort(key=lambda one: one.model != base)
         if not self._counted(row, inputs, base, where):
             return Weights({})
         opened = [self._opened(one, name, where) for one in inputs]

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
 
 from taskvec.coefficients import Coefficient
-from taskvec.derived import Parameter
+from taskvec.derived import Derived, Parameter
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.places import HEADS, layer_of
-from taskvec.views.settings import Settings, by_layer, settings_of, with_layers
+from taskvec.views.bylayer import Origin
+from taskvec.views.settings import Settings, settings_of, with_layers
 from taskvec.views.view import View, lifted, require_weights, texts, whole, without_collisions
 from taskvec.weights import SHOWN, Weights
 
@@ -26,6 +26,8 @@ INPUT_SIDE = (
     "*visual*",
     "*audio*",
 )
+# Tensors that only the first layer of a stack has, for all of them: positions relative to one another (T5, WavLM).
+IN_THE_FIRST = ("*.relative_attention_bias.*", "*.rel_attn_embed.*")
 
 
 def stacks(weights: Weights) -> dict[str, int]:
@@ -68,6 +70,37 @@ class Layered(View):
         places = {name: layer_of(name) for name in self.args[k].specs}
         return {name: at[1] for name, at in places.items() if at and at[0] == stack}
 
+    @cached_property
+    def origins(self) -> list[Origin]:
+        """For each layer of the result the configuration of the model that it is of, and its number there."""
+        raise NotImplementedError
+
+    def configured(self, settings: Settings) -> Settings:
+        """Other layers."""
+        name = self.stack(0)[0]
+        found, key = with_layers(settings, name, self.origins), f"{name}.0"
+        only = {
+            n for k in range(len(self.args)) for n in self.layers(k) if any(fnmatchcase(n, p) for p in IN_THE_FIRST)
+        }
+        if not only:
+            return found
+        lost = sorted({renumbered(n, name, 0) for n in only} - self.tensors.keys())
+        wrong = [f"{n} is read there by all layers: begin with the layer that has it" for n in lost]
+        return Settings(found.table, found.changes, {**found.problems, key: wrong})
+
+
+def origins_of(weights: Weights, stack: str, count: int) -> list[Origin]:
+    """The same of the `count` layers of an expression: through views of layers and through methods, to the models."""
+    donor = weights.donor
+    if isinstance(donor, Layered) and donor.stack(0)[0] == stack:
+        return donor.origins
+    if isinstance(donor, Derived):
+        inner = next((a for a in donor.args if a.donor and stacks(a).get(stack) == count), None)
+        if inner is not None:
+            return origins_of(inner, stack, count)
+    table = settings_of(weights).now
+    return [Origin(table, count, layer) for layer in range(count)]
+
 
 # ---- a part --------------------------------------------------------------------------------------
 def take_layers(m: Weights, start: int | Coefficient, stop: int | Coefficient, *, stack: str | None = None) -> Weights:
@@ -76,10 +109,11 @@ def take_layers(m: Weights, start: int | Coefficient, stop: int | Coefficient, *
     >>> take_layers(m, 8, 24)
 
     The stack is the only one, or the one that `stack` names: the part of the names before the number, "model.layers".
-    config.json gets the new number of layers, and lists in it with one value a layer (`layer_types`) are cut alike;
-    entries that name layers in another way (`first_k_dense_replace`, `mlp_only_layers`) are left alone. Raises
-    RecipeError for a range that is empty or out of bounds, for no layers and for several stacks. A LoRA, which names
-    only the layers that it changes, knows no bound.
+    config.json gets the new number of layers, and what it says of single layers (`layer_types`, `mlp_only_layers`,
+    `first_k_dense_replace`, `sliding_window_pattern`, ...) is said of the same layers in their new places
+    (views/bylayer.py); what cannot be said is an error when a folder is to be written. Raises RecipeError for a range
+    that is empty or out of bounds, for no layers and for several stacks. A LoRA, which names only the layers that it
+    changes, knows no bound.
     """
     (m,) = require_weights("take_layers", [m])
     first, last = whole("take_layers", "start", start, 0), whole("take_layers", "stop", stop, 1)
@@ -116,15 +150,11 @@ class TakeLayers(Layered):
             "take_layers", ((renumbered(n, stack, layers[n] - start) if n in layers else n, (0, n)) for n in kept)
         )
 
-    def configured(self, settings: Settings) -> Settings:
-        """Fewer layers."""
+    @cached_property
+    def origins(self) -> list[Origin]:
+        """Those that are taken."""
         (start, stop), (stack, count) = self.bounds, self.stack(0)
-
-        def cut(inner: str | None, key: str) -> list[Any] | None:
-            found = by_layer(settings, inner, key, count)
-            return found[start:stop] if found is not None else None
-
-        return with_layers(settings, stack, cut, stop - start)
+        return origins_of(self.args[0], stack, count)[start:stop]
 
 
 # ---- several -------------------------------------------------------------------------------------
@@ -137,8 +167,8 @@ def stack(*models: Weights, stack: str | None = None) -> Weights:
     Tensors of no layer are the first argument's if they stand before the layers (a name that fits one of INPUT_SIDE:
     embeddings, positions, vision) and the last one's if they stand after them (every other name: final norm, head).
     All arguments are models, or all task vectors; the stack is the only one, or the one that `stack` names, and has the
-    same name in all. config.json is the first argument's, with the new number of layers; lists in it with one value a
-    layer (`layer_types`) are joined alike. Raises MismatchError where layers of different models have no shape in
+    same name in all. config.json is the first argument's, with the new number of layers and what the arguments' own
+    ones say of their layers (see `take_layers`). Raises MismatchError where layers of different models have no shape in
     common or one end has a head and the other none, RecipeError for a LoRA alone, whose layers cannot be counted.
     """
     args = require_weights("stack", models)
@@ -203,17 +233,10 @@ class Stack(Layered):
             found.setdefault(renumbered(tensor, name, 0), set()).add(specs[tensor].shape)
         return found
 
-    def configured(self, settings: Settings) -> Settings:
-        """More layers."""
-        counts = [self.stack(k)[1] for k in range(len(self.args))]
-        others = [settings, *(settings_of(a) for a in self.args[1:])]
-
-        def together(inner: str | None, key: str) -> list[Any] | None:
-            lists = [by_layer(o, inner, key, count) for o, count in zip(others, counts, strict=True)]
-            known = [found for found in lists if found is not None]
-            return [value for found in known for value in found] if len(known) == len(lists) else None
-
-        return with_layers(settings, self.stack(0)[0], together, sum(counts))
+    @cached_property
+    def origins(self) -> list[Origin]:
+        """Those of all arguments."""
+        return [o for k, a in enumerate(self.args) for o in origins_of(a, *self.stack(k))]
 
 
 def before_the_layers(name: str) -> bool:

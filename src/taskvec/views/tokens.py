@@ -4,20 +4,25 @@ A token is a text with an id, the row of the embedding that it has.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from taskvec.copying import small_text
 from taskvec.errors import FormatError
 from taskvec.storage import stated, write_text
 from taskvec.views.settings import read_table
 
 # The files of a tokenizer; those of WORDS hold the vocabulary in older forms, beside tokenizer.json.
-WORDS = ("vocab*", "merges.txt", "added_tokens.json", "*.model", "*.tiktoken")
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "chat_template*", "additional_chat_templates", *WORDS)
+WORDS = (
+    "vocab*", "merges.txt", "added_tokens.json", "*.model", "*.tiktoken", "tekken.json", "*.spm", "*.vocab",
+    "bpe.codes", "*.bpe", "dict*.txt",
+)  # fmt: skip
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "chat_template*", *WORDS)
+TEMPLATES = "additional_chat_templates"  # a folder
 IDS = ("*_token_id", "*_token_ids", "*_token_index")  # keys of config.json and generation_config.json that name tokens
 HIGHEST = 2**31 - 1
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
@@ -75,19 +80,20 @@ class Tokenizer:
         own = sum(p.stat().st_size for p in files_of(self.folder) if p.suffix in (".json", ".txt"))
         return own + sum(other.nbytes for other in self.others)
 
+    @property
+    def grown(self) -> bool:
+        """Whether there are more tokens than in the files."""
+        return bool(self.others or self.extra) and len(self.table().ids) > len(read(self.folder).ids)
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """The files that go along as they are, by patterns; where it has grown, not those that would contradict it."""
+        return tuple(p for p in TOKENIZER if p not in WORDS) if self.grown else TOKENIZER
+
     def write(self, target: Path, durable: bool) -> None:
-        """Copy the files; where there are more tokens than in them, write a tokenizer.json that has them too."""
-        table = self.table() if self.others or self.extra else None
-        grown = table is not None and len(table.ids) > len(read(self.folder).ids)
-        for path in files_of(self.folder):
-            if grown and any(fnmatchcase(path.name, pattern) for pattern in WORDS):
-                continue
-            if path.is_dir():
-                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(path, target / path.name)
-        if grown and table is not None:
-            document = extended(json_of(self.folder / "tokenizer.json"), table, self.folder)
+        """Where there are more tokens than in the files, write a tokenizer.json that has them too."""
+        if self.grown:
+            document = extended(json_of(self.folder / "tokenizer.json"), self.table(), self.folder)
             write_text(target / "tokenizer.json", json.dumps(document, ensure_ascii=False) + "\n", durable)
 
     def renumbered(self, settings: Mapping[str, Any], folder: Path, filename: str) -> dict[str, Any]:
@@ -169,12 +175,25 @@ def json_of(path: Path) -> dict[str, Any]:
     """The table that a JSON file holds. Raises FormatError."""
     try:
         with stated(path):
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(small_text(path))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise FormatError(f"{path} holds no table")
     return found
+
+
+def template_of(folder: Path) -> str | None:
+    """The chat template that lies in a model's folder, if it has one."""
+    with suppress(OSError, ValueError):
+        return small_text(folder / "chat_template.jinja").strip() or None
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        found = read_table(folder / name).get("chat_template")
+        if isinstance(found, list):
+            found = {e.get("name"): e.get("template") for e in found if isinstance(e, dict)}.get("default")
+        if isinstance(found, str) and found.strip():
+            return found.strip()
+    return None
 
 
 # ---- writing -------------------------------------------------------------------------------------

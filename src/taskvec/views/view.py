@@ -4,7 +4,7 @@ it there, so that a renaming costs nothing and changes no bit.
 Views are linear: f(a) - f(b) and f(a - b) are the same sums of the same tensors.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -81,10 +81,10 @@ class View(Derived):
         """Where the configuration lies: with the first argument's model."""
         return getattr(self.args[0].donor, "folder", None)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Entries of config.json that are other than in `folder`, those of the arguments included."""
-        return self.configured(settings_of(self.args[0])).changes
+    def settled(self) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
+        """Entries of config.json, and what it cannot say, with what the arguments changed."""
+        found = self.configured(settings_of(self.args[0]))
+        return found.changes, dict(found.problems)
 
     @property
     def tokenizer(self) -> Any:

@@ -1,0 +1,320 @@
+"""What config.json says of single layers, said again after layers were taken, repeated or put in another order.
+
+A config.json names layers in six ways, and each is rewritten in its own:
+
+1. a list with one value a layer (`layer_types`): the values move along with their layers;
+2. a list of numbers of layers (`mlp_only_layers`): the numbers are those of the layers' new places;
+3. a number of layers at the beginning (`first_k_dense_replace`): counted again;
+4. a period (`sliding_window_pattern: 6`), or nothing at all where the architecture has a period of its own (Gemma 2):
+   written out as a list (1), where loaders know one;
+5. a number that depends on the whole depth (`scale_depth`, divided by the root of the depth): scaled;
+6. anything else that depends on where a layer stands is left alone if the layers stand where it makes no difference.
+
+What none of these can say is a problem, since a loader would compute another model. Which keys there are, and what
+architectures mean that say nothing, stands in architectures.py.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any
+
+from taskvec.views.architectures import (
+    BOUND,
+    BY_NUMBER,
+    DENSE,
+    ENDING_FULL,
+    FIRST_OF_PERIOD,
+    FROM_THE_START,
+    FULL,
+    LEADING,
+    LETTERS,
+    NOT_BY_LAYER,
+    NUMBERS,
+    OF_LAYERS,
+    OF_PERIODS,
+    OWN,
+    PERIODS,
+    SAID_BY,
+    SLIDING,
+    STEP,
+    UNSAID,
+    WITHOUT_ROPE,
+)
+
+Table = Mapping[str, Any]
+
+
+class Whole(dict[str, Any]):
+    """A table that takes another one's place, rather than being merged with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a layer of the output comes from: a table with settings of `count` layers, and the layer's number there."""
+
+    table: Table
+    count: int
+    layer: int
+
+
+def moved(origins: Sequence[Origin], present: Table) -> tuple[dict[str, Any], list[str]]:
+    """The entries that say of every layer what its origin's table says of it, and what cannot be said.
+
+    origins: one for each layer of the output, in its order. present: the table that the entries are to go into, which
+    may have been rewritten before; its lists are never left with another number of layers.
+    """
+    origins = _shared([Origin({**_unsaid(o.table), **o.table}, o.count, o.layer) for o in origins])
+    tables = list({id(o.table): o for o in origins}.values())
+    first = all(o.layer == k and o.table is origins[0].table for k, o in enumerate(origins))  # those of one model
+    found, problems = _lists(origins, tables, present if first else None)
+    problems += [*_leading(origins, found), *_depth(origins, found)]
+    if not first:
+        problems += _periods(origins, found)
+    if not first or len(origins) != origins[0].count:
+        problems += _bound(tables, found, FROM_THE_START if first else ())
+    return found, problems
+
+
+def _unsaid(table: Table) -> Table:
+    given = {*table} | ({"block_types"} if "_block_types" in table else set())
+    return {k: v for k, v in UNSAID.get(str(table.get("model_type", "")), {}).items() if k not in given}
+
+
+def _shared(origins: Sequence[Origin]) -> list[Origin]:
+    """The same with one object for equal tables."""
+    known: list[Origin] = []
+    found = []
+    for o in origins:
+        same = next((k for k in known if k.count == o.count and (k.table is o.table or k.table == o.table)), None)
+        known += [] if same else [o]
+        found.append(Origin(same.table, o.count, o.layer) if same else o)
+    return found
+
+
+def _apart(key: str) -> str:
+    return f"{key} is said by layer in one of the configurations and not, or otherwise, in another"
+
+
+# ---- lists ---------------------------------------------------------------------------------------------------------
+def _lists(
+    origins: Sequence[Origin], tables: Sequence[Origin], present: Table | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The lists by layer; with `present` only those that are written out there or in the tables."""
+    written = {id(o.table): {**o.table, **explicit(o.table, o.count)} for o in tables}
+    keys = dict.fromkeys(
+        k
+        for o in tables
+        for k in written[id(o.table)]
+        if present is None or k in o.table or k in present or o.table.get("model_type") in ENDING_FULL
+    )
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for key in keys:
+        values = {id(o.table): written[id(o.table)].get(key) for o in tables}
+        kinds = {_kind(key, values[id(o.table)], o.count) for o in tables}
+        if len(kinds) > 1:
+            values = {id(o.table): _by_default(key, values[id(o.table)], o) for o in tables}
+            kinds = {_kind(key, values[id(o.table)], o.count) for o in tables}
+        if len(kinds) > 1:
+            problems.append(_apart(key))
+        elif kind := kinds.pop():
+            found[key] = KINDS[kind]([(values[id(o.table)], o.layer) for o in origins])
+            ends = {o.table.get("model_type") for o in tables} & {*ENDING_FULL}
+            if key == "layer_types" and ends and found[key][-1] != FULL:
+                problems.append(
+                    f"the last layer of a {ends.pop()} must be one of {FULL}, and here it is {found[key][-1]}"
+                )
+    if any(written[id(o.table)].get(STEP) != o.table.get(STEP) for o in tables) and "mlp_only_layers" in found:
+        found[STEP] = 1
+    return found, problems
+
+
+def _kind(key: str, value: Any, count: int) -> str | None:
+    """How a value names layers: "list", "text" (a letter a layer), "numbers", "table" (number -> settings), "nested"
+    (GPT-Neo's), or not at all."""
+    if _fits(key, NOT_BY_LAYER):
+        return None
+    if _fits(key, NUMBERS) and isinstance(value, list):
+        return "numbers" if all(type(v) is int for v in value) else None
+    if key == "attention_types" and isinstance(value, list):
+        return "nested"
+    if isinstance(value, dict) and "layer" in key and value and all(str(k).isdecimal() for k in value):
+        return "table"
+    if isinstance(value, list) and len(value) == count:
+        return "list"
+    return "text" if isinstance(value, str) and "pattern" in key and len(value) == count else None
+
+
+def _by_default(key: str, value: Any, origin: Origin) -> Any:
+    """What a table means that lacks a list which another one has: no numbers, or full attention everywhere."""
+    if value is None and _fits(key, NUMBERS):
+        return []
+    windows = origin.table.get("sliding_window") and origin.table.get("use_sliding_window") is not False
+    return [FULL] * origin.count if value is None and key == "layer_types" and origin.table and not windows else value
+
+
+Picks = Sequence[tuple[Any, int]]  # for each layer of the output: its origin's value, and its number there
+
+
+def _list(picks: Picks) -> list[Any]:
+    return [value[layer] for value, layer in picks]
+
+
+def _text(picks: Picks) -> str:
+    return "".join(value[layer] for value, layer in picks)
+
+
+def _numbers(picks: Picks) -> list[int]:
+    return [k for k, (value, layer) in enumerate(picks) if layer in value]
+
+
+def _table(picks: Picks) -> dict[str, Any]:
+    named = [{int(k): settings for k, settings in value.items()} for value, _ in picks]
+    return Whole({str(k): named[k][layer] for k, (_, layer) in enumerate(picks) if layer in named[k]})
+
+
+def _nested(picks: Picks) -> list[Any]:
+    """[[[kind, kind], times], ...] -> the kinds of all layers, once."""
+    return [[[[kind for kinds, times in v for _ in range(times) for kind in kinds][layer] for v, layer in picks], 1]]
+
+
+KINDS: Mapping[str, Callable[[Picks], Any]] = MappingProxyType(
+    {"list": _list, "text": _text, "numbers": _numbers, "table": _table, "nested": _nested}
+)
+
+
+# ---- counts and the depth ------------------------------------------------------------------------------------------
+def _leading(origins: Sequence[Origin], found: dict[str, Any]) -> Iterator[str]:
+    """Counts of the first layers, put into `found`; what is no count any more."""
+    for key in LEADING:
+        if not all(type(o.table.get(key)) is int for o in origins) or (key == "max_window_layers" and _said(origins)):
+            continue
+        flags = [o.layer < o.table[key] for o in origins]
+        count = sum(flags)
+        if flags != [True] * count + [False] * (len(flags) - count):
+            if not (found.get("mlp_layer_types") or key == "max_window_layers"):
+                after = next(k for k in range(1, len(flags)) if flags[k] and not flags[k - 1])
+                yield f"{key} counts the first layers, and layer {after} of the output is one of these behind others"
+            continue
+        most = max(o.table[key] for o in origins)
+        found[key] = count if count < len(flags) else max(count, most)
+
+
+def _said(origins: Sequence[Origin]) -> bool:
+    """Whether the sliding windows are off, or said by layer."""
+    return any(o.table.get("layer_types") or not o.table.get("use_sliding_window") for o in origins)
+
+
+def _depth(origins: Sequence[Origin], found: dict[str, Any]) -> Iterator[str]:
+    """MiniCPM divides `scale_depth` by the root of the depth: scaled, so that each layer does what it did."""
+    key = "scale_depth"
+    scales = {o.table.get(key) for o in origins}
+    if not scales - {None} or all(o.count == len(origins) for o in origins):
+        return
+    if len({(o.table.get(key), o.count) for o in origins}) > 1:
+        yield f"{key} is another one, by the root of the depth, in each of the models"
+    else:
+        found[key] = origins[0].table[key] * math.sqrt(len(origins) / origins[0].count)
+
+
+# ---- periods -------------------------------------------------------------------------------------------------------
+def explicit(table: Table, count: int) -> dict[str, Any]:
+    """The lists by layer that a table of `count` layers stands for and does not have: what a loader makes of it."""
+    found: dict[str, Any] = {}
+    model_type = str(table.get("model_type", ""))
+    if not table.get("layer_types") and (period := _period(table, model_type)):
+        found["layer_types"] = [period[k % len(period)] for k in range(count)]
+        if model_type in ENDING_FULL:
+            found["layer_types"][-1] = FULL
+    elif not table.get("layer_types") and table.get("use_sliding_window") and table.get("sliding_window"):
+        first = table.get("max_window_layers")
+        if type(first) is int:
+            found["layer_types"] = [FULL if k < first else SLIDING for k in range(count)]
+    step = table.get("no_rope_layer_interval", WITHOUT_ROPE.get(model_type))
+    if not table.get("no_rope_layers") and type(step) is int and step > 0:
+        found["no_rope_layers"] = [int((k + 1) % step != 0) for k in range(count)]
+    if model_type == "llama4_text" and table.get("moe_layers") is None:
+        every = table.get("interleave_moe_layer_step") or 1
+        found["moe_layers"] = [*range(every - 1, count, every)]
+    if model_type in DENSE and not table.get("mlp_layer_types"):
+        first = table.get("first_k_dense_replace", DENSE[model_type])
+        found["mlp_layer_types"] = ["dense" if k < (first or 0) else "sparse" for k in range(count)]
+    return found | _repeated(table, count) | _sparse(table, count)
+
+
+def _period(table: Table, model_type: str) -> Sequence[str]:
+    """The kinds of layers of one period, () if the table names none and its architecture has none."""
+    if model_type in BY_NUMBER and BY_NUMBER[model_type] == "layer_types":
+        return ()
+    for key, (last, others) in PERIODS.items():
+        value = table.get(key)
+        if type(value) is int and value > 0:
+            kinds = [others] * (value - 1)
+            return [last, *kinds] if model_type in FIRST_OF_PERIOD else [*kinds, last]
+        if isinstance(value, str) and value and {*value} <= LETTERS.keys():
+            return [LETTERS[letter] for letter in value]
+    return OWN.get(model_type, ())
+
+
+def _repeated(table: Table, count: int) -> dict[str, Any]:
+    """RecurrentGemma's `block_types` are the beginning, which is repeated."""
+    blocks = table.get("block_types") or table.get("_block_types")
+    if not (isinstance(blocks, list) and blocks and all(isinstance(b, str) for b in blocks)):
+        return {}
+    return {"block_types": [blocks[k % len(blocks)] for k in range(count)]}
+
+
+def _sparse(table: Table, count: int) -> dict[str, Any]:
+    """Qwen's mixtures: `decoder_sparse_step` as 1, with every dense layer among `mlp_only_layers`."""
+    step, dense = table.get(STEP), table.get("mlp_only_layers")
+    if type(step) is not int or step < 2 or not isinstance(dense, list):
+        return {}
+    return {"mlp_only_layers": [k for k in range(count) if k in dense or (k + 1) % step], STEP: 1}
+
+
+def _periods(origins: Sequence[Origin], found: Table) -> Iterator[str]:
+    """Periods that no list says: the layers must stand where they stood within each."""
+    out_of_use = {key for key, says in SAID_BY.items() if says in found}
+    for key in dict.fromkeys(k for o in origins for k in o.table if k not in out_of_use | found.keys()):
+        if not (_fits(key, OF_PERIODS) and _fits(key, OF_LAYERS)):
+            continue
+        lengths = {_length(o.table.get(key)) for o in origins}
+        if lengths == {1}:
+            continue
+        if len(lengths) > 1:
+            yield _apart(key)
+            continue
+        (length,) = lengths
+        if wrong := [k for k, o in enumerate(origins) if (k - o.layer) % length]:
+            yield (
+                f"{key} is a period of {length}, and layer {wrong[0]} of the output stood elsewhere in it, as layer "
+                f"{origins[wrong[0]].layer}: move layers by multiples of {length}"
+            )
+
+
+def _fits(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _length(value: Any) -> int:
+    """That of a period; 1 for what is none."""
+    if type(value) is int:
+        return max(value, 1)
+    return max(len(value), 1) if isinstance(value, str | list) else 1
+
+
+def _bound(tables: Sequence[Origin], found: Table, allowed: Sequence[str]) -> Iterator[str]:
+    """What says that a layer depends on its number, except for what is `allowed`."""
+    for key in BOUND:
+        if key not in allowed and any(o.table.get(key) for o in tables):
+            yield f"{key} binds each layer to its number or to the depth"
+    for model_type in dict.fromkeys(str(o.table.get("model_type", "")) for o in tables):
+        if model_type in BY_NUMBER and model_type not in allowed:
+            says = BY_NUMBER[model_type]
+            if says is None:
+                yield f"in {model_type} what a layer computes depends on its number"
+            elif says not in found:
+                yield f"{model_type} has kinds of layers by their numbers: write {says}, one a layer, into config.json"

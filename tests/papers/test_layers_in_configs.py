@@ -1,0 +1,222 @@
+"""What config.json says of single layers after layers have moved: as transformers reads it, layer by layer."""
+
+import copy
+import json
+import math
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, T5Config, T5EncoderModel
+
+import taskvec as tv
+from taskvec.errors import RecipeError
+from taskvec.views.bylayer import Origin, explicit, moved
+
+LAYERS = 12
+PICKS = {
+    "those behind the first": [1, 2, 3, 4, 5, 6, 7],
+    "some twice": [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, 10, 11],
+    "the first seven": [0, 1, 2, 3, 4, 5, 6],
+    "whole periods": [*range(12), *range(12)],
+}
+NUMBERS = ("moe_layers", "rope_scaling_layers", "full_attn_idxs", "kv_source_layers", "window_block_indexes")
+NO_LAYERS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
+PROPERTIES = ("layer_types", "layers_block_type", "layers_num_experts")
+
+
+def by_layer(config, count):
+    """The lists with one value a layer that a configuration of transformers has, its properties included."""
+    found = {}
+    for key in {*vars(config), *PROPERTIES} - {*NUMBERS, *NO_LAYERS}:
+        value = getattr(config, key, None)
+        if isinstance(value, list | tuple) and len(value) == count:
+            found[key] = list(value)
+    return found
+
+
+def read(model_type, table):
+    return CONFIG_MAPPING[model_type](**{k: v for k, v in table.items() if k != "model_type"})
+
+
+def tables(model_type):
+    """As old and new versions and people write it: nothing but the count, all entries, all entries but the lists."""
+    bare = {"model_type": model_type, "num_hidden_layers": LAYERS}
+    full = read(model_type, bare).to_dict()
+    return [bare, full, {k: v for k, v in full.items() if not (isinstance(v, list) and len(v) == LAYERS)}]
+
+
+def check(model_type):
+    """(how many piles were right, how many refused)."""
+    counts = [0, 0]
+    for table in tables(model_type):
+        was = by_layer(read(model_type, table), LAYERS)
+        for picks in PICKS.values():
+            found, problems = moved([Origin(table, LAYERS, layer) for layer in picks], table)
+            counts[bool(problems)] += 1
+            if not problems:
+                now = by_layer(read(model_type, {**table, **found, "num_hidden_layers": len(picks)}), len(picks))
+                for key, values in was.items():
+                    assert now.get(key) == [values[layer] for layer in picks], (model_type, key, picks)
+    return counts
+
+
+KNOWN = ("gemma2", "gemma3_text", "qwen3_next", "smollm3", "llama4_text", "modernbert", "deepseek_v32", "exaone4")
+
+
+@pytest.mark.parametrize("model_type", KNOWN)
+def test_every_layer_is_for_transformers_what_it_was(model_type):
+    right, refused = check(model_type)
+    assert right == 12 and not refused
+
+
+@pytest.mark.slow
+def test_no_architecture_of_transformers_gets_other_layers_unnoticed():
+    judged = 0
+    for model_type in CONFIG_MAPPING:
+        try:
+            count = len(by_layer(read(model_type, tables(model_type)[0]), LAYERS))
+            [read(model_type, table) for table in tables(model_type)]
+        except Exception:  # not every class can be made with a count of layers alone
+            continue
+        if count:
+            judged += sum(check(model_type))
+    assert judged > 400
+
+
+@pytest.mark.parametrize(
+    ("table", "picks", "entries"),
+    [
+        ({"sliding_window_pattern": 2}, [1, 2], {"layer_types": ["full_attention", "sliding_attention"]}),
+        ({"sliding_window_pattern": "LG"}, [1, 2], {"layer_types": ["full_attention", "sliding_attention"]}),
+        ({"first_k_dense_replace": 2}, [0, 2, 3], {"first_k_dense_replace": 1}),
+        ({"first_k_dense_replace": 0}, [2, 3], {"first_k_dense_replace": 0}),
+        ({"mlp_only_layers": [1, 3], "decoder_sparse_step": 1}, [3, 0, 1], {"mlp_only_layers": [0, 2]}),
+        ({"mlp_only_layers": [], "decoder_sparse_step": 2}, [1, 2], {"mlp_only_layers": [1], "decoder_sparse_step": 1}),
+        ({"hybrid_override_pattern": "M-*M"}, [2, 2, 0], {"hybrid_override_pattern": "**M"}),
+        ({"attention_types": [[["global", "local"], 2]]}, [1, 1], {"attention_types": [[["local", "local"], 1]]}),
+        ({"per_layer_config": {"3": {"head_dim": 8}}}, [3, 0], {"per_layer_config": {"0": {"head_dim": 8}}}),
+        ({"use_sliding_window": False, "max_window_layers": 4}, [1, 2], {}),
+        ({"attn_layer_period": 2, "attn_layer_offset": 1}, [2, 3, 0, 1], {}),
+        ({"moe_layer_freq": 1, "layer_norm_eps": 1e-5, "num_adapter_layers": 3}, [3, 1], {}),
+        ({"scale_depth": 1.4}, [0, 1, 2, 3, 1, 2, 3, 0, 1], {"scale_depth": 1.4 * math.sqrt(9 / 4)}),
+        ({"num_kv_shared_layers": 0}, [3, 1], {}),
+    ],
+)
+def test_each_way_to_name_layers_is_rewritten_in_its_own(table, picks, entries):
+    found, problems = moved([Origin(table, 4, layer) for layer in picks], table)
+    assert (found, problems) == (entries, [])
+
+
+@pytest.mark.parametrize(
+    ("table", "picks", "problem"),
+    [
+        ({"first_k_dense_replace": 1}, [0, 1, 0], "layer 2 of the output is one of these behind others"),
+        ({"attn_layer_period": 2}, [1, 2], "period of 2, and layer 0 of the output stood elsewhere in it, as layer 1"),
+        ({"num_kv_shared_layers": 1}, [0, 1, 2], "binds each layer to its number or to the depth"),
+        ({"model_type": "diffllama"}, [1, 2], "what a layer computes depends on its number"),
+        ({"model_type": "gemma4_text"}, [0, 1], "the last layer of a gemma4_text must be one of full_attention"),
+    ],
+)
+def test_what_cannot_be_said_is_named(table, picks, problem):
+    (found,) = moved([Origin(table, 4, layer) for layer in picks], table)[1]
+    assert problem in found
+
+
+def test_models_that_say_the_same_in_other_words_can_stand_on_one_another():
+    old, new = {"num_hidden_layers": 2}, {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    found, problems = moved([Origin(t, 2, k) for t in (old, new) for k in range(2)], old)
+    assert found == {"layer_types": ["full_attention"] * 4} and not problems
+    windows = {"layer_types": ["sliding_attention", "full_attention"]}
+    assert moved([Origin(t, 2, k) for t in ({"sliding_window": 4}, windows) for k in range(2)], {})[1]
+
+
+def test_a_configuration_that_says_nothing_by_layer_gets_nothing():
+    assert explicit({"model_type": "llama", "num_hidden_layers": 4, "rope_theta": 1e4}, 4) == {}
+    assert moved([Origin({"model_type": "llama"}, 4, k) for k in (3, 1)], {}) == ({}, [])
+
+
+# ---- whole models --------------------------------------------------------------------------------------------------
+IDS = torch.arange(12)[None]
+
+
+def gemma(folder):
+    """Every second layer has a window, of which config.json says nothing."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=64, head_dim=8, sliding_window=3,
+    )  # fmt: skip
+    model = Gemma2ForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    table = json.loads((folder / "config.json").read_text())
+    del table["layer_types"]
+    (folder / "config.json").write_text(json.dumps(table))
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize(
+    "recipe", ["stack(take_layers(m, 0, 3), take_layers(m, 2, 4))", "take_layers(as_model(0.5*m + 0.5*m), 1, 4)"]
+)
+def test_windows_go_along_with_their_layers(tmp_path, recipe):
+    model = gemma(tmp_path / "m")
+    picks = [0, 1, 2, 2, 3] if "stack" in recipe else [1, 2, 3]
+    kinds = [model.config.layer_types[k] for k in picks]
+    model.model.layers = torch.nn.ModuleList([copy.deepcopy(model.model.layers[k]) for k in picks])
+    model.config.layer_types, model.config.num_hidden_layers = kinds, len(picks)
+    model.save_pretrained(tmp_path / "by_hand")
+    tv.save(tv.parse(recipe, m=tv.load(tmp_path / "m")), tmp_path / "out")
+    found, wanted = (AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("out", "by_hand"))
+    assert torch.equal(logits(found), logits(wanted))
+
+
+def config_of(tmp_path, build, recipe, table):
+    """The config.json that a recipe on a model of four layers leaves."""
+    model = build.model(tmp_path / "m", {f"model.layers.{k}.w": build.tensors(k, {"w": (2,)})["w"] for k in range(4)})
+    (model / "config.json").write_text(json.dumps(table))
+    tv.save(tv.parse(recipe, m=tv.load(model)), tmp_path / "out")
+    return json.loads((tmp_path / "out/config.json").read_text())
+
+
+def test_parts_that_cannot_be_said_alone_may_be_said_together(tmp_path, build):
+    table = {"num_hidden_layers": 4, "attn_layer_period": 4}
+    again = "stack(take_layers(m, 0, 1), take_layers(m, 1, 4))"
+    assert config_of(tmp_path, build, again, table) == table
+    with pytest.raises(RecipeError, match=r"cannot say what these layers are.*-o NAME\.safetensors(.|\n)*period of 4"):
+        tv.save(tv.parse("take_layers(m, 1, 3)", m=tv.load(tmp_path / "m")), tmp_path / "part")
+    assert not (tmp_path / "part").exists()
+    tv.save(tv.parse("take_layers(m, 1, 3)", m=tv.load(tmp_path / "m")), tmp_path / "part.safetensors")
+
+
+def test_a_table_by_number_is_replaced_and_not_mixed(tmp_path, build):
+    table = {"num_hidden_layers": 4, "per_layer_config": {"0": {"a": 1}, "3": {"a": 2}}}
+    found = config_of(tmp_path, build, "take_layers(m, 2, 4)", table)
+    assert found == {"num_hidden_layers": 2, "per_layer_config": {"1": {"a": 2}}}
+
+
+def test_layers_that_predict_further_tokens_are_counted_apart(tmp_path, build):
+    table = {"num_hidden_layers": 3, "num_nextn_predict_layers": 1, "layer_types": ["a", "b", "c"]}
+    found = config_of(tmp_path, build, "stack(take_layers(m, 0, 2), take_layers(m, 1, 4))", table)
+    assert found == table | {"num_hidden_layers": 4, "layer_types": ["a", "b", "b", "c"]}
+    tv.save(tv.take_layers(tv.load(tmp_path / "m"), 1, 3), tmp_path / "less")
+    found = json.loads((tmp_path / "less/config.json").read_text())
+    assert found == {"num_hidden_layers": 2, "num_nextn_predict_layers": 0, "layer_types": ["b", "c"]}
+    with pytest.raises(RecipeError, match="stands before others"):
+        tv.save(tv.parse("stack(m, m)", m=tv.load(tmp_path / "m")), tmp_path / "no")
+
+
+def test_the_positions_in_the_first_layer_of_t5_must_stay_in_the_first(tmp_path):
+    T5EncoderModel(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=3, num_heads=2, vocab_size=16)).save_pretrained(
+        tmp_path / "m"
+    )
+    m = tv.load(tmp_path / "m")
+    tv.save(tv.stack(tv.take_layers(m, 0, 2), tv.take_layers(m, 1, 3)), tmp_path / "out")
+    with pytest.raises(RecipeError, match=r"relative_attention_bias.* begin with the layer that has it"):
+        tv.save(tv.take_layers(m, 1, 3), tmp_path / "no")

@@ -1,0 +1,263 @@
+"""What models that are summed say differently beside their weights, and what is no difference."""
+
+import json
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import save_file
+from transformers import AutoConfig
+
+import taskvec as tv
+from taskvec.disagreements import differing, disagreements, same_vocabulary
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "vocab_size": 99,
+}
+LLAMA = SIZES | {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5}
+# config.json as the hub has them, written by older versions of transformers.
+HUB = {
+    "llama 2": LLAMA | {"rope_scaling": None, "torch_dtype": "float16", "pretraining_tp": 1},
+    "llama 3.1": LLAMA | {
+        "num_key_value_heads": 2, "rope_theta": 500000.0, "rope_scaling": {
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+    },
+    "mistral": LLAMA | {"model_type": "mistral", "num_key_value_heads": 2, "rope_theta": 1e4, "sliding_window": 4096},
+    "qwen 2.5": LLAMA | {
+        "model_type": "qwen2", "num_key_value_heads": 2, "rope_theta": 1e6, "sliding_window": 32768,
+        "use_sliding_window": False, "max_window_layers": 28, "tie_word_embeddings": True,
+    },
+    "gemma": LLAMA | {"model_type": "gemma", "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh",
+                      "head_dim": 16},
+    "gemma 2": LLAMA | {
+        "model_type": "gemma2", "hidden_activation": "gelu_pytorch_tanh", "head_dim": 16, "rope_theta": 1e4,
+        "query_pre_attn_scalar": 256, "sliding_window": 4096, "final_logit_softcapping": 30.0,
+    },
+    "gemma 3": SIZES | {
+        "model_type": "gemma3_text", "hidden_activation": "gelu_pytorch_tanh", "head_dim": 16, "rope_theta": 1000000,
+        "rope_local_base_freq": 10000, "rope_scaling": None, "sliding_window": 512, "sliding_window_pattern": 6,
+    },
+    "gemma 3 with pictures": {
+        "model_type": "gemma3", "text_config": SIZES | {
+            "model_type": "gemma3_text", "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+        }, "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 64, "num_attention_heads": 4},
+    },
+    "phi 3": LLAMA | {
+        "model_type": "phi3", "num_key_value_heads": 4, "original_max_position_embeddings": 4096, "pad_token_id": 0,
+        "rope_scaling": {"short_factor": [1.0] * 8, "long_factor": [1.1] * 8, "type": "longrope"},
+    },
+    "pythia": SIZES | {"model_type": "gpt_neox", "rotary_emb_base": 10000, "rotary_pct": 0.25, "hidden_act": "gelu"},
+    "gpt 2": {"model_type": "gpt2", "activation_function": "gelu_new", "n_embd": 64, "n_head": 4, "n_layer": 2},
+    "deepseek 3": LLAMA | {
+        "model_type": "deepseek_v3", "num_key_value_heads": 4, "rope_theta": 10000, "routed_scaling_factor": 2.5,
+        "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "type": "yarn",
+                         "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096},
+    },
+    "stablelm": LLAMA | {"model_type": "stablelm", "partial_rotary_factor": 0.25, "rope_theta": 10000},
+    "bert": SIZES | {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12},
+    "clip": {"model_type": "clip", "text_config": {"hidden_act": "quick_gelu"}, "vision_config": {"image_size": 64}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_fine_tune_that_a_newer_transformers_wrote_says_the_same(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(HUB[name]))
+    AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "new")
+    new = json.loads((tmp_path / "new/config.json").read_text())
+    assert new != HUB[name] and list(differing(HUB[name], new)) == []
+
+
+IDLE = {
+    "transformers_version": "5.0", "torch_dtype": "float32", "dtype": "float32", "_name_or_path": "x",
+    "use_cache": False,
+    "architectures": ["LlamaForSequenceClassification"], "attention_dropout": 0.1, "initializer_range": 0.5,
+    "id2label": {"0": "a"}, "max_position_embeddings": 9, "pad_token_id": 3, "unsloth_version": "1",
+    "_attn_implementation": "eager", "attention_bias": False, "mlp_bias": False, "rope_scaling": None,
+    "num_key_value_heads": 4, "head_dim": 16, "rope_theta": 10000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_an_entry_that_changes_no_result_is_no_difference(key):
+    assert list(differing(LLAMA, LLAMA | {key: IDLE[key]})) == []
+
+
+ACTIVE = {
+    "rope_theta": 500000.0, "hidden_act": "gelu", "rms_norm_eps": 1e-6, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "model_type": "mistral", "rope_scaling": {"type": "linear", "factor": 2.0},
+    "head_dim": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ACTIVE)
+def test_an_entry_that_changes_results_is(key):
+    assert key in [found for found, _, _ in differing(LLAMA, LLAMA | {key: ACTIVE[key]})]
+    inner = {"text_config": LLAMA}, {"text_config": LLAMA | {key: ACTIVE[key]}}
+    assert f"text_config.{key}" in [found for found, _, _ in differing(*inner)]
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "two"),
+    [("tie_word_embeddings", True, False), ("sliding_window", 4096, 1024), ("final_logit_softcapping", 30.0, 50.0),
+     ("layer_types", ["a", "b"], ["b", "a"]), ("num_experts_per_tok", 2, 4), ("routed_scaling_factor", 1.0, 2.5),
+     ("layer_norm_epsilon", 1e-5, 1e-6), ("query_pre_attn_scalar", 256, 128), ("no_rope_layers", [0, 1], [1, 1])],
+)  # fmt: skip
+def test_so_is_one_that_both_have(key, one, two):
+    assert list(differing(LLAMA | {key: one}, LLAMA | {key: two})) == [(key, one, two)]
+    assert list(differing(LLAMA | {key: one}, LLAMA)) == []
+
+
+# ---- folders ----------------------------------------------------------------------------------------
+def write(folder, **files):
+    """A model of one tensor with such files: keys have _ for a dot before their ending."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"model.embed_tokens.weight": np.ones((3, 2), np.float32)}, folder / "model.safetensors")
+    for key, content in ({"config_json": LLAMA | {"eos_token_id": 2}} | files).items():
+        name, _, ending = key.rpartition("_")
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / f"{name}.{ending}").write_text(text)
+    return tv.load(folder)
+
+
+def told(a, b, **options):
+    w = 0.5 * a + 0.5 * b
+    return disagreements(w, w.donor, **options)
+
+
+def vocabulary(*words, added=()):
+    entries = [{"id": k, "content": t} for t, k in added]
+    return {"model": {"type": "BPE", "vocab": {w: k for k, w in enumerate(words)}}, "added_tokens": entries}
+
+
+def test_models_that_agree_get_no_word(tmp_path):
+    files = {
+        "tokenizer_json": vocabulary("x", "y"), "generation_config_json": {"eos_token_id": 2, "temperature": 0.6},
+        "chat_template_jinja": "{{ messages }}",
+    }  # fmt: skip
+    a = write(tmp_path / "a", **files)
+    other = {"chat_template_jinja": "{{ messages }}\n", "tokenizer_config_json": {"padding_side": "left"}}
+    newer = {"eos_token_id": [2], "temperature": 0.6, "transformers_version": "5", "_from_model_config": True}
+    assert told(a, write(tmp_path / "b", **files | other | {"generation_config_json": newer})) == []
+    assert told(a, write(tmp_path / "c", tokenizer_json=vocabulary("x", "y"))) == []
+
+
+def test_a_template_counts_wherever_it_lies(tmp_path):
+    a = write(tmp_path / "a", chat_template_jinja="{{ messages }}")
+    b = write(tmp_path / "b", tokenizer_config_json={"chat_template": "{{ messages }}"})
+    named = [{"name": "tool", "template": "x"}, {"name": "default", "template": "{{ messages }}"}]
+    c = write(tmp_path / "c", tokenizer_config_json={"chat_template": named})
+    assert told(a, b) == told(b, c) == told(c, a) == []
+
+
+def test_what_an_instruct_model_would_lose_is_named_with_the_way_to_keep_it(tmp_path):
+    base = write(tmp_path / "base")
+    tuned = write(
+        tmp_path / "tuned", chat_template_jinja="x", generation_config_json={"eos_token_id": [2, 7], "temperature": 0.6}
+    )
+    (found,) = told(base, tuned)
+    assert "eos_token_id [2, 7], not 2, a chat template, temperature 0.6 in generation_config.json" in found
+    assert f"--like {tmp_path / 'tuned'} takes all files of that" in found
+    assert told(tuned, base) == [] and told(base, tuned, lost=False) == []
+    assert "chat template" not in told(base, tuned, template=False)[0]
+
+
+def test_tokens_with_other_ids_and_tokens_that_only_one_has_are_named(tmp_path):
+    a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "z"))
+    (found,) = told(a, write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y")))
+    assert found.startswith("2 tokens have other ids in") and '"y" 2, not 1, "z" 1, not 2' in found
+    (found,) = told(a, write(tmp_path / "c", tokenizer_json=vocabulary("x", "y", "z", added=[("<|im_end|>", 3)])))
+    assert found.startswith("1 tokens of") and '("<|im_end|>"): align_vocab adds them' in found
+    assert told(write(tmp_path / "c"), a) == []
+
+
+def test_an_alignment_has_settled_the_tokens(tmp_path):
+    a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "z"))
+    b = write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"))
+    w = 0.5 * tv.align_vocab(a, a, b) + 0.5 * tv.align_vocab(b, a, b)
+    assert disagreements(w, w.donor) == []
+
+
+def test_untying_has_settled_the_heads(tmp_path):
+    a = write(tmp_path / "a", config_json=LLAMA | {"tie_word_embeddings": True})
+    b = write(tmp_path / "b", config_json=LLAMA | {"tie_word_embeddings": False})
+    save_file(
+        {"model.embed_tokens.weight": np.ones((3, 2), np.float32), "lm_head.weight": np.ones((3, 2), np.float32)},
+        tmp_path / "b/model.safetensors",
+    )
+    w = 0.5 * tv.untie(a) + 0.5 * tv.load(tmp_path / "b")
+    assert disagreements(w, w.donor) == []
+    assert len(told(a, b)) == 1
+
+
+@pytest.mark.parametrize("file", ["tokenizer_model", "tekken_json"])
+def test_vocabularies_that_are_not_read_are_compared_by_their_bytes(tmp_path, file):
+    a, b, c = (write(tmp_path / name, **{file: text}) for name, text in (("a", "x"), ("b", "x"), ("c", "y")))
+    assert told(a, b) == []
+    assert f"{file.replace('_', '.')} of {tmp_path / 'c'} differs" in told(a, c)[0]
+
+
+def test_what_a_processor_and_a_pooling_do_is_compared(tmp_path):
+    a = write(tmp_path / "a", preprocessor_config_json={"image_mean": [0.5], "use_fast": True})
+    b = write(tmp_path / "b", preprocessor_config_json={"image_mean": [0.48], "use_fast": False})
+    for name, mode in (("a", True), ("b", False)):
+        (tmp_path / name / "1_Pooling").mkdir()
+        (tmp_path / name / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": mode}))
+    one, two = told(a, b)
+    assert "image_mean [0.48], not [0.5]" in one and "use_fast" not in one
+    assert "pooling_mode_cls_token false, not true" in two
+
+
+# ---- tokenizers as the library writes them ------------------------------------------------------------
+def real(folder, words, special=(), padding=False):
+    found = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: k for k, w in enumerate(words)}, unk_token=words[0]))
+    found.add_special_tokens(list(special))
+    if padding:
+        found.enable_padding(length=8)
+    folder.mkdir()
+    found.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def test_equal_vocabularies_are_told_from_the_text_alone(tmp_path):
+    a = real(tmp_path / "a", ["x", "y"], ["<s>"])
+    assert same_vocabulary(a, real(tmp_path / "b", ["x", "y"], ["<s>"]))
+    assert same_vocabulary(a, real(tmp_path / "c", ["x", "y"], ["<s>"], padding=True))
+    assert not same_vocabulary(a, real(tmp_path / "d", ["y", "x"], ["<s>"]))
+    assert not same_vocabulary(a, real(tmp_path / "e", ["x", "y"], ["<t>"]))
+    assert not same_vocabulary(a, tmp_path / "gone")
+
+
+# ---- the command line ---------------------------------------------------------------------------------
+def test_check_and_merge_tell_it_and_go_on(tmp_path, run):
+    write(tmp_path / "a")
+    write(tmp_path / "b", config_json=LLAMA | {"rope_theta": 5e5})
+    found = run("check", tmp_path / "a", tmp_path / "b", "--json")
+    said = json.loads(found.stdout)
+    assert found.code == 0 and said["mergeable"] is True
+    assert "rope_theta 500000.0, not 10000.0" in said["notes"][0]
+    found = run("merge", "(a + b)/2", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", "-o", tmp_path / "out")
+    assert found.code == 0 and "note: " in found.stderr and "rope_theta" in found.stderr
+    found = run("check", tmp_path / "a", tmp_path / "a")
+    assert (found.code, found.stderr) == (0, "") and "notes" not in found.stdout
+
+
+def test_a_template_beside_an_adapter_is_not_lost_without_a_word(tmp_path, build, run):
+    write(tmp_path / "base")
+    lora = build.lora(
+        tmp_path / "lora",
+        {f"base_model.model.model.embed_tokens.lora_{k}.weight": np.ones(s, np.float32) for k, s in
+         (("A", (2, 2)), ("B", (3, 2)))},
+    )  # fmt: skip
+    (lora / "chat_template.jinja").write_text("{{ messages }}")
+    w = tv.load(tmp_path / "base") + tv.load(lora)
+    (found,) = disagreements(w, w.donor)
+    assert f"{lora} has a chat template" in found and f"(copy them from {lora})" in found
