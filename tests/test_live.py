@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
 import taskvec as tv
 from taskvec.errors import MismatchError
@@ -161,6 +162,9 @@ REFUSED = {
     "of two widths": (
         lambda: holding(a=(memory := torch.zeros(12)), b=memory.view(torch.int32)), "a and b share a part"
     ),
+    "of a class of its own": (
+        lambda: holding(a=TwoTensor(torch.zeros(3, 4), torch.zeros(3, 4))), "a is a TwoTensor, which keeps its numbers"
+    ),
     "sparse": (lambda: holding(a=torch.eye(3).to_sparse()), "a is a tensor of layout sparse_coo: only dense ones"),
     "without a shape": (lambda: torch.nn.LazyLinear(3), "weight has no shape yet"),
     "without memory": (lambda: holding(a=torch.zeros(3, 4, device="meta")), "a is on the meta device"),
@@ -218,6 +222,20 @@ def test_a_module_that_has_a_part_named_module_keeps_its_name() -> None:
     live = torch.nn.ModuleDict({"module": torch.nn.Linear(4, 3, bias=False)})
     with pytest.raises(MismatchError, match=r"module\.weight is in the module, not in the weights"):
         tv.load_into(live, tv.from_arrays({"weight": A}))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "table"), [("", "model.", {"*": "model.*"}), ("net.", "", {"net.*": "*"})])
+def test_names_that_differ_by_a_prefix_are_told_with_the_rename_that_mends_it(ours, theirs, table) -> None:
+    inner = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    live = torch.nn.ModuleDict({"model": inner}) if theirs else inner
+    arrays = {f"{ours}{n}": np.ones(tuple(t.shape), np.float32) for n, t in inner.state_dict().items()}
+    weights = tv.from_arrays(arrays)
+    with pytest.raises(MismatchError) as told:
+        tv.load_into(live, weights)
+    ((old, new),) = table.items()
+    assert f'rename(weights, {{"{old}": "{new}"}})' in told.value.problems[-1]
+    tv.load_into(live, tv.rename(weights, table))
+    assert all(bool((tensor == 1).all()) for tensor in live.state_dict().values())
 
 
 # ---- graphs --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ without memory, those that keep their numbers in a form of their own, and those 
 
 import math
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskvec.dtypes import CODES, LONG_NAMES
@@ -161,7 +161,24 @@ def _differences(weights: Weights, targets: Mapping[str, Target], wanted: set[st
             problems.append(f"{name} is {list(tensor.shape)} in the module, {list(spec.shape)} in the weights")
         elif kind != spec.dtype and not (spec.arithmetic and kind in CODES):
             problems.append(f"{name} is {tensor.dtype} in the module, {spec.dtype} in the weights")
-    return problems
+    return problems + _renames([name for name in weights.specs if name not in targets], targets)
+
+
+def _renames(strangers: list[str], known: Collection[str]) -> list[str]:
+    """The `rename` after which names that the module lacks are its own, if they differ by what they begin with."""
+    if not strangers:
+        return []
+    first = strangers[0]
+    ends = [first[at + 1 :] for at, letter in enumerate(first) if letter == "."]
+    if end := next((end for end in ends if end in known), None):
+        begin = first.removesuffix(end)
+        if all(name.startswith(begin) and name.removeprefix(begin) in known for name in strangers):
+            return [f'without "{begin}" they are the module\'s: load rename(weights, {{"{begin}*": "*"}})']
+    begins = [name.removesuffix(first) for name in known if name.endswith(f".{first}")]
+    fitting = [begin for begin in begins if all(begin + name in known for name in strangers)]
+    return [
+        f'behind "{begin}" they are the module\'s: load rename(weights, {{"*": "{begin}*"}})' for begin in fitting[:1]
+    ]
 
 
 def collisions(targets: Mapping[str, Target]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Two laws of every method: it does not matter as what a vector lies on disk, and what nobody moved keeps its bits.
+"""Laws of every method: it does not matter as what a vector lies on disk, and what nobody moved keeps its bits.
 
 A vector is a LoRA, or a merged model minus its base, or a stored difference. All numbers here are such that the three
 are the same to the bit, in float32 and in bfloat16; what a method makes of them is the same, too.
@@ -86,6 +86,13 @@ def home(request, build, tmp_path_factory):
         for array in merged.values():
             assert np.array_equal(array.astype(dtype).astype(np.float32), array)
         tv.save(tv.load(home / f"{vector}-merged") - tv.load(home / "base"), home / f"{vector}-stored")
+    for vector in "xyz":  # of every tensor some entries, nobody a third of them
+        merged = {}
+        for name, array in base.items():
+            moved = array + coarse(rng, array.shape, step)
+            merged[name] = np.where(rng.random(array.shape) < 0.3, moved, array).astype(dtype)
+        build.model(home / f"{vector}-merged", merged)
+        tv.save(tv.load(home / f"{vector}-merged") - tv.load(home / "base"), home / f"{vector}-stored")
     for k in "ab":
         save_file({n: rng.random(s).astype(np.float32) for n, s in SHAPES.items()}, home / f"f{k}")
     save_file({"refusal": rng.standard_normal(6).astype(np.float32)}, home / "r.safetensors")
@@ -102,7 +109,7 @@ def given(home, recipe, form):
         inputs = {name: rng.standard_normal((30, shape[1])) for name, shape in SHAPES.items() if "proj" in name}
         gram = {name: (x.T @ x).astype(np.float32) for name, x in inputs.items()}
         known[f"g{k}"] = tv.from_arrays(gram, f"g{k}", statistic="gram")
-    for vector in MOVED:
+    for vector in {*MOVED, *"xyz"} & {*re.findall(r"\b[abcxyz]\b", recipe)}:
         loaded = tv.load(home / f"{vector}-{form}")
         known[vector] = loaded - known["base"] if form == "merged" else loaded
     words = {*re.findall(r"\b\w+\b", re.sub(r'"[^"]*"', "", recipe))}
@@ -130,3 +137,41 @@ def test_what_nobody_moved_keeps_its_bits(home, recipe, form, tmp_path):
     edited = ("embed", "o_proj") if recipe.startswith("ablate") else ()
     moved = [n for n in STILL if not np.array_equal(base[n].view(np.uint32), found[n].view(np.uint32))]
     assert not [name for name in moved if not any(part in name for part in edited)]
+
+
+# What moves every entry of a tensor in which one moves: singular vectors, draws, and models on a sphere about zero.
+SPREAD = (
+    "low_rank",
+    "iso_c",
+    "tsv_m",
+    "knots",
+    "svc",
+    "random_like",
+    "ablate",
+    "regmean",
+    "slerp(base",
+    "karcher(base",
+)
+ENTRIES = [
+    re.sub(r"\b[abc]\b", lambda word: "xyz"["abc".index(word[0])], recipe)
+    for recipe in RECIPES if not any(method in recipe for method in SPREAD)
+]  # fmt: skip
+UNSTILL_ENTRIES = {  # of models in float32
+    "base + karcher(x, y, z)", "base + geometric_median(x, y, z)", "base + stock(x, y, z)", "base + metagpt(x, y, z)",
+    'base + metagpt(x, y, scope="tensor")', "base + norm_matched(x, y, z)", "base + multislerp(x, y, z)",
+    'base + multislerp(x, y, scope="model")', "base + lines(x)", "base + 0.3*x", "base + 0.3*x - 0.4*y + 0.7*z",
+    "0.3*(base + x) + 0.7*(base + y)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("recipe", ENTRIES)
+def test_entries_that_nobody_moved_keep_their_bits(home, recipe, form, tmp_path, request):
+    if form == "merged" and home.name.startswith("float32") and recipe in UNSTILL_ENTRIES:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="sums in float32 are rounded where terms cancel"))
+    tv.save(given(home, recipe, form), tmp_path / "out", threads=1)
+    base, found = tv.load(home / "base"), tv.load(tmp_path / "out")
+    models = [tv.load(home / f"{vector}-merged") for vector in re.findall(r"\b[xyz]\b", recipe)]
+    for name in SHAPES:
+        still = np.all([model[name] == base[name] for model in models], axis=0)
+        assert still.any() and np.array_equal(base[name][still], found[name][still]), name

@@ -151,16 +151,22 @@ EVERY = [
     "sce(a, b, select=0.5)", "ram(a, b)", "ramplus(a, b)", "low_rank(a, rank=1)", "iso_c(a, b)", "tsv_m(a, b)",
     "iso_cts(a, b)", "knots(a, b)", "svc(a, b)", "freeze_conflicts(a, b)", "lines(a)", "ties(a, b)",
     "fisher(base + a, base + b, fa, fb)", "regmean(base + a, base + b, ga, gb)",
+    "slerp(a, b)", "nuslerp(a, b)", "geometric_median(a, b)", "stock(a, b)", "metagpt(a, b)", "multislerp(a, b)",
+]  # fmt: skip
+TAKEN_AS_ZERO = [  # max(0.0, nan) is 0.0: a Gram matrix that is not finite has vectors of no length
+    "norm_matched(a)", "norm_matched(a, b)", "karcher(a, b)", "multislerp(a, b, c)",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("recipe", EVERY)
+@pytest.mark.parametrize(
+    "recipe", [*EVERY, *(pytest.param(r, marks=pytest.mark.xfail(strict=True)) for r in TAKEN_AS_ZERO)]
+)
 def test_a_number_that_is_none_is_never_lost(recipe, bad, tmp_path):
     """In any argument: the error names its tensor, whatever a method would have dropped or left out."""
     rng = np.random.default_rng(2)
     words = {*re.findall(r"\b\w+\b", re.sub(r'"[^"]*"', "", recipe))}
-    for spoilt in sorted(words & {"a", "b", "base", "fa", "ga"}):
+    for spoilt in sorted(words & {"a", "b", "c", "base", "fa", "ga"}):
         arrays = {
             w: {n: rng.standard_normal(s).astype("f4") for n, s in {"l.w": (6, 8), "n": (8,)}.items()} for w in words
         }
@@ -174,7 +180,7 @@ def test_a_number_that_is_none_is_never_lost(recipe, bad, tmp_path):
                 mass=int(w == "base"),
                 statistic={"f": "fisher", "g": "gram"}.get(w[0] * (len(w) == 2), ""),
             )
-            for w in words & {"a", "b", "base", "fa", "fb", "ga", "gb"}
+            for w in words & {"a", "b", "c", "base", "fa", "fb", "ga", "gb"}
         }
         with pytest.raises(NonFiniteError, match=r"l\.w"):
             tv.save(tv.parse(recipe, **known), tmp_path / "out")

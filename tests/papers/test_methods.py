@@ -280,8 +280,8 @@ OUTSIDE = [
     ("della(t0, density=0.05)", "-0.02 to 0.12, .* less than 0.1 "),
     ("della(t0, density=0.5, epsilon=1)", "0 to 1, .* less than 1 "),
     ("della_ties(t0, t1, density=0.9, epsilon=0.3)", "0.75 to 1.05, .* at most 0.2 "),
-    ('della(t0, density=per({"layers.1.*": 0.99, "*": 0.6}))', r"0.92 to 1.06, .* at layers\.1\.w"),
-    ('della(t0, epsilon=per({"*.b": 0.8, "*": 0.1}))', r"0.3 to 1.1, .* at layers\.0\.b"),
+    ('della(t0, density=per({"layers.1.*": 0.99, "*": 0.6}))', r"della at layers\.1\.w: .* 0.92 to 1.06,"),
+    ('della(t0, epsilon=per({"*.b": 0.8, "*": 0.1}))', r"della at layers\.0\.b: .* 0.3 to 1.1,"),
     ("base + della(base + t0 - base, density=0.97)", "at most 0.06 "),
 ]
 

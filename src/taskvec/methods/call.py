@@ -134,7 +134,7 @@ class Call(Derived):
 
         found = {key: of(key, value) for key, value in self.params.items()}
         if self.method.check and (problem := self.method.check(found, len(self.models))):
-            raise RecipeError(f"{self.name}: {problem}{f' at {place.name}' if place.name else ''}")
+            raise RecipeError(f"{self.name}{f' at {place.name}' if place.name else ''}: {problem}")
         return found
 
     def check(self) -> None:

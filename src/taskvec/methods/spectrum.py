@@ -6,8 +6,9 @@ condition number, in 53 bits; the 24 bits of the matrix itself leave more open, 
 singular value below FLOOR of the largest does not: it is rounding, its vectors are arbitrary, and it is left out, where
 the published codes keep whatever vectors LAPACK returns. Signs of singular vectors cancel in every result.
 
-"Matrices" are tensors with two dimensions, embeddings and heads among them: `only(...)` says which to take. NaN or Inf
-in a matrix make all of it NaN.
+"Matrices" are tensors with two dimensions, embeddings and heads among them: `only(...)` says which to take. A stack of
+matrices in one tensor, as fused experts (experts, out, in) are, is none, and neither is a convolution. NaN or Inf in a
+matrix make all of it NaN.
 """
 
 import math
@@ -49,7 +50,7 @@ def low_rank(tau: "NDArray[Any]", *, rank: float = ANY_RANK, share: float = 1) -
 
     Eckart & Young 1936; of task vectors: TSV-Compress (Gargiulo et al., CVPR 2025, arXiv 2412.00081). r is at most
     `rank`, a whole number, and at most the `share` of min(m, n), rounded and at least 1. Tensors that are no matrices,
-    and matrices whose rank cannot be more than r, pass through unchanged.
+    fused experts (experts, out, in) among them, and matrices whose rank cannot be more than r, pass through unchanged.
     """
     if not _is_matrix(tau):
         return tau
@@ -66,7 +67,7 @@ def iso_c(*taus: "NDArray[Any]") -> "NDArray[Any]":
 
     Iso-C (Marczak et al., ICML 2025, arXiv 2502.04959). As in the authors' code the mean is over all min(m, n) singular
     values and tensors that are no matrices are averaged. Deviations: directions that are zero stay zero; the authors'
-    leave out CLIP's text_projection.
+    leave out CLIP's text_projection. Fused experts (experts, out, in) are no matrices.
     """
     if not _is_matrix(taus[0]):
         return _mean(taus)
@@ -82,7 +83,7 @@ def tsv_m(*taus: "NDArray[Any]") -> "NDArray[Any]":
     orthonormal columns and rows, X (X^T X)^(-1/2). As in the authors' code, directions are counted in whole numbers a
     vector, rounded down, and tensors that are no matrices are averaged. Deviations: at least one direction a vector;
     directions that vectors have in common, up to rounding, are shared, not completed by arbitrary ones; the authors'
-    leave out CLIP's text_projection.
+    leave out CLIP's text_projection. Fused experts (experts, out, in) are no matrices.
     """
     if not _is_matrix(taus[0]):
         return _mean(taus)
@@ -103,7 +104,7 @@ def iso_cts(*taus: "NDArray[Any]", common: float = 0.8) -> "NDArray[Any]":
     d = round((R - floor(common R)) / T). All U and all V are made orthonormal as in `tsv_m`, every singular value is
     the mean. Default of the authors' code: common=0.8; tensors that are no matrices are averaged. Deviations: d is at
     most R/T rounded down (theirs may ask for more than there is); zero and shared directions as in `iso_c` and
-    `tsv_m`.
+    `tsv_m`. Fused experts (experts, out, in) are no matrices.
     """
     import numpy as np
 
@@ -131,6 +132,7 @@ def knots(*taus: "NDArray[Any]", density: float = 0.2, reduce: str = "mean") -> 
     that agree. Default of the authors' code: 20 %. Deviations: the threshold is that of a matrix, not of the whole
     model; biases and norms are not made part of matrices, tensors that are no matrices are merged by TIES as they are;
     ranks as in `trim`, ties as in `elect`. (A plain mean in these coordinates is the mean of the vectors.)
+    Fused experts (experts, out, in) are no matrices.
     """
     import numpy as np
 
@@ -164,7 +166,7 @@ def svc(merged: "NDArray[Any]", *taus: "NDArray[Any]", alpha: float = 0.1) -> "N
     method: `svc(ties(a, b), a, b)`. With alpha=1 nothing grows; the paper has 1/T, fusion_bench, whose reading of the
     equations this is, 0.1. Tensors that are no matrices are those of `merged`. Deviations: c is 0 where tau_t has
     nothing but rounding along u_r; the authors' code clips the mean of c_rt over t instead of each, and leaves
-    directions alone in which one is negative.
+    directions alone in which one is negative. Fused experts (experts, out, in) are no matrices.
     """
     import numpy as np
 
