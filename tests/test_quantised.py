@@ -61,6 +61,7 @@ PLAIN = {  # parameters of ordinary models that are called scales, and integers 
                     "layer.0.layer_scale1.lambda1": (F32, (16,)), "blocks.0.mlp.weight": (F32, (16, 16))},
     "a linear layer with a scale for each output": {f"{Q}.weight": (BF16, (16, 16)), f"{Q}.scale": (F32, (16,))},
     "the same as a column": {f"{Q}.weight": (BF16, (16, 16)), f"{Q}.scale": (F32, (16, 1))},
+    "a router with a scale": {"gate.weight": (F32, (8, 16)), "gate.global_scale": (F32, (1,))},
     "PixArt": {"scale_shift_table": (BF16, (6, 16)), "proj_out.weight": (BF16, (16, 16))},
     "scales that are modules": {"film.scale.weight": (F32, (16, 16)), "film.weight": (F32, (16, 16))},
     "hyper-connections": {"hc_attn_scale": (F32, (3,)), "hc_attn_fn": (F32, (24, 64)), "attn_hc.scale": (F32, (3,))},
