@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from taskvec.coefficients import quoted
-from taskvec.patterns import fitting, is_fit
+from taskvec.idle_patterns import fitting, is_fit
 from taskvec.places import HEADS, by_token, layer_of
 from taskvec.source import Source, Spec
 

@@ -16,7 +16,7 @@ from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, mo
 from taskvec.dtypes import accumulator
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
 from taskvec.hints import differences, ways_out
-from taskvec.patterns import unfit
+from taskvec.idle_patterns import unfit
 from taskvec.places import Place, places
 from taskvec.quantised import refuse
 from taskvec.source import Source, Spec

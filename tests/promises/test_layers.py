@@ -14,7 +14,7 @@ ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version",
     "errors evidence dtypes executors source operations kernels kernels_numpy storage json_files quantised places "
-    "coefficients patterns hints rooms notes",
+    "coefficients idle_patterns hints rooms notes",
     "formats terms weights arrays derived views symmetries families permuted",
     "methods recipe goals spaces subsets grains stores",
     "planning batchnorm measures lineage staging sidecars blocks streaming collecting alignment mergekit",

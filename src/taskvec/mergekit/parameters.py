@@ -6,9 +6,9 @@ from typing import Any
 
 from taskvec.coefficients import Coefficient, layers, per
 from taskvec.errors import RecipeError
+from taskvec.idle_patterns import fits_one, nearest, reached
 from taskvec.mergekit.config import Problems, Settings
 from taskvec.notes import note
-from taskvec.patterns import fits_one, nearest, reached
 
 SHOWN = 5  # tensors that an error names
 

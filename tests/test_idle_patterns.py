@@ -6,7 +6,7 @@ import pytest
 import taskvec as tv
 from taskvec.coefficients import layers, only, per, without
 from taskvec.errors import RecipeError
-from taskvec.patterns import fits_one, nearest, unfit
+from taskvec.idle_patterns import fits_one, nearest, unfit
 
 NAMES = [
     *(f"model.layers.{k}.{n}.weight" for k in range(12) for n in ("mlp.up_proj", "self_attn.q_proj", "norm")),
