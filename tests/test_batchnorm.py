@@ -60,12 +60,12 @@ def test_a_negative_variance_is_refused_and_can_be_kept_out_or_allowed(pair, tmp
         tv.save(b + 2 * (t - b), tmp_path / "out", like=b)
     assert error.value.problems == ("bn.running_var",)
     assert not [p for p in tmp_path.iterdir() if "out" in p.name]
-    merge = ("merge", "--like", "b", "b=b", "t=t")
-    found = run(*merge, "b + 2*(t - b)", "-o", "cli", "-q")
+    given = ("b=b", "t=t", "--like", "b")
+    found = run("merge", "b + 2*(t - b)", *given, "-o", "cli", "-q")
     assert found.code == 1 and "bn.running_var" in found.stderr
-    allowed = run(*merge, "b + 2*(t - b)", "-o", "cli", "--allow-nonfinite", "--json")
+    allowed = run("merge", "b + 2*(t - b)", *given, "-o", "cli", "--allow-nonfinite", "--json")
     assert allowed.code == 0 and "estimate them anew" in json.loads(allowed.stdout)["notes"][0]
-    kept = run(*merge, 'b + 2*without("*.running_var")*(t - b)', "-o", "kept")
+    kept = run("merge", 'b + 2*without("*.running_var")*(t - b)', *given, "-o", "kept")
     assert (kept.code, kept.stderr) == (0, "")
 
 

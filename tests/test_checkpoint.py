@@ -95,6 +95,13 @@ def test_a_mass_of_zero_and_a_base_stand_in_the_metadata(tmp_path, content):
     assert (source.mass, source.base) == (0, "abc")
 
 
+def test_metadata_that_stay_in_memory_are_part_of_the_plan(tmp_path, content):
+    for name, size in (("short", 0), ("long", 5_000_000)):
+        save_file(content, tmp_path / f"{name}.safetensors", metadata={"notes": "x" * size})
+    short, long = (tv.plan(tv.load(tmp_path / f"{name}.safetensors"), threads=1).peak for name in ("short", "long"))
+    assert long - short >= 5_000_000
+
+
 def test_a_file_that_changes_after_it_was_opened_is_noticed(tmp_path, build, content):
     folder = build.model(tmp_path / "m", content)
     source = open_source(folder)

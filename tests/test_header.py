@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from safetensors import safe_open
 
 from taskvec.dtypes import BITS
 from taskvec.errors import FormatError, SourceChanged
-from taskvec.formats.header import LONGEST, read_header, write_header
+from taskvec.formats.header import A_TENSOR, LONGEST, LONGEST_METADATA, read_header, write_header
 from taskvec.source import Spec
 from taskvec.storage import File
 
@@ -130,3 +131,49 @@ def test_a_file_that_shrinks_before_its_header_is_read_is_a_changed_source(tmp_p
     path.write_bytes(b"1234")
     with pytest.raises(SourceChanged):
         read_header(file)
+
+
+# ---- what a header may cost -----------------------------------------------------------------------
+def peak_of_reading(path):
+    """The most memory of Python objects while a header is read, or refused, and the error if there was one."""
+    tracemalloc.start()
+    try:
+        read_header(File(path))
+    except FormatError as error:
+        return tracemalloc.get_traced_memory()[1], str(error)
+    finally:
+        tracemalloc.stop()
+    return None, None
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [(b"[],", 2_000_000), (b"{},", 2_000_000), (b'"ab",', 5_000_000), (b"1,", 9_000_000)],
+    ids=["lists", "tables", "texts", "numbers"],
+)
+def test_a_header_of_millions_of_values_is_refused_before_they_are_made(tmp_path, build, text, count):
+    """As Python objects they are up to 25 times the text."""
+    path = build.raw(tmp_path / "x", b'{"a":[' + text * count + b"0]}")
+    peak, error = peak_of_reading(path)
+    assert "more than" in error and str(path) in error
+    assert peak < 1.5 * path.stat().st_size + 10_000_000
+
+
+def test_metadata_are_bounded_because_they_stay_in_memory(tmp_path, build):
+    tensor = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    fits = build.raw(tmp_path / "fits", {"__metadata__": {"k": "x" * (LONGEST_METADATA - 1000)}} | tensor, bytes(4))
+    assert len(read_header(File(fits)).metadata["k"]) == LONGEST_METADATA - 1000
+    braces = f"{'x' * 99}{{" * (LONGEST_METADATA // 100 + A_TENSOR)  # what looks like tensors is none
+    for name, value in (("long", "x" * (LONGEST_METADATA + 9 * A_TENSOR)), ("braces", braces)):
+        path = build.raw(tmp_path / name, {"__metadata__": {"k": value}} | tensor, bytes(4))
+        with pytest.raises(FormatError, match="write the file again without it"):
+            read_header(File(path))
+
+
+def test_no_file_is_written_that_would_not_be_read(tmp_path):
+    specs = {"a": Spec((1,), "F32")}
+    with pytest.raises(FormatError, match="the output would have metadata of"):
+        write_header(specs, {"k": "x" * (LONGEST_METADATA + 3 * A_TENSOR)})
+    many = {f"model.layers.{k}.weight": Spec((), "U8") for k in range(50_000)}
+    written(tmp_path / "x", many, {"lineage": "x" * (LONGEST_METADATA + 1000 * len(many))})
+    assert len(read_header(File(tmp_path / "x")).specs) == len(many)

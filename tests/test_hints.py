@@ -154,8 +154,12 @@ def test_experts_in_one_tensor_and_one_by_one_are_both_named():
 
 
 def test_a_tied_head_is_a_matter_of_tie_and_untie():
-    problems = said(weights(BASE | {"lm_head.weight": (32, 8)}, "tuned"), weights(BASE, "base"))
+    with_head = BASE | {"lm_head.weight": (32, 8)}
+    problems = said(weights(with_head, "tuned"), weights(BASE, "base"))
     assert len(problems) == 1 and "untie" in problems[0]
+    problems = said(weights(renamed(with_head, ("^model", "model.language_model")), "tuned"), weights(BASE, "base"))
+    assert 'rename(tuned, {"model.language_model.*": "model.*"})' in problems[-2]
+    assert problems[-1] == "lm_head.weight is then a matter of tie or untie"
 
 
 def test_patterns_fit_what_they_are_for_and_nothing_else():

@@ -31,6 +31,10 @@ QUANTISED = {  # as the libraries of the field save them: name -> (dtype, shape)
     "a float32 copy, other names": {f"{Q}.weight": (F32, (256, 384)), f"{Q}.scale": (F32, (2, 3))},
     "a float32 copy of fused experts": {
         f"{E}.down_proj": (F32, (4, 256, 256)), f"{E}.down_proj_scale": (F32, (4, 2, 2))},
+    "the same, a scale for each expert": {
+        f"{E}.down_proj": (BF16, (4, 16, 16)),
+        f"{E}.down_proj_scale": (F32, (4, 1, 1)),
+    },
     "bitsandbytes, 8 bits": {f"{Q}.weight": (I8, (16, 16)), f"{Q}.SCB": (F32, (16,)), f"{Q}.weight_format": (U8, ())},
     "bitsandbytes, 4 bits": {
         f"{Q}.weight": (U8, (128, 1)), f"{Q}.weight.absmax": (U8, (4,)), f"{Q}.weight.nested_absmax": (F32, (1,)),
@@ -61,6 +65,8 @@ PLAIN = {  # parameters of ordinary models that are called scales, and integers 
                     "layer.0.layer_scale1.lambda1": (F32, (16,)), "blocks.0.mlp.weight": (F32, (16, 16))},
     "a linear layer with a scale for each output": {f"{Q}.weight": (BF16, (16, 16)), f"{Q}.scale": (F32, (16,))},
     "the same as a column": {f"{Q}.weight": (BF16, (16, 16)), f"{Q}.scale": (F32, (16, 1))},
+    "positions with a scale": {"pos_embed": (F32, (1, 16, 8)), "pos_embed_scale": (F32, (1,))},
+    "a router with a scale": {"gate.weight": (F32, (8, 16)), "gate.global_scale": (F32, (1,))},
     "PixArt": {"scale_shift_table": (BF16, (6, 16)), "proj_out.weight": (BF16, (16, 16))},
     "scales that are modules": {"film.scale.weight": (F32, (16, 16)), "film.weight": (F32, (16, 16))},
     "hyper-connections": {"hc_attn_scale": (F32, (3,)), "hc_attn_fn": (F32, (24, 64)), "attn_hc.scale": (F32, (3,))},

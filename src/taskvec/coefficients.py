@@ -359,7 +359,8 @@ def knob(name: str) -> Coefficient:
 
 
 def only(*patterns: str) -> Coefficient:
-    """1 on the tensors whose whole name fits a pattern (`*`, `?`, `[ab]`), 0 on the others.
+    """1 on the tensors whose whole name fits a pattern (`*`, `?`, `[ab]`), 0 on the others. A pattern that fits none is
+    an error where the result is planned, read or saved (idle_patterns.py).
 
     >>> base + 0.4 * only("model.layers.*.mlp.*") * (math - base)
     """
@@ -372,7 +373,10 @@ def without(*patterns: str) -> Coefficient:
 
 
 def per(table: "Mapping[str, Number | Coefficient]") -> Coefficient:
-    """A coefficient for each pattern; the first that fits counts: `per({"*.mlp.*": 0.5, "*": 0.3})`."""
+    """A coefficient for each pattern; the first that fits counts: `per({"*.mlp.*": 0.5, "*": 0.3})`.
+
+    A row that fits no tensor, or whose tensors rows above it take all, is an error (idle_patterns.py), save for `*`.
+    """
     if not isinstance(table, Mapping) or not table:
         raise RecipeError('per needs a table: per({"*.mlp.*": 0.5, "*": 0.3})')
     _patterns(table)

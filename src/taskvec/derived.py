@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.coefficients import Coefficient, quoted
-from taskvec.patterns import unfit
+from taskvec.idle_patterns import unfit
 from taskvec.source import Source, Spec
 from taskvec.terms import scratch_bytes
 from taskvec.weights import Weights, base_of

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from taskvec.coefficients import quoted
-from taskvec.patterns import fitting, is_fit
+from taskvec.idle_patterns import fitting, is_fit
 from taskvec.places import HEADS, by_token, layer_of
 from taskvec.source import Source, Spec
 
@@ -78,14 +78,18 @@ def ways_out(source: Source, reference: Source, a: str, b: str) -> list[str]:
     missing = [] if source.partial else [name for name in theirs if name not in olds]
     if deep := _layers(extra, missing, a, b):
         return [deep]
+    heads = [name for name in (*extra, *missing) if name.endswith(HEADS)]
+    extra, missing = ([name for name in side if name not in heads] for side in (extra, missing))
     alone = [*extra, *missing]
-    tied = any(name.endswith(HEADS) for name in alone)  # tie and untie are named beside the tensor
-    if tied or len(olds) < len(ours) or len(alone) > len(ours) - len(extra) or (source.partial and extra):
+    if len(olds) < len(ours) or len(alone) > len(ours) - len(extra) or (source.partial and extra):
         return []
     if extra and missing and not all(name.endswith(BUFFERS) for name in alone):
         return []  # these may well be the same weights in two forms
     out = {a: patterns(extra, ours), b: patterns(missing, theirs)}
-    return [] if None in out.values() else _proposal(a, b, table, {name: found or [] for name, found in out.items()})
+    if None in out.values():
+        return []
+    lines = _proposal(a, b, table, {name: found or [] for name, found in out.items()})
+    return [*lines, f"{', '.join(heads)} is then a matter of tie or untie"] if lines and heads else lines
 
 
 def _proposal(a: str, b: str, table: Mapping[str, str], out: Mapping[str, list[str]]) -> list[str]:

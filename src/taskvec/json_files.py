@@ -49,7 +49,7 @@ def parsed(text: "bytes | bytearray", what: str, pairs: "Callable[[list[tuple[st
     if tables > MOST_TABLES or texts > MOST_TEXTS or tables + text.count(b",") > MOST_VALUES:
         raise FormatError(f"{what} holds more than {MOST_TABLES} lists and tables, or {MOST_VALUES} values")
     try:
-        found = json.loads(text, object_pairs_hook=pairs)
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
         if _HALF.search(text):
             json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

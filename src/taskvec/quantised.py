@@ -9,7 +9,7 @@ plain integers. No list of formats decides, but what a checkpoint holds:
    `scale` and no weight, such as a norm, or a `logit_scale` beside `in_proj_weight`, has no companion.
 3. A tensor of 8-bit floats, of integers or of bits with a companion is quantised. Ordinary models have floating point
    tensors with a parameter `scale` beside them, so a tensor of 16 bits or more needs more: a companion of its very name
-   (`weight_scale`), one of a dtype that only scales have, or one that has a number for each block of it.
+   (`weight_scale`), one of a dtype that only scales have, or one that has a number for each block or expert of it.
 4. Packed integers that have only their name (`qweight`), and every matrix of integers or of floats of at most 8 bits in
    a checkpoint whose config.json says how it was quantised, need no companion.
 """
@@ -22,6 +22,11 @@ from taskvec.errors import MismatchError
 from taskvec.source import Source, Spec
 
 SHOWN = 20  # tensors that an error names
+WAY_OUT = (
+    "take the 16-bit checkpoint that they were made from, or de-quantise first, with the library that quantised them: "
+    "in transformers, from_pretrained with a quantization_config that has dequantize=True, or model.dequantize(), and "
+    "then save_pretrained"
+)
 FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 OF_SCALES = ("F8_E8M0", "U8")  # dtypes of scales that are powers of two: their exponents
 BELOW_BYTES = ("F4", "F6_E2M3", "F6_E3M2")
@@ -50,11 +55,8 @@ def refuse(sources: Iterable[Source]) -> None:
     lines = [f"{source.text}: {line}" for source, line in found]
     more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     raise MismatchError(
-        "quantised weights cannot be summed, because their numbers mean something only together with their scales. "
-        "Take the 16-bit checkpoint that they were made from, or de-quantise them with the library that quantised them "
-        "(transformers: from_pretrained with a quantization_config that has dequantize=True, or model.dequantize(), "
-        "then save_pretrained); de-quantise first:",
-        lines[:SHOWN] + more,
+        "quantised weights cannot be summed: their numbers mean something only together with their scales.",
+        [*lines[:SHOWN], *more, WAY_OUT],
     )
 
 
@@ -97,7 +99,8 @@ def _scales(words: Words, scale: Spec, spec: Spec) -> bool:
     blocks = len(scale.shape) == len(spec.shape) and all(
         1 < few < many for few, many in zip(scale.shape[-2:], spec.shape[-2:], strict=True)
     )
-    return "weight" in words or not _SURE.isdisjoint(words) or scale.dtype in OF_SCALES or blocks
+    experts = len(spec.shape) == 3 and scale.shape[:1] == spec.shape[:1] != (1,) and bool(_own(words))
+    return "weight" in words or not _SURE.isdisjoint(words) or scale.dtype in OF_SCALES or blocks or experts
 
 
 def _companions(specs: Mapping[str, Spec]) -> dict[str, list[tuple[str, Words]]]:
@@ -116,10 +119,14 @@ def _companions(specs: Mapping[str, Spec]) -> dict[str, list[tuple[str, Words]]]
             continue
         for k in range(len(segments) - 1, max(-1, len(segments) - 4), -1):  # weight_quantizer.scale has two of them
             words = _words(".".join(segments[k:]))
-            rest = tuple(w for w in words if not (_SCALE.fullmatch(w) or w in _PACKED or w in _KIND))
-            for owner in owners.get((".".join(segments[:k]), rest), ()):
+            for owner in owners.get((".".join(segments[:k]), _own(words)), ()):
                 found.setdefault(owner, []).append((name, words))
     return found
+
+
+def _own(words: Words) -> Words:
+    """What is left of a scale's words: those of the tensor that it belongs to."""
+    return tuple(w for w in words if not (_SCALE.fullmatch(w) or w in _PACKED or w in _KIND))
 
 
 def _words(text: str) -> Words:

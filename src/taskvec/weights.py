@@ -17,7 +17,7 @@ from taskvec.dtypes import accumulator, numpy_dtype
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
 from taskvec.fitting import in_form, objections
 from taskvec.hints import differences, ways_out
-from taskvec.patterns import unfit
+from taskvec.idle_patterns import unfit
 from taskvec.places import Place, places
 from taskvec.quantised import refuse
 from taskvec.source import Source, Spec

@@ -14,7 +14,8 @@ ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version escapes ancestry globs",
     "errors evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places "
-    "coefficients rooms notes json_files quantised patterns hints entries moving outputs staging copying yaml_files",
+    "coefficients rooms notes json_files quantised hints entries moving outputs staging copying yaml_files "
+    "idle_patterns",
     "formats terms weights arrays derived views symmetries families permuted fitting",
     "methods recipe goals spaces subsets grains stores leases",
     "planning measures lineage sidecars blocks streaming collecting alignment mergekit batchnorm targets proofs "

@@ -6,7 +6,7 @@ from pathlib import Path
 from taskvec.coefficients import quoted
 from taskvec.dtypes import BITS
 from taskvec.errors import FormatError
-from taskvec.formats.header import Header, read_header
+from taskvec.formats.header import Header, metadata_size, read_header
 from taskvec.json_files import read_json
 from taskvec.source import Spec, fingerprint
 from taskvec.storage import File, stated
@@ -34,7 +34,6 @@ class Checkpoint:
     """Tensors in safetensors files. Equal to any other that was opened on the same unchanged files."""
 
     partial = False
-    resident = 0
 
     def __init__(self, path: Path, uri: str, revision: str | None = None):
         self.path, self.uri, self.revision = path, uri, revision
@@ -51,6 +50,7 @@ class Checkpoint:
         }
         self.specs: dict[str, Spec] = {n: spec for h in headers.values() for n, spec in h.specs.items()}
         self.metadata = next((dict(h.metadata) for h in headers.values()), {})
+        self.resident = sum(metadata_size(h.metadata) for h in headers.values())  # bytes held beside the blocks
         self.statistic = self.metadata.get("taskvec.statistic", "")
         self.mass = 0 if self.statistic or self.metadata.get("taskvec.mass") == "0" else 1
         self.base = self.metadata.get("taskvec.base")

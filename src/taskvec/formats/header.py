@@ -9,10 +9,13 @@ from typing import Any
 
 from taskvec.dtypes import BITS
 from taskvec.errors import FormatError
+from taskvec.json_files import parsed as parse_json
 from taskvec.source import Spec
 from taskvec.storage import File
 
 LONGEST = 100_000_000  # bytes of JSON, the limit of the safetensors library
+LONGEST_METADATA = 16 << 20  # bytes of a header beside what tensors need
+A_TENSOR = 1024  # bytes that a tensor may have more of them
 METADATA = "__metadata__"
 MOST_SIZES = 64  # sizes of a shape, the limit of torch
 
@@ -37,7 +40,7 @@ def read_header(file: File) -> Header:
         )
     if length > LONGEST:
         raise FormatError(f"{file.path}: a header of {length} bytes is over the format's limit of {LONGEST}")
-    parsed = _parse(file.read(8, length), file)
+    parsed = _parse(file, length)
     metadata = parsed.pop(METADATA, {})
     problems = [] if _is_text_table(metadata) else [f"{METADATA} must map texts to texts"]
     entries, found = _entries(parsed, file.size - 8 - length)
@@ -51,7 +54,8 @@ def read_header(file: File) -> Header:
     )
 
 
-def _parse(text: bytes, file: File) -> dict[str, Any]:
+def _parse(file: File, length: int) -> dict[str, Any]:
+    """The header's table. What it may cost is bounded: see `json_files.parsed`, and LONGEST_METADATA."""
     repeated: list[str] = []
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -60,18 +64,32 @@ def _parse(text: bytes, file: File) -> dict[str, Any]:
             repeated.extend(sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
         return found
 
-    try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=table)
-        if b"\\ud" in text.lower():  # half a character, which UTF-8 cannot write
-            json.dumps(parsed, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{file.path} is no safetensors file: its header is not JSON ({error})") from None
+    text = bytearray(length)
+    file.readinto(8, memoryview(text))
+    if length - 2 * A_TENSOR * text.count(b"{") > LONGEST_METADATA:  # one for its entry, one in the metadata
+        raise FormatError(_too_long(f"{file.path} has a header of {length} bytes"))
+    parsed = parse_json(text, f"{file.path} is no safetensors file: its header", table)
     if not isinstance(parsed, dict):
         raise FormatError(f"{file.path} is no safetensors file: its header is not a JSON object")
     if repeated:
         problems = [f"key {key!r} stands twice" for key in repeated[:50]]
         raise FormatError(f"{file.path} has a bad safetensors header:", problems)
+    size = metadata_size(parsed.get(METADATA))
+    if size > LONGEST_METADATA + A_TENSOR * len(parsed):
+        raise FormatError(_too_long(f"{file.path} has metadata of {size} characters"))
     return parsed
+
+
+def metadata_size(metadata: Any) -> int:
+    """Characters of a table of texts."""
+    return sum(len(k) + len(v) for k, v in metadata.items()) if _is_text_table(metadata) else 0
+
+
+def _too_long(what: str) -> str:
+    return (
+        f"{what}, more than the {LONGEST_METADATA} that are kept in memory: write the file again "
+        "without it (safetensors.torch.save_file(safetensors.torch.load_file(old), new))"
+    )
 
 
 Entry = tuple[str, Spec, int, int]
@@ -131,7 +149,8 @@ def write_header(
     """The bytes before the data, and where in the file each tensor begins.
 
     Wider dtypes come first, so that every tensor is aligned to its element; within a width the order is that of
-    `specs`. The length is a multiple of `multiple` and at least `least`, padded with spaces.
+    `specs`. The length is a multiple of `multiple` and at least `least`, padded with spaces. Raises FormatError for
+    metadata that `read_header` would refuse.
     """
     offsets: dict[str, int] = {}
     table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
@@ -141,6 +160,8 @@ def write_header(
         table[name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": (at, end)}
         offsets[name] = at
         at = end
+    if metadata_size(metadata) > LONGEST_METADATA + A_TENSOR * len(specs):
+        raise FormatError(_too_long(f"the output would have metadata of {metadata_size(metadata)} characters"))
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * max(-(8 + len(text)) % multiple, least - 8 - len(text))
     return struct.pack("<Q", len(text)) + text, {name: 8 + len(text) + begin for name, begin in offsets.items()}

@@ -6,9 +6,9 @@ from typing import Any
 
 from taskvec.coefficients import Coefficient, layers, per
 from taskvec.errors import RecipeError
+from taskvec.idle_patterns import fits_one, nearest, reached
 from taskvec.mergekit.config import Problems, Settings
 from taskvec.notes import note
-from taskvec.patterns import fits_one, nearest
 
 SHOWN = 5  # tensors that an error names
 
@@ -58,12 +58,18 @@ def number(
     if len(rows) == 1 and closed:
         return rows[0][1]
     table: dict[str, Coefficient] = {}
+    said: dict[str, list[str]] = {}  # filter -> its patterns
     for text, value in rows:
-        patterns = ["*"] if text is None else [p for p in names.patterns(text) if fits_one(p, names.seen)]
-        if not patterns:  # mergekit ignores it in silence
-            note(f"{where}: {key}: the filter {text!r} fits no tensor{nearest(f'*{text}*', names.seen.values())}")
-        for pattern in patterns:
+        said[text or ""] = ["*"] if text is None else names.patterns(text)
+        for pattern in said[text or ""]:
             table.setdefault(pattern, value)
+    live = reached([*table], names.seen)
+    for text, patterns in said.items():
+        if text and live.isdisjoint(patterns):  # mergekit ignores it in silence
+            fits = any(fits_one(pattern, names.seen) for pattern in patterns)
+            why = " that no filter above it fits" if fits else nearest(f"*{text}*", names.seen.values())
+            note(f"{where}: {key}: the filter {text!r} fits no tensor{why}")
+    table = {pattern: value for pattern, value in table.items() if pattern in live or pattern == "*"}
     return per(table)
 
 

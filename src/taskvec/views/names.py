@@ -9,7 +9,7 @@ from taskvec.coefficients import quoted
 from taskvec.derived import Names, Parameter
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.hints import fits, replaced
-from taskvec.patterns import nearest
+from taskvec.idle_patterns import nearest
 from taskvec.places import TIED
 from taskvec.source import Source
 from taskvec.views.settings import Settings, with_entry

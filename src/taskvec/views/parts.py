@@ -7,7 +7,7 @@ from typing import Any
 from taskvec.coefficients import matches, quoted
 from taskvec.derived import Parameter
 from taskvec.errors import RecipeError
-from taskvec.patterns import nearest
+from taskvec.idle_patterns import nearest
 from taskvec.source import Source
 from taskvec.views.settings import Settings, merged, settings_of
 from taskvec.views.view import View, lifted, require_weights, without_collisions

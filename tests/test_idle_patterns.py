@@ -6,7 +6,7 @@ import pytest
 import taskvec as tv
 from taskvec.coefficients import layers, only, per, without
 from taskvec.errors import RecipeError
-from taskvec.patterns import fits_one, nearest, unfit
+from taskvec.idle_patterns import fits_one, nearest, unfit
 
 NAMES = [
     *(f"model.layers.{k}.{n}.weight" for k in range(12) for n in ("mlp.up_proj", "self_attn.q_proj", "norm")),
@@ -112,11 +112,18 @@ def test_a_filter_of_a_mergekit_file_that_fits_nothing_is_a_note(tmp_path, build
     """mergekit ignores it, and files say `lm_head` for models that tie it: no error."""
     for seed, name in enumerate(("base", "math")):
         build.model(tmp_path / name, build.tensors(seed))
-    filters = "[{filter: mpl, value: 1}, {filter: mlp, value: 0.5}, {value: 0}]"
+    filters = "[{filter: mpl, value: 1}, {filter: mlp, value: 0.5}, {filter: layers.1.mlp, value: 2}, {value: 0}]"
     (tmp_path / "m.yml").write_text(
         "merge_method: task_arithmetic\nbase_model: base\n"
         f"models: [{{model: math, parameters: {{weight: {filters}}}}}]\n"
     )
     found = run("merge", "m.yml", "-o", "out")
     assert found.code == 0 and "note: " in found.stderr and "the filter 'mpl' fits no tensor" in found.stderr
+    assert "the filter 'layers.1.mlp' fits no tensor that no filter above it fits" in found.stderr
     assert "'mlp'" not in found.stderr
+    filters = "[{filter: mlp, value: 0.5}, {value: 0}]"
+    (tmp_path / "m.yml").write_text((tmp_path / "m.yml").read_text().split("[{filter")[0] + filters + "}}]\n")
+    assert run("merge", "m.yml", "-o", "plain").stderr == ""
+    assert (tmp_path / "out/model.safetensors").read_bytes()[-300:] == (
+        tmp_path / "plain/model.safetensors"
+    ).read_bytes()[-300:]

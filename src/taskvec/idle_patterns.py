@@ -74,15 +74,9 @@ def _unknown(pattern: str, where: str, names: Iterable[str]) -> str:
 
 def _unreached(patterns: list[str], names: Collection[str]) -> Iterator[str]:
     """The rows of a table that say nothing: each tensor goes to the first pattern that fits."""
-    literal = {p: k for k, p in reversed([*enumerate(patterns)]) if WILD.isdisjoint(p)}
-    wild = [(k, p) for k, p in enumerate(patterns) if not WILD.isdisjoint(p)]
-    taken: dict[int, int] = {}
-    for name in names:
-        at = next((k for k, p in wild if matches(p, name)), len(patterns))
-        at = min(at, literal.get(name, len(patterns)))
-        taken[at] = taken.get(at, 0) + 1
+    taken = reached(patterns, names)
     for k, pattern in enumerate(patterns):
-        if k in taken or not pattern.strip("*"):
+        if pattern in taken or not pattern.strip("*"):
             continue
         if not fits_one(pattern, names):
             yield _unknown(pattern, "per", names)
@@ -90,6 +84,17 @@ def _unreached(patterns: list[str], names: Collection[str]) -> Iterator[str]:
             its = fitting(pattern, names)
             earlier = [quoted(p) for p in patterns[:k] if fitting(p, its, 1)]
             yield f"{quoted(pattern)} (in per) is never reached: {', '.join(earlier)} above it takes all that it fits"
+
+
+def reached(patterns: list[str], names: Iterable[str]) -> set[str]:
+    """The patterns that are the first to fit one of the names."""
+    literal = {p: k for k, p in reversed([*enumerate(patterns)]) if WILD.isdisjoint(p)}
+    wild = [(k, p) for k, p in enumerate(patterns) if not WILD.isdisjoint(p)]
+    first: set[int] = set()
+    for name in names:
+        at = next((k for k, p in wild if matches(p, name)), len(patterns))
+        first.add(min(at, literal.get(name, len(patterns))))
+    return {patterns[k] for k in first if k < len(patterns)}
 
 
 def _factors(c: Coefficient) -> Iterator[Factor]:
