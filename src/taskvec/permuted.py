@@ -129,8 +129,7 @@ class Permuted(Derived):
         """Two slabs of rows, and a small tensor that is read whole."""
         spec = self.specs[name]
         row = spec.nbytes // max(1, spec.shape[0])
-        inner = getattr(self.source, "scratch", None)
-        return 2 * max(SLAB, row) + WHOLE + (inner(name) if inner else 0)
+        return 2 * max(SLAB, row) + WHOLE
 
     def reads(self, name: str) -> int:
         """What the source reads; narrow rows are read whole for each block of the output."""

@@ -258,6 +258,7 @@ def _memory(
 
     parts = {name: list(weights.parts(name)) for name, spec in specs.items() if spec.arithmetic}
     beside = max((held(its) for its in parts.values()), default=0)
+    beside += max((getattr(s, "measuring", 0) for s in weights.terms), default=0)
 
     @cache
     def arena(block: int) -> int:

@@ -40,9 +40,12 @@ def place_to_write(uri: str | os.PathLike[str]) -> Path:
     """The absolute path, through links, of what is to be written. Raises OutputError."""
     try:
         with stated(uri, OutputError):
-            return expanded(uri).resolve()
+            found = expanded(uri).resolve()
     except RuntimeError as error:  # links in a circle
         raise OutputError(f"{os.fspath(uri)} cannot be written to: {error}") from None
+    if not found.name:
+        raise OutputError(f"{found} is the root of all files: name a folder or a file in it for the output")
+    return found
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

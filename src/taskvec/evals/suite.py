@@ -105,6 +105,8 @@ def suite_from(path: str) -> Suite:
         text = Path(path).read_text(encoding="utf-8")
     try:
         given = yaml.safe_load(text)
+    except RecursionError:
+        raise FormatError(f"{path} is nested too deeply to be a file of tasks") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -137,9 +139,10 @@ def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str])
     if not isinstance(about, dict):
         problems.append(f"{name}: a task is {{kind: ...}}, not {about!r:.40}")
         return None
-    kind = KINDS.get(about.get("kind", shared.get("kind", "")))
+    given = about.get("kind", shared.get("kind", ""))
+    kind = KINDS.get(given) if isinstance(given, str) else None
     if kind is None:
-        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {about.get('kind')!r}")
+        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {given!r:.40}")
         return None
     keys = _keys(kind)
     found = {key: value for key, value in {**shared, **about}.items() if key in keys}

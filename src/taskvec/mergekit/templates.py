@@ -7,7 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from taskvec.errors import FormatError
 from taskvec.mergekit.config import Problems, nearest
+from taskvec.storage import stated
 from taskvec.weights import Weights
 
 _TURNS = "{% for message in messages %}"
@@ -56,7 +58,11 @@ def _template_of(folder: Path | None) -> str | None:
     if folder is None:
         return None
     if (alone := folder / "chat_template.jinja").is_file():
-        return alone.read_text(encoding="utf-8").strip() or None
+        try:
+            with stated(alone):
+                return alone.read_text(encoding="utf-8").strip() or None
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{alone} is no UTF-8 text: {error}") from None
     try:
         table: Any = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         found = table.get("chat_template")
