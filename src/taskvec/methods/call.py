@@ -169,9 +169,8 @@ class Call(Derived):
 
     @property
     def _tables(self) -> int:
-        """Bytes that a thread needs to count about the thresholds of the call: one, or two for a band."""
-        numbers = sum(isinstance(value, Coefficient) for value in self.params.values())
-        return COUNTS * (1 if self.method.keyed else min(2, numbers))
+        """Bytes that a thread keeps for the call while it counts about its thresholds, or measures something else."""
+        return COUNTS * self.method.thresholds or 2 << 20
 
     @property
     def measuring(self) -> int:

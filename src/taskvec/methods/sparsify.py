@@ -255,11 +255,11 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 
 METHODS = (
     Method(
-        trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1,
+        trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1, thresholds=1,
         ranges={"density": DENSITY, "least": Range(0, math.inf)}, choices=SIEVE,
     ),
     Method(
-        breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1,
+        breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1, thresholds=2,
         ranges={"density": DENSITY, "gamma": Range(0, 1)}, choices=SIEVE | {"outliers": ("all", "spare")},
     ),
     Method(
