@@ -14,7 +14,7 @@ from taskvec.errors import RecipeError
 from taskvec.source import Source, Spec
 from taskvec.weights import Weights, base_of
 
-DEEPEST, MOST_CALLS = 50, 1000  # calls within one another, which all that walks through them recurses into; in all
+DEEPEST, MOST_CALLS = 25, 1000  # calls within one another, which all that walks through them recurses into; in all
 STRETCH = 1 << 27  # elements at most of the tensors that are measured and then computed, before others are
 Names = Collection[str]  # of tensors
 Parameter = Coefficient | str | tuple["Coefficient | str", ...] | dict[str, Any]  # a table of parameters
