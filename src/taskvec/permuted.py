@@ -60,9 +60,14 @@ class Stored:
     orders: "Mapping[str, NDArray[Any]]"
     digest: str
 
-    def axes_of(self, name: str) -> list[tuple[int, str, int]]:
-        """(axis, group, parts) of one tensor."""
-        return [(axis, g, parts) for g, group in self.groups.items() for n, axis, parts in group.axes if n == name]
+    @property
+    def axes(self) -> dict[str, list[tuple[int, str, int]]]:
+        """Tensor -> (axis, group, parts) of each of its axes that is permuted."""
+        found: dict[str, list[tuple[int, str, int]]] = {}
+        for g, group in self.groups.items():
+            for name, axis, parts in group.axes:
+                found.setdefault(name, []).append((axis, g, parts))
+        return found
 
 
 class Permuted(Derived):
@@ -111,8 +116,7 @@ class Permuted(Derived):
 
     @cached_property
     def _axes(self) -> dict[str, list[tuple[int, str, int]]]:
-        named = dict.fromkeys(n for g in self.permutations.groups.values() for n, _, _ in g.axes)
-        return {name: self.permutations.axes_of(name) for name in named if name in self.specs}
+        return {name: axes for name, axes in self.permutations.axes.items() if name in self.specs}
 
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
         """What is not permuted is the source's own."""
