@@ -19,7 +19,7 @@ from taskvec.places import Place
 
 Number = int | float | Fraction
 MOST_TERMS, LONGEST_NUMBER = 4096, 8192  # monomials of a coefficient; bits of a numerator or denominator
-DEEPEST = 50  # levels of inverses, tables and gradients within one another
+DEEPEST = 15  # levels of inverses, tables and gradients within one another
 
 
 def exact(number: Number) -> Fraction:
@@ -253,7 +253,8 @@ class Coefficient:
         """What is left of it at one tensor: a polynomial in knobs and in inverses of such."""
         value = self._replaced(lambda factor: factor.at(place))
         done = all(isinstance(factor, Knob | Inverse) for factor in value.factors)
-        return value if done else value.reduced(place)  # a table inside a table
+        done &= value.constant is not None or bool(value.knobs)
+        return value if done else value.reduced(place)  # a table inside a table, or within what is divided by
 
     def _replaced(self, replace: "Callable[[Factor], Coefficient]") -> "Coefficient":
         total = ZERO

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.coefficients import Coefficient, quoted
+from taskvec.errors import RecipeError
 from taskvec.idle_patterns import unfit
 from taskvec.source import Source, Spec
-from taskvec.terms import scratch_bytes
 from taskvec.weights import Weights, base_of
 
+DEEPEST, MOST_CALLS = 25, 1000  # calls within one another, which all that walks through them recurses into; in all
 STRETCH = 1 << 27  # elements at most of the tensors that are measured and then computed, before others are
 Names = Collection[str]  # of tensors
 Parameter = Coefficient | str | tuple["Coefficient | str", ...] | dict[str, Any]  # a table of parameters
@@ -34,6 +35,18 @@ class Derived:
         self, name: str, args: tuple[Weights, ...], params: Mapping[str, Parameter], defaults: Mapping[str, Any]
     ):
         self.name, self.args, self.params, self.defaults = name, args, dict(params), defaults
+        inner = [source for a in args for source in a.terms if isinstance(source, Derived)]
+        self.nesting: int = 1 + max((source.nesting for source in inner), default=0)
+        self.in_text: int = 1 + sum(
+            source.in_text for source in inner
+        )  # calls in the text, which repeats what is shared
+        if self.nesting > DEEPEST or self.in_text > MOST_CALLS:
+            deep = f"within one another {self.nesting} deep (at most {DEEPEST})"
+            many = f"{self.in_text} times in the expression when it is written out (at most {MOST_CALLS})"
+            raise RecipeError(
+                f"calls of methods and views stand {deep if self.nesting > DEEPEST else many}, the last is {name}: "
+                "save a part of it with `taskvec merge`, and load that instead"
+            )
 
     def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
         """The same call with other arguments."""
@@ -255,8 +268,19 @@ class Derived:
             call.prepare(threads, progress, names)
 
     def scratch(self, name: str) -> int:
-        """Bytes that a thread holds while it computes a range of one tensor."""
+        """Bytes that a thread holds while it computes a range of one tensor, without what the calls below hold."""
         raise NotImplementedError
+
+    def below(self, name: str) -> Iterator[tuple[Source, str]]:
+        """(source, its tensor) for all that is summed in the arguments for one tensor."""
+        for a in self.args:
+            if name in a.specs:
+                yield from a.parts(name)
+
+    @property
+    def measuring(self) -> int:
+        """Bytes that a thread holds while a call measures, beside the tables that `scratch` counts."""
+        return max((s.measuring for s in self.inner()), default=0)
 
     def reads(self, name: str) -> int:
         """Bytes of files that are read for one tensor, in all passes."""
@@ -325,12 +349,14 @@ def reads(weights: Weights, name: str) -> int:
     return total
 
 
-def room(weights: Weights, name: str, n: int) -> int:
-    """Bytes of scratch memory that n elements of one tensor need, what the calls in it hold included."""
-    parts = weights.parts(name)
-    return scratch_bytes(parts, n) + held(parts)
-
-
 def held(parts: Iterable[tuple[Source, str]]) -> int:
-    """Bytes that the calls in a sum hold for one tensor, each thread its own."""
-    return sum(source.scratch(inner) for source, inner in parts if isinstance(source, Derived))
+    """Bytes that the calls in a sum, and those below them, hold for one tensor, each thread its own. A call that stands
+    in several places has its memory once."""
+    waiting = dict.fromkeys((source, name) for source, name in parts if isinstance(source, Derived))
+    found: dict[tuple[Derived, str], None] = {}
+    while waiting:
+        source, name = waiting.popitem()[0]
+        found[source, name] = None
+        inner = dict.fromkeys((below, its) for below, its in source.below(name) if isinstance(below, Derived))
+        waiting |= {part: None for part in inner if part not in found}
+    return sum(source.scratch(name) for source, name in found)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
+from taskvec.errors import TaskvecError
+
 Item = TypeVar("Item")
 Scratch = TypeVar("Scratch")
 Result = TypeVar("Result")
@@ -50,10 +52,19 @@ def each(
             ended.append(None)  # not `is_alive`, which is true for a moment more: long enough to wait for nothing
             wake.set()
 
-    workers = [threading.Thread(target=run, daemon=True, name=f"taskvec-{k}") for k in range(threads)]
-    for worker in workers:
-        worker.start()
+    workers: list[threading.Thread] = []
     try:
+        for k in range(threads):
+            worker = threading.Thread(target=run, daemon=True, name=f"taskvec-{k}")
+            try:
+                worker.start()
+            except RuntimeError:  # the system allows no more: those that run do the work of all
+                if not workers:
+                    raise TaskvecError(
+                        "the system starts no thread: memory or processes are limited (ulimit)"
+                    ) from None
+                break
+            workers.append(worker)
         running = bool(workers)
         while running:
             # A result does not wake this thread, which would take the interpreter's lock from the workers each time.

@@ -16,6 +16,8 @@ def layerwise(vector: Weights, name: str = "lam", *, by: str = "layer") -> Weigh
     """
     if by not in GRAINS:
         raise RecipeError(f"by is {' or '.join(GRAINS)}, not {by!r}")
+    if not isinstance(vector, Weights):
+        raise RecipeError(f"layerwise works on a task vector, not on {type(vector).__name__}")
     touched = [n for n, spec in vector.specs.items() if spec.arithmetic]
     if by == "tensor":
         return vector * per({**{n: knob(f"{name}_{k}") for k, n in enumerate(touched)}, "*": 0})

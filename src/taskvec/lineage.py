@@ -67,11 +67,12 @@ def origins(sources: Mapping[str, Source]) -> dict[str, Any]:
     record should be (ancestry.LONGEST), the farthest are left out, counted in `ancestors_left_out`, and a note says so.
     """
     table: ancestry.Table = {}
-    parents = [_record_of(source) for source in sources.values()]
-    inputs = {
-        name: _input_of(source) | ({"made_from": ancestry.add(table, parent)} if parent else {})
-        for (name, source), parent in zip(sources.items(), parents, strict=True)
-    }
+    inputs, lost_before = {}, 0
+    for name, source in sources.items():
+        inputs[name] = _input_of(source)
+        if parent := _record_of(source):  # one at a time: a record has an entry for each tensor
+            inputs[name]["made_from"] = ancestry.add(table, parent)
+            lost_before = max(lost_before, parent.get("ancestors_left_out", 0))
     kept = ancestry.nearest(inputs, table)
     lost = len(table) - len(kept)
     if lost:
@@ -79,7 +80,7 @@ def origins(sources: Mapping[str, Source]) -> dict[str, Any]:
             f"the lineage leaves out {lost} of {len(table)} ancestors, the farthest ones: it would be longer than "
             f"{ancestry.LONGEST / 1e6:g} MB"
         )
-    lost += max((parent.get("ancestors_left_out", 0) for parent in parents if parent), default=0)
+    lost += lost_before
     return {
         "inputs": inputs,
         **({"ancestors": kept} if kept else {}),

@@ -62,9 +62,14 @@ class Stored:
     orders: "Mapping[str, NDArray[Any]]"
     digest: str
 
-    def axes_of(self, name: str) -> list[tuple[int, str, int]]:
-        """(axis, group, parts) of one tensor."""
-        return [(axis, g, parts) for g, group in self.groups.items() for n, axis, parts in group.axes if n == name]
+    @property
+    def axes(self) -> dict[str, list[tuple[int, str, int]]]:
+        """Tensor -> (axis, group, parts) of each of its axes that is permuted."""
+        found: dict[str, list[tuple[int, str, int]]] = {}
+        for g, group in self.groups.items():
+            for name, axis, parts in group.axes:
+                found.setdefault(name, []).append((axis, g, parts))
+        return found
 
 
 class Permuted(Derived):
@@ -113,8 +118,7 @@ class Permuted(Derived):
 
     @cached_property
     def _axes(self) -> dict[str, list[tuple[int, str, int]]]:
-        named = dict.fromkeys(n for g in self.permutations.groups.values() for n, _, _ in g.axes)
-        return {name: self.permutations.axes_of(name) for name in named if name in self.specs}
+        return {name: axes for name, axes in self.permutations.axes.items() if name in self.specs}
 
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
         """What is not permuted is the source's own."""
@@ -131,8 +135,7 @@ class Permuted(Derived):
         """Two slabs of rows, and a small tensor that is read whole."""
         spec = self.specs[name]
         row = spec.nbytes // max(1, spec.shape[0])
-        inner = getattr(self.source, "scratch", None)
-        return 2 * max(SLAB, row) + WHOLE + (inner(name) if inner else 0)
+        return 2 * max(SLAB, row) + WHOLE
 
     def reads(self, name: str) -> int:
         """What the source reads; narrow rows are read whole for each block of the output."""

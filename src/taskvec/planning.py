@@ -266,10 +266,13 @@ def _memory(
         raise RecipeError(f"threads must be at least 1, not {threads}")
     pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
     resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
+    texts = [_metadata_bytes(s) for s in weights.mentioned]
+    resident += sum(texts) + 5 * max(texts, default=0)  # kept; and what reading the header of one file takes meanwhile
     resident += sum(getattr(s, "resident", 0) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
 
     parts = {name: list(weights.parts(name)) for name, spec in specs.items() if spec.arithmetic}
     beside = max((held(its) for its in parts.values()), default=0)
+    beside += max((getattr(s, "measuring", 0) for s in weights.terms), default=0)
 
     @cache
     def arena(block: int) -> int:
@@ -286,6 +289,11 @@ def _memory(
     raise TaskvecError(
         f"this needs at least {readable(least)} of memory ({threads if fixed else 1} threads), not {readable(limit)}"
     )
+
+
+def _metadata_bytes(source: Source) -> int:
+    """Bytes of the texts in a file's header beside its tensors."""
+    return sum(len(key) + len(value) for key, value in (getattr(source, "metadata", None) or {}).items())
 
 
 Parts = Mapping[str, Sequence[tuple[Source, str]]]  # output tensor with arithmetic -> what is summed for it

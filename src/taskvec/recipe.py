@@ -26,7 +26,7 @@ from taskvec.weights import Weights
 if TYPE_CHECKING:
     from taskvec.methods.lift import Method
 
-LONGEST, DEEPEST = 100_000, 60  # characters of a recipe; levels of nesting
+LONGEST, DEEPEST = 100_000, 150  # characters of a recipe; levels of nesting, enough for the deepest expressions
 LONGEST_VALUE = 20_000  # characters of a coefficient with a name, all names in it replaced
 
 

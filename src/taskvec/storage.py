@@ -46,7 +46,7 @@ def place_to_write(uri: str | os.PathLike[str]) -> Path:
     except (RuntimeError, ValueError) as error:  # links in a circle; a null character
         raise OutputError(f"{os.fspath(uri)!r} cannot be written to: {error}") from None
     if not found.name:
-        raise OutputError(f"{os.fspath(uri)} cannot be written to: it is the root of the file system")
+        raise OutputError(f"{found} is the root of all files: name a folder or a file in it for the output")
     return found
 
 

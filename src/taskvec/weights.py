@@ -338,13 +338,14 @@ class Weights(Base):
     def names(self) -> dict[Source, str]:
         """A distinct identifier for every source mentioned: the name it was given, else the end of its path."""
         found: dict[Source, str] = {}
+        taken, counts = set[str](), dict[str, int]()
         for source, given in self.mentioned.items():
             name = wanted = given or _identifier(source.text)
-            count = 1
-            while name in found.values() or iskeyword(name):
-                count += 1
-                name = f"{wanted}_{count}"
+            while name in taken or iskeyword(name):
+                counts[wanted] = counts.get(wanted, 1) + 1
+                name = f"{wanted}_{counts[wanted]}"
             found[source] = name
+            taken.add(name)
         return found
 
     def __repr__(self) -> str:

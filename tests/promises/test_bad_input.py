@@ -168,7 +168,7 @@ def bomb(lines):
         ("base + " + "(" * 3000 + "math" + ")" * 3000, "nested"),
         ("base" + " + 0*base" * 10_000 + "-" * 5000 + "math", ""),
         ("-" * 90_000 + "base", "the recipe cannot be read"),
-        ("base + " + "-(" * 80 + "math" + ")" * 80, "nested too deeply"),
+        ("base + " + "-(" * 180 + "math" + ")" * 180, "nested too deeply"),
         ("base" + ".real" * 15_000, ""),
         ("base + " + "1*" * 5_000_000 + "math", "is longer than 100000"),
         ("base + math\0", "null"),
@@ -602,3 +602,117 @@ def test_a_source_that_moves_while_it_is_read_ends_the_work_without_output(tmp_p
     assert found.stderr.startswith("error: ") and says in found.stderr and "nothing was written" in found.stderr
     assert "math" in found.stderr and "Traceback" not in found.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "math"]
+
+
+# ---- what used to end in a traceback ---------------------------------------------------------------
+def test_the_root_of_all_files_is_no_output(refused):
+    refused(*PAIR, "-o", "/", says="/ is the root of all files")
+
+
+def test_a_number_has_no_layers(refused):
+    refused("plan", "base + layerwise(0.5, 'k')", "base=base", says="layerwise works on a task vector, not on")
+
+
+def test_a_vocabulary_has_at_most_so_many_rows(refused):
+    refused("plan", f"resize_vocab(base, {10**20})", "base=base", says="size must be at most 2147483647")
+
+
+def test_a_slice_without_sources_is_named(world, refused):
+    (world / "m.yml").write_text("merge_method: slerp\nslices: [{sources: []}]\n")
+    refused("merge", "m.yml", "-o", "out", says="slices[0].sources is empty")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tasks: {x: {kind: [a]}}\n", "x: kind is one of"),
+        ("[" * 20_000, "nested too deeply"),
+        (
+            "tasks: {x: {kind: command, run: 'true {model} {split}; python3 -c \"print(10**400)\"'}}\n",
+            "is no number and no list of them",
+        ),
+        (
+            "tasks: {x: {kind: command, run: \"true {model} {split}; printf '\\\\\\\\377'; exit 1\"}}\n",
+            "the command ended with 1",
+        ),
+    ],
+    ids=["kind", "brackets", "number", "bytes"],
+)
+def test_tasks_that_are_none_are_named(world, refused, text, says):
+    (world / "t.yml").write_text(text)
+    refused("eval", "base + 0*math", "base=base", "math=math", "--evaluate", "t.yml", says=says)
+
+
+def test_a_template_that_is_no_text_is_named(world, refused):
+    (world / "base/chat_template.jinja").write_bytes(b"\xff")
+    model = "{model: base, parameters: {weight: 1}}"
+    (world / "m.yml").write_text(f"merge_method: linear\nchat_template: auto\nmodels: [{model}]\n")
+    refused("merge", "m.yml", "-o", "out", says="base/chat_template.jinja is no UTF-8 text")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"model": {"vocab": {"a": 0}}, "added_tokens": 1},
+        {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": ["a"], "id": 1}]},
+        {"model": {"type": "Unigram", "vocab": [["a", "x"], ["b", None]]}},
+        {"model": {"type": "Unigram", "vocab": [["a", 0, 1]]}},
+        {"model": {"type": "Unigram", "vocab": [["a", True]]}},
+    ],
+    ids=["no list", "content", "scores", "triples", "bool"],
+)
+def test_a_tokenizer_that_is_none_is_named(world, refused, table):
+    kind = table["model"].get("type")
+    (world / "math/tokenizer.json").write_text(json.dumps(table))
+    other = {"model": {"type": kind, "vocab": [["z", 0.0]] if kind else {"z": 0}}}
+    (world / "base/tokenizer.json").write_text(json.dumps(other))
+    recipe = 'align_vocab(math, math, base, embedding="model.embed.weight")'
+    refused("merge", recipe, "math=math", "base=base", "-o", "out", says=["math/tokenizer.json is no vocabulary"])
+
+
+def test_a_folder_whose_name_is_no_utf8_is_merged_and_named(world, run):
+    odd = os.fsencode(world) + b"/in\xffput"
+    shutil.copytree(os.fsencode(world / "math"), odd)
+    done = run("merge", MERGE, "base=base", os.fsdecode(b"math=in\xffput"), "-o", "out")
+    assert done.code == 0, done
+    again = run("log", "out")
+    assert "in\\udcffput" in again.stdout and again.code == 0
+    assert "math=$'in\\xffput'" not in done.stdout
+    assert "in\\xffput" in (world / "out/README.md").read_text()
+    assert run("verify", "out").code == 0
+
+
+@pytest.mark.parametrize("method", ["trim", "breadcrumbs"])
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+def test_tensors_without_entries_have_no_thresholds(world, run, build, method, scope):
+    shapes = {"w": (8, 3), "empty": (0,), "rows": (0, 4)}
+    for k, name in enumerate("ab"):
+        build.model(world / name, {n: np.round(x) for n, x in build.tensors(k, shapes).items()})
+    text = f"a + {method}(b - a, density=0.6, ties='first', scope='{scope}')"
+    done = run("merge", text, "a=a", "b=b", "-o", "out")
+    assert done.code == 0, done.stderr
+
+
+def test_a_system_that_starts_few_threads_is_no_traceback():
+    """Those that start do the work; none at all is a stated error."""
+    import threading
+
+    from taskvec.errors import TaskvecError
+    from taskvec.executors import each
+
+    class Some(threading.Thread):
+        left = 2
+
+        def start(self):
+            if not Some.left:
+                raise RuntimeError("can't start new thread")
+            Some.left -= 1
+            super().start()
+
+    real, threading.Thread = threading.Thread, Some
+    try:
+        assert sorted(each(range(20), lambda k, _: k, lambda: None, 8)) == list(range(20))
+        with pytest.raises(TaskvecError, match="starts no thread"):
+            list(each(range(20), lambda k, _: k, lambda: None, 8))
+    finally:
+        threading.Thread = real

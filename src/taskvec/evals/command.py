@@ -48,7 +48,13 @@ class Command(Task):
             command = self.run.replace("{model}", shlex.quote(os.fspath(saved))).replace("{split}", split)
             try:
                 done = subprocess.run(
-                    command, shell=True, cwd=self.root or None, capture_output=True, text=True, timeout=self.timeout
+                    command,
+                    shell=True,
+                    cwd=self.root or None,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=self.timeout,
                 )
             except subprocess.TimeoutExpired:
                 raise TaskvecError(f"{self.name}: the command took longer than {self.timeout:g} s") from None
@@ -62,11 +68,11 @@ def _metrics(printed: str, name: str) -> Mapping[str, Any]:
     for line in reversed(printed.strip().splitlines()):
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         return found if isinstance(found, dict) else {"": found}
     try:
         found = json.loads(printed)  # over several lines
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TaskvecError(f"{name}: the command printed no JSON but {printed.strip()[-SHOWN:]!r}") from None
     return found if isinstance(found, dict) else {"": found}

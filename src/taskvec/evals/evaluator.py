@@ -72,7 +72,7 @@ def checked(scores: Any, text: str) -> "dict[str, NDArray[Any] | float]":
     for name, values in scores.items():
         try:
             array = np.asarray(values.tolist() if hasattr(values, "tolist") else values, np.float64)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, RecursionError):
             problems.append(f"{name}: {values!r:.60} is no number and no list of them")
             continue
         if not isinstance(name, str) or array.ndim > 1 or not array.size:

@@ -152,7 +152,10 @@ def _slice(value: Any, where: str, problems: Problems) -> Slice | None:
     table = _known(value, known, where, problems)
     if table.get("residual_weight") is not None:
         problems.append(f"{where}.residual_weight has no effect in mergekit: leave it out")
-    inputs = _each(_required(table, "sources", where, problems) or [], f"{where}.sources", _source, problems)
+    given = _required(table, "sources", where, problems)
+    if given == []:
+        problems.append(f"{where}.sources is empty: a slice needs at least one model")
+    inputs = _each(given or [], f"{where}.sources", _source, problems)
     lengths = {last - first for one in inputs if one.layers for first, last in [one.layers]}
     if len(lengths) > 1:
         problems.append(f"{where}: its sources have different numbers of layers: {sorted(lengths)}")

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import matches
-from taskvec.derived import Derived, Names, Parameter, reads, room
+from taskvec.derived import Derived, Names, Parameter, reads
 from taskvec.dtypes import BITS, accumulator
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors import each
@@ -139,7 +139,7 @@ class Ablated(Derived):
     def scratch(self, name: str) -> int:
         """A slab as it is summed, in float64, edited, and one product."""
         n = max(SLAB, self._length(name))
-        return 4 * 8 * n + room(self.args[0], name, n)
+        return 4 * 8 * n + scratch_bytes(self.args[0].parts(name), n)
 
     def reads(self, name: str) -> int:
         """Once, and once before for what is measured."""

@@ -6,19 +6,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import Coefficient, as_float
-from taskvec.derived import STRETCH, Derived, Parameter, room
+from taskvec.derived import STRETCH, Derived, Parameter
 from taskvec.errors import MismatchError, RecipeError, UnboundKnob
 from taskvec.methods.lanes import LANES, Lanes
 from taskvec.operations import RESULT
 from taskvec.places import Place
 from taskvec.source import Source, Spec
-from taskvec.terms import aligned, operand_bytes
+from taskvec.terms import aligned, operand_bytes, scratch_bytes
 from taskvec.weights import SHOWN, Weights
 
 if TYPE_CHECKING:
     from taskvec.methods.lift import Method
 
 TILE = 128 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
+COUNTS = 15 << 18  # bytes of the largest table in which magnitudes about a threshold are counted, and what is beside it
 PART = 2 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
 ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
 KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
@@ -205,11 +206,26 @@ class Call(Derived):
         return statistics.specs.get(name, ABSENT)
 
     def scratch(self, name: str) -> int:
-        """Bytes that a thread holds while it computes a range, beside what a program needs."""
+        """Bytes that a thread holds for one call, beside what a program needs: the tables in which it counts; a tile of
+        each argument and what is made of them, unless it is a part of the program."""
+        tables = self._tables if self.own_passes and not self.method.combines else 0
         step = self.step(name)
-        arguments = sum(4 * step + room(a, name, step) for a in self.args if name in a.specs)
-        measuring = (len(self.args) + 24) * 4 * max(PART, step) * bool(self.own_passes)
-        return arguments + (8 + self.method.copies) * 4 * step + measuring
+        tiles = sum(4 * step + scratch_bytes(a.parts(name), step) for a in self.args if name in a.specs)
+        if self.lowers:  # but elsewhere than at the beginning of what is told tile by tile
+            return tables + (tiles + 3 * 4 * step if self.params.get("ties") == "first" else 0)
+        return tables + tiles + (8 + self.method.copies) * 4 * step
+
+    @property
+    def _tables(self) -> int:
+        """Bytes that a thread keeps for the call while it counts about its thresholds, or measures something else."""
+        return COUNTS * self.method.thresholds or 2 << 20
+
+    @property
+    def measuring(self) -> int:
+        """Bytes that a thread holds while the call measures: a part of each argument, and the sample of thresholds."""
+        width = max((self.step(name) for name in self.specs), default=0) if self.method.rows else 0
+        own = (len(self.args) + 16) * 4 * max(PART, width) if self.own_passes else 0
+        return max(own, super().measuring)
 
     def lowered_bytes(self, name: str, n: int) -> int | None:
         """Scratch memory of a program that it is part of, where it can be."""

@@ -222,7 +222,9 @@ class _Tally:
         self._left = {group: asked.sizes[group] for group in guesses}
         self._counts: dict[str, Counts] = {}  # of groups that are not finished; their tables are in the partials
         self._partials: dict[str, list[_Partial]] = {}
-        self._spare: dict[int, list[NDArray[Any]]] = {}  # tables to use again: fresh memory costs more than counting
+        # Tables to use again, as fresh memory costs more than counting: each as large as any is, and used in part, so
+        # that groups with windows of many sizes share them.
+        self._spare: list[NDArray[Any]] = []
 
     def wants(self, name: str) -> bool:
         """Whether this tensor is counted."""
@@ -261,8 +263,8 @@ class _Tally:
     def _table(self, window: Window) -> "NDArray[Any]":
         import numpy as np
 
-        size = _size(window)
-        found = self._spare[size].pop() if self._spare.get(size) else np.empty(size, np.uint32)
+        whole = self._spare.pop() if self._spare else np.empty(_size((0, WIDEST)), np.uint32)
+        found = whole[: _size(window)]
         found.fill(0)
         return found
 
@@ -290,8 +292,8 @@ class _Tally:
                 for other in parts[1:]:
                     np.add(counts.tables[window], other.tables[window], out=counts.tables[window])
             finish(group, self._counts.pop(group))
-            for table in (table for part in parts for table in part.tables.values()):
-                self._spare.setdefault(table.size, []).append(table)
+            bases = (table.base for part in parts for table in part.tables.values())
+            self._spare += [base for base in bases if base is not None]
 
 
 class _Mine:

@@ -224,7 +224,7 @@ METHODS = (
     Method(arcee_fusion, takes=MODELS, least=2, most=2),
     Method(
         sce, local=True, measure=one_by_one(_calculated), passes=_calculated_passes, choices={"tie": TIES},
-        ranges={"select": Range(0, 1, open_below=True), "floor": POSITIVE},
+        ranges={"select": Range(0, 1, open_below=True), "floor": POSITIVE}, thresholds=1,
     ),
     Method(ram, local=True, ranges={"epsilon": POSITIVE}),
     Method(

@@ -54,6 +54,7 @@ class Method:
     combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
     measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters);
         for several calls at once, which may share what they read (passes.py has `one_by_one`).
+    thresholds: how many magnitudes of a given rank `measure` looks for, each with tables of its own in every thread.
     statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
         says what keeps a file of them from being of models with the given specs.
     copies: float32 copies of its largest argument, statistics included, that `fn` holds beside arguments and result.
@@ -70,6 +71,7 @@ class Method:
     combines: bool = False
     measure: Measure | None = None
     passes: Passes = 0
+    thresholds: int = 0
     takes: str = VECTORS
     least: int = 1
     most: int | None = None

@@ -344,12 +344,12 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 
 METHODS = (
     Method(
-        trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1,
+        trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1, thresholds=1,
         ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True), "entries": ENTRIES},
         choices=SIEVE,
     ),
     Method(
-        breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1,
+        breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1, thresholds=2,
         ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
         choices=SIEVE | {"scope": ("model", "tensor", "row"), "outliers": ("all", "spare")},
     ),

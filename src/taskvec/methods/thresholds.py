@@ -133,12 +133,12 @@ def quotas(
     import numpy as np
 
     counts, asked = dict(equals), Asked(call, lambda *_, **__: {})
-    groups = asked.groups
+    groups = {name: group for name, group in asked.groups.items() if call.specs[name].numel}  # others have no entries
     split = {group: {k: c for k, c in of_group.items() if c.quota < c.equals} for group, of_group in found.items()}
     lacking = {(g, c.value): None for n, g in groups.items() for c in split[g].values() if (n, c.value) not in counts}
     missed = {group: Guess((), tuple(value for of, value in lacking if of == group)) for group, _ in lacking}
     counted([asked], [missed], threads, lambda size: None, lambda _, group, new: counts.update(new.equals))
-    told: dict[str, dict[str, Any]] = {name: dict.fromkeys(found[groups[name]], math.inf) for name in groups}
+    told: dict[str, dict[str, Any]] = {n: dict.fromkeys(found[g], math.inf) for n, g in asked.groups.items()}
     for name, key, before in _before(groups, split, counts):
         told[name][key] = np.maximum(0, split[groups[name]][key].quota - before)
     return told

@@ -230,6 +230,7 @@ class Aligned(Rows):
 
         state = blake3(super().fingerprint.encode())
         for plan in self.plans:
+            assert isinstance(plan, RowPlan)
             state.update(plan.arg.tobytes() + plan.row.tobytes() + repr(plan.means).encode())
         return state.hexdigest()
 

@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec import kernels
-from taskvec.derived import Names, reads, room
+from taskvec.derived import Names, reads
 from taskvec.dtypes import BITS
 from taskvec.source import Source, Spec
-from taskvec.terms import Linear, aligned
+from taskvec.terms import Linear, aligned, scratch_bytes
 from taskvec.views.view import TILE, View, summed
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class RowPlan:
         """Memory that this takes."""
         return self.arg.nbytes + self.row.nbytes + sum(200 + 100 * len(m) for m in self.means)
 
+    def __len__(self) -> int:
+        return len(self.arg)
+
     def counts(self, k: int) -> int:
         """How many rows of an argument are read."""
         return int((self.arg == k).sum()) + sum(a == k for mean in self.means for a, _ in mean)
@@ -61,6 +64,33 @@ class RowPlan:
             begin = end
 
 
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """The same in no memory, however many rows there are: the first `rows` of argument 0, and then `fill`, up to
+    `size` rows."""
+
+    rows: int
+    size: int
+    fill: int  # ZERO or ALL
+    means: tuple[tuple[tuple[int, int], ...], ...] = ()
+    nbytes = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def counts(self, k: int) -> int:
+        """How many rows of an argument are read."""
+        return 0 if k else min(self.rows, self.size)
+
+    def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
+        """See `RowPlan.runs`."""
+        kept = min(last, self.rows)
+        if first < kept:
+            yield first, kept, 0, first
+        if kept < last:
+            yield max(first, kept), last, self.fill, 0
+
+
 class Rows(View):
     """A view that keeps the names of its first argument and rearranges the rows of the tensors in `rearranged`."""
 
@@ -76,12 +106,12 @@ class Rows(View):
         """The tensors whose rows are other than in the first argument."""
         raise NotImplementedError
 
-    def plan(self, name: str) -> RowPlan:
+    def plan(self, name: str) -> RowPlan | Padding:
         """Where the rows of a tensor come from."""
         raise NotImplementedError
 
     @property
-    def plans(self) -> list[RowPlan]:
+    def plans(self) -> list[RowPlan | Padding]:
         """Every plan once."""
         return [*{id(plan): plan for plan in map(self.plan, self.rearranged)}.values()]
 
@@ -92,7 +122,7 @@ class Rows(View):
 
     def _spec(self, k: int, inner: str) -> Spec:
         spec = super()._spec(k, inner)
-        return Spec((len(self.plan(inner).arg), *spec.shape[1:]), spec.dtype) if inner in self.rearranged else spec
+        return Spec((len(self.plan(inner)), *spec.shape[1:]), spec.dtype) if inner in self.rearranged else spec
 
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
         """Itself for the rows that it makes."""
@@ -112,7 +142,7 @@ class Rows(View):
 
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it makes rows."""
-        sums = max(room(a, name, TILE) for a in self.args if name in a.specs)
+        sums = max(scratch_bytes(a.parts(name), TILE) for a in self.args if name in a.specs)
         return sums + 8 * (TILE + 3 * self._width(name)) * bool(self.plan(name).means or self.own_passes)
 
     def reads(self, name: str) -> int:
@@ -213,7 +243,7 @@ class Rows(View):
         """This thread's memory for sums of any argument."""
         kept: dict[str, memoryview] = self._room.__dict__
         if name not in kept:
-            need = max(aligned(room(a, name, TILE)) for a in self.args if name in a.specs)
+            need = max(aligned(scratch_bytes(a.parts(name), TILE)) for a in self.args if name in a.specs)
             large = [memory for memory in kept.values() if len(memory) >= need]
             kept[name] = large[0] if large else memoryview(bytearray(need))
         return kept[name]

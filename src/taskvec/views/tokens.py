@@ -137,9 +137,13 @@ def read(folder: Path) -> Table:
         document = json_of(path)
         model, added = document.get("model"), document.get("added_tokens") or []
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
-        if isinstance(vocabulary, list) and all(isinstance(v, list) and v for v in vocabulary):
-            vocabulary = {piece: k for k, (piece, *_) in enumerate(vocabulary)}
-        entries = {e.get("content"): e for e in added if isinstance(e, dict)} if isinstance(added, list) else {}
+        if isinstance(vocabulary, list):  # of a Unigram model
+            if not all(map(_is_piece, vocabulary)):
+                raise FormatError(f"{path} is no vocabulary: its list must give every piece (a text) a score, a number")
+            vocabulary = {piece: k for k, (piece, _) in enumerate(vocabulary)}
+        if not isinstance(added, list) or not all(isinstance(e, dict) and type(e.get("content")) is str for e in added):
+            raise FormatError(f"{path} is no vocabulary: added_tokens must be a list of tables, each with its content")
+        entries = {e["content"]: e for e in added}
         return _checked(path, vocabulary, {token: e.get("id") for token, e in entries.items()}, entries)
     extra = json_of(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
     if (path := folder / "vocab.json").is_file():
@@ -154,6 +158,17 @@ def read(folder: Path) -> Table:
     raise FormatError(
         f"{folder} {has}: a tokenizer.json is needed (transformers makes it: "
         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER))"
+    )
+
+
+def _is_piece(entry: Any) -> bool:
+    """Whether this is [text, score]."""
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and isinstance(entry[1], int | float)
+        and not isinstance(entry[1], bool)
     )
 
 

@@ -195,14 +195,16 @@ def require_weights(call: str, args: Iterable[Any]) -> tuple[Weights, ...]:
     return found
 
 
-def whole(call: str, key: str, value: Any, least: int) -> Coefficient:
-    """A whole number of at least `least`, as a parameter."""
+def whole(call: str, key: str, value: Any, least: int, most: int | None = None) -> Coefficient:
+    """A whole number of at least `least` and at most `most`, as a parameter."""
     number = value if isinstance(value, Coefficient) else None
     if isinstance(value, int) and not isinstance(value, bool):
         number = Coefficient.of(value)
     found = number.constant if number is not None else None
     if number is None or found is None or found.denominator != 1 or found < least:
         raise RecipeError(f"{call}: {key} must be a whole number of at least {least}, not {value!r}")
+    if most is not None and found > most:
+        raise RecipeError(f"{call}: {key} must be at most {most}, not {value!r}")
     return number
 
 

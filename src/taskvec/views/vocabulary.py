@@ -8,12 +8,13 @@ from taskvec.coefficients import Coefficient
 from taskvec.derived import Parameter
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.places import BIASES, HEADS, by_token
-from taskvec.views.rows import ALL, ZERO, RowPlan, Rows
+from taskvec.views.rows import ALL, ZERO, Padding, Rows
 from taskvec.views.settings import Settings, with_entry
 from taskvec.views.view import lifted, require_weights, texts, whole
 from taskvec.weights import Weights
 
 FILLS = ("zero", "mean")
+MOST_ROWS = (1 << 31) - 1
 
 
 def vocabulary_tensors(call: str, weights: Weights, params: Mapping[str, Parameter]) -> tuple[str, ...]:
@@ -59,7 +60,9 @@ def resize_vocab(
     no such tensor is known.
     """
     (m,) = require_weights("resize_vocab", [m])
-    return _resized("resize_vocab", m, {"size": whole("resize_vocab", "size", size, 1)}, fill, head, embedding)
+    return _resized(
+        "resize_vocab", m, {"size": whole("resize_vocab", "size", size, 1, MOST_ROWS)}, fill, head, embedding
+    )
 
 
 def pad_vocab(
@@ -72,7 +75,9 @@ def pad_vocab(
 ) -> Weights:
     """The rows of embedding, head and the head's bias padded to a multiple: `pad_vocab(m, 64)`. See `resize_vocab`."""
     (m,) = require_weights("pad_vocab", [m])
-    return _resized("pad_vocab", m, {"multiple": whole("pad_vocab", "multiple", multiple, 1)}, fill, head, embedding)
+    return _resized(
+        "pad_vocab", m, {"multiple": whole("pad_vocab", "multiple", multiple, 1, MOST_ROWS)}, fill, head, embedding
+    )
 
 
 def _resized(
@@ -90,7 +95,7 @@ class Resized(Rows):
     def __init__(self, *call: Any):
         super().__init__(*call)
         self.own_passes = int(self.params["fill"] == "mean")
-        self._plans: dict[int, RowPlan] = {}
+        self._plans: dict[int, Padding] = {}
 
     def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
         """The same call with other arguments."""
@@ -114,16 +119,10 @@ class Resized(Rows):
             number
         )
 
-    def plan(self, name: str) -> RowPlan:
+    def plan(self, name: str) -> Padding:
         """The rows that there were, as far as they go."""
-        import numpy as np
-
         rows = self.args[0].specs[name].shape[0]
-        if rows not in self._plans:
-            row = np.arange(self.size, dtype=np.int32)
-            fill = ALL if self.own_passes else ZERO
-            self._plans[rows] = RowPlan(np.where(row < rows, 0, fill).astype(np.int32), row)
-        return self._plans[rows]
+        return self._plans.setdefault(rows, Padding(rows, self.size, ALL if self.own_passes else ZERO))
 
     def configured(self, settings: Settings) -> Settings:
         """Another size."""
