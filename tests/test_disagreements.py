@@ -198,6 +198,18 @@ def test_untying_has_settled_the_heads(tmp_path):
     assert len(told(a, b)) == 1
 
 
+def test_taking_layers_has_settled_what_is_said_of_them(tmp_path):
+    names = ("a", "b")
+    for name, kinds in zip(names, (["x", "y", "x"], ["x", "y", "x", "y"]), strict=True):
+        table = LLAMA | {"num_hidden_layers": len(kinds), "layer_types": kinds}
+        write(tmp_path / name, config_json=table)
+        tensors = {f"model.layers.{k}.w": np.ones(2, np.float32) for k in range(len(kinds))}
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    a, b = (tv.load(tmp_path / name) for name in names)
+    w = 0.5 * tv.take_layers(a, 0, 2) + 0.5 * tv.take_layers(b, 0, 2)
+    assert disagreements(w, w.donor) == []
+
+
 @pytest.mark.parametrize("file", ["tokenizer_model", "tekken_json"])
 def test_vocabularies_that_are_not_read_are_compared_by_their_bytes(tmp_path, file):
     a, b, c = (write(tmp_path / name, **{file: text}) for name, text in (("a", "x"), ("b", "x"), ("c", "y")))

@@ -62,8 +62,7 @@ def test_an_ordinary_model_gets_all_its_files_and_no_word(saved):
     ["tekken.json", "qwen.tiktoken", "spiece.model", "sentencepiece.bpe.model", "source.spm", "vocab.bpe", "vocab.json",
      "bpe.codes", "chat_template.json", "additional_chat_templates/tool.jinja", "preprocessor_config.json",
      "processor_config.json", "video_preprocessor_config.json", "normalizer.json", "params.json",
-     "1_Pooling/config.json", "2_Normalize/config.json", "10_Dense/config.json",
-     "custom_generate/generate.py", "sentence_bert_config.json",
+     "1_Pooling/config.json", "custom_generate/generate.py", "sentence_bert_config.json",
      "LICENSE.txt", "scheduler_config.json"],
 )  # fmt: skip
 def test_every_file_that_a_loader_may_need_goes_along(saved, name):
@@ -136,6 +135,19 @@ def test_further_modules_go_along_and_are_named_where_the_models_differ(tmp_path
     assert "modules.json names 3_Other, which does not go along" in notes[0]
     assert "2_Dense/model.safetensors is copied from" in notes[1] and "differs and is not merged" in notes[1]
     assert "library_name: sentence-transformers" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["2_Dense", "10_Normalize", "query_0_Router"])
+def test_the_modules_of_a_sentence_transformer_are_folders_and_those_of_others_are_not_theirs(saved, name):
+    files, notes = saved({"modules.json": [{"path": name, "type": "x"}], f"{name}/config.json": {}})
+    assert f"{name}/config.json" in files and notes == []
+    files, notes = saved({f"{name}/config.json": {}, "modules.json": "[]"}, overwrite=True)
+    assert (f"{name}/config.json" in files) == name[0].isdigit()
+
+
+def test_a_numbered_folder_beside_a_model_is_no_module(saved):
+    files, notes = saved({"2_data/everything.json": {}})
+    assert "2_data/everything.json" not in files and notes == []
 
 
 # ---- names ------------------------------------------------------------------------------------------

@@ -37,6 +37,13 @@ COMPUTES = (
     "scale_attn_*", "vision_feature_layer", "vision_feature_select_strategy", "add_cross_attention", "full_attn_idxs",
     "sliding_window_pattern", "attention_chunk_size", "mlp_only_layers", "pooling_mode*", "time_step_*", "chunk_size",
 )  # fmt: skip
+OF_LAYERS = (
+    "layer_types", "no_rope_layers", "mlp_only_layers", "full_attn_idxs", "sliding_window_pattern", "scale_depth",
+)  # fmt: skip
+# View -> the keys of which it makes sure that they fit.
+SETTLED = {
+    "tie": ("tie_word_embeddings",), "untie": ("tie_word_embeddings",), "stack": OF_LAYERS, "take_layers": OF_LAYERS,
+}  # fmt: skip
 ROPE = ("rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_pct",
         "partial_rotary_factor")  # fmt: skip
 THETA = 10_000.0  # where these architectures say nothing of it
@@ -61,7 +68,7 @@ def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, 
     if donor is None or folder is None:
         return []
     home = _name(next((leaf for leaf in leaves_of(donor) if getattr(leaf, "folder", None) == folder), donor))
-    made = {key for s in _calls(weights) for key in (("tie_word_embeddings",) if s.name in ("tie", "untie") else ())}
+    made = {key for call in _calls(weights) for key in SETTLED.get(call.name, ())}
     changes = donor.config if isinstance(donor, Derived) else {}
     aligned = any(s.tokenizer for s in _calls(weights))
     found: list[str] = []
@@ -116,7 +123,9 @@ def _configured(folder: Path, changes: Entries) -> Entries:
 
 def _computed(ours: Entries, theirs: Entries, home: str, name: str, made: set[str]) -> Iterator[str]:
     """What config.json says of the computation."""
-    pairs = [f"{key} {_short(b)}, not {_short(a)}" for key, a, b in differing(ours, theirs) if key not in made]
+    pairs = [
+        f"{key} {_short(b)}, not {_short(a)}" for key, a, b in differing(ours, theirs) if key.split(".")[-1] not in made
+    ]
     if pairs:
         yield (
             f"{name} computes otherwise than {home}, whose config.json the output has: {_listed(pairs)}; their weights "

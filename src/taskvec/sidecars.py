@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ COPIED = (
     "scheduler_config.json", "params.json", "normalizer.json", "modules.json", "sentence_*_config.json",
     "config_sentence_transformers.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
-# Whole folders: the modules of sentence-transformers (1_Pooling, 2_Dense), chat templates, a way to generate.
-FOLDERS = ("[0-9]_*", "[0-9][0-9]_*", TEMPLATES, "custom_generate")
+# Whole folders: chat templates, a way to generate, and the modules of sentence-transformers, which modules.json names.
+FOLDERS = (TEMPLATES, "custom_generate", "1_Pooling")
+MODULES = ("[0-9]_*", "[0-9][0-9]_*")
 CODES = ("F8", "F6", "F4", "U8", "I8", "U16", "I16", "U32", "I32")  # dtypes in which quantised numbers are stored
 TORCH_NAMES = {
     "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -42,7 +44,8 @@ def survey(plan: Plan) -> tuple[Beside, ...]:
         return ()
     tokenizer = _tokenizer_of(plan)
     patterns = [p for p in COPIED if not (tokenizer and p in TOKENIZER)]
-    found, left = _survey(source, patterns, [p for p in FOLDERS if not (tokenizer and p == TEMPLATES)])
+    folders = [p for p in FOLDERS if not (tokenizer and p == TEMPLATES)] + _module_folders(source)
+    found, left = _survey(source, patterns, folders)
     if tokenizer:
         more, also = _survey(tokenizer.folder, tokenizer.copied, [TEMPLATES])
         found, left = [*found, *more], [*left, *also]
@@ -63,6 +66,22 @@ def _survey(source: Path, patterns: Sequence[str], folders: Sequence[str]) -> tu
     return beside(source, [*patterns, *(["*.py"] if modules_named(source) else [])], folders)
 
 
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """What modules.json lists."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(small_text(folder / "modules.json"))
+        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return []
+
+
+def _module_folders(folder: Path) -> list[str]:
+    """The folders of a sentence-transformers model, by patterns; none of any other."""
+    if not (folder / "modules.json").is_file():
+        return []
+    named = [str(module.get("path") or "") for module in _modules(folder)]
+    return [*MODULES, *(escape(name) for name in named if name and name == Path(name).name)]
+
+
 def _tokenizer_of(plan: Plan) -> Any:
     return plan.like.tokenizer if isinstance(plan.like, Derived) else None
 
@@ -75,11 +94,10 @@ def modules_named(folder: Path) -> dict[str, str]:
         names = sorted(p.name for p in folder.glob("*config*.json"))
     for name in names:
         found |= {f"{text.partition('.')[0]}.py": name for text in _auto_maps(read_table(folder / name))}
-    with suppress(OSError, ValueError, RecursionError):
-        for module in json.loads(small_text(folder / "modules.json")):
-            head, _, last = str(module.get("type", "")).rpartition(".")
-            if head and last and not head.startswith("sentence_transformers"):
-                found[f"{head.rpartition('.')[2]}.py"] = "modules.json"
+    for module in _modules(folder):
+        head, _, last = str(module.get("type", "")).rpartition(".")
+        if head and last and not head.startswith("sentence_transformers"):
+            found[f"{head.rpartition('.')[2]}.py"] = "modules.json"
     return found
 
 
@@ -101,11 +119,10 @@ def _lacking(source: Path, found: Sequence[Beside]) -> Iterator[str]:
     for name, where in modules_named(source).items():
         if name not in names:
             yield f"{source / where} names {name}, which is not in the folder: a loader will not find it"
-    with suppress(OSError, ValueError, RecursionError):
-        for module in json.loads(small_text(source / "modules.json")):
-            path = str(module.get("path") or "")
-            if path and not any(name.startswith(f"{path}/") for name in names):
-                yield f"{source / 'modules.json'} names {path}, which does not go along: a loader will not find it"
+    for module in _modules(source):
+        path = str(module.get("path") or "")
+        if path and not any(name.startswith(f"{path}/") for name in names):
+            yield f"{source / 'modules.json'} names {path}, which does not go along: a loader will not find it"
 
 
 def _unmerged(plan: Plan, source: Path, found: Sequence[Beside]) -> Iterator[str]:
