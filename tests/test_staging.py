@@ -362,6 +362,28 @@ def test_a_folder_that_taskvec_has_not_made_is_refused_and_nothing_in_it_or_behi
     assert everything() == before
 
 
+def test_a_folder_of_another_user_is_refused(tmp_path):
+    if os.geteuid():
+        pytest.skip("needs root, to make a folder of somebody else's")
+    (tmp_path / ".out.taskvec").mkdir()
+    os.chown(tmp_path / ".out.taskvec", 12345, 12345)
+    with pytest.raises(OutputError, match=r"taskvec has not made it so(.|\n)*belongs to another user"):
+        Staging(at(tmp_path / "out"), "k", True, False)
+    assert not list((tmp_path / ".out.taskvec").iterdir()) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_command_line_names_a_planted_folder_and_goes_on_once_it_is_gone(tmp_path, build, run):
+    build.model(tmp_path / "base", build.tensors(0))
+    planted(tmp_path, "files is a link")
+    words = ("merge", "b", f"b={tmp_path / 'base'}", "-o", "out")
+    found = run(*words, cwd=tmp_path / "clone")
+    assert found.code == 1 and ".out.taskvec" in found.stderr and "files is a link" in found.stderr
+    assert (tmp_path / "home/thesis.txt").read_text() == "years" and not (tmp_path / "clone/out").exists()
+    shutil.rmtree(tmp_path / "clone/.out.taskvec")
+    assert run(*words, cwd=tmp_path / "clone").code == 0
+    assert [p.name for p in (tmp_path / "clone").iterdir()] == ["out"]
+
+
 def test_a_copy_of_a_staging_folder_is_not_gone_on_with(stage, tmp_path):
     """In a clone or an archive: its blocks may be anybody's, so it is cleared like that of another plan."""
     one = stage()
