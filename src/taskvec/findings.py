@@ -240,7 +240,7 @@ class Record:
         sure = {name: d for name, d in found.items() if d.p <= ALPHA}
         lines = [
             f"{name}: {'up' if d.interval.mean > 0 else 'down'} by {abs(d.interval.mean):.4g}"
-            f"{_span(d.interval)}, p = {d.p:.2g} ({d.test})"
+            f"{_span(d.interval)}, {d.chance} ({d.test})"
             for name, d in sure.items()
         ]
         if rest := [name for name in found if name not in sure]:
