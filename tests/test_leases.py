@@ -138,6 +138,22 @@ def test_work_that_fails_gives_its_claim_back_and_work_that_is_short_writes_no_b
     assert threading.active_count() == 1
 
 
+def test_threads_of_one_process_do_every_trial_once(tmp_path):
+    done, journal = [], Journal(tmp_path / "j", ABOUT)
+
+    def do(number):
+        done.append(number)
+        time.sleep(0.01)
+        return {"trial": number, "knobs": {}, "scores": {"x": number}, "seconds": 0}
+
+    threads = [threading.Thread(target=Journal(tmp_path / "j", ABOUT).work, args=(20, do)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == [*range(20)] == sorted(line["trial"] for line in journal.lines() if "trial" in line)
+
+
 def test_what_is_asked_for_once_is_done_once_by_several_processes(tmp_path):
     code = (
         "import sys, time; from taskvec.trials import Journal\n"

@@ -566,6 +566,18 @@ def test_of_several_seeds_the_mean_counts_and_the_spread_is_told(tmp_path):
         search(family, Near(), GRID, objective="a", replicates=others[:1], journal=tmp_path / "j")
 
 
+def test_means_of_hits_over_seeds_stay_within_0_and_1():
+    def judge(weights, split):
+        return {"sure": [1.0] * 20, "near": (np.arange(20) < 19 + (weights["w"][0] > 0.95)).astype(float)}
+
+    family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
+    found = search(family, judge, {"lam": [1]}, objective="near", replicates=[{"a": other} for other in SEEDS])
+    assert found.test["chosen"]["near"][19] == 0.75 and "near" in found.shares - found.hits
+    ends = {name: found.interval(name, found.test["chosen"][name]) for name in ("sure", "near")}
+    assert ends["sure"].low == pytest.approx(0.8389, abs=1e-4) and ends["sure"].high == 1
+    assert 0.8 < ends["near"].low < 0.9875 < ends["near"].high <= 1
+
+
 def test_a_race_over_seeds_finds_what_no_race_finds():
     family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
     options = {"objective": "a", "replicates": [{"a": other} for other in SEEDS]}

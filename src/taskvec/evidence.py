@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 FEW = 10  # examples, below which scores other than hits have no interval
 APART = 6  # examples that must differ from the commonest score
+ROUNDING = 1e-12  # of the largest score: what is less apart is alike
 LARGEST = 1000  # degrees of freedom: more of them change nothing that is printed
+TINY = 1e-12  # a p-value that is told as it is
 STEPS = 60  # of a bisection
 Groups = Sequence["NDArray[Any] | Sequence[float]"]
 NOWHERE = math.nan
@@ -77,6 +79,11 @@ class Difference:
     p: float
     test: str
 
+    @property
+    def chance(self) -> str:
+        """The p-value in words."""
+        return f"p = {self.p:.2g}" if self.p >= TINY else f"p < {TINY:g}"
+
 
 # ---- what is asked -------------------------------------------------------------------------------
 def interval(groups: Groups, *, confidence: float = 0.95, hits: bool | None = None) -> Interval:
@@ -117,10 +124,11 @@ def difference(first: Groups, second: Groups, *, confidence: float = 0.95, hits:
         better, worse, n = int((apart[0] > 0).sum()), int((apart[0] < 0).sum()), apart[0].size
         low, high = tango(better, worse, n, confidence)
         return Difference(Interval((better - worse) / n, low, high, confidence), mcnemar(better, worse), EXACT)
-    found, p = skewed(apart, confidence)
+    noise = _noise([*(a for a, _ in pairs), *(b for _, b in pairs)])
+    found, p = skewed(apart, confidence, noise)
     if found.known:
         return Difference(found, p, STUDENT)
-    up, down = (sum(int((sign * d > 0).sum()) for d in apart) for sign in (1, -1))
+    up, down = (sum(int((sign * d > noise).sum()) for d in apart) for sign in (1, -1))
     return Difference(found, 1.0 if (up and down) or not up + down else 2.0 ** (1 - up - down), SIGNS)
 
 
@@ -190,20 +198,23 @@ def mcnemar(better: int, worse: int) -> float:
 
 
 # ---- other scores --------------------------------------------------------------------------------
-def skewed(groups: "Sequence[NDArray[Any]]", confidence: float = 0.95) -> tuple[Interval, float]:
+def skewed(
+    groups: "Sequence[NDArray[Any]]", confidence: float = 0.95, noise: float | None = None
+) -> tuple[Interval, float]:
     """(an interval of mean_t mean_i x_ti, the p-value of its being 0).
 
     t = (mean - mu) / se is taken as Student's t; and so is h(t) = t + A t^2 / 3 + A^2 t^3 / 27 + A / 6, where A is the
     skewness of the mean (Hall, 1992, J. R. Statist. Soc. B 54, whose normal quantiles we replace by Student's, and
     whose sample skewness by the unbiased one). At each end the wider interval counts: Hall's alone is too short for
-    heavy symmetric tails, Student's for skewed scores. Degrees of freedom of several tasks: Welch's.
+    heavy symmetric tails, Student's for skewed scores. Degrees of freedom of several tasks: Welch's. noise: by how much
+    scores that are alike may be apart, from rounding.
     """
     import numpy as np
 
     sizes = [a.size for a in groups]
     largest = max(float(np.abs(a).max()) for a in groups) or 1.0  # sums and cubes of anything finite stay finite
     center = largest * (math.fsum(float((a / largest).mean()) for a in groups) / len(groups))
-    if why := _too_little(groups):
+    if why := _too_little(groups, _noise(groups) if noise is None else noise):
         return Interval(center, NOWHERE, NOWHERE, confidence, why), math.nan
     off = [a / largest - (a / largest).mean() for a in groups]
     scale = max(float(np.abs(d).max()) for d in off)
@@ -235,12 +246,21 @@ def _unhall(value: float, skew: float) -> float:
     return 3 / skew * (math.cbrt(1 + skew * (value - skew / 6)) - 1) if abs(skew) > 1e-6 else value
 
 
-def _too_little(groups: "Sequence[NDArray[Any]]") -> str:
+def _noise(scores: "Sequence[NDArray[Any]]") -> float:
+    """What rounding may make of sums and differences of these."""
+    import numpy as np
+
+    return ROUNDING * max(float(np.abs(a).max()) for a in scores)
+
+
+def _too_little(groups: "Sequence[NDArray[Any]]", noise: float) -> str:
     """Why nothing can be said of how much scores vary; "" if it can."""
     import numpy as np
 
-    n = sum(a.size for a in groups)
-    apart = n - sum(int(np.unique(a, return_counts=True)[1].max()) for a in groups)
+    n, apart = sum(a.size for a in groups), 0
+    for a in map(np.sort, groups):
+        alike = np.searchsorted(a, a + noise, "right") - np.arange(a.size)  # from each score on
+        apart += a.size - int(alike.max())
     if not apart:
         return f"all {n} are alike, which does not show how much they vary" if n > 1 else "there is one example"
     if n < FEW:

@@ -116,13 +116,31 @@ class Record:
     @cached_property
     def hits(self) -> frozenset[str]:
         """The metrics of hits and misses: no model ever scored anything but 0 and 1 on an example."""
-        judged = [*self.validation.values(), *self.test.values(), *(t.scores for t in (*self.trials, *self.given_up))]
-        known = {name: [s[name] for s in judged if isinstance(s.get(name), list)] for name in self.validation["base"]}
-        return frozenset(name for name, lists in known.items() if lists and all(map(are_hits, lists)))  # type: ignore[arg-type]
+        return frozenset(name for name, lists in self._judged().items() if all(map(are_hits, lists)))
+
+    @cached_property
+    def shares(self) -> frozenset[str]:
+        """The metrics of hits and misses, and those that are means of them over seeds: between 0 and 1."""
+        base = {name for name, v in self.validation["base"].items() if isinstance(v, list) and are_hits(v)}
+        known = self._judged()
+        return frozenset(name for name in base if all(0 <= v <= 1 for scores in known[name] for v in scores))
+
+    def _judged(self) -> dict[str, list[list[float]]]:
+        """Metric -> what every model scored, of metrics that have a score an example."""
+        tables = [*self.validation.values(), *self.test.values(), *(t.scores for t in (*self.trials, *self.given_up))]
+        found = {name: [v for t in tables if isinstance(v := t.get(name), list)] for name in self.validation["base"]}
+        return {name: lists for name, lists in found.items() if lists}
 
     def interval(self, metric: str, values: Numbers) -> Interval | None:
         """Where the mean of a metric may lie, by what a model scored; None of a single number."""
-        return interval([values], hits=metric in self.hits) if isinstance(values, list) else None
+        if not isinstance(values, list):
+            return None
+        found = interval([values], hits=metric in self.hits)
+        if metric not in self.shares or metric in self.hits:
+            return found
+        if not found.known:  # a share varies no more than hits of the same mean do
+            return interval([values], hits=True)
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
     def unsure(self) -> list[str]:
         """What test examples cannot say, and why: in sentences."""
@@ -222,7 +240,7 @@ class Record:
         sure = {name: d for name, d in found.items() if d.p <= ALPHA}
         lines = [
             f"{name}: {'up' if d.interval.mean > 0 else 'down'} by {abs(d.interval.mean):.4g}"
-            f"{_span(d.interval)}, p = {d.p:.2g} ({d.test})"
+            f"{_span(d.interval)}, {d.chance} ({d.test})"
             for name, d in sure.items()
         ]
         if rest := [name for name in found if name not in sure]:

@@ -59,9 +59,19 @@ class Watch:
         return time.time() - last < LEASE and time.monotonic() - seen < LEASE
 
 
+def hold(claim: Line) -> None:
+    """This process is at it: no other thread of it may begin it, too."""
+    _at_work.add(claim["id"])
+
+
+def drop(claim: Line) -> None:
+    """This process is not at it any more, or does not say."""
+    _at_work.discard(claim["id"])
+
+
 @contextmanager
 def kept(claim: Line, add: Callable[[Line], None]) -> Iterator[None]:
-    """The claim counts while this lasts: beats are written. `add` writes a line, from another thread."""
+    """A claim that is held counts while this lasts: beats are written. `add` writes a line, from another thread."""
     token, over = claim["id"], threading.Event()
 
     def beat() -> None:
@@ -70,7 +80,6 @@ def kept(claim: Line, add: Callable[[Line], None]) -> Iterator[None]:
                 add({"beat": token, "at": round(time.time(), 3)})
 
     thread = threading.Thread(target=beat, daemon=True)
-    _at_work.add(token)
     thread.start()
     try:
         yield
@@ -81,7 +90,7 @@ def kept(claim: Line, add: Callable[[Line], None]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        _at_work.discard(token)
+        drop(claim)
 
 
 def _gone(claim: Line) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from taskvec.entries import Line, require_sound
 from taskvec.errors import FormatError, OutputError
-from taskvec.leases import Watch, claim_of, kept
+from taskvec.leases import Watch, claim_of, drop, hold, kept
 from taskvec.storage import stated
 from taskvec.stores import URL, parsed, store_of
 
@@ -90,7 +90,10 @@ class Journal:
     def claim(self, total: "Total | int", in_turn: bool = False) -> int | None:
         """The first trial that nobody has finished and no living process works on, now ours; None if there is none."""
         claim = self._claimed(total, in_turn)
-        return None if claim is None else int(claim["claim"])
+        if claim is None:
+            return None
+        drop(claim)  # nobody says when the work is over: it counts while this process lives and does not ask again
+        return int(claim["claim"])
 
     def waiting(self, total: "Total | int") -> bool:
         """Whether a trial is still to be finished."""
@@ -119,6 +122,7 @@ class Journal:
         claim = claim_of(what)
         if self.store.shared:
             self.store.append(claim)
+        hold(claim)
         return claim
 
     def _finish(self, claim: Line, line: Line) -> Line:
@@ -183,8 +187,8 @@ def _line_with(what: Mapping[str, Any], lines: Sequence[Line]) -> Line | None:
     )
 
 
-def _key(what: Any) -> str:
-    return json.dumps(what, sort_keys=True)
+def _key(what: Any) -> Any:
+    return what if isinstance(what, int) else json.dumps(what, sort_keys=True)
 
 
 def _done(lines: Sequence[Line], total: "Total | int") -> tuple[set[int], int]:

@@ -144,6 +144,10 @@ def test_a_few_that_differ_are_judged_by_the_sign_test():
         assert not found.interval.known and found.p == p and found.test == "sign test"
     shifted = difference([np.zeros(30)], [np.full(30, 0.5)])
     assert shifted.p == 2**-29 and shifted.interval.why  # every example is better by as much
+    rounded = difference([same], [same - 0.1])  # and here up to rounding
+    assert len({*(same - 0.1 - same)}) > 1 and rounded.p == 2**-49 and rounded.interval.why
+    assert rounded.chance == "p < 1e-12" and shifted.chance == "p = 1.9e-09"
+    assert interval([0.1 * 3 + np.zeros(20), 0.3 + np.zeros(20)]).why and interval([[0.3, 0.1 * 3] * 10]).why
 
 
 def test_several_tasks_are_compared_by_welch_s_degrees_of_freedom():

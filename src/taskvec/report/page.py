@@ -170,9 +170,9 @@ def _cell(record: Record, metric: str, values: Numbers) -> str:
 def _difference(d: Difference) -> str:
     i = d.interval
     if d.p > ALPHA:
-        return f"no significant difference<small>p = {d.p:.2g}</small>"
+        return f"no significant difference<small>{d.chance}</small>"
     kind, arrow = ("up", "▲") if i.mean > 0 else ("down", "▼")
-    about = f"{i.low:+.3g} to {i.high:+.3g}, p = {d.p:.2g}" if i.known else f"no interval, p = {d.p:.2g}"
+    about = f"{i.low:+.3g} to {i.high:+.3g}, {d.chance}" if i.known else f"no interval, {d.chance}"
     return f'<span class="{kind}">{arrow} {abs(i.mean):.3g}</span><small>{about}</small>'
 
 
