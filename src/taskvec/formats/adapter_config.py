@@ -92,7 +92,7 @@ def _numbers(config: Mapping[str, Any]) -> list[str]:
     """What is wrong with r, lora_alpha and the tables of exceptions."""
     rank, alpha = config.get("r"), config.get("lora_alpha")
     problems = []
-    if type(rank) is not int or rank < 1 or not is_number(alpha):
+    if type(rank) is not int or rank < 1 or not (is_number(rank) and is_number(alpha)):
         problems.append(f"r and lora_alpha must be numbers, not {rank!r} and {alpha!r}"[:300])
     elif alpha == 0:
         problems.append(

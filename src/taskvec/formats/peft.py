@@ -212,11 +212,13 @@ class Lora:
         rows, cols = spec.shape
         found = np.empty((cols, rows) if transposed else (rows, cols), np.float32)
         target, width = found.T if transposed else found, kernels.itemsize(spec.dtype)
-        step = max(1, PIECE // (width * cols))
-        for row in range(0, rows, step):
-            n = min(step, rows - row) * cols
-            raw = self._file.read(at + row * cols * width, n * width)
-            target[row : row + step] = kernels_numpy.decode(raw, spec.dtype, n).reshape(-1, cols)
+        most = PIECE // width
+        high, wide = max(1, most // cols), min(cols, most)  # whole rows, or a part of one
+        for row in range(0, rows, high):
+            for col in range(0, cols, wide):
+                part = target[row : row + high, col : col + wide]
+                raw = self._file.read(at + (row * cols + col) * width, part.size * width)
+                part[:] = kernels_numpy.decode(raw, spec.dtype, part.size).reshape(part.shape)
         return found
 
     @cached_property
