@@ -146,9 +146,10 @@ def test_a_changed_configuration_is_a_changed_adapter(tmp_path, build):
     folder = build.lora(tmp_path / "lora", {f"base_model.model.w.lora_{s}.weight": np.ones((2, 2), "f4") for s in "AB"})
     before = tv.load(folder)
     assert tv.load(folder) == before
-    build.lora(folder, {f"base_model.model.w.lora_{s}.weight": np.ones((2, 2), "f4") for s in "AB"}, lora_alpha=400)
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 400}))
     assert tv.load(folder) != before
-    with pytest.raises(tv.TaskvecError, match=r"adapter_config\.json changed|adapter_model\.safetensors changed"):
+    with pytest.raises(tv.TaskvecError, match=r"adapter_config\.json changed"):
         next(iter(before.terms)).require_unchanged()
 
 

@@ -24,6 +24,7 @@ HOW = (
     ".save_pretrained(out); then out - base is its task vector"
 )
 LONGEST = 20_000_000  # bytes of a configuration
+MOST_LAYERS = 100_000  # of a model with repeated layers
 READ = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias",
         "init_lora_weights", "target_parameters", "layer_replication", "modules_to_save")  # fmt: skip
 # Which model and modules, how it was trained and with what; numbers for features that have a switch of their own.
@@ -161,13 +162,12 @@ def _no_switch(config: Mapping[str, Any], key: str) -> bool:
 
 
 def _are_ranges(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(pair, list)
-        and len(pair) == 2
-        and all(type(v) is int for v in pair)
-        and 0 <= pair[0] < pair[1] < 10**5
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(v) is int for v in pair) and 0 <= pair[0] < pair[1]
         for pair in value
-    )
+    ):
+        return False
+    return bool(sum(stop - start for start, stop in value) <= MOST_LAYERS)
 
 
 def _are_texts(value: Any) -> bool:

@@ -9,13 +9,14 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from taskvec import kernels_numpy
 from taskvec.dtypes import BITS
-from taskvec.formats.adapter_config import MERGE
+from taskvec.formats.adapter_config import LONGEST, MERGE
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
 from taskvec.formats.lora_keys import ATTENTION
@@ -227,10 +228,10 @@ def _says_tied(model: Source) -> bool | None:
 def _settings(model: Source) -> dict[str, Any]:
     """config.json of the model's folder, with what views changed in it."""
     folder = getattr(model, "folder", None)
-    try:
-        table = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
-    except (OSError, ValueError, RecursionError):
-        table = {}
+    table = {}
+    with suppress(OSError, ValueError, RecursionError):
+        if folder and (path := folder / "config.json").is_file() and path.stat().st_size <= LONGEST:
+            table = json.loads(path.read_text(encoding="utf-8"))
     changed = getattr(model, "config", None)
     return (table if isinstance(table, dict) else {}) | (changed if isinstance(changed, dict) else {})
 

@@ -120,6 +120,8 @@ def _what_is(key: str) -> str:
         return "the norms of DoRA"
     if re.search(r"\.lora_[AB](\.[^.]+)?\.bias$", key):
         return "a bias of a factor (lora_bias)"
+    if key.endswith(".alpha"):
+        return "a scale of its own, as kohya's programs write it"
     if ".lora_" in key or ".hada_" in key or ".lokr_" in key:
         return "a tensor of another kind of adapter"
     return (
