@@ -91,8 +91,16 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, build):
 
 
 def test_a_pattern_that_fits_no_module_is_noted(tmp_path, build):
-    with pytest.warns(Note, match=r"alpha_pattern has patterns that fit no module of the adapter: '\^model.w'"):
+    with pytest.warns(Note, match=r"alpha_pattern has patterns that no module of the adapter takes .*: '\^model.w'"):
         tv.load(build.lora(tmp_path / "lora", FACTORS, alpha_pattern={"^model.w": 64}))
+
+
+def test_where_the_order_of_patterns_decides_it_is_noted(tmp_path, build, recwarn):
+    build.lora(tmp_path / "same", FACTORS, alpha_pattern={"w": 8, ".*w": 8})
+    assert tv.load(tmp_path / "same")["w.weight"][0, 0] == 8 and "several patterns" not in str(recwarn.list)
+    with pytest.warns(Note, match="several patterns with different values for 'w'; the first counts"):
+        found = tv.load(build.lora(tmp_path / "other", FACTORS, alpha_pattern={"w": 8, ".*w": 80}))
+    assert found["w.weight"][0, 0] == 8
 
 
 def test_a_pattern_that_never_ends_is_matched_at_once(tmp_path, build, run):

@@ -191,9 +191,21 @@ class Ranks:
         alpha = self._patterns["alpha_pattern"].find(module, self._alpha)
         return rank, float(alpha / (math.sqrt(rank) if self._rooted else rank))
 
-    def note_unused(self, where: Path) -> None:
-        """Say which patterns fit no module."""
+    def note_doubts(self, where: Path) -> None:
+        """Say which patterns no module takes, and for which modules the order of the patterns decides."""
         for key, patterns in self._patterns.items():
             if unused := sorted(patterns.unused):
-                shown = ", ".join(map(repr, unused[:5])) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
-                note(f"{where}: {key} has patterns that fit no module of the adapter: {shown}")
+                note(
+                    f"{where}: {key} has patterns that no module of the adapter takes (none fits, or another fits "
+                    f"first): {_shown(unused)}"
+                )
+            if key == "alpha_pattern" and patterns.contested:  # a wrong rank would have been an error
+                note(
+                    f"{where}: {key} has several patterns with different values for {_shown(patterns.contested)}; the "
+                    "first counts, as when PEFT loads it, but PEFT sorts them when it saves, and it may have been "
+                    "trained with another"
+                )
+
+
+def _shown(texts: list[str]) -> str:
+    return ", ".join(map(repr, texts[:5])) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")

@@ -279,7 +279,7 @@ def _tensors(header: Header, config: Mapping[str, Any], where: Path) -> Tensors:
         found.problems.append("it holds no factors at all")
     if found.problems:
         raise cannot_be_read(where, found.problems)
-    ranks.note_unused(where)
+    ranks.note_doubts(where)
     return found
 
 
