@@ -2,7 +2,7 @@
 
 1. An adapter for a model whose layers are repeated (`layer_replication`) counts the layers of that model.
 2. An adapter of torch.nn.MultiheadAttention has other names than the model.
-3. PEFT puts a copy of the base's embedding beside the factors of one: the base must be the one that it was trained on.
+3. PEFT puts a copy of the base's embedding beside the factors of one, by which another base is known.
 4. A tied model has one tensor for its embedding and its head, and an adapter of one of them changes both.
 5. Square weights that may be stored either way (orientation.py).
 """
@@ -51,7 +51,7 @@ def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[s
 def remarks_on(adapter: Adapter, model: Source | None) -> list[str]:
     """What a user should know about the sum with `model`, though it can be made."""
     found = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
-    return [*found, *_tied(adapter, model)] if model is not None else found
+    return [*found, *_from_another_base(adapter, model), *_tied(adapter, model)] if model is not None else found
 
 
 def _listed(names: "list[str] | tuple[str, ...]") -> str:
@@ -140,17 +140,21 @@ def _attention_once(adapter: Adapter) -> Iterator[str]:
 def _copied(adapter: Adapter, model: Source) -> Iterator[str]:
     for name, key in adapter.copies.items():
         there, here = model.specs.get(name), adapter.header.specs[key]
-        if there is None:
-            continue
-        if there.shape != here.shape:
+        if there is not None and there.shape != here.shape:
             yield (
                 f"{name} is {list(there.shape)} in {_text(model)}, and the base that {adapter.text} was trained on had "
                 f"{list(here.shape)} ({key}): give it that base, or {MERGE}"
             )
-        elif _can_be_read(model) and there.arithmetic and here.arithmetic and not _same(adapter, key, model, name):
+
+
+def _from_another_base(adapter: Adapter, model: Source) -> Iterator[str]:
+    for name, key in adapter.copies.items() if _can_be_read(model) else ():
+        there, here = model.specs.get(name), adapter.header.specs[key]
+        known = there is not None and there.shape == here.shape and there.arithmetic and here.arithmetic
+        if known and not _same(adapter, key, model, name):
             yield (
-                f"{name} in {_text(model)} is not what it was in the base that {adapter.text} was trained on ({key}): "
-                f"give it that base, or {MERGE}"
+                f"{adapter.text} was made from another base than {_text(model)}: {name} is not what PEFT stored beside "
+                f"the factors ({key})"
             )
 
 
