@@ -8,7 +8,7 @@ for each of its features, and most of them are off.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from taskvec.formats.patterns import Patterns
 from taskvec.notes import note
 from taskvec.storage import stated
 
+ATTENTION = ".base_layer.out_proj"  # in the name of the second pair of a torch.nn.MultiheadAttention
 MERGE = "merge it into a model first"
 HOW = (
     "to merge it into a model first, in Python: peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()"
@@ -205,6 +206,28 @@ class Ranks:
                     "first counts, as when PEFT loads it, but PEFT sorts them when it saves, and it may have been "
                     "trained with another"
                 )
+
+
+def note_untargeted(where: Path, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
+    """Say which factors belong to modules that the configuration does not name, and which PEFT therefore leaves out."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not targets or config.get("target_parameters"):
+        return
+    if config.get("ensure_weight_tying"):  # the head is targeted with its embedding
+        return
+    ends = {target for target in targets if isinstance(target, str)}
+    astray = [name.removesuffix(".weight") for name in tensors if not _is_named(name.removesuffix(".weight"), ends)]
+    if astray:
+        note(
+            f"{where}: target_modules does not name {_shown(astray)}, whose factors are in the file: they are added "
+            "here, and PEFT leaves them out"
+        )
+
+
+def _is_named(module: str, ends: Collection[str]) -> bool:
+    """Whether a module's name, or its end from a dot on, is among `ends`."""
+    parts = module.split(".")
+    return any(".".join(parts[k:]) in ends for k in range(len(parts))) or ATTENTION in module
 
 
 def _shown(texts: list[str]) -> str:

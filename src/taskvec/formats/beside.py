@@ -16,10 +16,9 @@ from typing import Any
 
 from taskvec import kernels_numpy
 from taskvec.dtypes import BITS
-from taskvec.formats.adapter_config import LONGEST, MERGE
+from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
-from taskvec.formats.lora_keys import ATTENTION
 from taskvec.places import TIED, layer_of
 from taskvec.source import Source, Spec, samples
 from taskvec.storage import File

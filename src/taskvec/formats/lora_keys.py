@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskvec.formats.adapter_config import MERGE, Ranks
+from taskvec.formats.adapter_config import ATTENTION, MERGE, Ranks
 from taskvec.formats.factors import CONFIG
 from taskvec.source import Spec
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})  # parts of no model's names
 OUTSIDE = ("module", "_forward_module")  # wrappers that stand before PEFT's prefix
 LAYER = ".base_layer"
-ATTENTION = f"{LAYER}.out_proj"  # ends the name of the second pair of a torch.nn.MultiheadAttention
 _KEY = re.compile(
     r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.(?!(?:weight|bias)$)(?P<adapter>[^.]+))?"
     r"(?:\.weight)?$"

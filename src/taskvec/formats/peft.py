@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec import kernels, kernels_numpy
 from taskvec.coefficients import quoted
 from taskvec.errors import FormatError, TaskvecError
-from taskvec.formats.adapter_config import Ranks, cannot_be_read, read_config
+from taskvec.formats.adapter_config import Ranks, cannot_be_read, note_untargeted, read_config
 from taskvec.formats.beside import Adapter, problems_of, remarks_on
 from taskvec.formats.factors import CONFIG, PEFT, found_in
 from taskvec.formats.header import Header, read_header
@@ -280,6 +280,7 @@ def _tensors(header: Header, config: Mapping[str, Any], where: Path) -> Tensors:
     if found.problems:
         raise cannot_be_read(where, found.problems)
     ranks.note_doubts(where)
+    note_untargeted(where, config, found.pairs)
     return found
 
 
