@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -135,15 +135,14 @@ def test_an_embeddings_copy_in_the_file_is_the_base_or_an_error(trained, tmp_pat
     tv.save(base, tmp_path / "half", dtype="bfloat16")  # the same model, rounded
     assert not told(lambda: tv.plan(tv.load(tmp_path / "half") + adapter))
     tensors = load_file(tmp_path / "base/model.safetensors")
-    for name, change, says in (
-        ("moved", lambda t: t + 0.5, "is not what it was in the base"),
-        ("longer", lambda t: torch.cat([t, t[:2]]), r"is \[34, 16\] .* had \[32, 16\]"),
-    ):
+    embedding = tensors["model.embed_tokens.weight"]
+    for name, changed in (("moved", embedding + 0.5), ("longer", torch.cat([embedding, embedding[:2]]))):
         (tmp_path / name).mkdir()
-        other = tensors | {"model.embed_tokens.weight": change(tensors["model.embed_tokens.weight"])}
-        save_file(other, tmp_path / name / "model.safetensors")
-        with pytest.raises(MismatchError, match=says):
-            tv.plan(tv.load(tmp_path / name) + adapter)
+        save_file(tensors | {"model.embed_tokens.weight": changed}, tmp_path / name / "model.safetensors")
+    (note,) = told(lambda: tv.plan(tv.load(tmp_path / "moved") + adapter))
+    assert "was made from another base" in note and "model.embed_tokens.weight" in note
+    with pytest.raises(MismatchError, match=r"is \[34, 16\] .* had \[32, 16\]"):
+        tv.plan(tv.load(tmp_path / "longer") + adapter)
 
 
 def test_a_resized_embedding_and_trained_tokens_are_refused_with_the_way_out(trained, tmp_path):
@@ -197,6 +196,21 @@ def test_multihead_attention_is_refused_with_the_rename_that_mends_it(tmp_path):
         assert np.allclose(found[name], merged[name].numpy(), atol=1e-5)
     once = found["attn.out_proj.weight"] - base["attn.out_proj.weight"]
     assert np.allclose(2 * once, merged["attn.out_proj.weight"].numpy() - base["attn.out_proj.weight"], atol=1e-5)
+
+
+# ---- modules that the configuration does not name ------------------------------------------------
+def test_factors_that_peft_would_leave_out_are_noted(trained, tmp_path):
+    base, _, _, _ = trained("q_proj", "k_proj")
+    config = tmp_path / "adapter/adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ["q_proj"]}))
+    with pytest.warns(Note, match="target_modules does not name 'model.layers.0.self_attn.k_proj'"):
+        found = base + tv.load(tmp_path / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+        merged = peft.merge_and_unload().state_dict()
+    q, k = (f"model.layers.0.self_attn.{part}_proj.weight" for part in "qk")
+    assert np.allclose(found[q], merged[q].numpy(), atol=1e-6) and np.array_equal(merged[k].numpy(), base[k])
 
 
 # ---- names ----------------------------------------------------------------------------------------

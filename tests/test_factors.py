@@ -126,6 +126,18 @@ def test_an_adapter_under_another_file_name_is_read(tmp_path, build):
     assert np.array_equal(tv.load(folder / "other.safetensors")["w.weight"], plain)
 
 
+def test_a_part_of_an_adapter_is_not_taken_for_all_of_it(tmp_path, build):
+    folder = build.lora(tmp_path / "lora", FACTORS)
+    for k in (1, 2):
+        shard = folder / f"adapter_model-0000{k}-of-00002.safetensors"
+        save_file({name.replace(".w.", f".w{k}."): v for name, v in FACTORS.items()}, shard)
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.safetensors.index.json").write_text("{}")
+    for path in (folder, shard):
+        with pytest.raises(FormatError, match="load all of it with PEFT and save it in one file"):
+            tv.load(path)
+
+
 def test_a_pickled_adapter_and_a_folder_of_folders_name_the_way_out(tmp_path, build):
     (build.lora(tmp_path / "runs/pickled", FACTORS) / "adapter_model.safetensors").rename(
         tmp_path / "runs/pickled/adapter_model.bin"

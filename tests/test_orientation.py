@@ -99,6 +99,14 @@ def test_an_adapter_of_one_kind_needs_no_base(trained):
     assert base + adapter - base == adapter
 
 
+def test_a_stored_difference_shows_the_kinds_as_a_model_does(trained, tmp_path):
+    base, adapter, merged = trained("query", "c_proj")
+    tv.save(tv.from_arrays({n: base[n] * 0 for n in base}, "zero", mass=0), tmp_path / "zero")
+    found = tv.load(tmp_path / "zero") + adapter
+    name = "encoder.0.query.weight"
+    assert found.mass == 0 and np.allclose(found[name], merged[name].numpy() - base[name], atol=1e-5)
+
+
 def test_what_is_turned_is_written_as_it_was_read_and_saved_right(trained, tmp_path):
     base, adapter, merged = trained("query", "c_proj")
     recipe = str(base + adapter)
@@ -139,6 +147,9 @@ def test_where_nothing_shows_it_a_mixed_adapter_is_undecided_and_a_plain_one_is_
     square = {"a.c_proj.weight": spec(4, 4), "head.weight": spec(9, 4)}
     assert decide({"a.c_proj.weight": (4, 4), "head.weight": (9, 4)}, False, square).undecided == ("a.c_proj.weight",)
     assert decide({"a.c_proj.weight": (4, 4)}, False, square) == ({"a.c_proj.weight": False}, ())
+    assert decide({"a.c_fc.weight": (8, 4), "head.weight": (9, 4)}, False, None).undecided == ("a.c_fc.weight",)
+    qwen = {f"h.0.{part}.weight": (4, 4) for part in ("attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.c_proj")}
+    assert decide(qwen, False, None) == (dict.fromkeys(qwen, False), ())  # Linear, whatever they are called
     llama = {f"l.{k}.{part}.weight": (4, 4) for k in range(2) for part in ("q_proj", "o_proj")}
     assert decide(llama, False, {name: spec(4, 4) for name in llama}) == (dict.fromkeys(llama, False), ())
 

@@ -2,8 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -123,6 +127,69 @@ def test_any_range_is_the_range_of_the_whole(tmp_path_factory, data):
     source.readinto("w.weight", 0, memoryview(whole))
     assert out == whole[4 * start : 4 * (start + count)]
     assert np.allclose(np.frombuffer(whole, "f4").reshape(rows, cols), 3 / rank * (b @ a), rtol=1e-5, atol=1e-5)
+
+
+# ---- what is said ---------------------------------------------------------------------------------
+def test_an_adapter_that_changes_nothing_says_so(tmp_path, build, run):
+    build.model(tmp_path / "base", {"w.weight": np.ones((2, 2), "f4"), "v.weight": np.ones((2, 2), "f4")})
+    factors = {f"base_model.model.{m}.lora_{side}.weight": np.ones((2, 2), "f4") for m in "wv" for side in "AB"}
+    zero = {key: array * ("lora_A" in key) for key, array in factors.items()}
+    build.lora(tmp_path / "untrained", zero)
+    build.lora(tmp_path / "half", zero | {key: factors[key] for key in factors if ".w." in key})
+    said = run("add", "base", "untrained", "-o", "out", "--json")
+    assert said.code == 0 and json.loads(said.stdout)["notes"] == [said.stderr.removeprefix("note: ").rstrip()]
+    assert 'load("untrained") changes nothing' in said.stderr
+    assert "nothing" not in run("add", "base", "half", "-o", "other").stderr
+
+
+def test_a_changed_configuration_is_a_changed_adapter(tmp_path, build):
+    folder = build.lora(tmp_path / "lora", {f"base_model.model.w.lora_{s}.weight": np.ones((2, 2), "f4") for s in "AB"})
+    before = tv.load(folder)
+    assert tv.load(folder) == before
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 400}))
+    assert tv.load(folder) != before
+    with pytest.raises(tv.TaskvecError, match=r"adapter_config\.json changed"):
+        next(iter(before.terms)).require_unchanged()
+
+
+# ---- memory ----------------------------------------------------------------------------------------
+MEASURED = """
+import sys, threading, time
+import taskvec as tv
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+def watch():
+    global peak
+    while True:
+        peak = max(peak, anonymous())
+        time.sleep(0.001)
+
+w, peak = tv.load("base") + tv.load("lora"), 0
+threading.Thread(target=watch, daemon=True).start()
+plan = tv.plan(w, threads=8)
+tv.save(w, "out", threads=8, durable=False)
+print(peak, plan.peak)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process' memory")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_factors_are_in_memory_once_as_the_plan_says(tmp_path, build, dtype, turned):
+    """134 MB of factors in float32; when each thread read them for itself, in three copies, it were 500 MB and more."""
+    wide, rank = 4 << 20, 8
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    factors = {"w.lora_A.weight": np.ones((rank, wide), kind), "w.lora_B.weight": np.ones((1, rank), kind)}
+    build.lora(tmp_path / "lora", factors, r=rank, fan_in_fan_out=turned)
+    shape = (wide, 1) if turned else (1, wide)
+    build.model(tmp_path / "base", {"w.weight": np.zeros(shape, ml_dtypes.bfloat16)})
+    found = subprocess.run([sys.executable, "-c", MEASURED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    peak, promised = map(int, found.stdout.split())
+    assert 4 * wide * rank < peak < promised < 4 * wide * rank + (120 << 20)
 
 
 # ---- what is refused ------------------------------------------------------------------------------

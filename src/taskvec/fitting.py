@@ -15,7 +15,8 @@ from taskvec.source import Source
 def in_form(
     terms: Mapping[Source, Coefficient | Number], mentioned: Mapping[Source, str], summed: tuple[Source, ...]
 ) -> tuple[dict[Source, Coefficient], Mapping[Source, str], tuple[Source, ...]]:
-    """The parts of an expression, each source in the form that it has beside the first model among them."""
+    """The parts of an expression, each source in the form that it has beside the first model among them, or beside the
+    first task vector that names every tensor."""
     forms = _forms([*summed, *terms])
     if not forms:
         return {source: Coefficient.of(c) for source, c in terms.items()}, mentioned, summed
@@ -30,7 +31,10 @@ def _forms(sources: Iterable[Source]) -> Mapping[Source, Source]:
     """The sources that take another form beside the first model among all: source -> that form."""
     every = dict.fromkeys(sources)
     adaptable = [(source, fit) for source in every if (fit := getattr(source, "fitted", None))]
-    model = next((source for source in every if _is_model(source)), None) if adaptable else None
+    if not adaptable or len(adaptable) == len(every):
+        return {}
+    model = next((source for source in every if _is_model(source)), None)
+    model = model or next((source for source in every if _is_whole(source)), None)
     if model is None:
         return {}
     found = {source: fit(model) for source, fit in adaptable}
@@ -57,6 +61,14 @@ def note_remarks(leaves: Iterable[Source], reference: Source | None) -> None:
 
 def _none(model: Source | None) -> tuple[str, ...]:
     return ()
+
+
+def _is_whole(source: Source) -> bool:
+    """Whether a task vector names every tensor."""
+    try:
+        return not source.partial
+    except TaskvecError:
+        return False
 
 
 def _is_model(source: Source) -> bool:

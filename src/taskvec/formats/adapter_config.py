@@ -8,7 +8,7 @@ for each of its features, and most of them are off.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from taskvec.formats.patterns import Patterns
 from taskvec.notes import note
 from taskvec.storage import stated
 
+ATTENTION = ".base_layer.out_proj"  # in the name of the second pair of a torch.nn.MultiheadAttention
 MERGE = "merge it into a model first"
 HOW = (
     "to merge it into a model first, in Python: peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()"
     ".save_pretrained(out); then out - base is its task vector"
 )
 LONGEST = 20_000_000  # bytes of a configuration
+MOST_LAYERS = 100_000  # of a model with repeated layers
 READ = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias",
         "init_lora_weights", "target_parameters", "layer_replication", "modules_to_save")  # fmt: skip
 # Which model and modules, how it was trained and with what; numbers for features that have a switch of their own.
@@ -92,7 +94,7 @@ def _numbers(config: Mapping[str, Any]) -> list[str]:
     """What is wrong with r, lora_alpha and the tables of exceptions."""
     rank, alpha = config.get("r"), config.get("lora_alpha")
     problems = []
-    if type(rank) is not int or rank < 1 or not is_number(alpha):
+    if type(rank) is not int or rank < 1 or not (is_number(rank) and is_number(alpha)):
         problems.append(f"r and lora_alpha must be numbers, not {rank!r} and {alpha!r}"[:300])
     elif alpha == 0:
         problems.append(
@@ -161,13 +163,12 @@ def _no_switch(config: Mapping[str, Any], key: str) -> bool:
 
 
 def _are_ranges(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(pair, list)
-        and len(pair) == 2
-        and all(type(v) is int for v in pair)
-        and 0 <= pair[0] < pair[1] < 10**5
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(v) is int for v in pair) and 0 <= pair[0] < pair[1]
         for pair in value
-    )
+    ):
+        return False
+    return bool(sum(stop - start for start, stop in value) <= MOST_LAYERS)
 
 
 def _are_texts(value: Any) -> bool:
@@ -191,9 +192,43 @@ class Ranks:
         alpha = self._patterns["alpha_pattern"].find(module, self._alpha)
         return rank, float(alpha / (math.sqrt(rank) if self._rooted else rank))
 
-    def note_unused(self, where: Path) -> None:
-        """Say which patterns fit no module."""
+    def note_doubts(self, where: Path) -> None:
+        """Say which patterns no module takes, and for which modules the order of the patterns decides."""
         for key, patterns in self._patterns.items():
             if unused := sorted(patterns.unused):
-                shown = ", ".join(map(repr, unused[:5])) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
-                note(f"{where}: {key} has patterns that fit no module of the adapter: {shown}")
+                note(
+                    f"{where}: {key} has patterns that no module of the adapter takes (none fits, or another fits "
+                    f"first): {_shown(unused)}"
+                )
+            if key == "alpha_pattern" and patterns.contested:  # a wrong rank would have been an error
+                note(
+                    f"{where}: {key} has several patterns with different values for {_shown(patterns.contested)}; the "
+                    "first counts, as when PEFT loads it, but PEFT sorts them when it saves, and it may have been "
+                    "trained with another"
+                )
+
+
+def note_untargeted(where: Path, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
+    """Say which factors belong to modules that the configuration does not name, and which PEFT therefore leaves out."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not targets or config.get("target_parameters"):
+        return
+    if config.get("ensure_weight_tying"):  # the head is targeted with its embedding
+        return
+    ends = {target for target in targets if isinstance(target, str)}
+    astray = [name.removesuffix(".weight") for name in tensors if not _is_named(name.removesuffix(".weight"), ends)]
+    if astray:
+        note(
+            f"{where}: target_modules does not name {_shown(astray)}, whose factors are in the file: they are added "
+            "here, and PEFT leaves them out"
+        )
+
+
+def _is_named(module: str, ends: Collection[str]) -> bool:
+    """Whether a module's name, or its end from a dot on, is among `ends`."""
+    parts = module.split(".")
+    return any(".".join(parts[k:]) in ends for k in range(len(parts))) or ATTENTION in module
+
+
+def _shown(texts: list[str]) -> str:
+    return ", ".join(map(repr, texts[:5])) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")

@@ -2,23 +2,23 @@
 
 1. An adapter for a model whose layers are repeated (`layer_replication`) counts the layers of that model.
 2. An adapter of torch.nn.MultiheadAttention has other names than the model.
-3. PEFT puts a copy of the base's embedding beside the factors of one: the base must be the one that it was trained on.
+3. PEFT puts a copy of the base's embedding beside the factors of one, by which another base is known.
 4. A tied model has one tensor for its embedding and its head, and an adapter of one of them changes both.
 5. Square weights that may be stored either way (orientation.py).
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from taskvec import floats_numpy
 from taskvec.dtypes import BITS
-from taskvec.formats.adapter_config import MERGE
+from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
-from taskvec.formats.lora_keys import ATTENTION
 from taskvec.places import TIED, layer_of
 from taskvec.source import Source, Spec, samples
 from taskvec.storage import File
@@ -50,7 +50,7 @@ def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[s
 def remarks_on(adapter: Adapter, model: Source | None) -> list[str]:
     """What a user should know about the sum with `model`, though it can be made."""
     found = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
-    return [*found, *_tied(adapter, model)] if model is not None else found
+    return [*found, *_from_another_base(adapter, model), *_tied(adapter, model)] if model is not None else found
 
 
 def _listed(names: "list[str] | tuple[str, ...]") -> str:
@@ -139,17 +139,21 @@ def _attention_once(adapter: Adapter) -> Iterator[str]:
 def _copied(adapter: Adapter, model: Source) -> Iterator[str]:
     for name, key in adapter.copies.items():
         there, here = model.specs.get(name), adapter.header.specs[key]
-        if there is None:
-            continue
-        if there.shape != here.shape:
+        if there is not None and there.shape != here.shape:
             yield (
                 f"{name} is {list(there.shape)} in {_text(model)}, and the base that {adapter.text} was trained on had "
                 f"{list(here.shape)} ({key}): give it that base, or {MERGE}"
             )
-        elif _can_be_read(model) and there.arithmetic and here.arithmetic and not _same(adapter, key, model, name):
+
+
+def _from_another_base(adapter: Adapter, model: Source) -> Iterator[str]:
+    for name, key in adapter.copies.items() if _can_be_read(model) else ():
+        there, here = model.specs.get(name), adapter.header.specs[key]
+        known = there is not None and there.shape == here.shape and there.arithmetic and here.arithmetic
+        if known and not _same(adapter, key, model, name):
             yield (
-                f"{name} in {_text(model)} is not what it was in the base that {adapter.text} was trained on ({key}): "
-                f"give it that base, or {MERGE}"
+                f"{adapter.text} was made from another base than {_text(model)}: {name} is not what PEFT stored beside "
+                f"the factors ({key})"
             )
 
 
@@ -227,10 +231,10 @@ def _says_tied(model: Source) -> bool | None:
 def _settings(model: Source) -> dict[str, Any]:
     """config.json of the model's folder, with what views changed in it."""
     folder = getattr(model, "folder", None)
-    try:
-        table = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
-    except (OSError, ValueError, RecursionError):
-        table = {}
+    table = {}
+    with suppress(OSError, ValueError, RecursionError):
+        if folder and (path := folder / "config.json").is_file() and path.stat().st_size <= LONGEST:
+            table = json.loads(path.read_text(encoding="utf-8"))
     changed = getattr(model, "config", None)
     return (table if isinstance(table, dict) else {}) | (changed if isinstance(changed, dict) else {})
 

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskvec.formats.adapter_config import MERGE, Ranks
+from taskvec.formats.adapter_config import ATTENTION, MERGE, Ranks
 from taskvec.formats.factors import CONFIG
 from taskvec.source import Spec
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})  # parts of no model's names
 OUTSIDE = ("module", "_forward_module")  # wrappers that stand before PEFT's prefix
 LAYER = ".base_layer"
-ATTENTION = f"{LAYER}.out_proj"  # ends the name of the second pair of a torch.nn.MultiheadAttention
 _KEY = re.compile(
     r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.(?!(?:weight|bias)$)(?P<adapter>[^.]+))?"
     r"(?:\.weight)?$"
@@ -120,6 +119,8 @@ def _what_is(key: str) -> str:
         return "the norms of DoRA"
     if re.search(r"\.lora_[AB](\.[^.]+)?\.bias$", key):
         return "a bias of a factor (lora_bias)"
+    if key.endswith(".alpha"):
+        return "a scale of its own, as kohya's programs write it"
     if ".lora_" in key or ".hada_" in key or ".lokr_" in key:
         return "a tensor of another kind of adapter"
     return (

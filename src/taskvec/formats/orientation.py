@@ -7,9 +7,10 @@ of its block are of the same kind, and their shapes and biases show which. The n
 the same, or the saved value must. Otherwise it stays undecided, which is an error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from taskvec.places import layer_of
 from taskvec.source import Spec
 
 CONV1D = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})  # what Conv1D are called in transformers; some Linear, too
@@ -27,28 +28,45 @@ class Decision(NamedTuple):
 def decide(shapes: Mapping[str, Shape], flag: bool, model: Mapping[str, Spec] | None) -> Decision:
     """The orientation of every tensor. shapes: (rows of B, columns of A). model: the base's tensors, if it is known."""
     turned = dict.fromkeys(shapes, flag)
-    last = {name: name.split(".")[-2] if "." in name else "" for name in shapes}
-    mixed = len({part in CONV1D for part in last.values()}) > 1
+    by_name = _by_name(shapes)
+    mixed = len(set(by_name.values())) > 1
     for name, (out, into) in shapes.items():
         there = model.get(name) if model else None
         if out != into and there and there.shape in ((out, into), (into, out)):
             turned[name] = there.shape == (into, out)
             mixed = mixed or turned[name] != flag
-    square = [name for name, (out, into) in shapes.items() if out == into]
-    if not square or (len(set(last.values())) == 1 and not mixed):
+    open_ = [name for name, (out, into) in shapes.items() if out == into or model is None]
+    if not open_ or (len(set(map(_module, shapes))) == 1 and not mixed):
         return Decision(turned, ())
     around = _neighbourhoods(shapes, turned, model) if model else {}
     undecided = []
-    for name in square:
-        shown, by_name = _nearest(name, around), last[name] in CONV1D
+    for name in open_:
+        shown = _nearest(name, around)
         if shown is None:
-            if mixed and by_name != flag:
+            if mixed and by_name[name] != flag:
                 undecided.append(name)
         elif shown != flag:
             turned[name] = shown
-            if shown != by_name:
+            if shown != by_name[name]:
                 undecided.append(name)
     return Decision(turned, tuple(undecided))
+
+
+def _by_name(names: Iterable[str]) -> dict[str, bool]:
+    """Whether each weight is of a Conv1D as far as names tell: in a layer all of whose names are those of Conv1D.
+
+    A layer is of one kind throughout; one with a `c_proj` beside a `w1` (Qwen's first) is of Linear.
+    """
+    layers: dict[tuple[str, int] | str, set[bool]] = {}
+    of = {name: layer_of(name) or name for name in names}
+    for name, layer in of.items():
+        layers.setdefault(layer, set()).add(_module(name) in CONV1D)
+    return {name: layers[layer] == {True} for name, layer in of.items()}
+
+
+def _module(name: str) -> str:
+    """The last part of a module's name: "q_proj"."""
+    return name.split(".")[-2] if "." in name else ""
 
 
 def _neighbourhoods(
@@ -73,7 +91,7 @@ def _shown(name: str, shape: tuple[int, ...], bias: Spec | None) -> bool | None:
     """Whether a weight that is not square is stored (in, out): its bias has an entry for each output."""
     if bias is not None and bias.shape in ((shape[0],), (shape[1],)):
         return bias.shape == (shape[1],)
-    return shape[1] > shape[0] if name.split(".")[-2] in WIDENING else None
+    return shape[1] > shape[0] if _module(name) in WIDENING else None
 
 
 def _nearest(name: str, around: Mapping[str, set[bool]]) -> bool | None:

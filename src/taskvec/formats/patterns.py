@@ -38,6 +38,7 @@ class Patterns:
         self._rest: list[tuple[int, Any]] = []  # position in the table, a compiled expression or a program
         self._steps = 0
         self.unused = set(table)
+        self.contested: list[str] = []  # modules that patterns with different values fit
         for k, pattern in enumerate(table):
             if _PLAIN.fullmatch(pattern):
                 self._add_plain(k, pattern)
@@ -52,15 +53,12 @@ class Patterns:
     def find(self, module: str, default: Any) -> Any:
         """The value of the first pattern that fits, else `default`. Raises ValueError if that takes too long."""
         found = [k for group, table in self._groups.items() if (k := self._plain(module, *group, table)) is not None]
-        first = min(found, default=len(self._values))
-        for k, matcher in self._rest:
-            if k > first:
-                break
-            if self._fits(matcher, module):
-                first = k
-                break
-        if first == len(self._values):
+        found += [k for k, matcher in self._rest if self._fits(matcher, module)]
+        if not found:
             return default
+        first = min(found)
+        if any(self._values[k] != self._values[first] for k in found):
+            self.contested.append(module)
         self.unused.discard(self._names[first])
         return self._values[first]
 

@@ -6,6 +6,7 @@ Scale is lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA; ranks and alphas m
 import copy
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec import floats_numpy, kernels
 from taskvec.coefficients import quoted
 from taskvec.errors import FormatError, TaskvecError
-from taskvec.formats.adapter_config import Ranks, cannot_be_read, read_config
+from taskvec.formats.adapter_config import Ranks, cannot_be_read, note_untargeted, read_config
 from taskvec.formats.beside import Adapter, problems_of, remarks_on
 from taskvec.formats.factors import CONFIG, PEFT, found_in
 from taskvec.formats.header import Header, read_header
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WEIGHTS = "adapter_model.safetensors"
+_SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
+_ONE_FILE = "load all of it with PEFT and save it in one file"
 PIECE = 256 << 10  # bytes of a factor that are read and decoded at once
 
 
@@ -43,7 +46,7 @@ def weights_at(path: Path) -> Path | None:
         return _lone_file(path)
     models = sorted(p.name for p in folder.glob("*.safetensors*") if p.name != WEIGHTS)
     factors = [name for name in models if name.endswith(".safetensors") and _holds_factors(folder / name)]
-    models = [name for name in models if name not in factors]
+    models = [name for name in models if name not in factors and not name.startswith(f"{WEIGHTS}.")]
     if (folder / WEIGHTS).is_file():
         factors.insert(0, WEIGHTS)
     if models and factors:
@@ -52,6 +55,8 @@ def weights_at(path: Path) -> Path | None:
             f"{folder / factors[0]} or {folder / models[0]}"
         )
     if len(factors) > 1 and factors[0] != WEIGHTS:
+        if any(map(_SHARD.search, factors)):
+            raise FormatError(f"{path} holds an adapter in parts: {_ONE_FILE}", factors)
         raise FormatError(f"{path} holds several files of factors: name the one you mean", factors)
     if factors or models:
         return folder / factors[0] if factors else None
@@ -64,6 +69,8 @@ def _lone_file(path: Path) -> Path | None:
     """The file itself if it holds factors and its folder would not be read as that adapter."""
     if path.suffix != ".safetensors" or not _holds_factors(path):
         return None
+    if _SHARD.search(path.name):
+        raise FormatError(f"{path} is a part of an adapter: {_ONE_FILE}")
     try:
         alone = weights_at(path.parent) == path
     except FormatError:  # the folder holds other things, too, and naming the file is the answer
@@ -213,11 +220,13 @@ class Lora:
         rows, cols = spec.shape
         found = np.empty((cols, rows) if transposed else (rows, cols), np.float32)
         target, width = found.T if transposed else found, kernels.itemsize(spec.dtype)
-        step = max(1, PIECE // (width * cols))
-        for row in range(0, rows, step):
-            n = min(step, rows - row) * cols
-            raw = self._file.read(at + row * cols * width, n * width)
-            target[row : row + step] = floats_numpy.decode(raw, spec.dtype, n).reshape(-1, cols)
+        most = PIECE // width
+        high, wide = max(1, most // cols), min(cols, most)  # whole rows, or a part of one
+        for row in range(0, rows, high):
+            for col in range(0, cols, wide):
+                part = target[row : row + high, col : col + wide]
+                raw = self._file.read(at + (row * cols + col) * width, part.size * width)
+                part[:] = floats_numpy.decode(raw, spec.dtype, part.size).reshape(part.shape)
         return found
 
     @cached_property
@@ -276,7 +285,8 @@ def _tensors(header: Header, config: Mapping[str, Any], where: Path) -> Tensors:
         found.problems.append("it holds no factors at all")
     if found.problems:
         raise cannot_be_read(where, found.problems)
-    ranks.note_unused(where)
+    ranks.note_doubts(where)
+    note_untargeted(where, config, found.pairs)
     return found
 
 
