@@ -9,53 +9,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from numbers import Rational, Real
 from types import MappingProxyType
 
 from taskvec.errors import RecipeError, UnboundKnob
-from taskvec.globs import FirstMatch
-from taskvec.globs import matches as matches  # also for those who import it from here
+from taskvec.globs import FirstMatch, matches
 from taskvec.places import Place
+from taskvec.rationals import Number, bounded, exact, number_text
 
-Number = int | float | Fraction
-MOST_TERMS, LONGEST_NUMBER = 4096, 8192  # monomials of a coefficient; bits of a numerator or denominator
+MOST_TERMS = 4096  # monomials of a coefficient
 DEEPEST = 15  # levels of inverses, tables and gradients within one another
-
-
-def exact(number: Number) -> Fraction:
-    """The rational that was written: 0.1 is 1/10. Raises RecipeError for NaN, infinities and what is not a number."""
-    if isinstance(number, Rational) and not isinstance(number, bool):
-        return bounded(Fraction(number))
-    if not isinstance(number, Real) or isinstance(number, bool):
-        raise RecipeError(f"a coefficient must be a number, not {type(number).__name__}")
-    if not math.isfinite(number):
-        raise RecipeError(f"a coefficient must be finite, not {float(number)}")
-    return Fraction(repr(float(number)))
-
-
-def bounded(value: Fraction) -> Fraction:
-    """The same; RecipeError if it is too long to compute with."""
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > LONGEST_NUMBER:
-        raise RecipeError(f"a coefficient has more than {LONGEST_NUMBER} bits")
-    return value
-
-
-def as_float(value: Fraction) -> float:
-    """The nearest float. Raises RecipeError if there is none."""
-    try:
-        return float(value)
-    except OverflowError:
-        raise RecipeError("a coefficient is too large for a float") from None
-
-
-def number_text(value: Fraction) -> str:
-    """A text that `exact` reads back: `0.4`, `-2`, `1/3`."""
-    fraction = f"{value.numerator}/{value.denominator}".removesuffix("/1")
-    try:
-        decimal = repr(float(value))
-    except OverflowError:
-        return fraction
-    return decimal.removesuffix(".0") if Fraction(decimal) == value else fraction
 
 
 # ---- factors -------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ reasons not to add it; `remarks(model)` are what a user should know. This module
 
 from collections.abc import Collection, Iterable, Mapping
 
-from taskvec.coefficients import ZERO, Coefficient, Number
+from taskvec.coefficients import ZERO, Coefficient
 from taskvec.errors import TaskvecError
 from taskvec.notes import note
+from taskvec.rationals import Number
 from taskvec.source import Source
 
 

@@ -11,7 +11,8 @@ from fnmatch import translate
 from functools import cache
 from itertools import islice
 
-from taskvec.coefficients import Coefficient, Factor, Inverse, Layers, Only, Per, matches, quoted
+from taskvec.coefficients import Coefficient, Factor, Inverse, Layers, Only, Per, quoted
+from taskvec.globs import matches
 
 NEAR, CANDIDATES = 2, 300  # names that an error suggests, and that are looked at for it
 WILD = frozenset("*?[")

@@ -17,9 +17,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from taskvec import methods, views
-from taskvec.coefficients import Coefficient, Number, exact, knob
+from taskvec.coefficients import Coefficient, knob
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
+from taskvec.rationals import Number, exact
 from taskvec.rooms import Rooms
 from taskvec.weights import Weights
 

@@ -15,8 +15,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from taskvec.coefficients import matches
 from taskvec.errors import FormatError, MismatchError, RecipeError
+from taskvec.globs import matches
 from taskvec.places import layer_of
 from taskvec.source import Spec
 from taskvec.storage import stated

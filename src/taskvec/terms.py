@@ -28,9 +28,9 @@ from fractions import Fraction
 from typing import Any
 
 from taskvec import kernels
-from taskvec.coefficients import Number, as_float
 from taskvec.errors import SourceChanged, TaskvecError
 from taskvec.operations import AROUND, RESULT, SUM, TILE, WINDOW, Op
+from taskvec.rationals import Number, as_float
 from taskvec.source import Source
 
 Part = tuple[Source, str]  # a source and its tensor

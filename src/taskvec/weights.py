@@ -12,7 +12,7 @@ from keyword import iskeyword
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, monomial_text
+from taskvec.coefficients import ZERO, Coefficient, joined, monomial_text
 from taskvec.dtypes import accumulator, numpy_dtype
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
 from taskvec.fitting import in_form, objections
@@ -20,6 +20,7 @@ from taskvec.hints import differences, ways_out
 from taskvec.idle_patterns import unfit
 from taskvec.places import Place, places
 from taskvec.quantised import refuse
+from taskvec.rationals import Number, as_float
 from taskvec.source import Source, Spec
 from taskvec.terms import Linear, arranged, evaluate, scratch_bytes
 

@@ -13,7 +13,7 @@ import taskvec
 ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
     "version escapes ancestry globs",
-    "errors evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places "
+    "errors rationals evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places "
     "coefficients rooms notes json_files quantised hints entries moving outputs staging copying yaml_files "
     "idle_patterns",
     "formats terms weights arrays derived views symmetries families permuted fitting",

@@ -12,11 +12,11 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from taskvec.coefficients import matches
 from taskvec.derived import Derived, Names, Parameter, reads
 from taskvec.dtypes import BITS, accumulator
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors import each
+from taskvec.globs import matches
 from taskvec.places import BIASES, HEADS, by_token, layer_of
 from taskvec.source import Source, Spec
 from taskvec.terms import evaluate, scratch_bytes

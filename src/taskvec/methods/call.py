@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from taskvec.coefficients import Coefficient, as_float
+from taskvec.coefficients import Coefficient
 from taskvec.derived import STRETCH, Derived, Parameter
 from taskvec.errors import MismatchError, RecipeError, UnboundKnob
 from taskvec.methods.lanes import LANES, Lanes
 from taskvec.operations import RESULT
 from taskvec.places import Place
+from taskvec.rationals import as_float
 from taskvec.source import Source, Spec
 from taskvec.terms import aligned, operand_bytes, scratch_bytes
 from taskvec.weights import SHOWN, Weights

@@ -1,8 +1,10 @@
 """Names for what several methods say together. Each returns the expression it stands for, which prints as such."""
 
-from taskvec.coefficients import Coefficient, Number, layers, matches, only
+from taskvec.coefficients import Coefficient, layers, only
 from taskvec.errors import MassError, RecipeError
+from taskvec.globs import matches
 from taskvec.methods import consensus, geometry, sparsify
+from taskvec.rationals import Number
 from taskvec.weights import Weights
 
 TRIM, BREADCRUMBS, DARE, DELLA, RANDOM = sparsify.METHODS

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
-from taskvec.coefficients import Coefficient, as_float
+from taskvec.coefficients import Coefficient
 from taskvec.derived import Parameter
 from taskvec.errors import MassError, RecipeError
 from taskvec.methods.applied import Applied, Measured
+from taskvec.rationals import as_float
 from taskvec.source import Source, Spec
 from taskvec.terms import Program
 from taskvec.weights import Weights, statistic_of

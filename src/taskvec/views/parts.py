@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from taskvec.coefficients import matches, quoted
+from taskvec.coefficients import quoted
 from taskvec.derived import Parameter
 from taskvec.errors import RecipeError
+from taskvec.globs import matches
 from taskvec.idle_patterns import nearest
 from taskvec.source import Source
 from taskvec.views.settings import Settings, merged, settings_of
