@@ -51,7 +51,7 @@ def kernels(numbers: int) -> dict[str, Callable[[], object]]:
 
     inputs, out, step = sources(numbers), np.ones(numbers, np.uint16), min(BLOCK, numbers)
     first, second = WEIGHTS[:2]
-    base_plus_two = (Op(AROUND, (0, 1, 2), (3, 1, 1 - first - second, first, second)),)
+    base_plus_two = (Op(AROUND, (0, 1, 2), (3, 0, 1, 1 - first - second, first, second)),)
 
     def blocks(kernel: Callable[..., int]) -> Callable[[], object]:
         def run() -> None:

@@ -35,7 +35,7 @@ typedef struct {
 typedef struct { int input, error; } Failure;                        /* which input could not be read, and errno or 0 */
 
 enum { SUM, AROUND, KEEP, DROP, MASK, ELECT, COUNT, EQUAL, SIZE, PAIR, NONZERO, DOT, CODES };  /* the codes of operations.py      */
-static const int NUMBERS[CODES] = {0, 2, 4, 5, 1, 3, 2, 2, 0, 0, 0, 0};    /* of each; sums and an election: one more a source */
+static const int NUMBERS[CODES] = {0, 3, 4, 5, 1, 3, 2, 2, 0, 0, 0, 0};    /* of each; sums and an election: one more a source */
 
 typedef struct {
     int code, sources;
@@ -44,8 +44,8 @@ typedef struct {
     float *result;                                                   /* TILE numbers                                 */
     const float **x;                                                 /* an election's sources                        */
     float *weight;                                                   /* and what each adds to the mean's divisor     */
-    int points;                                                      /* AROUND: the pivot and what is taken from it  */
-    double mass;                                                     /* and what the pivot itself is multiplied by   */
+    int points, onto;                                                /* AROUND: the pivot and what it is taken from; */
+    double mass;                                                     /* which source comes last, multiplied by what  */
     int tainted;                                                     /* whether the result has Inf or NaN              */
     int watched;                                                     /* whether an operation must know that             */
     int64_t kept, gone;                                              /* KEEP: how many of the equal ones still are   */
@@ -108,21 +108,27 @@ static void sum64(const Run *r, const Op *op, size_t at, int n, double *acc) {
         accumulate64(acc, x, dtype, op->number[k], k == 0, n);
     }
 }
-/* The sum around its first source, whose numbers are decoded unless they already are. Where it is not finite the sum as it
-   stands decides. */
+/* The sum around its first source. Numbers that are needed as they are are decoded, unless they already are. Where it is not
+   finite the sum as it stands decides. */
 #define DEFINE_AROUND(NAME, REAL, BARE, ACCUMULATE, APART, ONTO, FINITE, MEND, SUM) \
 static void NAME(const Run *r, const Op *op, size_t at, int n, REAL *acc) { \
     REAL room[TILE]; \
     int dtype; \
     const void *x = elements_of(r, op->from[0], at, &dtype); \
-    const REAL *pivot = dtype == BARE ? x : room; \
+    const REAL *bare = dtype == BARE ? x : room; \
     if (dtype != BARE) ACCUMULATE(room, x, dtype, 1.0, 1, n); \
-    for (int k = 1; k < op->sources; k++) { \
+    const int terms = op->onto ? op->onto : op->sources; \
+    for (int k = 1; k < terms; k++) { \
         x = elements_of(r, op->from[k], at, &dtype); \
-        if (k < op->points) APART(acc, pivot, x, dtype, op->number[k], k == 1, n); \
-        else ACCUMULATE(acc, x, dtype, op->number[k], 0, n); \
+        if (k < op->points) APART(acc, bare, x, dtype, op->number[k], k == 1, n); \
+        else ACCUMULATE(acc, x, dtype, op->number[k], k == 1, n); \
     } \
-    if (op->mass != 0) ONTO(acc, pivot, op->mass, n); \
+    if (op->onto) { \
+        x = elements_of(r, op->from[op->onto], at, &dtype); \
+        bare = dtype == BARE ? x : room; \
+        if (dtype != BARE) ACCUMULATE(room, x, dtype, 1.0, 1, n); \
+    } \
+    if (op->mass != 0) ONTO(acc, bare, op->mass, n); \
     if (FINITE(acc, n)) return; \
     REAL plain[TILE]; \
     SUM(r, op, at, n, plain); \
@@ -147,12 +153,12 @@ static int is_two(const Run *r, const Op *op, int one, int two) {
 static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, int dtype) {
     double acc64[TILE];
     float *acc32 = (float *)acc64;
-    if (op->code == SUM && dtype == BF16 && (is_two(r, op, BF16, F32) || is_two(r, op, F32, BF16))) {
-        const int first = is_two(r, op, F32, BF16);                  /* a sum of two is the same in either order      */
-        return onto_bf16(out, tile_of(r, op, first, at), tile_of(r, op, !first, at), (float)op->number[first],
-                         (float)op->number[!first], n);
+    const int two = op->code == AROUND && !op->onto;
+    if (two && op->points == 1 && dtype == BF16 && is_two(r, op, BF16, F32)) {
+        const int found = onto_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->mass, (float)op->number[1], n);
+        if (!(found & NONFINITE)) return found;
     }
-    if (op->code == AROUND && dtype == F32 && op->mass == 0 && is_two(r, op, BF16, BF16)) {
+    if (two && op->points == 2 && dtype == F32 && op->mass == 0 && is_two(r, op, BF16, BF16)) {
         const uint32_t top = apart_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->number[1], n);
         if (top < 0x7f800000u) return 0;
     }
@@ -307,10 +313,12 @@ static int take_op(Run *r, int k, PyObject *o, Py_ssize_t n, char **pool) {
     }
     const double *a = op->number;
     if (op->code == AROUND) {
-        if (!(a[0] >= 2 && a[0] <= op->sources)) return refuse("run: a sum around a pivot needs two points");
-        op->points = (int)a[0];
-        op->mass = a[1];
-        op->number += 2;
+        op->points = a[0] >= 1 && a[0] <= op->sources ? (int)a[0] : 0;
+        op->onto = a[1] == 0 ? 0 : a[1] == op->sources - 1 ? (int)a[1] : -1;
+        if (!op->points || op->onto < 0 || (op->onto && op->onto < op->points) || op->sources < (op->onto ? 3 : 2))
+            return refuse("run: no such sum around a pivot");
+        op->mass = a[2];
+        op->number += 3;
     }
     if (op->code == ELECT) for (int i = 0; i < op->sources; i++) op->weight[i] = (float)a[3 + i];
     if (op->code == KEEP) {
@@ -406,7 +414,7 @@ static PyObject *run(PyObject *self, PyObject *args) {
     }
     const Op *last = &r.op[count - 1];
     r.sweep = r.out && count == 1 && r.dtype == BF16 && last->sources >= 1 && last->sources <= 3;
-    if (last->code == AROUND) r.sweep &= last->points == last->sources && last->mass != 0;
+    if (last->code == AROUND) r.sweep &= last->points == last->sources && !last->onto && last->mass != 0;
     for (int k = 0; r.sweep && k < last->sources; k++) r.sweep &= r.in[last->from[k]].dtype == BF16;
     int flags;
     Failure failure = {0, 0};

@@ -89,7 +89,7 @@ INLINE uint8_t to_e4m3(float f) {                                    /* overflow
 
 /* ---- one tile: acc = c*x or acc += c*x, then out = encode(acc) --------------------------------------------------
  * Around a pivot p it is acc = c*(x-p) or acc += c*(x-p), where x-p is exact for 16-bit numbers of similar size, and in the
- * end acc = mass*p + acc. */
+ * end acc = mass*x + acc, where an acc of 0 changes nothing, not even the sign of a zero. */
 #define EACH(expr) do { \
         if (first) for (int i = 0; i < n; i++) acc[i] = c * (expr); \
         else for (int i = 0; i < n; i++) acc[i] = acc[i] + c * (expr); } while (0)
@@ -115,9 +115,9 @@ CLONES static void AROUND_PIVOT(REAL *restrict acc, const REAL *restrict p, cons
                                 int first, int n) { \
     BY_DTYPE(REAL, APART) \
 } \
-CLONES static void ONTO(REAL *restrict acc, const REAL *restrict p, double mass, int n) { \
+CLONES static void ONTO(REAL *restrict acc, const REAL *restrict x, double mass, int n) { \
     const REAL m = (REAL)mass; \
-    for (int i = 0; i < n; i++) acc[i] = m * p[i] + acc[i]; \
+    for (int i = 0; i < n; i++) acc[i] = acc[i] == 0 ? m * x[i] : m * x[i] + acc[i]; \
 }
 DEFINE_ACCUMULATE(accumulate32, apart32, onto32, float)
 DEFINE_ACCUMULATE(accumulate64, apart64, onto64, double)
@@ -212,15 +212,16 @@ INLINE uint32_t rounded(uint32_t u) { return u + 0x7fffu + (u >> 16 & 1); }  /* 
 #define THREE(half) ((a * half(pair_at(x + i)) + b * half(pair_at(y + i))) + d * half(pair_at(z + i)))
 
 /* The same around the pivot x, which is multiplied by `a`, the mass. */
-#define ABOUT2(half) (a * half(pair_at(x + i)) + b * (half(pair_at(y + i)) - half(pair_at(x + i))))
-#define ABOUT3(half) (a * half(pair_at(x + i)) + (b * (half(pair_at(y + i)) - half(pair_at(x + i))) + \
-                                                  d * (half(pair_at(z + i)) - half(pair_at(x + i)))))
+INLINE float onto(float x, float sum) { return sum == 0 ? x : x + sum; }
+#define ABOUT2(half) onto(a * half(pair_at(x + i)), b * (half(pair_at(y + i)) - half(pair_at(x + i))))
+#define ABOUT3(half) onto(a * half(pair_at(x + i)), b * (half(pair_at(y + i)) - half(pair_at(x + i))) + \
+                                                    d * (half(pair_at(z + i)) - half(pair_at(x + i))))
 
 CLONES static int around_bf16(uint16_t *restrict out, const uint16_t *restrict x, const uint16_t *restrict y,
                               const uint16_t *restrict z, const float *c, int m, int n) {
     const float a = c[0], b = c[1], d = c[m > 2 ? 2 : 1];
-    if (m == 2) SWEEP(ABOUT2, a * from_bf16(x[i]) + b * (from_bf16(y[i]) - from_bf16(x[i])));
-    SWEEP(ABOUT3, a * from_bf16(x[i]) + (b * (from_bf16(y[i]) - from_bf16(x[i])) + d * (from_bf16(z[i]) - from_bf16(x[i]))));
+    if (m == 2) SWEEP(ABOUT2, onto(a * from_bf16(x[i]), b * (from_bf16(y[i]) - from_bf16(x[i]))));
+    SWEEP(ABOUT3, onto(a * from_bf16(x[i]), b * (from_bf16(y[i]) - from_bf16(x[i])) + d * (from_bf16(z[i]) - from_bf16(x[i]))));
 }
 
 CLONES static int sweep_bf16(uint16_t *restrict out, const uint16_t *restrict x, const uint16_t *restrict y,
@@ -246,11 +247,11 @@ CLONES static uint32_t apart_bf16(float *restrict out, const uint16_t *restrict 
 CLONES static int onto_bf16(uint16_t *restrict out, const uint16_t *restrict x, const float *restrict y, float a, float b, int n) {
     uint32_t top = 0;
     for (int i = 0; i < n; i++) {
-        const uint32_t u = as_bits(a * from_bf16(x[i]) + b * y[i]);
+        const uint32_t u = as_bits(onto(a * from_bf16(x[i]), b * y[i]));
         top = greater(top, u & 0x7fffffffu);
         out[i] = (uint16_t)(rounded(u) >> 16);
     }
-    if (top > 0x7f800000u) for (int i = 0; i < n; i++) out[i] = to_bf16(a * from_bf16(x[i]) + b * y[i]);
+    if (top > 0x7f800000u) for (int i = 0; i < n; i++) out[i] = to_bf16(onto(a * from_bf16(x[i]), b * y[i]));
     return flags_of(top, BF16);
 }
 

@@ -55,14 +55,15 @@ def _total(op: Op, x: "Sequence[NDArray[Any]]", n: int, wide: bool = False) -> "
 
     if op.code == SUM:
         return _sum(x, op.numbers, n, wide)
-    points, mass, *scales = op.numbers
-    points = int(points)
+    points, onto, mass, *scales = op.numbers
     real = _accumulator(x, wide)
-    pivot, *others = (v.astype(real, copy=False) for v in x)
-    apart = [v - pivot for v in others[: points - 1]]
-    total = _sum([*apart, *others[points - 1 :]], scales[1:], n, wide)
+    given = [v.astype(real, copy=False) for v in x]
+    apart = [v - given[0] if k < points else v for k, v in enumerate(given)]
+    end = int(onto) or len(given)
+    total = _sum(apart[1:end], scales[1:end], n, wide)
     if mass:
-        total = real(mass) * pivot + total
+        last = real(mass) * given[int(onto)]
+        total = np.where(total == 0, last, last + total)
     finite = np.isfinite(total)
     return total if finite.all() else np.where(finite, total, _sum(x, scales, n, wide))
 

@@ -13,9 +13,10 @@ NONFINITE, OVERFLOWED = 1, 2  # flags of `run`
 # Operations on float32 tiles, x_0, x_1, ... their sources. The first six have results. Only SUM and AROUND take inputs
 # of any dtype, and the last operation of an output is one of them.
 SUM = 0  # sum_k c_k x_k in order; numbers c
-AROUND = 1  # sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k, in order, + mass x_0 unless mass is 0: a sum
-# around the pivot x_0; numbers (points, mass, c), points >= 2. Where that is not finite, sum_k c_k x_k in order: the
-# difference of two infinities is NaN, and the difference of two large numbers may overflow where their mean does not
+AROUND = 1  # a sum around the pivot x_0: sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k, in order, without
+# k = onto; then + mass x_onto, unless mass is 0. numbers (points, onto, mass, c); onto is 0 or the last. What is 0
+# is not added: -0 stays -0. Where that is not finite, sum_k c_k x_k in order: the difference of two infinities is NaN,
+# and that of two large numbers may overflow where their mean does not
 KEEP = 2  # x where low <= |x| < high, else 0; numbers (low, high, quota, spared). Of the entries of this run that have
 # |x| == low only the first `quota` stay, of those that have |x| == high only the first `spared` go; inf: all
 DROP = 3  # scale x where the entry's 32-bit draw is at least `least`, else 0; numbers (k0, k1, stream, least, scale)

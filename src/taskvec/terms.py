@@ -15,7 +15,8 @@ there. So
    is. Otherwise the pivot is the point with the largest |c|; among equals one that is subtracted, and the first in the
    order of summation. So the choice depends on {source: coefficient} alone, and an expression has the same bits however
    it is written.
-4. Vectors are added as they are, after the differences. A sum with fewer than two points has no pivot.
+4. Vectors are added as they are, after the differences, and what is zero is not added to the point that comes last: a
+   -0 stays -0. So what nobody moved keeps its bits.
 
 Where models of several families meet and none of them has the number m, as in 0.5*a + 0.5*(b + c - d), there is one
 pivot for all. What nobody moved is then still exactly the same; differences within the other families are rounded at
@@ -41,14 +42,15 @@ Term = tuple[Source, str, float]  # and the number in front of it
 class Linear:
     """A sum for one tensor, in the order of summation.
 
-    Without `points` it is sum_k c_k x_k. With them, at least two, the first term is the pivot, and the other points are
-    taken as differences from it: sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k + mass x_0. False if
-    nothing is summed.
+    Without `points` it is sum_k c_k x_k. With them the first term is the pivot, and the other points are taken as
+    differences from it: sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k + mass x_0. With `apart` the last
+    term is the point that comes last, mass x_n, in place of the pivot. False if nothing is summed.
     """
 
     terms: tuple[Term, ...] = ()
     points: int = 0
     mass: float = 0.0
+    apart: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.terms)
@@ -70,15 +72,15 @@ def arranged(numbers: Mapping[Part, Number], mass: Number | None = None) -> Line
     order = sorted(numbers, key=lambda part: (part[0].fingerprint, part[0].text, part[1]))
     points = [part for part in order if part[0].mass]
     vectors = [part for part in order if not part[0].mass]
-    if len(points) < 2:
-        return Linear(_terms([*vectors, *points], numbers))
+    if not points or len(numbers) == 1:
+        return Linear(_terms(order, numbers))
     whole = sum(Fraction(numbers[part]) for part in points) if mass is None else mass
     apart = [part for part in points if numbers[part] == whole][:1] if len(points) > 2 else []
     around = [part for part in points if part not in apart]
     around.sort(key=lambda part: (-abs(_float(numbers[part])), numbers[part] > 0))  # the first of equals stays first
     around[1:] = [part for part in points if part in around[1:]]
     terms = _terms([*around, *vectors, *apart], numbers)
-    return Linear(terms, len(around), 0.0 if apart else _float(whole))
+    return Linear(terms, len(around), _float(whole), bool(apart))
 
 
 def _terms(parts: Sequence[Part], numbers: Mapping[Part, Number]) -> tuple[Term, ...]:
@@ -146,8 +148,9 @@ class Program:
     def sum(self, linear: Linear) -> int:
         """A linear combination; of nothing, zeros."""
         refs, numbers = [self.operand(*part) for part in linear.parts], [c for *_, c in linear.terms]
-        if linear.points:
-            return self.add(AROUND, refs, (linear.points, linear.mass, *numbers))
+        if linear.points and len(refs) > 1:
+            last = len(refs) - 1 if linear.apart else 0
+            return self.add(AROUND, refs, (linear.points, last, linear.mass, *numbers))
         return self.add(SUM, refs, numbers)
 
     def run(self, out: Any = None, dtype: str = "F32") -> int:

@@ -6,6 +6,7 @@ This module knows no file and no format.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from keyword import iskeyword
@@ -254,7 +255,7 @@ class Weights(Base):
         if self._alike is None:
             return arranged(self.parts(name, place))
         terms = [(source, name, number) for source, _, number in self._alike.terms if name in source.specs]
-        return Linear(tuple(terms), self._alike.points, self._alike.mass)
+        return replace(self._alike, terms=tuple(terms))
 
     @cached_property
     def _constants(self) -> "dict[Source, Fraction] | None":

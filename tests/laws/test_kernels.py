@@ -96,9 +96,11 @@ def test_sums_around_a_pivot_agree_to_the_bit(data, kinds, out_dtype, n, spoiled
     kinds = data.draw(st.sampled_from((kinds, ["BF16"] * min(len(kinds), 3))))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     inputs = [coarse(rng, n, spoiled).astype(NUMPY[d]).view("u1") for d in kinds]
-    points = data.draw(st.integers(2, len(kinds)))
+    last = data.draw(st.booleans()) and len(kinds) > 2
+    points = data.draw(st.integers(1, len(kinds) - last))
     numbers = [data.draw(st.sampled_from((1.0, 0.3, -0.7, 2.5))) for _ in kinds]
-    op = Op(AROUND, tuple(range(len(kinds))), (points, data.draw(st.sampled_from((0.0, 1.0, 0.7))), *numbers))
+    shape = (points, last * (len(kinds) - 1), data.draw(st.sampled_from((0.0, 1.0, 0.7))))
+    op = Op(AROUND, tuple(range(len(kinds))), (*shape, *numbers))
     one, two = np.empty(n, NUMPY[out_dtype]), np.empty(n, NUMPY[out_dtype])
     flags = kernels.run(one.view("u1"), out_dtype, inputs, kinds, (op,), n)
     assert run_numpy(two.view("u1"), out_dtype, inputs, kinds, (op,), n) == flags
@@ -111,7 +113,7 @@ def test_where_a_sum_around_a_pivot_is_not_finite_the_sum_as_it_stands_decides(k
     """-inf - (-inf) is NaN, and 3e38 - (-3e38) is more than float32 can hold; their means are -inf and 0."""
     x, y = (np.array(v).astype(NUMPY[dtype]) for v in ([-np.inf, 3e38, 1, np.nan], [-np.inf, -3e38, 3, 1]))
     out = np.empty(4, NUMPY[dtype])
-    op = Op(AROUND, (0, 1), (2, 1, 0.5, 0.5))
+    op = Op(AROUND, (0, 1), (2, 0, 1, 0.5, 0.5))
     assert kernel(out.view("u1"), dtype, [x.view("u1"), y.view("u1")], [dtype] * 2, (op,), 4) == NONFINITE
     assert np.array_equal(out.astype(np.float64), [-np.inf, 0, 2, np.nan], equal_nan=True)
 
@@ -218,7 +220,7 @@ def programs(draw, inputs, n):
             least = {ELECT: 1, AROUND: 2}.get(code, 0)
             several = tuple(draw(st.lists(ref, min_size=least, max_size=3)))
             flags = tuple(draw(st.tuples(*[st.booleans()] * 3))) if code == ELECT else ()
-            flags = (draw(st.integers(2, len(several))), draw(st.sampled_from((0, 1)))) if code == AROUND else flags
+            flags = (draw(st.integers(1, len(several))), 0, draw(st.sampled_from((0, 1)))) if code == AROUND else flags
             ops.append(Op(code, several, flags + tuple(draw(st.sampled_from((1.0, 0.5, -0.3))) for _ in several)))
     return ops
 
@@ -325,10 +327,14 @@ def test_operations_read_files_through_windows(tmp_path):
         (Op(SUM, (1,), (1.0,)), "no input and no earlier"),
         (Op(SUM, (~0,), (1.0,)), "no input and no earlier"),
         (Op(KEEP, (0,), (1.0,)), "wrong number"),
-        (Op(AROUND, (0, 0), (1, 1.0, 0.5, 0.5)), "needs two points"),
-        (Op(AROUND, (0, 0), (3, 1.0, 0.5, 0.5)), "needs two points"),
-        (Op(AROUND, (0, 0), (float("nan"), 1.0, 0.5, 0.5)), "needs two points"),
-        (Op(AROUND, (0, 0), (2, 1.0, 0.5)), "wrong number"),
+        (Op(AROUND, (0, 0), (3, 0, 1.0, 0.5, 0.5)), "no such sum"),
+        (Op(AROUND, (0, 0), (0, 0, 1.0, 0.5, 0.5)), "no such sum"),
+        (Op(AROUND, (0, 0), (float("nan"), 0, 1.0, 0.5, 0.5)), "no such sum"),
+        (Op(AROUND, (0, 0), (1, 1, 1.0, 0.5, 0.5)), "no such sum"),
+        (Op(AROUND, (0, 0, 0), (1, 1, 1.0, 0.5, 0.5, 0.5)), "no such sum"),
+        (Op(AROUND, (0, 0, 0), (3, 2, 1.0, 0.5, 0.5, 0.5)), "no such sum"),
+        (Op(AROUND, (0,), (1, 0, 1.0, 0.5)), "no such sum"),
+        (Op(AROUND, (0, 0), (2, 0, 1.0, 0.5)), "wrong number"),
         (Op(EQUAL, (0,), (1.0, 100), bytearray(64)), "multiple of a tile"),
         (Op(COUNT, (0,), (-1, 1), bytearray(64)), "a buffer of 64 bytes"),
         (Op(COUNT, (0,), (1 << 15, 1), bytearray(64)), "bad range"),

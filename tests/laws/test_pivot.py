@@ -110,6 +110,20 @@ def test_the_order_in_which_a_sum_is_written_changes_no_bit(order):
     assert np.array_equal(found["w"], wanted["w"])
 
 
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_a_negative_zero_that_nobody_moved_stays_one(dtype):
+    values = np.array([-0.0, 0.0, 1.0, -0.0]).astype(DTYPES[dtype])
+    b, m = model(values, "base"), model(np.array([-0.0, 0.0, 2.0, 0.0]).astype(DTYPES[dtype]), "m")
+    zero = vector(np.zeros(4, np.float32), "zero")
+    other, chat = (
+        model(normal(30, n=4).astype(DTYPES[dtype]), "other"),
+        model(normal(30, n=4).astype(DTYPES[dtype]), "c"),
+    )
+    for merged in (b + 0.3 * (m - b), b - 0.3 * (m - b), b + zero, b + 0.5 * zero, b + 0.3 * (chat - other)):
+        assert np.signbit(merged["w"][:2]).tolist() == [True, False]
+    assert np.signbit((b + tv.trim(m - b))["w"][:2]).tolist() == [True, False]
+
+
 def test_infinities_that_all_models_share_stay(tmp_path):
     mask = np.where(np.tri(8) > 0, 0, -np.inf).astype(np.float32)
     models = [tv.from_arrays({"mask": mask.copy(), "w": normal(k).astype(np.float32)}, f"m{k}") for k in (20, 21)]

@@ -102,7 +102,8 @@ def eager_sum(
 
     Around a pivot: of the models the one with the largest scale, a negative one first. The others are differences from
     it; then come the `vectors` as they are, then the pivot times the sum of the models' scales. Of three or more models
-    one whose scale is that sum stays as it is and comes last; the pivot is then one of the rest.
+    one whose scale is that sum stays as it is and comes last; the pivot is then one of the rest. To what comes last a
+    zero is not added, so that a -0 stays one.
     """
     used = [name for name in names if scales.get(name)]
     if not used:
@@ -111,16 +112,18 @@ def eager_sum(
     x = {name: tensors[name].to(torch.float64).numpy().astype(real) for name in used}
     models = [name for name in used if name not in vectors]
     mass = sum(scales[name] for name in models)
-    as_it_is = [name for name in models if scales[name] == mass and len(models) != 2][:1]
+    as_it_is = [name for name in models if scales[name] == mass and len(models) > 2][:1]
     around = [name for name in models if name not in as_it_is]
     pivot = max(around, key=lambda name: (abs(scales[name]), scales[name] < 0), default="")
     terms = [(scales[name], x[name] - x[pivot]) for name in around if name != pivot]
-    terms += [(scales[name], x[name]) for name in [*(name for name in used if name in vectors), *as_it_is]]
-    terms += [(mass, x[pivot])] if pivot and mass and not as_it_is else []
-    total = real(float(terms[0][0])) * terms[0][1]
-    for scale, values in terms[1:]:
-        total = total + real(float(scale)) * values
-    return total
+    terms += [(scales[name], x[name]) for name in used if name in vectors]
+    last = real(float(mass)) * x[as_it_is[0] if as_it_is else pivot] if pivot and mass else None
+    total = None
+    for scale, values in terms:
+        total = real(float(scale)) * values if total is None else total + real(float(scale)) * values
+    if last is None or total is None:
+        return last if total is None else total
+    return np.where(total == 0, last, last + total)
 
 
 def eager_model(
