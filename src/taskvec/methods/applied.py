@@ -178,8 +178,12 @@ class Applied(Call):
 
         if name not in self._coefficients:
             given = {key: value for key, value in told.items() if key != "gram"}
+            by_lane = self.params.get("scope") in LANES  # then NaN is of a lane, and the function tells them apart
             with np.errstate(all="ignore"):
-                self._coefficients[name] = self.method.fn(told["gram"], **given)
+                if by_lane or np.isfinite(told["gram"]).all():
+                    self._coefficients[name] = self.method.fn(told["gram"], **given)
+                else:
+                    self._coefficients[name] = [math.nan] * len(self.args)
         coefficients = self._coefficients[name]
         if self.params.get("scope") in LANES:
             self._by_lanes(name, start, out, coefficients)

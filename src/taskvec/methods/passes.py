@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from taskvec.errors import NonFiniteError
 from taskvec.executors import each
 from taskvec.methods.applied import Applied, Measured, here
 from taskvec.methods.call import PART, TILE
@@ -24,6 +25,7 @@ Part = tuple[str, int, int]  # a tensor, the first element, how many
 Pair = tuple[int, int]
 Pairs = dict[Pair, tuple[float, int, int]]  # (dot, entries nonzero in both, those of opposite signs)
 SUMMED = 4 * PART  # elements that a kernel sums at once: fixed, too
+MOST_AT_ONCE = 8192  # pairs of vectors that a kernel multiplies in one run
 LEAST_SUM = 1e-7  # sums of magnitudes below this have no ratio
 
 
@@ -39,7 +41,8 @@ def one_by_one(measure: Callable[[Applied, int, Progress], Measured]) -> Callabl
 def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
     """Tensor -> {"gram": G}, G_ij = <x_i, x_j> over the tensor, or over the whole model with scope="model"; float64.
 
-    With scope="row" or "column" G_ij is an array, a number for each lane of the tensor.
+    With scope="row" or "column" G_ij is an array, a number for each lane. Raises NonFiniteError that names
+    the tensors which make the products of the whole model NaN or Inf.
     """
     if call.params.get("scope") in LANES:
         return _grams_of_lanes(call, threads, progress)
@@ -51,6 +54,9 @@ def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measu
         return _square({pair: total([p[pair][0] for p in found]) for pair in _pairs(n)}, n)
 
     shared = gram(everything) if whole else []
+    if not all(math.isfinite(product) for row in shared for product in row):
+        spoilt = [name for name, found in sums.items() if not all(math.isfinite(x) for row in gram(found) for x in row)]
+        raise NonFiniteError(f"{call.name} compares whole models, and these tensors have NaN or Inf:", spoilt)
     return {name: {"gram": shared if whole else gram(found)} for name, found in sums.items()}
 
 
@@ -70,11 +76,12 @@ def _measured(call: Applied, threads: int, progress: Progress, code: int) -> dic
 
     def work(part: Part, found: "NDArray[Any]") -> tuple[str, int, dict[Pair, list[float]]]:
         name, start, count = part
-        program = call.program(name, start, count, ops=0)
-        refs = call.operands(program, name)
-        for sink, (i, j) in zip(found, wanted, strict=True):
-            program.add(code, (refs[i], refs[j]), sink=sink)
-        program.run()
+        for at in range(0, len(wanted), MOST_AT_ONCE):
+            program = call.program(name, start, count, ops=0)
+            refs = call.operands(program, name)
+            for sink, (i, j) in zip(found[at : at + MOST_AT_ONCE], wanted[at : at + MOST_AT_ONCE], strict=True):
+                program.add(code, (refs[i], refs[j]), sink=sink)
+            program.run()
         return name, count, dict(zip(wanted, found.tolist(), strict=True))
 
     sums: dict[str, list[dict[Pair, list[float]]]] = {}
