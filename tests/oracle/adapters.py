@@ -12,7 +12,12 @@ from models import KINDS, live, write
 
 U32 = 2.0**-24
 TARGETS = {
-    "llama": (["q_proj", "v_proj"], ["down_proj"], ["q_proj", "k_proj", "up_proj", "lm_head"], ["embed_tokens", "o_proj"]),
+    "llama": (
+        ["q_proj", "v_proj"],
+        ["down_proj"],
+        ["q_proj", "k_proj", "up_proj", "lm_head"],
+        ["embed_tokens", "o_proj"],
+    ),
     "mixtral": (["q_proj", "v_proj"], ["o_proj", "k_proj"]),
     "gpt2": (["c_attn"], ["c_attn", "c_proj"], ["c_fc", "wte"]),
     "bert": (["query", "value"], ["dense"]),
@@ -99,5 +104,3 @@ def by_hand(shapes, rng, folder):
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return deltas
-
-

@@ -21,13 +21,17 @@ from fnmatch import fnmatchcase
 from fractions import Fraction
 
 import numpy as np
-from recipes import Call, Leaf, Macro, Sum, View, layer_of
+from recipes import Leaf, Macro, Sum, View, layer_of
 
 from taskvec.methods import draws
 
 U32, U64 = 2.0**-24, 2.0**-53
 SLACK = 1 + 2.0**-8  # for products of several roundings, which the bounds write as sums
 LEAST = 2.0**-149
+
+
+class Undecided(Exception):
+    """Directions cancel out, or nearly so: there is no result, or rounding decides it."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +138,7 @@ class Oracle:
             return {n: (k, n) for k, names in enumerate(every) for n in names}
         if view.kind == "take_layers":
             start, stop = view.params
-            return {
-                renumbered(n, -start): (0, n) for n in first if not layer_of(n) or start <= layer_of(n)[1] < stop
-            }
+            return {renumbered(n, -start): (0, n) for n in first if not layer_of(n) or start <= layer_of(n)[1] < stop}
         assert view.kind == "stack"
         found, offset = {}, 0
         for k, names in enumerate(every):
@@ -231,6 +233,7 @@ class Oracle:
         found = {}
         for name, vals in args.items():
             c, off = sensitive(lambda g: COMBINED[call.method](g, params), *grams[name])
+            off = off + LAST_STEP.get(call.method, 0) * np.abs(c).max(initial=0)
             numbers = {}
             for number, node in zip(c, call.args, strict=True):
                 for key, inner in self.numbers(node, name).items():
@@ -477,7 +480,9 @@ def breadcrumbs(args, params, entries):
 
 def _words(seed, name, n, stream):
     """The 32 random bits of each entry: their upper halves in one stream, the lower in the next."""
-    halves = [draws.words(seed, name, 0, (n + 1) // 2, stream + k).view(np.uint16)[:n].astype(np.uint64) for k in (0, 1)]
+    halves = [
+        draws.words(seed, name, 0, (n + 1) // 2, stream + k).view(np.uint16)[:n].astype(np.uint64) for k in (0, 1)
+    ]
     return halves[0] << np.uint64(16) | halves[1]
 
 
@@ -562,7 +567,6 @@ def _elected(vals, params, scales=None, least=0.0):
     """scales: what each agreeing entry is multiplied by and counts in the divisor, as (low, high)."""
     n = len(vals)
     if params.get("vote") == "count":
-        low = sum((x.lo > 0).astype(float) - (x.hi >= 0) * (x.lo < 0) * 1.0 for x in vals)
         low = sum(np.where(x.lo > 0, 1.0, np.where((x.lo == 0) & (x.hi == 0), 0.0, -1.0)) for x in vals)
         high = sum(np.where(x.hi < 0, -1.0, np.where((x.lo == 0) & (x.hi == 0), 0.0, 1.0)) for x in vals)
     else:
@@ -590,7 +594,6 @@ def _elected(vals, params, scales=None, least=0.0):
 
 def _agreeing(vals, sign, weights, scaled, mean, least):
     """The least and the greatest mean (or sum) of what agrees with a sign."""
-    num_lo = num_hi = den_lo = den_hi = 0.0
     outcomes_lo, outcomes_hi = [], []
     sures = [x.lo > 0 if sign > 0 else x.hi < 0 for x in vals]
     maybes = [x.hi > 0 if sign > 0 else x.lo < 0 for x in vals]
@@ -599,8 +602,7 @@ def _agreeing(vals, sign, weights, scaled, mean, least):
         num_lo = num_hi = den_lo = den_hi = np.zeros(vals[0].v.shape)
         for k, x in enumerate(vals):
             yes = sures[k] | (maybes[k] & (dict(zip(shaky, chosen, strict=True)).get(k, False)))
-            a, b = (0.0, np.maximum(x.lo, 0)) if False else (x.lo, x.hi)
-            a, b = (np.maximum(a, 0), b) if sign > 0 else (a, np.minimum(b, 0))
+            a, b = (np.maximum(x.lo, 0), x.hi) if sign > 0 else (x.lo, np.minimum(x.hi, 0))
             w = weights[k] if scaled else (1.0, 1.0)
             ends = [p * q for p in (a, b) for q in w]
             num_lo = num_lo + np.where(yes, np.min(ends, axis=0), 0)
@@ -674,13 +676,53 @@ def ram(args, params, entries):
     epsilon, found = float(np.float32(float(params.get("epsilon", 1e-5)))), {}
     for name, vals in args.items():
         sure, maybe = [x.size[0] > epsilon for x in vals], [x.size[1] > epsilon for x in vals]
-        lo = sum(np.where(s, x.lo, np.where(m, np.minimum(x.lo, 0), 0)) for s, m, x in zip(sure, maybe, vals, strict=True))
-        hi = sum(np.where(s, x.hi, np.where(m, np.maximum(x.hi, 0), 0)) for s, m, x in zip(sure, maybe, vals, strict=True))
+        lo = sum(
+            np.where(s, x.lo, np.where(m, np.minimum(x.lo, 0), 0)) for s, m, x in zip(sure, maybe, vals, strict=True)
+        )
+        hi = sum(
+            np.where(s, x.hi, np.where(m, np.maximum(x.hi, 0), 0)) for s, m, x in zip(sure, maybe, vals, strict=True)
+        )
         counts = [np.maximum(1, sum(m.astype(int) for m in mask)) for mask in (sure, maybe)]
         ends = [a / c for a in (lo, hi) for c in counts]
         made = between(np.min(ends, axis=0), np.max(ends, axis=0))
         size = sum(np.abs(x.v) for x in vals)
         found[name] = Val(made.v, made.e + (len(vals) + 2) * U32 * size)
+    return found
+
+
+def ramplus(args, params, entries):
+    epsilon, found = float(np.float32(float(params.get("epsilon", 1e-5)))), {}
+    r, alpha = float(params.get("r", 0.1)), float(params.get("alpha", 0.2))
+    active = {n: [[x.size[k] > epsilon for x in vals] for k in (0, 1)] for n, vals in args.items()}
+    counts = {n: [sum(m.astype(int) for m in mask) for mask in masks] for n, masks in active.items()}
+    whole = params.get("scope", "model") == "model"
+
+    def overlaps(name, k):
+        """(least, greatest) numbers of entries of vector k that others have too, and have not."""
+        sure, maybe = (active[name][at][k] for at in (0, 1))
+        few, many = (counts[name][at] - m for at, m in ((0, sure), (1, maybe)))
+        shared = (sure & (few >= 1)).sum(), (maybe & (many >= 1)).sum()
+        return np.array([shared, ((sure & (many == 0)).sum(), (maybe & (few == 0)).sum())])
+
+    for name, vals in args.items():
+        boosts = []
+        for k in range(len(vals)):
+            (both_lo, both_hi), (one_lo, one_hi) = sum(overlaps(n, k) for n in (args if whole else [name]))
+            ratios = [b / o if o else (np.inf if one_hi else 0) for b, o in ((both_lo, one_hi), (both_hi, one_lo))]
+            boosts.append([1 + r * min(alpha, x) if one_hi else 1.0 for x in ratios])
+        low, high = counts[name]
+        lows, highs = [], []
+        for k, (x, (least, most)) in enumerate(zip(vals, boosts, strict=True)):
+            sure, maybe = (active[name][at][k] for at in (0, 1))
+            alone, perhaps = sure & (high <= 1), maybe & (low - sure <= 0)
+            least, most = np.where(alone, least, 1.0), np.where(perhaps, most, 1.0)
+            ends = [e * b for e in (x.lo, x.hi) for b in (least, most)]
+            lo, hi = np.min(ends, axis=0), np.max(ends, axis=0)
+            lows.append(np.where(sure, lo, np.where(maybe, np.minimum(lo, 0), 0)))
+            highs.append(np.where(sure, hi, np.where(maybe, np.maximum(hi, 0), 0)))
+        ends = [sum(s) / np.maximum(1, c) for s in (lows, highs) for c in (low, high)]
+        made = between(np.min(ends, axis=0), np.max(ends, axis=0))
+        found[name] = Val(made.v, made.e + (len(vals) + 4) * U32 * (1 + r) * sum(np.abs(x.v) for x in vals))
     return found
 
 
@@ -737,7 +779,52 @@ def freeze_conflicts(args, params, entries):
     return found
 
 
+# ---- singular values: how far they and their vectors turn is bounded by the gaps (Davis & Kahan 1970; Li 1995) -------
+SAFE = 2.0**10  # for the dimensions that the bounds of LAPACK's eigenvalues have
+ANYTHING = 1e30
+
+
+def low_rank(args, params, entries):
+    rank, found = int(params.get("rank", 10**9)), {}
+    for name, (tau,) in args.items():
+        if tau.v.ndim != 2 or rank >= min(tau.v.shape) or not tau.v.any():
+            found[name] = tau
+            continue
+        u, s, v = np.linalg.svd(tau.v, full_matrices=False)
+        made = (u[:, :rank] * s[:rank]) @ v[:rank]
+        off, gap = np.linalg.norm(tau.e), s[rank - 1] - s[rank]
+        turned = SAFE * U64 * s[0] ** 2 / (s[rank - 1] ** 2 - s[rank] ** 2) if gap > 0 else np.inf
+        bound = off + s[0] * (turned + 2 * off / gap) if gap > 4 * off and turned < 0.1 else ANYTHING
+        if s[rank] < 1e-5 * s[0]:  # what is left out is at most rounding, whatever its directions
+            bound = min(bound, off + 2 * np.linalg.norm(s[rank:]) + 1e-6 * s[0] * (s[rank - 1] < 1e-5 * s[0]))
+        found[name] = Val(made, bound + 2 * U32 * np.abs(made))
+    return found
+
+
+def iso_c(args, params, entries):
+    found = {}
+    for name, vals in args.items():
+        whole = Val(sum(x.v for x in vals), sum(x.e for x in vals))
+        if whole.v.ndim != 2 or not whole.v.size:
+            n = len(vals)
+            found[name] = Val(whole.v / n, whole.e / n + 2 * U32 * np.abs(whole.v) / n)
+            continue
+        u, s, v = np.linalg.svd(whole.v, full_matrices=False)
+        off, live = np.linalg.norm(whole.e), s > 1e-6 * s[:1]
+        if not s[0] > 4 * off:
+            found[name] = Val(np.zeros(whole.v.shape), np.full(whole.v.shape, ANYTHING if s[0] or off else 0.0))
+            continue
+        made = s.sum() / s.size * (u[:, live] @ v[live])
+        least, rest = s[live].min(), s[~live].max(initial=0)
+        clear = least > 1e-5 * s[0] + 4 * off and rest + off < 1e-7 * s[0]
+        turned = 4 * off / least + SAFE * U64 * (s[0] / least) ** 2
+        more = s.sum() / s.size * turned + off if clear and turned < 0.1 else ANYTHING
+        found[name] = Val(made, more + 2 * U32 * np.abs(made))
+    return found
+
+
 METHODS = {
+    "ramplus": ramplus, "low_rank": low_rank, "iso_c": iso_c,
     "trim": trim, "breadcrumbs": breadcrumbs, "dare": dare, "della": della, "random_like": random_like,
     "elect": elect, "unified": unified, "magmax": magmax, "consensus": consensus, "ram": ram, "sce": sce,
     "nearswap": nearswap, "freeze_conflicts": freeze_conflicts,
@@ -784,6 +871,8 @@ def slerp(g, params):
     t, (a, b) = float(params.get("t", 0.5)), _norms(g)
     if a == b == 0:
         return [1 - t, t]
+    if not a * b:
+        raise Undecided  # no angle: it is refused
     cosine = np.clip(g[0, 1] / (a * b), -1, 1)
     if abs(cosine) > 0.9995:
         return [1 - t, t]
@@ -808,7 +897,14 @@ def multislerp(g, params):
     if n == 1 or not sizes.any():
         return [1.0] if n == 1 else w
     scaled = w / (sizes + 1e-8)
-    return (w @ sizes) * scaled / np.sqrt(scaled @ g @ scaled)
+    return (w @ sizes) * scaled / _far(np.sqrt(max(0.0, scaled @ g @ scaled)))
+
+
+def _far(length):
+    """The length of a sum of unit vectors, if it is one."""
+    if length < 1e-4:
+        raise Undecided
+    return length
 
 
 def stock(g, params):
@@ -830,13 +926,41 @@ def metagpt(g, params):
 def norm_matched(g, params):
     if not _norms(g).any():
         return [0.0] * len(g)
-    return [_norms(g).mean() / np.sqrt(g.sum())] * len(g)
+    return [_norms(g).mean() / (_far(np.sqrt(max(0.0, g.sum())) / _norms(g).sum()) * _norms(g).sum())] * len(g)
+
+
+def karcher(g, params):
+    """In coordinates of the span, where the vectors are columns of a root of the Gram matrix."""
+    sizes = _norms(g)
+    live = sizes > 0
+    if not live.any():
+        return np.zeros(len(g))
+    unit = g[np.ix_(live, live)] / np.outer(sizes[live], sizes[live])
+    values, vectors = np.linalg.eigh(unit)
+    points = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # symmetric: row k is the direction of vector k
+    c = np.full(live.sum(), 1 / live.sum())
+    c = c / _far(np.sqrt(max(0.0, c @ unit @ c)))
+    for _ in range(10):
+        m = c @ points
+        step = np.zeros(len(c))
+        for k, p in enumerate(points):
+            cosine = np.clip(m @ p, -1, 1)
+            angle = np.arccos(cosine)
+            factor = angle / np.sin(angle) if angle > 1e-9 and np.sin(angle) else 1.0
+            step += factor * (np.eye(len(c))[k] - cosine * c) / len(c)
+        length = np.sqrt(max(0.0, step @ unit @ step))
+        if length < 1e-5:
+            break
+        c = np.cos(length) * c + np.sin(length) / length * step
+    found = np.zeros(len(g))
+    found[live] = sizes[live].mean() * c / sizes[live]
+    return found
 
 
 def geometric_median(g, params):
     n = len(g)
     c = np.full(n, 1 / n)
-    for _ in range(100):
+    for _ in range(int(params.get("max_iter", 100))):
         away = np.array([np.sqrt(max(0.0, (c - e) @ g @ (c - e))) for e in np.eye(n)])
         if not away.max():
             break
@@ -848,7 +972,15 @@ def geometric_median(g, params):
 
 
 COMBINED = {
-    "slerp": slerp, "nuslerp": nuslerp, "multislerp": multislerp, "stock": stock, "metagpt": metagpt,
+    "slerp": slerp,
+    "nuslerp": nuslerp,
+    "multislerp": multislerp,
+    "stock": stock,
+    "metagpt": metagpt,
     "norm_matched": norm_matched,
-}  # fmt: skip
+    "karcher": karcher,
+    "geometric_median": geometric_median,
+}
+# Iterations end where a step is this short: one of them may be made here and not there.
+LAST_STEP = {"karcher": 2e-5, "geometric_median": 2e-7}  # fmt: skip
 DEFAULT_SCOPE = {"metagpt": "model", "norm_matched": "model"}

@@ -108,7 +108,13 @@ def saved(kind, folder):
 def plain(rng):
     """Odd tensors: (name -> float64 array, name -> what is no float)."""
     count = int(rng.integers(2, 5))
-    shapes = {"embed.weight": (11, 6), "norm.weight": (6,), "scale": (), "nothing": (0, 3), "kernel.weight": (3, 2, 2, 2)}
+    shapes = {
+        "embed.weight": (11, 6),
+        "norm.weight": (6,),
+        "scale": (),
+        "nothing": (0, 3),
+        "kernel.weight": (3, 2, 2, 2),
+    }
     for k in range(count):
         rows, cols = (int(x) for x in rng.integers(1, 30, 2))
         shapes |= {f"layers.{k}.lin.weight": (rows, cols), f"layers.{k}.lin.bias": (rows,)}

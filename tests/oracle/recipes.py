@@ -73,8 +73,22 @@ class Macro:
         return self.text
 
 
+class Knob(Fraction):
+    """A number that the recipe leaves open, under a name."""
+
+    name: str
+
+
+def knob(name, value):
+    found = Knob(value)
+    found.name = name
+    return found
+
+
 def number(c):
-    """A rational, as a recipe writes it: 3, -0.25 or (1/3)."""
+    """A rational, as a recipe writes it: 3, -0.25, (1/3), or the name of a knob."""
+    if isinstance(c, Knob):
+        return c.name
     c = Fraction(c)
     if c.denominator == 1:
         return str(c.numerator)
@@ -104,7 +118,13 @@ def leaves(node):
     """Names of the sources, in the order of the text."""
     if isinstance(node, Leaf):
         return [node.name]
-    inner = [node.meaning] if isinstance(node, Macro) else [t[2] for t in node.terms] if isinstance(node, Sum) else node.args
+    inner = (
+        [node.meaning]
+        if isinstance(node, Macro)
+        else [t[2] for t in node.terms]
+        if isinstance(node, Sum)
+        else node.args
+    )
     return [name for child in inner for name in leaves(child)]
 
 
@@ -161,7 +181,9 @@ class Writer:
         if depth <= 0 or self.chance(0.35):
             return self.pick(*self.vectors)
         if self.chance(0.25):
-            return Sum(tuple((self.rational(), self.factors(), self.vector(depth - 1)) for _ in range(self.pick(1, 2, 3))))
+            return Sum(
+                tuple((self.rational(), self.factors(), self.vector(depth - 1)) for _ in range(self.pick(1, 2, 3)))
+            )
         return self.method(depth)
 
     def method(self, depth):
@@ -169,7 +191,8 @@ class Writer:
         name = self.pick(
             "trim", "trim", "breadcrumbs", "dare", "della", "random_like", "elect", "elect", "ties", "dare_ties",
             "unified", "magmax", "consensus", "ram", "sce", "nearswap", "freeze_conflicts", "slerp", "nuslerp",
-            "multislerp", "stock", "metagpt", "norm_matched", "lines", "della_ties",
+            "multislerp", "stock", "metagpt", "norm_matched", "lines", "della_ties", "ramplus", "karcher",
+            "geometric_median", "low_rank", "iso_c",
         )  # fmt: skip
         make = getattr(self, f"_{name}", None)
         if make:
@@ -180,13 +203,27 @@ class Writer:
     def parameters(self, name, n):
         found = {}
         if name in ("elect",):
-            found = {"reduce": self.pick("mean", "sum"), "vote": self.pick("sum", "count"), "tie": self.pick("none", "plus")}
+            found = {
+                "reduce": self.pick("mean", "sum"),
+                "vote": self.pick("sum", "count"),
+                "tie": self.pick("none", "plus"),
+            }
             if found["reduce"] == "mean" and self.chance(0.4):
                 found["weights"] = tuple(Fraction(int(self.rng.integers(1, 9)), 4) for _ in range(n))
         elif name == "consensus":
-            found = {"k": int(self.rng.integers(1, n + 1)), "lam": self.pick(Fraction(1, 5), Fraction(3, 5), Fraction(1))}
+            found = {
+                "k": int(self.rng.integers(1, n + 1)),
+                "lam": self.pick(Fraction(1, 5), Fraction(3, 5), Fraction(1)),
+            }
         elif name == "ram":
             found = {"epsilon": self.pick(Fraction(1, 10**5), Fraction(1, 10**4), Fraction(0))}
+        elif name == "ramplus":
+            found = {"r": self.pick(Fraction(1, 10), Fraction(1, 2)), "alpha": self.pick(Fraction(1, 5), Fraction(1))}
+            found |= {"epsilon": self.pick(Fraction(1, 10**5), Fraction(0)), "scope": self.pick("model", "tensor")}
+        elif name == "karcher":
+            found = {"scope": self.pick("tensor", "model")}
+        elif name == "geometric_median":
+            found = {"scope": self.pick("tensor", "model"), "max_iter": self.pick(1, 3, 100)}
         elif name == "sce":
             found = {"tie": self.pick("none", "plus")}
         elif name in ("stock", "metagpt", "norm_matched"):
@@ -233,6 +270,9 @@ class Writer:
         }  # fmt: skip
         return Call("della", (self.vector(depth - 1),), tuple(params.items()))
 
+    def _low_rank(self, depth):
+        return Call("low_rank", (self.vector(depth - 1),), (("rank", self.pick(1, 2, 4)),))
+
     def _random_like(self, depth):
         return Call("random_like", (self.vector(depth - 1),), (("seed", self.seed()),))
 
@@ -243,7 +283,10 @@ class Writer:
         return self._pair("nearswap", depth, {"t": self.pick(Fraction(1, 10**4), Fraction(1, 10**5), Fraction(1, 100))})
 
     def _freeze_conflicts(self, depth):
-        limits = {"cosine": self.pick(Fraction(0), Fraction(-1, 2), Fraction(1, 20)), "conflict": self.pick(1, Fraction(1, 2))}
+        limits = {
+            "cosine": self.pick(Fraction(0), Fraction(-1, 2), Fraction(1, 20)),
+            "conflict": self.pick(1, Fraction(1, 2)),
+        }
         return self._pair("freeze_conflicts", depth, limits | {"scope": self.pick("layer", "tensor")})
 
     def _slerp(self, depth):
@@ -282,9 +325,38 @@ class Writer:
         return self._elected("della_ties", args, each, {"density": density, "seed": seed})
 
     # ---- whole expressions
+    def with_knob(self, node):
+        """The same sum, one of its numbers left open."""
+        terms = list(node.terms)
+        k = int(self.rng.integers(len(terms)))
+        terms[k] = (knob("lam", terms[k][0]), *terms[k][1:])
+        return Sum(tuple(terms))
+
+    def verb(self, uris):
+        """A verb of the command line, and the expression that it stands for. uris: of each vector."""
+        base, scale = self.base, self.rational(0, 2)
+        tau = [dict(zip(map(str, self.vectors), self.vectors, strict=True))[str(v)] for v in self.vectors]
+        kind = self.pick("diff", "negate", "add", "add", "analogy")
+        if kind == "diff" and self.models:
+            m = self.models[0]
+            return ["diff", uris[m.name], uris["base"]], Sum(((1, (), m), (-1, (), base)))
+        if kind == "negate":
+            return ["negate", uris["base"], uris[0], "--scale", scale], Sum(((1, (), base), (-scale, (), tau[0])))
+        if kind == "analogy":
+            a, b, c = (int(k) for k in self.rng.integers(0, len(tau), 3))
+            given = ["analogy", uris["base"], "--a", uris[a], "--b", uris[b], "--c", uris[c], "--scale", scale]
+            inside = Sum(((1, (), tau[c]), (1, (), tau[b]), (-1, (), tau[a])))
+            return given, Sum(((1, (), base), (scale, (), inside)))
+        given = ["add", uris["base"], *(uris[k] for k in range(len(tau)))]
+        if len(tau) > 1 and self.chance(0.4):
+            return given, Sum(((1, (), base), (1, (), Call("norm_matched", tuple(tau)))))
+        return [*given, "--scale", scale], Sum(((1, (), base), *((scale, (), t) for t in tau)))
+
     def model(self):
         """An expression of mass 1."""
-        kind = self.pick("linear", "linear", "method", "method", "method", "average", "fusion", "analogy", "patch", "method")
+        kind = self.pick(
+            "linear", "linear", "method", "method", "method", "average", "fusion", "analogy", "patch", "method"
+        )
         if kind == "average" and len(self.models) > 1:
             return self.average()
         if kind == "fusion" and self.models:
@@ -332,7 +404,10 @@ class Writer:
             return View("select", (node,), (self.pattern(), self.pattern()))
         if kind == "join":
             first = self.floats[0].split(".")[0]
-            inside, outside = [n for n in self.names if n.startswith(first)], [n for n in self.names if not n.startswith(first)]
+            inside, outside = (
+                [n for n in self.names if n.startswith(first)],
+                [n for n in self.names if not n.startswith(first)],
+            )
             if inside and outside:
                 tail = tuple(outside)
                 return View("join", (View("select", (node,), (f"{first}*",)), View("select", (node,), tail)))

@@ -6,7 +6,7 @@ import adapters
 import models
 import numpy as np
 from eager import Oracle, Source, Val, exactly
-from recipes import Leaf, Sum, Writer, layer_of, leaves
+from recipes import Knob, Leaf, Sum, Writer, layer_of, leaves
 
 import taskvec as tv
 
@@ -30,6 +30,8 @@ class Situation:
     like: str | None
     run: dict  # threads, ram, shard_size
     again: dict  # the same for the second time, which must give the same bytes
+    knobs: dict  # numbers that the recipe leaves open
+    command: list | None  # a verb of the command line that says the same
     by_command: bool  # whether the real command line runs, too
     refused: str | None = None
     node: object = field(default=None, repr=False)
@@ -74,6 +76,7 @@ class World:
         else:
             self.dtypes = models.dtypes_of(self.floats, rng)
         self.uris, self.sources, self.forms, self.stored, self.told = {}, {}, {}, [], {}
+        self.given = []  # the source of each vector
 
     def add_model(self, name, floats, dtypes):
         tensors = models.cast(floats, dtypes) | self.others
@@ -121,10 +124,12 @@ class World:
             form = self.forms[f"t{k}"] = "merged" if form == "lora" and self.kind == "vit" else form
             if form == "lora":
                 self.add_adapter(f"t{k}")
+                self.given.append(f"t{k}")
                 found.append(Leaf(f"t{k}"))
                 continue
             self.fine_tuned(f"m{k}")
             made.append(Leaf(f"m{k}"))
+            self.given.append(f"t{k}" if form == "stored" else f"m{k}")
             if form == "stored":
                 self.add_stored(f"t{k}", f"m{k}")
                 found.append(Leaf(f"t{k}"))
@@ -151,14 +156,24 @@ def situation(seed, folder, cache):
         node = writer.model()
         if rng.random() < 0.25:
             node = writer.viewed(node, _stacks(oracle.shapes(node)))
+    if type(node) is Sum and rng.random() < 0.2:
+        node = writer.with_knob(node)
+    command = None
+    if seed % 20 == 15:
+        uris = world.uris | {k: world.uris[n] for k, n in enumerate(world.given)}
+        command, node = writer.verb(uris)
     used = dict.fromkeys(leaves(node))
     masses = [n for n in used if world.sources[n].mass]
     like = masses[-1] if masses and rng.random() < 0.1 and oracle.mass(node) and not _views(node) else None
     return Situation(
         seed, kind, str(node), {n: world.uris[n] for n in used}, world.forms, world.told,
         (None, None, "F32", "BF16", "F16", "F64")[rng.integers(6)], like, settings(rng), settings(rng),
-        bool(seed % 10 == 0), None, node, oracle, {} if oracle.mass(node) else world.others, world.stored,
+        {"lam": knob for knob in _knobs(node)}, command, seed % 10 == 0 or command is not None, None, node, oracle, {} if oracle.mass(node) else world.others, world.stored,
     )  # fmt: skip
+
+
+def _knobs(node):
+    return [c for c, *_ in node.terms if isinstance(c, Knob)] if type(node) is Sum else []
 
 
 def _views(node):
@@ -192,7 +207,7 @@ def refused(seed, folder, cache):
     recipe, dtype = _spoilt(world, why, rng)
     return Situation(
         seed, kind, recipe, dict(world.uris), {}, world.told, dtype, None, settings(rng), settings(rng),
-        bool(seed % 10 == 0), why,
+        {}, None, seed % 10 == 0, why,
     )  # fmt: skip
 
 
