@@ -248,8 +248,9 @@ class Writer:
         return Call("trim", (self.vector(depth - 1),), tuple(params.items()))
 
     def _breadcrumbs(self, depth):
+        gammas = Fraction(1, 100), Fraction(1, 10), Fraction(0), Fraction(1, 2)
         params = {
-            "density": self.density(), "gamma": self.pick(Fraction(1, 100), Fraction(1, 10), Fraction(0), Fraction(1, 2)),
+            "density": self.density(), "gamma": self.pick(*gammas),
             "scope": self.pick("tensor", "model"), "outliers": self.pick("all", "spare"),
             "ties": self.pick("all", "all", "first"), "rescale": self.pick("none", "none", "l1"),
         }  # fmt: skip
@@ -332,25 +333,24 @@ class Writer:
         terms[k] = (knob("lam", terms[k][0]), *terms[k][1:])
         return Sum(tuple(terms))
 
-    def verb(self, uris):
-        """A verb of the command line, and the expression that it stands for. uris: of each vector."""
-        base, scale = self.base, self.rational(0, 2)
-        tau = [dict(zip(map(str, self.vectors), self.vectors, strict=True))[str(v)] for v in self.vectors]
-        kind = self.pick("diff", "negate", "add", "add", "analogy")
+    def verb(self, uris, models):
+        """A verb of the command line, and the expression that it stands for. uris: of each vector; models: by name."""
+        base, scale, taus = self.base, self.rational(0, 2), self.vectors
+        kind, ground = self.pick("diff", "negate", "add", "add", "analogy"), models["base"]
         if kind == "diff" and self.models:
             m = self.models[0]
-            return ["diff", uris[m.name], uris["base"]], Sum(((1, (), m), (-1, (), base)))
+            return ["diff", models[m.name], ground], Sum(((1, (), m), (-1, (), base)))
         if kind == "negate":
-            return ["negate", uris["base"], uris[0], "--scale", scale], Sum(((1, (), base), (-scale, (), tau[0])))
+            tau = self.pick(*taus)
+            return ["negate", ground, uris[tau], "--scale", scale], Sum(((1, (), base), (-scale, (), tau)))
         if kind == "analogy":
-            a, b, c = (int(k) for k in self.rng.integers(0, len(tau), 3))
-            given = ["analogy", uris["base"], "--a", uris[a], "--b", uris[b], "--c", uris[c], "--scale", scale]
-            inside = Sum(((1, (), tau[c]), (1, (), tau[b]), (-1, (), tau[a])))
-            return given, Sum(((1, (), base), (scale, (), inside)))
-        given = ["add", uris["base"], *(uris[k] for k in range(len(tau)))]
-        if len(tau) > 1 and self.chance(0.4):
-            return given, Sum(((1, (), base), (1, (), Call("norm_matched", tuple(tau)))))
-        return [*given, "--scale", scale], Sum(((1, (), base), *((scale, (), t) for t in tau)))
+            a, b, c = (self.pick(*taus) for _ in range(3))
+            given = ["analogy", ground, "--a", uris[a], "--b", uris[b], "--c", uris[c], "--scale", scale]
+            return given, Sum(((1, (), base), (scale, (), Sum(((1, (), c), (1, (), b), (-1, (), a))))))
+        given = ["add", ground, *(uris[tau] for tau in taus)]
+        if len(taus) > 1 and self.chance(0.4):
+            return given, Sum(((1, (), base), (1, (), Call("norm_matched", tuple(taus)))))
+        return [*given, "--scale", scale], Sum(((1, (), base), *((scale, (), tau) for tau in taus)))
 
     def model(self):
         """An expression of mass 1."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import adapters
 import models
 import numpy as np
-from eager import Oracle, Source, Val, exactly
+from bounds import Val, exactly
+from eager import Oracle, Source
 from recipes import Knob, Leaf, Sum, Writer, layer_of, leaves
 
 import taskvec as tv
@@ -147,7 +148,7 @@ def situation(seed, folder, cache):
     made, vectors = world.vectors(int(rng.integers(1, 4)))
     oracle = Oracle(world.sources, world.floats)
     oracle.model_shapes, oracle.model_floats = world.sources["base"].shapes, world.floats
-    writer = Writer(rng, Leaf("base"), made, vectors, [*world.floats, *world.others], _useful(world.floats))
+    writer = Writer(rng, Leaf("base"), made, vectors, [*world.floats, *world.others], list(world.floats))
     whole = [v for v in vectors if not oracle.partial(v)]
     if rng.random() < 0.2 and whole:
         writer.vectors = whole  # nothing tells an adapter alone how large its model is
@@ -160,28 +161,25 @@ def situation(seed, folder, cache):
         node = writer.with_knob(node)
     command = None
     if seed % 20 == 15:
-        uris = world.uris | {k: world.uris[n] for k, n in enumerate(world.given)}
-        command, node = writer.verb(uris)
+        uris = {v: world.uris[n] for v, n in zip(vectors, world.given, strict=True)}
+        command, node = writer.verb(uris, world.uris)
     used = dict.fromkeys(leaves(node))
     masses = [n for n in used if world.sources[n].mass]
-    like = masses[-1] if masses and rng.random() < 0.1 and oracle.mass(node) and not _views(node) else None
+    like = masses[-1] if masses and rng.random() < 0.1 and oracle.mass(node) and not (_views(node) or command) else None
+    others = {} if oracle.mass(node) else world.others
     return Situation(
         seed, kind, str(node), {n: world.uris[n] for n in used}, world.forms, world.told,
         (None, None, "F32", "BF16", "F16", "F64")[rng.integers(6)], like, settings(rng), settings(rng),
-        {"lam": knob for knob in _knobs(node)}, command, seed % 10 == 0 or command is not None, None, node, oracle, {} if oracle.mass(node) else world.others, world.stored,
+        _knobs(node), command, seed % 10 == 0 or command is not None, None, node, oracle, others, world.stored,
     )  # fmt: skip
 
 
 def _knobs(node):
-    return [c for c, *_ in node.terms if isinstance(c, Knob)] if type(node) is Sum else []
+    return {c.name: c for c, *_ in node.terms if isinstance(c, Knob)} if type(node) is Sum else {}
 
 
 def _views(node):
     return type(node).__name__ == "View"
-
-
-def _useful(floats):
-    return [n for n in floats]
 
 
 def _stacks(names):
@@ -215,7 +213,7 @@ def _spoilt(world, why, rng):
     """The recipe, and the dtype that is asked for, once something of the files or of the recipe is wrong."""
     recipe, folder = "base + 0.5*(m0 - base)", world.folder / "m0"
     tensors = {n: a.copy() for n, a in models.read(folder).items()}
-    full = [n for n, a in tensors.items() if a.dtype.kind == "f" and a.size > 1 and a.ndim]
+    full = [n for n, a in tensors.items() if a.dtype.kind == "f" and a.size > 0 and a.ndim]
     name = full[rng.integers(len(full))]
     texts = {
         "mass": ("base + 0.5*m0", "0.5*m0", "base - 0.25*m0", "base + m0", "2*(m0 - base) - 0.5*base"),
@@ -224,7 +222,7 @@ def _spoilt(world, why, rng):
         "select": ('select(base + 0.5*(m0 - base), "nowhere.*")',),
         "rename": ('rename(base + 0.5*(m0 - base), {"nowhere.*": "other.*"})',),
         "parameter": ("base + trim(m0 - base, densty=0.5)", 'base + trim(m0 - base, ties="last")'),
-        "range": ("base + trim(m0 - base, density=0)", "base + dare(m0 - base, drop=1)", "base + trim(m0 - base, density=2)"),
+        "range": tuple(f"base + {call}" for call in ("trim(m0 - base, density=0)", "dare(m0 - base, drop=1)")),
         "kind": ("base + trim(m0)", "base + elect(m0 - base, m0)", "base + ties()"),
     }  # fmt: skip
     if why in texts:

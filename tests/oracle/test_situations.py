@@ -20,7 +20,7 @@ import models
 import numpy as np
 import pytest
 import torch
-from eager import Undecided, nearest
+from bounds import Undecided, nearest
 from recipes import Leaf
 from situations import refused, situation
 
@@ -50,8 +50,8 @@ def test_situation(seed, tmp_path, cache):
 
 
 def test_the_bounds_are_sharp():
-    """Most entries are known to within two numbers of the output's dtype: the comparison can fail."""
-    if SHARPNESS["all"] > 10_000:
+    """Most entries are known to within 4e-6 of themselves or two numbers of the dtype: the comparison can fail."""
+    if SHARPNESS["all"] > 10**6:
         assert SHARPNESS["sharp"] > 0.9 * SHARPNESS["all"], SHARPNESS
 
 
@@ -75,6 +75,9 @@ def check_values(told, folder):
     compare(out, wanted, "tv.save", dtypes)
     for name, array in passed(told).items():
         assert same(out[name], array), f"{name} passes through as it is"
+    for name in list(wanted)[-2:]:
+        read = {name: np.asarray(weights[name])}
+        compare(read, {name: told.oracle.value(told.node, name)}, f"weights[{name!r}]", {})
     again = save(expression(told), folder / "again", told.again, told, like)
     same_bytes(again, out, f"tv.save with {told.again}")
     module = module_like(
@@ -217,7 +220,7 @@ def compare(found, wanted, door, dtypes):
             )
         step = np.spacing(np.abs(nearest(val.v, dtype)).astype(array.dtype)).astype(np.float64)
         SHARPNESS["all"] += got.size
-        SHARPNESS["sharp"] += int((high - low <= 2 * step + 2.0**-20 * np.abs(got)).sum())
+        SHARPNESS["sharp"] += int((high - low <= 2 * step + 2.0**-18 * np.abs(got)).sum())
 
 
 def same(a, b):
