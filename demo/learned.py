@@ -21,7 +21,7 @@ from suite import Suite
 
 import taskvec as tv
 from taskvec.evals.task import batch_of
-from taskvec.evidence import bootstrap, difference
+from taskvec.evidence import difference, interval
 from taskvec.findings import Record
 
 VALIDATION, TEST = 60, 200  # texts a task
@@ -107,13 +107,11 @@ def main() -> None:
         normalised = mean(float(np.mean(x)) / own[n] for n, x in zip(s.tasks, scores, strict=True))
         apart = difference(reference, scores)
         told = f"{100 * apart.interval.mean:+.1f} [{100 * apart.interval.low:+.1f}, {100 * apart.interval.high:+.1f}]"
-        interval = bootstrap(scores)
-        span = f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        whole = interval(scores)
+        span = f"{100 * whole.mean:.1f} [{100 * whole.low:.1f}, {100 * whole.high:.1f}]"
         made.add_row(name, span, show.percent(normalised), "" if scores is reference else f"{told} p = {apart.p:.2g}")
     show.console.print(made)
-    show.console.print(
-        f"[dim]{VALIDATION} validation and {TEST} test texts a task; paired permutation tests, one seed."
-    )
+    show.console.print(f"[dim]{VALIDATION} validation and {TEST} test texts a task; paired tests, one seed.")
 
 
 if __name__ == "__main__":

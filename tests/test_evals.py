@@ -60,6 +60,16 @@ def test_a_function_of_weights_and_split_is_an_evaluator(file):
     assert evaluator_from(f"{file}:told").examples("test") == {"hits": ["test0", "test1", "test2"]}
 
 
+def test_a_function_may_say_that_its_examples_are_shuffled():
+    def near(weights, split):
+        return {"x": [1.0]}
+
+    near.part = lambda start, stop: near
+    assert not as_evaluator(near).shuffled and as_evaluator(near).part(0, 0.25)(BASE, "test") == {"x": [1.0]}
+    near.shuffled = True
+    assert as_evaluator(near).shuffled
+
+
 @pytest.mark.parametrize("name", ["made", "Live"])
 def test_what_returns_an_evaluator_is_called_once(file, name):
     found = evaluator_from(f"{file}:{name}")
@@ -119,6 +129,8 @@ def test_what_cannot_judge_is_refused(given):
         ({}, TaskvecError, "must return metrics"),
         ([1, 2], TaskvecError, "must return metrics"),
         ({"a": "high"}, TaskvecError, "a: 'high' is no number"),
+        ({"a": 10**400}, TaskvecError, "a: 1000.* is no number"),
+        ({"a": [1, 10**400]}, TaskvecError, "a: .1, 1000.* is no number"),
         ({"a": [[1, 2]]}, TaskvecError, "a: \\[1, 2\\] numbers"),
         ({"a": []}, TaskvecError, "a: \\[0\\] numbers"),
         ({"a": [1, None]}, TaskvecError, "a: "),

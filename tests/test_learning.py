@@ -268,3 +268,24 @@ def test_knobs_within_a_method_are_refused():
     family = tv.parse("base + trim(a - base, density=d)", base=base, a=a)
     with pytest.raises(RecipeError, match="inside a method have no gradient here: d"):
         tv.learn(family, Net(), loss_to(0))
+
+
+def test_a_compiled_module_learns_as_the_module_does():
+    with torch.no_grad():
+        plain, target = Net(), Net()
+        tv.load_into(target, base + 0.7 * (a - base))
+        target = target(X)
+    family = base + tv.knob("k") * (a - base)
+    compiled = torch.compile(Net(), backend="eager")
+    one, two = (tv.learn(family, net, loss_to(target), steps=3, rate=0.1) for net in (plain, compiled))
+    assert one.knobs == two.knobs and one.losses == pytest.approx(two.losses) and one.losses[-1] < one.losses[0]
+    with pytest.raises(RecipeError, match=r"a DataParallel with other weights: give it module\.module"):
+        tv.learn(family, torch.nn.DataParallel(plain), loss_to(target), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"), [({}, "k is a knob without a start"), ({"k": 1, "l": 1}, "l has a start and")]
+)
+def test_a_start_is_of_the_knobs_that_there_are(start, what):
+    with pytest.raises(RecipeError, match=what):
+        tv.learn(base + tv.knob("k") * (a - base), Net(), loss_to(0), start=start)

@@ -75,7 +75,7 @@ def test_a_file_is_the_recipe_that_it_prints(home):
 def test_every_method_prints_a_recipe_that_reads_back(home, method):
     row = METHODS[method]
     names = NAMES[: row.most or 3]
-    own = {key: 0.5 for key, (scope, _) in row.numbers.items() if scope != "shared"}
+    own = {key: 0.3 if key == "epsilon" else 0.5 for key, (scope, _) in row.numbers.items() if scope != "shared"}
     shared = {key: 0.3 for key, (scope, default) in row.numbers.items() if scope == "shared" and default is None}
     if method == "slerp" or row.most == 1:
         own = {}

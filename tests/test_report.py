@@ -14,7 +14,7 @@ import pytest
 import taskvec as tv
 from taskvec.cli.report import _names
 from taskvec.errors import FormatError
-from taskvec.evidence import bootstrap
+from taskvec.evidence import interval
 from taskvec.records import read_record
 from taskvec.report.page import _command, page
 from taskvec.report.svg import ticks
@@ -91,8 +91,8 @@ def test_every_curve_has_its_band_and_the_chosen_value(tmp_path):
     assert f"lam = {lam:g}" in text and "the highest mean(one, two) of 11 candidates" in text
     ends = record.plateau()
     assert f"{ends[0]:g} to {ends[1]:g}" in text and 'class="shade"' in charts[0]
-    interval = bootstrap([record.test["chosen"]["one"]])
-    assert f"{interval.low:.3g} to {interval.high:.3g}" in text and "(Holm)" in text
+    span = interval([record.test["chosen"]["one"]])
+    assert f"{span.low:.3g} to {span.high:.3g}" in text and "(Holm)" in text
     assert record.file in html.replace("&#x27;", "'").replace("&quot;", '"') and "taskvec merge recipe.py" in text
     assert text.count("no significant difference") == sum(d.p > 0.05 for d in record.compared().values())
     assert f"All {len(record.trials)} candidates" in text
@@ -338,7 +338,7 @@ def test_a_journal_that_no_search_writes_is_stated(tmp_path, place, value):
     ("change", "what"),
     [
         (lambda first, last: first.update(search=99), "another version"),
-        (lambda first, last: first.update(objective=[]), "no journal of this version"),
+        (lambda first, last: first.update(objective=[]), "objective is .., not a list of texts"),
         (lambda first, last: first.update(objective=["one*1e308*1e308"]), "no finite number"),
         (lambda first, last: first.update(objective=["import os"]), "does not fit together"),
         (lambda first, last: first.update(constraints=["one >= nobody.one"]), "no model is called nobody"),

@@ -15,6 +15,8 @@ import pytest
 import taskvec as tv
 from conftest import heeds_ctrl_c
 from taskvec.errors import MismatchError, NonFiniteError, RecipeError, TaskvecError
+from taskvec.records import read_record
+from taskvec.report.page import page
 from taskvec.searching import search
 
 RNG = np.random.default_rng(0)
@@ -145,12 +147,75 @@ def test_references_are_measured_and_named_in_goals():
     )
 
 
+def test_what_test_examples_cannot_say_is_said(tmp_path):
+    def alike(weights, split):
+        return {
+            "few": [1.0, 0.0, 1.0, 1.0],
+            "same": [0.5] * 30,
+            "hits": [1.0] * 20,
+            "near": -abs(float(weights["w"][0])),
+        }
+
+    found = search(ONE, alike, {"lam": [0, 1]}, objective="near", journal=tmp_path / "j")
+    told = [
+        "no interval for same of base: all 30 are alike, which does not show how much they vary",
+        "no interval for same of chosen: all 30 are alike, which does not show how much they vary",
+        "few: 4 test examples are too few for any difference to be significant",
+        "no interval for the difference in same: all 30 are alike, which does not show how much they vary",
+    ]
+    assert found.unsure() == found.as_dict()["unsure"] == told and all(line in str(found) for line in told)
+    assert all(line[1:] in page({"j": read_record(tmp_path / "j")}) for line in told)
+    assert "1 [0.8389, 1]" in str(found) and "0.5 [no interval]" in str(found)
+    ends = found.as_dict()["intervals"]["chosen"]
+    assert ends["hits"] == pytest.approx([0.8389, 1], abs=1e-4) and ends["same"] == [None, None] and "near" not in ends
+    assert found.as_dict()["compared"]["same"] == {
+        "difference": 0, "low": None, "high": None, "p": 1, "test": "sign test"
+    }  # fmt: skip
+
+
 # ---- refused
 def test_test_examples_among_those_of_validation_are_refused_before_anything_runs():
     evaluate = Near(apart=False)
     with pytest.raises(MismatchError, match="test examples are among the validation examples") as error:
         search(ONE, evaluate, GRID)
     assert error.value.problems == ("a: 80 of 400", "b: 50 of 300") and not evaluate.calls
+
+
+@pytest.mark.parametrize("told", [79, 81])
+def test_fewer_identities_than_scores_are_refused_before_candidates_are_measured(told):
+    evaluate = Near()
+    evaluate.examples = lambda split: {**Near().examples(split), "a": [f"{split}{k}" for k in range(told)]}
+    with pytest.raises(MismatchError, match="an identity for each example") as error:
+        search(ONE, evaluate, GRID)
+    assert error.value.problems == (f"a: {told} identities, 80 scores",) and len(evaluate.calls) == 1
+
+
+def test_fewer_identities_than_test_scores_are_noted_everywhere(tmp_path):
+    evaluate = Near()
+    evaluate.examples = lambda split: {**Near().examples(split), "a": [f"{split}{k}" for k in range(80)]}
+    found = search(ONE, evaluate, GRID, journal=tmp_path / "j")
+    told = "test examples that are not told may be among those of validation; a: 80 identities, 400 scores"
+    assert told in found.notes and told in found.as_dict()["notes"] and told in str(found)
+    assert told in page({"j": read_record(tmp_path / "j")})
+
+
+def test_a_metric_without_identities_is_noted():
+    evaluate = Near()
+    evaluate.examples = lambda split: {"a": Near().examples(split)["a"]}
+    (note,) = search(ONE, evaluate, GRID, test=False).notes
+    assert (
+        note == "b, control: that validation and test examples differ is not checked, since its examples are not told"
+    )
+    (note,) = search(ONE, Near(), GRID, test=False).notes
+    assert note.startswith("control: ")
+
+
+@pytest.mark.parametrize("told", [["a0"], {"a": "a0"}, {"a": 3}, {"a": [["x"]]}, 7])
+def test_what_are_no_identities_is_stated(told):
+    evaluate = Near()
+    evaluate.examples = lambda split: told
+    with pytest.raises(TaskvecError, match="a list of identities for each metric"):
+        search(ONE, evaluate, GRID)
 
 
 def test_an_evaluator_that_tells_no_examples_is_noted():
@@ -299,6 +364,69 @@ def test_several_processes_share_a_journal_and_find_what_one_finds(tmp_path):
     same(search(ONE, Near(), GRID, journal=tmp_path / "j"), alone)
 
 
+LOOKING = textwrap.dedent(
+    """
+    import sys, time
+    sys.path.insert(0, sys.argv[1])
+    from test_search import ONE, Near, search
+    class Looking(Near):
+        def __call__(self, weights, split):
+            if split == "test":
+                with open(sys.argv[3], "a") as file:
+                    file.write(f"{weights['w'][0]:.2f}\\n")
+                time.sleep(float(sys.argv[4]))
+            return super().__call__(weights, split)
+    found = search(ONE, Looking(), {"lam": (0, 1, 0.1)}, objective="mean(a, b)", journal=sys.argv[2])
+    print(found.looks, found.chosen.metrics["a"], [n for n in found.notes if "begun" in n])
+    """
+)
+
+
+def looking(home, seconds):
+    arguments = [sys.executable, "-c", LOOKING, str(Path(__file__).parent), home / "j", home / "looks", str(seconds)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_that_share_a_journal_look_at_test_examples_once(tmp_path):
+    processes = [looking(tmp_path, 0.3) for _ in range(4)]
+    printed = [process.communicate()[0] for process in processes]
+    assert len({*printed}) == 1 and printed[0].startswith("1 ") and printed[0].endswith("[]\n")
+    looks = (tmp_path / "looks").read_text().split()
+    assert sorted(looks) == sorted({*looks}) and len(looks) == 2  # the base and the chosen one
+
+
+def test_a_look_that_was_killed_is_taken_again_by_another_process_and_told(tmp_path):
+    process = looking(tmp_path, 60)
+    while not (tmp_path / "looks").exists():
+        time.sleep(0.02)
+    process.kill()  # at the base
+    process.communicate()
+    process = looking(tmp_path, 1.5)
+    while len((tmp_path / "looks").read_text().split()) < 3:
+        time.sleep(0.02)
+    process.kill()  # at the chosen one
+    process.communicate()
+    printed = [p.communicate()[0] for p in [looking(tmp_path, 0), looking(tmp_path, 0)]]
+    looks = (tmp_path / "looks").read_text().split()
+    assert len(looks) == 4 and looks[0] == looks[1] == "0.00" and looks[2] == looks[3] != "0.00"
+    assert len({*printed}) == 1 and printed[0].startswith("1 ")
+    assert "judging the chosen model on test examples was begun 2 times" in printed[0]
+
+
+def test_stopping_early_waits_for_larger_values_that_another_process_is_at(tmp_path):
+    """Else two processes choose, and look at test examples, twice."""
+    code = LOOKING.replace('objective="mean(a, b)", ', 'rule="largest", early=True, constraints=["control >= 0.7"], ')
+    code = code.replace(
+        "            return super()",
+        "            time.sleep(0.4 * (0.5 < weights['w'][0] < 0.85))\n            return super()",
+    )
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), tmp_path / "j", tmp_path / "looks", "0"]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = {process.communicate()[0] for process in processes}
+    assert len(printed) == 1 and printed.pop().startswith("1 ")
+    assert len((tmp_path / "looks").read_text().split()) == 2
+
+
 def test_an_evaluator_that_raises_is_stated_by_its_own_words():
     def broken(weights, split):
         raise TaskvecError("no data today")
@@ -396,8 +524,6 @@ def test_an_evaluator_without_parts_or_with_single_numbers_is_not_raced():
 
 
 def test_a_journal_is_read_back_without_its_models(tmp_path):
-    from taskvec.records import read_record
-
     found = search(ONE, Near(), GRID, objective="mean(a, b)", journal=tmp_path / "j")
     again = read_record(tmp_path / "j")
     assert str(again) == str(found) and again.as_dict() == found.as_dict() and again.model.startswith("0.")

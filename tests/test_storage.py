@@ -4,16 +4,26 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from taskvec import storage
 from taskvec.blocks import arena
 from taskvec.errors import FormatError, OutputError, SourceChanged
-from taskvec.storage import PAGE, File, Output, address, expanded, move_into_place, place_to_write, resolve, stated
+from taskvec.storage import (
+    PAGE,
+    File,
+    Output,
+    address,
+    expanded,
+    opened,
+    place_to_write,
+    resolve,
+    stated,
+    write_text,
+)
 
 
 def test_a_file_is_read_at_exact_positions_by_many_threads(tmp_path):
@@ -144,66 +154,80 @@ def test_paths_that_cannot_be_are_stated(tmp_path):
     assert expanded("~") == expanded("~/.") and "~" not in str(expanded("~/x"))
 
 
-def tree(path):
-    return path.read_text() if path.is_file() else {p.name: p.read_text() for p in path.iterdir()}
+# ---- what tells that a file changed ---------------------------------------------------------------
+TICK = 0.02  # seconds, more than a tick of the clock of any file system that tests run on
 
 
-def put(path, text, as_folder):
-    if as_folder:
-        path.mkdir()
-        (path / text).write_text(text)
-    else:
-        path.write_text(text)
+def put_back(path, change):
+    """`change(path)`, and then the time of change as it was: rsync --times, cp -p, touch -r."""
+    before = path.stat()
+    time.sleep(TICK)
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns and path.stat().st_size == before.st_size
 
 
-@pytest.mark.parametrize("can_swap", [True, False])
-@pytest.mark.parametrize("as_folder", [True, False])
-@pytest.mark.parametrize("old", [True, False])
-def test_a_move_into_place_leaves_the_new_one_alone(tmp_path, monkeypatch, can_swap, as_folder, old):
-    if not can_swap:
-        monkeypatch.setattr(storage, "_swap", lambda a, b: False)
-    put(tmp_path / "new", "new", as_folder)
-    if old:
-        put(tmp_path / "target", "old", as_folder)
-    move_into_place(tmp_path / "new", tmp_path / "target")
-    assert [p.name for p in tmp_path.iterdir()] == ["target"]
-    assert tree(tmp_path / "target") == ({"new": "new"} if as_folder else "new")
+def in_place(path):
+    with path.open("r+b") as file:
+        file.write(b"new")
 
 
-def test_a_folder_that_is_replaced_exists_at_every_moment(tmp_path, monkeypatch):
-    """Looked at when the old one is about to be removed, and by a thread that never stops looking."""
-    put(tmp_path / "target", "old", True)
-    missing, stop = [], threading.Event()
-
-    def watch():
-        while not stop.is_set():
-            if not os.path.lexists(tmp_path / "target"):
-                missing.append(1)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for k in range(50):
-        put(tmp_path / "new", f"new{k}", True)
-        move_into_place(tmp_path / "new", tmp_path / "target", durable=False)
-    stop.set()
-    watcher.join()
-    assert not missing or not storage._swap(tmp_path, tmp_path)
-    assert tree(tmp_path / "target") == {"new49": "new49"}
+def replaced(path):
+    path.with_name("other").write_bytes(b"new" + path.read_bytes()[3:])
+    path.with_name("other").rename(path)
 
 
-def test_a_move_that_fails_puts_the_old_one_back(tmp_path, monkeypatch):
-    put(tmp_path / "target", "old", True)
-    monkeypatch.setattr(storage, "_swap", lambda a, b: False)
-    with pytest.raises(FileNotFoundError):
-        move_into_place(tmp_path / "gone", tmp_path / "target")
-    assert tree(tmp_path / "target") == {"old": "old"}
-    assert [p.name for p in tmp_path.iterdir()] == ["target"]
+@pytest.mark.parametrize("change", [in_place, replaced])
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_file_whose_time_of_change_was_put_back_has_changed(tmp_path, change, is_open):
+    (tmp_path / "x").write_bytes(b"0123456789")
+    file = File(tmp_path / "x")
+    if is_open:
+        file.read(0, 4)
+    file.require_unchanged()
+    put_back(tmp_path / "x", change)
+    with pytest.raises(SourceChanged, match="changed while it was read"):
+        file.require_unchanged()
+    if not is_open:
+        with pytest.raises(SourceChanged, match="changed while it was read"):
+            file.read(0, 4)
 
 
-def test_what_is_removed_through_a_link_is_the_link(tmp_path):
-    put(tmp_path / "kept", "x", True)
-    (tmp_path / "link").symlink_to("kept")
-    storage.remove(tmp_path / "link")
-    storage.remove(tmp_path / "never was")
-    assert tree(tmp_path / "kept") == {"x": "x"} and not (tmp_path / "link").is_symlink()
-    shutil.rmtree(tmp_path / "kept")
+def test_a_file_that_is_only_read_by_others_has_not_changed(tmp_path):
+    (tmp_path / "x").write_bytes(b"0123456789")
+    file = File(tmp_path / "x")
+    (tmp_path / "x").read_bytes()
+    os.utime(tmp_path)  # what happens to its folder is no business of the file
+    (tmp_path / "y").symlink_to("x")
+    file.require_unchanged()
+
+
+# ---- what is written is never written through a link ------------------------------------------------
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "new"),
+        lambda path: Output(path, 100, direct=False),
+        lambda path: Output(path, 100, direct=True),
+        lambda path: opened(path, os.O_WRONLY | os.O_CREAT),
+    ],
+)
+def test_a_link_is_refused_and_what_it_leads_to_stays(tmp_path, write):
+    (tmp_path / "keys").write_text("keys")
+    (tmp_path / "link").symlink_to("keys")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("link", "dangling"):
+        with pytest.raises(FormatError, match="is a link, which is not followed"), stated(tmp_path / name):
+            write(tmp_path / name)
+    assert (tmp_path / "keys").read_text() == "keys" and not (tmp_path / "nowhere").exists()
+
+
+def test_what_is_no_unicode_is_written_as_an_escape(tmp_path):
+    write_text(tmp_path / "x", "of " + os.fsdecode(b"b\xffse"))
+    assert (tmp_path / "x").read_text(encoding="utf-8") == "of b\\udcffse"
+
+
+@pytest.mark.parametrize("name", ["", "/", "a\0b"])
+def test_what_can_be_no_outputs_name_is_stated(name):
+    with pytest.raises(OutputError, match=r"no name|cannot be written to"):
+        place_to_write(name)

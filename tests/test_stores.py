@@ -22,7 +22,7 @@ from taskvec.trials import Journal
 journal = Journal(sys.argv[1], {"recipe": "r"})
 while (number := journal.claim(40)) is not None:
     time.sleep(0.002)
-    journal.add({"trial": number, "scores": {"x": [number] * 50}, "seconds": 0.002})
+    journal.add({"trial": number, "knobs": {}, "scores": {"x": [number] * 50}, "seconds": 0.002})
 """
 
 
@@ -64,9 +64,9 @@ def url(request, tmp_path):
 
 def test_lines_are_kept_and_another_search_is_refused(url):
     one = Journal(url, {"recipe": "r"})
-    one.add({"trial": 0, "scores": {"x": 1.5}})
+    one.add({"trial": 0, "knobs": {}, "scores": {"x": 1.5}, "seconds": 0})
     two = Journal(url, {"recipe": "r"})
-    two.add({"trial": 1, "scores": {"x": 2}})
+    two.add({"trial": 1, "knobs": {}, "scores": {"x": 2}, "seconds": 0})
     assert [line["trial"] for line in one.lines()] == [0, 1] == [line["trial"] for line in two.lines()]
     with pytest.raises(OutputError, match="another search"):
         Journal(url, {"recipe": "q"})
@@ -75,7 +75,7 @@ def test_lines_are_kept_and_another_search_is_refused(url):
 def test_journals_of_one_database_are_apart_by_name(url):
     base = url.partition("#")[0]
     one, two = (Journal(f"{base}#{name}", {"recipe": name}) for name in ("left", "right"))
-    one.add({"trial": 0, "scores": {}})
+    one.add({"trial": 0, "knobs": {}, "scores": {"x": 0}, "seconds": 0})
     assert len(one.lines()) == 1 and not two.lines()
 
 
@@ -105,9 +105,9 @@ def test_a_claim_of_another_machine_is_void_after_a_while(url, monkeypatch):
     assert journal.claim(2) == 0
     monkeypatch.undo()
     assert journal.claim(2) == 1 and journal.waiting(2)
-    import taskvec.trials as trials
+    import taskvec.leases as leases
 
-    monkeypatch.setattr(trials, "LEASE", -1.0)
+    monkeypatch.setattr(leases, "LEASE", -1.0)
     assert journal.claim(2) == 0
 
 

@@ -125,8 +125,12 @@ def test_a_zero_shot_head_is_made_by_the_base_and_frozen(home):
         rows = torch.stack([embed(home, base, texts).mean(0) for texts in PROMPTS.values()])
         net = eager(home, "encoder", AutoModel)
         for split, at in (("validation", slice(30)), ("test", slice(30, 60))):
-            best = (embed(home, net, TEXTS[at]) @ torch.nn.functional.normalize(rows, dim=-1).T).argmax(1)
-            wanted = [float([*PROMPTS][k] == y) for k, y in zip(best, LABELS[at], strict=True)]
+            examples = suite.tasks["mood"].listed(split)
+            assert {e.text for e in examples} == {*TEXTS[at]}
+            best = (
+                embed(home, net, [e.text for e in examples]) @ torch.nn.functional.normalize(rows, dim=-1).T
+            ).argmax(1)
+            wanted = [float([*PROMPTS][k] == e.label) for k, e in zip(best, examples, strict=True)]
             assert suite(model(home, "encoder"), split)["mood"].tolist() == wanted
             assert len({*suite(model(home, "encoder", 0), split)["mood"]}) == 2
     assert len(suite.examples("validation")["mood"]) == 30
@@ -147,8 +151,10 @@ def test_a_given_head_and_the_model_s_own(home):
     with torch.no_grad():
         ids = AutoTokenizer.from_pretrained(home / "encoder-base")
         net = eager(home, "classifier", AutoModelForSequenceClassification)
-        best = [net(input_ids=torch.tensor([ids(t)["input_ids"]])).logits[0].argmax() for t in TEXTS[30:]]
-        wanted = [float(["bad", "good"][k] == y) for k, y in zip(best, LABELS[30:], strict=True)]
+        examples = suite.tasks["own"].listed("test")
+        assert {e.text for e in examples} == {*TEXTS[30:]}
+        best = [net(input_ids=torch.tensor([ids(e.text)["input_ids"]])).logits[0].argmax() for e in examples]
+        wanted = [float(["bad", "good"][k] == e.label) for k, e in zip(best, examples, strict=True)]
         assert suite.tasks["own"].scores(model(home, "classifier"), "test", 0, 1)[""].tolist() == wanted
         net, head = eager(home, "encoder", AutoModel), tv.load(home / "head.safetensors")
         first = [net(input_ids=torch.tensor([ids(t)["input_ids"]])).last_hidden_state[0, 0].numpy() for t in TEXTS]
@@ -199,7 +205,9 @@ def test_perplexity_is_exp_of_the_mean_loss_over_windows(home):
     windows = torch.tensor(stream[: len(stream) // 16 * 16]).view(-1, 16)
     with torch.no_grad():
         net = eager(home, "lm", AutoModelForCausalLM)
-        losses = [net(input_ids=row[None], labels=row[None]).loss.item() for row in windows]
+        one = {tuple(row.tolist()): net(input_ids=row[None], labels=row[None]).loss.item() for row in windows}
+    losses = [one[tuple(map(int, e.text.split()))] for e in suite.tasks["ppl"].listed("test")]
+    assert len(losses) == len(windows)
     assert found["ppl_loss"] == pytest.approx(losses, rel=1e-4)
     assert found["ppl"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-4)
     assert suite.examples("validation")["ppl"] and not {*suite.examples("validation")["ppl"]} & {
@@ -208,7 +216,7 @@ def test_perplexity_is_exp_of_the_mean_loss_over_windows(home):
 
 
 def _side(text):
-    from taskvec.evals.texts import digest, position
+    from taskvec.evals.order import digest, position
 
     return "validation" if position(digest(text)) < 0.5 else "test"
 
@@ -377,6 +385,8 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
         (f"{WRITTEN} }}}}", RecipeError, "who scores"),
         ("tasks: {a: {kind: command, run: 'true'}}", RecipeError, "a command with {model} and {split}"),
         ("tasks: []", FormatError, "a file of tasks has tasks"),
+        ("tasks: {a: {kind: [a]}}", RecipeError, "kind is one of classification, .*, not .'a'."),
+        ("[" * 20_000, FormatError, "nested too deeply"),
         ("tasks: {a: [", FormatError, "line 1"),
         (f"{TEXTS_OF} data: none.jsonl, prompts: {{x: [w1]}}}}}}", FormatError, "none.jsonl"),
         (f"{TEXTS_OF} data: all.parquet, prompts: {{x: [w1]}}}}}}", FormatError, "all.parquet"),

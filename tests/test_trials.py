@@ -17,36 +17,40 @@ from taskvec.trials import Journal
 ABOUT = {"recipe": "base + lam*tau", "seed": 0}
 
 
+def trial(number, **scores):
+    return {"trial": number, "knobs": {}, "scores": scores or {"x": 1}, "seconds": 0}
+
+
 def test_what_was_written_is_read_back(tmp_path):
     one = Journal(tmp_path / "j", ABOUT)
-    one.add({"trial": 0, "scores": {"x": [1, 0.5]}})
+    one.add(trial(0, x=[1, 0.5]))
     two = Journal(tmp_path / "j", ABOUT)
-    two.add({"trial": 1, "scores": {"x": [0, 0.1]}})
+    two.add(trial(1, x=[0, 0.1]))
     assert one.lines() == two.lines() == [
-        {"trial": 0, "scores": {"x": [1, 0.5]}}, {"trial": 1, "scores": {"x": [0, 0.1]}},
+        trial(0, x=[1, 0.5]), trial(1, x=[0, 0.1]),
     ]  # fmt: skip
     first, *rest = (tmp_path / "j").read_text().splitlines()
-    assert json.loads(first) == {"search": 1, **ABOUT} and len(rest) == 2
+    assert json.loads(first) == {"search": 2, **ABOUT} and len(rest) == 2
 
 
 def test_without_a_path_it_is_kept_in_memory():
     journal = Journal(None, ABOUT)
     assert journal.claim(2) == 0
-    journal.add({"trial": 0, "scores": {}})
+    journal.add(trial(0))
     assert journal.claim(2) == 1 and journal.waiting(2)
-    journal.add({"trial": 1, "scores": {}})
+    journal.add(trial(1))
     assert journal.claim(2) is None and not journal.waiting(2) and len(journal.lines()) == 2
 
 
 @pytest.mark.parametrize("torn", [b'{"trial":1,"sco', b"\x00\x00\x00", b'{"trial"'])
 def test_a_torn_line_is_cut_off_by_who_writes_next(tmp_path, torn):
-    Journal(tmp_path / "j", ABOUT).add({"trial": 0, "scores": {}})
+    Journal(tmp_path / "j", ABOUT).add(trial(0))
     whole = (tmp_path / "j").read_bytes()
     (tmp_path / "j").write_bytes(whole + torn)
     journal = Journal(tmp_path / "j", ABOUT)
-    assert journal.lines() == [{"trial": 0, "scores": {}}]
-    journal.add({"trial": 1, "scores": {}})
-    assert (tmp_path / "j").read_bytes() == whole + b'{"trial":1,"scores":{}}\n'
+    assert journal.lines() == [trial(0)]
+    journal.add(trial(1))
+    assert (tmp_path / "j").read_bytes() == whole + json.dumps(trial(1), separators=(",", ":")).encode() + b"\n"
 
 
 def test_the_journal_of_another_search_is_refused_and_says_where_it_differs(tmp_path):
@@ -64,7 +68,7 @@ def test_the_journal_of_another_search_is_refused_and_says_where_it_differs(tmp_
     ("content", "kind", "what"),
     [
         (b"hello\n", FormatError, "line 1: no line of a journal"),
-        (b'{"search":1,"recipe":"base + lam*tau","seed":0}\n[1]\n', FormatError, "line 2"),
+        (b'{"search":2,"recipe":"base + lam*tau","seed":0}\n[1]\n', FormatError, "line 2"),
         (b'{"x":1}\n', OutputError, "none of a journal"),
         (b"\xff\xfe\n", FormatError, "line 1"),
     ],
@@ -86,7 +90,7 @@ def test_a_place_that_cannot_be_written_is_stated(tmp_path):
 def worker(path, total):
     journal = Journal(path, ABOUT)
     while (number := journal.claim(total)) is not None:
-        journal.add({"trial": number, "scores": {"x": [number] * 200}, "by": os.getpid()})
+        journal.add(trial(number, x=[number] * 200) | {"by": os.getpid()})
 
 
 def test_several_processes_do_every_trial_once_and_lose_no_line(tmp_path):
@@ -128,7 +132,7 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         for number in range(100):
             try:
-                journal.add({"trial": number, "scores": {"x": [1] * 50}})
+                journal.add({"trial": number, "knobs": {}, "seconds": 0, "scores": {"x": [1] * 50}})
             except OutputError as error:
                 print(number, error)
                 break
@@ -139,3 +143,17 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path):
     number, message = done.stdout.split(maxsplit=1)
     assert "too large" in message.lower() and str(tmp_path / "j") in message
     assert [line["trial"] for line in Journal(tmp_path / "j", {}).lines()] == list(range(int(number)))
+
+
+@pytest.mark.parametrize("text", [b"a note without an end of line", b"{", b'{"search', b'{"search": 1, "torn'])
+def test_a_file_that_is_no_journal_is_not_cut_off_for_one(tmp_path, text):
+    """A first line that a kill has torn is cut off; anything else without an end of line was taken for that, too."""
+    (tmp_path / "notes").write_bytes(text)
+    begins_one = text.startswith(b"{")
+    if begins_one:
+        Journal(tmp_path / "notes", {})
+        assert (tmp_path / "notes").read_bytes() == b'{"search":1}\n'
+    else:
+        with pytest.raises(FormatError, match="notes is no journal: take another name"):
+            Journal(tmp_path / "notes", {})
+        assert (tmp_path / "notes").read_bytes() == text

@@ -17,7 +17,9 @@ def from_arrays(
     """Tensors in memory as Weights. numpy float16/32/64, integers and bool; ml_dtypes' bfloat16 and float8 as well.
 
     `name` stands for them in recipes; `mass` is 1 for a model, 0 for a task vector. `statistic`: "fisher" or "gram" for
-    statistics of a model, as `stats` computes them, which only methods take.
+    statistics of a model, as `stats` computes them, which only methods take. The arrays are not copied: leave them as
+    they are while the result is used. `save` compares a digest of every byte before and after its work, and raises
+    SourceChanged for an array that was written to; to use new numbers, call `from_arrays` again.
     """
     import numpy as np
 

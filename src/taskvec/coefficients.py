@@ -7,18 +7,19 @@ depends on the tensor's name alone, so coefficients add and multiply pointwise, 
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache
 from numbers import Rational, Real
 from types import MappingProxyType
 
 from taskvec.errors import RecipeError, UnboundKnob
+from taskvec.globs import FirstMatch
+from taskvec.globs import matches as matches  # also for those who import it from here
 from taskvec.places import Place
 
 Number = int | float | Fraction
 MOST_TERMS, LONGEST_NUMBER = 4096, 8192  # monomials of a coefficient; bits of a numerator or denominator
+DEEPEST = 50  # levels of inverses, tables and gradients within one another
 
 
 def exact(number: Number) -> Fraction:
@@ -58,12 +59,6 @@ def number_text(value: Fraction) -> str:
 
 
 # ---- factors -------------------------------------------------------------------------------------
-@cache
-def matches(pattern: str, name: str) -> bool:
-    """Shell-style: `*` any run, `?` one character, `[ab]`; the whole name must fit, case counts."""
-    return fnmatchcase(name, pattern)
-
-
 @dataclass(frozen=True, slots=True)
 class Knob:
     """A number with a name, to be bound later."""
@@ -97,12 +92,17 @@ class Per:
     """A table: the value of the first pattern that fits."""
 
     table: "tuple[tuple[str, Coefficient], ...]"
+    depth: int = field(init=False, compare=False, repr=False)
+    _first: FirstMatch = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_first", FirstMatch(pattern for pattern, _ in self.table))
+        object.__setattr__(self, "depth", _deeper(value for _, value in self.table))
 
     def at(self, place: Place) -> "Coefficient":
         """The value of the first pattern that fits; RecipeError if none does."""
-        for pattern, value in self.table:
-            if matches(pattern, place.name):
-                return value
+        if (k := self._first.of(place.name)) is not None:
+            return self.table[k][1]
         raise RecipeError(f'no pattern of {self} fits tensor {place.name}: add "*": a number for the rest')
 
     def __str__(self) -> str:
@@ -115,6 +115,10 @@ class Layers:
 
     points: "tuple[Coefficient, ...]"
     outside: "Coefficient | None" = None
+    depth: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper([*self.points, *([] if self.outside is None else [self.outside])]))
 
     def at(self, place: Place) -> "Coefficient":
         """The value at the tensor's depth; `outside` for tensors of no layer, RecipeError where that was not given."""
@@ -137,6 +141,10 @@ class Inverse:
     """One over a coefficient that is no plain number: what division by it multiplies with."""
 
     divisor: "Coefficient"
+    depth: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", _deeper([self.divisor]))
 
     def at(self, place: Place) -> "Coefficient":
         """The inverse of the divisor's value; RecipeError where that is zero."""
@@ -151,6 +159,15 @@ class Inverse:
 
 Factor = Knob | Only | Per | Layers | Inverse
 Monomial = tuple[Factor, ...]
+
+
+def _deeper(inner: "Iterable[Coefficient]") -> int:
+    """One more than the levels of tables, gradients and inverses within these. Raises RecipeError where that is more
+    than DEEPEST: all that reads a coefficient goes as deep as it does."""
+    depth = 1 + max((getattr(f, "depth", 0) for c in inner for f in c.factors), default=0)
+    if depth > DEEPEST:
+        raise RecipeError(f"coefficients stand within one another (1/(...), per, layers) more than {DEEPEST} deep")
+    return depth
 
 
 def quoted(text: str) -> str:
@@ -185,7 +202,9 @@ class Coefficient:
     @property
     def constant(self) -> Fraction | None:
         """The number that this is, or None if it depends on a knob or on the tensor."""
-        return self.terms.get((), Fraction(0)) if not self.terms.keys() - {()} else None
+        if len(self.terms) == 1:
+            return self.terms.get(())
+        return None if self.terms else Fraction(0)
 
     @property
     def knobs(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.coefficients import Coefficient, quoted
+from taskvec.patterns import unfit
 from taskvec.source import Source, Spec
 from taskvec.terms import scratch_bytes
 from taskvec.weights import Weights, base_of
@@ -163,10 +164,49 @@ class Derived:
         params = {k: parameter_text(v) for k, v in self.params.items()}
         return blake3(json.dumps([self.name, self.methods, params, args]).encode()).hexdigest()
 
+    def stamp(self) -> str | None:
+        """The call and the stamps of all that it reads; None if one of them, or the user's own code, has none."""
+        found = [self.fingerprint, *self.proofs(), *(leaf.stamp() for leaf in self.leaves)]
+        return None if None in found else repr(found)
+
+    def calls(self) -> "tuple[Derived, ...]":
+        """This one and all within it, each once."""
+        found: dict[Derived, None] = {self: None}
+        for call in (waiting := [self]):
+            new = [inner for inner in call.inner() if inner not in found]
+            found |= dict.fromkeys(new)
+            waiting += new
+        return tuple(found)
+
+    def proofs(self) -> tuple[str | None, ...]:
+        """For each call of the user's own code in here what says that it is the same code (methods/proof.py)."""
+        return tuple(proof for call in self.calls() for proof in call.own_proof())
+
+    def own_proof(self) -> tuple[str | None, ...]:
+        """That of this call alone; nothing where it runs no code but ours."""
+        return ()
+
+    def require_unchanged(self) -> None:
+        """Raise SourceChanged if something that it reads has changed."""
+        for leaf in self.leaves:
+            leaf.require_unchanged()
+        for call in self.calls():
+            call.require_beside_unchanged()
+
+    def require_beside_unchanged(self) -> None:
+        """Raise SourceChanged if what this call alone has read beside the weights is no longer the same."""
+
     def astray(self) -> Iterator[str]:
         """Statistics in here that are of another model than the one they stand beside."""
         for inner in self.inner():
             yield from inner.astray()
+
+    def unfit(self, beyond: Iterable[str] = ()) -> Iterator[str]:
+        """What is wrong with patterns in here (`Weights.unfit`)."""
+        names = dict.fromkeys([*self.specs, *beyond])
+        yield from unfit(self.coefficients(), names)
+        for a in self.args:
+            yield from a.unfit(names)
 
     # ---- what it costs
     def inner(self) -> Iterator["Derived"]:
@@ -235,10 +275,11 @@ def prepare(
             for source, inner in a.parts(name) if name in a.specs else ():  # views are looked through
                 if isinstance(source, Derived):
                     wanted.setdefault(source, {})[inner] = None
-    together: dict[tuple[Hashable, Names | None], list[Derived]] = {}
+    together: dict[tuple[Hashable, tuple[str, ...] | None], list[Derived]] = {}
     for call, its in wanted.items():
-        together.setdefault((call.kin, None if names is None else tuple(its)), []).append(call)
-    for (_, of), calls in together.items():
+        together.setdefault((call.kin, None if names is None else (*its,)), []).append(call)
+    for calls in together.values():
+        of = None if names is None else wanted[calls[0]]  # a dict: whether it has a name is asked for every tensor
         calls[0].prepare_all(calls, threads, progress, of)
 
 

@@ -36,3 +36,10 @@ def parse_dtype(name: str) -> str:
 def accumulator(*dtypes: str) -> str:
     """Where a sum is held: F64 if any dtype is F64, else F32 (design: rounded once to the output dtype)."""
     return "F64" if "F64" in dtypes else "F32"
+
+
+def numpy_dtype(name: str) -> str:
+    """numpy's name of a dtype that is not summed: integers, "BOOL", "C64"; bytes for those that numpy does not have."""
+    special = {"BOOL": "bool", "C64": "complex64"}
+    kind = {"I": "int", "U": "uint"}.get(name[0])
+    return special.get(name) or (f"{kind}{name[1:]}" if kind else "uint8")

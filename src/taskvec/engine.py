@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from taskvec import lineage, sidecars
+from taskvec.batchnorm import require_positive
 from taskvec.derived import Derived
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
+from taskvec.moving import sync
+from taskvec.outputs import RECORD, Destination
 from taskvec.planning import PIECE, Plan, plan, readable, shard
+from taskvec.proofs import Proof, holds, proofs_of
 from taskvec.source import Source
-from taskvec.staging import Staging, finished_before, require_writable
-from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
+from taskvec.staging import Staging, finished_before, hidden
+from taskvec.storage import existing_parent, free_bytes, stated, write_exactly, write_text
 from taskvec.streaming import Progress, stream
 from taskvec.weights import Weights, leaves_of
 
@@ -71,38 +75,42 @@ def save(
     """Compute an expression and write it: a model's folder, a task vector's, or one file if `uri` ends in .safetensors.
 
     Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
-    moment; killed and called again it goes on where it was (`resume`). Same bytes for any `threads`, `ram`,
-    `shard_size` and order of the summands. `force` accepts a vector that was made from another base,
-    `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves flushing to it, as cp
-    does: safe against kills, not against a power cut. `chat_template` (Jinja) replaces that of the model. Raises
-    TaskvecError and its kinds (errors.py).
+    moment; killed and called again it goes on where it was (`resume`), if every source can prove that its bytes are the
+    same (docs/resuming.md; arrays in memory are hashed for it). The same proofs are compared when all is computed.
+    Same bytes for any `threads`, `ram`, `shard_size` and order of the summands. `force` accepts a vector that was made
+    from another base, `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves
+    flushing to it, as cp does: safe against kills, not against a power cut. `chat_template` (Jinja) replaces that of
+    the model. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
-    target = place_to_write(uri)
-    alone = target.name if target.suffix == ".safetensors" else None
+    place = Destination.of(uri, overwrite)
+    target, alone = place.target, place.target.name if place.alone else None
     todo = plan(
         weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone,
         durable=durable,
     )  # fmt: skip
     if not force:
         weights.check_bases()
+    proof = Proof(_read_by(todo), [*todo.weights.terms], todo.like)
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
     entry = lineage.record(todo.weights, todo.specs, todo.kind, notes)
     longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})
     todo = replace(
         todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(longest, bool(alone))) for s in todo.shards)
     )
-    key = _key(todo, entry)
-    if not finished_before(target, key):
-        writable = partial(require_writable, target, overwrite, [p for s in _read_by(todo) if (p := _path(s))])
+    key = _key(todo, entry, proof)
+    if not finished_before(place, key, partial(holds, target, threads=todo.threads)):
+        place = replace(place, sources=tuple(p for s in proof.sources if (p := _path(s))))
         with stated(target, OutputError):
-            writable()
+            place.require_writable()
             _require_space(todo, target)
-        _require_same_integers(todo)
-        stage = Staging(target, key, resume, durable, writable)
+        if todo.kind and like is None:  # a task vector does without them, and `like` says whose they are
+            _require_same_integers(todo)
+        stage = Staging(place, key, resume and proof.resumable, durable)
         try:
             reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
-            _finish(todo, stage, entry, nonfinite)
+            require_positive(todo, stage.files, allow_nonfinite)
+            _finish(todo, stage, entry, nonfinite, proof)
         except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
             stage.close()
             raise
@@ -122,16 +130,15 @@ def _path(source: Source) -> Path | None:
     return getattr(source, "path", None)
 
 
-def _key(todo: Plan, entry: Mapping[str, Any]) -> str:
-    """What must be the same for a finished block to be worth keeping: recipe, sources as files, layout, block size."""
+def _key(todo: Plan, entry: Mapping[str, Any], proof: Proof) -> str:
+    """What must be the same for a finished block to be worth keeping: recipe, sources' bytes, layout, block size."""
     from blake3 import blake3
 
-    stamps = [repr(getattr(source, "_key", source.text.__str__)()) for source in _read_by(todo)]
-    stamps += [source.fingerprint for source in todo.weights.terms]  # of a view: what it reads beside the weights, too
+    prints = [source.fingerprint for source in todo.weights.terms]  # of a view: what it reads beside the weights, too
     layout = [
         (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()]) for s in todo.shards
     ]
-    return blake3(repr((entry["recipe"], str(entry), stamps, layout, todo.block)).encode()).hexdigest()
+    return blake3(repr((entry["recipe"], str(entry), proof.stamps, prints, layout, todo.block)).encode()).hexdigest()
 
 
 def _read_by(todo: Plan) -> list[Source]:
@@ -141,7 +148,7 @@ def _read_by(todo: Plan) -> list[Source]:
 
 def _require_space(todo: Plan, target: Path) -> None:
     parent = existing_parent(target.parent)
-    staged = target.with_name(f".{target.name}.taskvec") / "files"
+    staged = hidden(target) / "files"
     already = sum(f.stat().st_blocks * 512 for f in staged.glob("*")) if staged.is_dir() else 0
     free = free_bytes(parent) + already
     if free < todo.bytes_out:
@@ -151,11 +158,11 @@ def _require_space(todo: Plan, target: Path) -> None:
 
 
 def _require_same_integers(todo: Plan) -> None:
-    """Tensors that are not floating point must be the same in every model of a sum, unless `like` decides."""
-    if todo.like is not None and todo.like not in todo.weights.summed:
-        return
+    """Tensors that are not floating point must be the same in every model of a sum."""
     if problems := list(dict.fromkeys(_apart(todo.weights))):
-        raise MismatchError("tensors that cannot be summed differ; name the model to take them from (like):", problems)
+        raise MismatchError(
+            "tensors that cannot be summed differ; name the model to take them from (--like, like=):", problems
+        )
 
 
 def _apart(*args: Weights) -> Iterator[str]:
@@ -186,11 +193,8 @@ def _same(name: str, a: Source, b: Source) -> bool:
 
 
 # ---- finishing -----------------------------------------------------------------------------------
-def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...]) -> None:
-    """Headers, side files and the record; everything durable; then the name."""
-    for source in _read_by(todo):
-        if unchanged := getattr(source, "require_unchanged", None):
-            unchanged()
+def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...], proof: Proof) -> None:
+    """Headers, side files and the record; everything durable; the sources, which must be what they were; the name."""
     per_tensor: dict[str, list[bytes]] = {name: [] for name in todo.specs}
     for block in todo.blocks():
         per_tensor[block.name] += stage.done[block.index].pieces
@@ -207,7 +211,11 @@ def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[
             _write_headers(todo, stage, entry, True)
         else:
             sidecars.write(stage.files, todo, entry, stage.durable)
-    stage.commit()
+            entry["files"] = proofs_of(stage.files, todo, weights=False)
+            write_text(stage.files / RECORD, lineage.as_text(entry), stage.durable)
+        proofs = proofs_of(stage.files, todo)
+    proof.require_unchanged()
+    stage.commit(proofs)
 
 
 def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: bool) -> None:
@@ -218,6 +226,6 @@ def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: 
         try:
             write_exactly(fd, memoryview(header), 0)
             if stage.durable:
-                os.fsync(fd)
+                sync(fd)
         finally:
             os.close(fd)

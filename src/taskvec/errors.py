@@ -9,7 +9,7 @@ TaskvecError
  + FingerprintError       a vector meets a base that it was not made from
  + FormatError            a file is not what its header says, or no reader knows it
  + SourceChanged          a file changed or vanished while it was read
- + NonFiniteError         NaN or Inf in an input, or overflow of the output dtype
+ + NonFiniteError         NaN or Inf in an input, overflow of the output dtype, or a variance below zero
  + OutputError            the place to write to cannot be used
    - NotEnoughSpace
  + DigestError            a written file no longer holds what was written
@@ -60,7 +60,7 @@ class SourceChanged(TaskvecError):
 
 
 class NonFiniteError(TaskvecError):
-    """NaN or Inf in an input, or overflow of the output dtype."""
+    """NaN or Inf in an input, overflow of the output dtype, or a variance below zero, which becomes NaN."""
 
 
 class OutputError(TaskvecError):

@@ -1,12 +1,21 @@
 """How sure one can be: intervals of means over examples, and tests of two models on the same examples.
 
 Scores are numbers an example, (n,) float; several tasks are several such arrays, and what counts is the mean over the
-tasks of their means. Draws are seeded.
+tasks of their means. Everything here is a closed form: nothing is drawn, so the same scores give the same answer.
+
+1. Scores that are all 0 or 1 are hits and misses. Their mean is a proportion, and its interval is Wilson's, which stays
+   within 0 and 1 and has a width where all examples are right. That a metric is of this kind is read off its values.
+2. Two models' hits on the same examples are compared by McNemar's exact test and Tango's score interval.
+3. Other scores have the wider of two intervals at each end: Student's, which heavy tails do not mislead, and Hall's,
+   which corrects it for skewness. The test is their inversion: 0 is outside of the interval where p is below 0.05.
+4. Where too few examples differ from one another nothing shows how much they vary: there is no interval, and `why` says
+   so. Simulated coverage of 95 % intervals is in tests/papers/test_coverage.py and docs/evaluators.md.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +24,36 @@ from taskvec.errors import MismatchError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RESAMPLES = 10_000
-CHUNK = 1 << 21  # draws that are held at once
+FEW = 10  # examples, below which scores other than hits have no interval
+APART = 6  # examples that must differ from the commonest score
+LARGEST = 1000  # degrees of freedom: more of them change nothing that is printed
+STEPS = 60  # of a bisection
 Groups = Sequence["NDArray[Any] | Sequence[float]"]
+NOWHERE = math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean, and where it would lie were other examples drawn."""
+    """A mean, and where it would lie were other examples drawn. Without an interval both ends are NaN, and `why`
+    has the reason."""
 
     mean: float
     low: float
     high: float
     confidence: float = 0.95
+    why: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether it has ends."""
+        return not self.why
+
+    def ends(self) -> tuple[float, float] | tuple[None, None]:
+        """(low, high), or None twice: for JSON, which has no NaN."""
+        return (self.low, self.high) if self.known else (None, None)
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]" if self.known else f"{self.mean:.4g} [no interval]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,101 +78,106 @@ class Difference:
     test: str
 
 
-def bootstrap(groups: Groups, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """BCa bootstrap interval of mean_t mean_i x_ti, examples resampled within each group (Efron, 1987, JASA 82).
+# ---- what is asked -------------------------------------------------------------------------------
+def interval(groups: Groups, *, confidence: float = 0.95, hits: bool | None = None) -> Interval:
+    """Where mean_t mean_i x_ti may lie. hits: whether scores are hits and misses; read off the values unless given.
 
-    Low and high are quantiles of the resampled means at Phi(z0 + (z0 + z) / (1 - a (z0 + z))), z the normal quantiles,
-    z0 the bias, a the acceleration from the influence values (x_ti - mean_t) / (T n_t). Where all examples score alike
-    the interval is the mean.
+    Of hits: Wilson's score interval (1927, JASA 22), of several tasks w_t = 1/T combined from each task's own ends,
+    low = mean - sqrt(sum_t w_t^2 (p_t - low_t)^2), and so for high (MOVER: Zou and Donner, 2008, Stat. Med. 27). Of
+    other scores: see `skewed`.
     """
-    import numpy as np
-
-    arrays = [np.asarray(g, np.float64) for g in groups]
-    center = float(np.mean([a.mean() for a in arrays]))
-    influence = np.concatenate([(a - a.mean()) / a.size for a in arrays]) / len(arrays)
-    spread = float((influence**2).sum())
-    if spread == 0:
-        return Interval(center, center, center, confidence)
-    means = np.sort(_resampled(arrays, resamples, seed))
-    normal = NormalDist()
-    below = (np.searchsorted(means, center, "left") + np.searchsorted(means, center, "right")) / 2 / resamples
-    bias = normal.inv_cdf(min(max(float(below), 1 / resamples), 1 - 1 / resamples))
-    skew = float((influence**3).sum()) / (6 * spread**1.5)
-
-    def end(share: float) -> float:
-        z = bias + normal.inv_cdf(share)
-        return float(np.quantile(means, normal.cdf(bias + z / (1 - skew * z))))
-
-    return Interval(center, end((1 - confidence) / 2), end((1 + confidence) / 2), confidence)
+    arrays = _arrays(groups)
+    if hits if hits is not None else all(map(are_hits, arrays)):
+        each = [(float(a.mean()), *wilson(float(a.sum()), a.size, confidence)) for a in arrays]
+        mean = math.fsum(p for p, _, _ in each) / len(each)
+        below = math.sqrt(math.fsum((p - low) ** 2 for p, low, _ in each)) / len(each)
+        above = math.sqrt(math.fsum((high - p) ** 2 for p, _, high in each)) / len(each)
+        return Interval(mean, mean - below, mean + above, confidence)
+    return skewed(arrays, confidence)[0]
 
 
-def _resampled(arrays: "Sequence[NDArray[Any]]", resamples: int, seed: int) -> "NDArray[Any]":
-    """Means of resampled groups, (resamples,). A group's draws depend on the seed and its place alone."""
-    import numpy as np
+def bootstrap(groups: Groups, *, confidence: float = 0.95) -> Interval:
+    """The name that `interval` had when it resampled: for programs that import it."""
+    return interval(groups, confidence=confidence)
 
-    total = np.zeros(resamples)
-    for k, array in enumerate(arrays):
-        draw = np.random.default_rng([seed, k])
-        step = max(1, CHUNK // array.size)
-        for at in range(0, resamples, step):
-            count = min(step, resamples - at)
-            total[at : at + count] += array[draw.integers(0, array.size, (count, array.size))].mean(axis=1)
-    return total / len(arrays)
+
+def difference(first: Groups, second: Groups, *, confidence: float = 0.95, hits: bool | None = None) -> Difference:
+    """Second minus first on the same examples: an interval, and a two-sided paired test of no difference.
+
+    One group of hits: McNemar's test, exact (the binomial test of the examples on which they differ), and Tango's
+    interval. Else Student's t test of the differences, once as it is and once corrected for their skewness by Hall's
+    transformation; the larger p counts. Where too few examples differ for that: p = 2^(1 - k) if all k that differ do
+    so in one direction (the sign test), else 1. Raises MismatchError for groups of different examples.
+    """
+    pairs = [*zip(_arrays(first), _arrays(second), strict=True)]
+    if unlike := [f"{a.size} and {b.size}" for a, b in pairs if a.size != b.size]:
+        raise MismatchError(f"a paired test needs the same examples, not {', '.join(unlike)}")
+    apart = [b - a for a, b in pairs]
+    if len(pairs) == 1 and (hits if hits is not None else all(map(are_hits, pairs[0]))):
+        better, worse, n = int((apart[0] > 0).sum()), int((apart[0] < 0).sum()), apart[0].size
+        low, high = tango(better, worse, n, confidence)
+        return Difference(Interval((better - worse) / n, low, high, confidence), mcnemar(better, worse), EXACT)
+    found, p = skewed(apart, confidence)
+    if found.known:
+        return Difference(found, p, STUDENT)
+    up, down = (sum(int((sign * d > 0).sum()) for d in apart) for sign in (1, -1))
+    return Difference(found, 1.0 if (up and down) or not up + down else 2.0 ** (1 - up - down), SIGNS)
+
+
+EXACT, STUDENT, SIGNS = "McNemar, exact", "t test with Hall's correction for skewness", "sign test"
 
 
 def spread(values: Sequence[float], *, confidence: float = 0.95) -> Spread:
     """Mean +- t_{n-1} s / sqrt(n) over seeds, s their standard deviation (Student, 1908). At least two values."""
     n, mean = len(values), math.fsum(values) / len(values)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = _student((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
+    half = student((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
     return Spread(tuple(values), deviation, Interval(mean, mean - half, mean + half, confidence))
 
 
-def _student(share: float, freedom: int) -> float:
-    """The quantile above 1/2 of Student's t: the finite sum for whole degrees of freedom (Abramowitz and Stegun,
-    26.7.3 and 26.7.4), bisected."""
-    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(freedom)
-    for _ in range(80):
-        angle = (low + high) / 2
-        c, term, total = math.cos(angle), 1.0, 1.0
-        for k in range(2 + freedom % 2, freedom - 1, 2):
-            term *= c * c * (k - 1) / k
-            total += term
-        inside = math.sin(angle) * total
-        if freedom % 2:
-            inside = (angle + (inside * c if freedom > 1 else 0.0)) * 2 / math.pi
-        low, high = (angle, high) if (1 + inside) / 2 < share else (low, angle)
-    return math.tan(low) * math.sqrt(freedom)
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
+    """p-values that hold for all comparisons together: the k-th smallest of m times m - k + 1, never falling (Holm,
+    1979, Scand. J. Statist. 6)."""
+    found, least = {}, 0.0
+    for k, name in enumerate(sorted(ps, key=ps.__getitem__)):
+        least = max(least, min(1.0, (len(ps) - k) * ps[name]))
+        found[name] = least
+    return {name: found[name] for name in ps}
 
 
-def difference(
-    first: Groups, second: Groups, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
-) -> Difference:
-    """Second minus first on the same examples: a bootstrap interval, and a two-sided paired test of no difference.
-
-    One group of zeros and ones: McNemar's test, exact (the binomial test of the examples on which they differ). Else a
-    permutation test: the sign of each example's difference is flipped at random, p = (1 + how often the mean is as far
-    from 0) / (1 + resamples). Raises MismatchError for groups of different examples.
-    """
+# ---- hits and misses -----------------------------------------------------------------------------
+def are_hits(scores: "NDArray[Any] | Sequence[float]") -> bool:
+    """Whether all scores are 0 or 1."""
     import numpy as np
 
-    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(first, second, strict=True)]
-    if unlike := [f"{a.size} and {b.size}" for a, b in pairs if a.size != b.size]:
-        raise MismatchError(f"a paired test needs the same examples, not {', '.join(unlike)}")
-    apart = [b - a for a, b in pairs]
-    interval = bootstrap(apart, confidence=confidence, seed=seed, resamples=resamples)
-    if len(pairs) == 1 and np.isin(np.concatenate(pairs[0]), (0, 1)).all():
-        better, worse = int((apart[0] > 0).sum()), int((apart[0] < 0).sum())
-        return Difference(interval, mcnemar(better, worse), "McNemar, exact")
-    seen, flips = abs(interval.mean), np.zeros(resamples)
-    for k, d in enumerate(apart):
-        draw = np.random.default_rng([seed, k, 1])
-        step = max(1, CHUNK // d.size)
-        for at in range(0, resamples, step):
-            count = min(step, resamples - at)
-            flips[at : at + count] += (draw.integers(0, 2, (count, d.size)) * 2 - 1) @ d / d.size / len(apart)
-    beyond = int((np.abs(flips) >= seen * (1 - 1e-12)).sum())
-    return Difference(interval, (1 + beyond) / (1 + resamples), "permutation")
+    return bool(np.isin(scores, (0, 1)).all())
+
+
+def wilson(right: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The proportions p with |right/n - p| <= z sqrt(p (1 - p) / n) (Wilson, 1927); coverage is near 95 % on average
+    over p, where Clopper and Pearson's exact interval is wider and covers 98 % (Brown et al., 2001, Stat. Sci. 16)."""
+    z, p = NormalDist().inv_cdf((1 + confidence) / 2), right / n
+    wide = 1 + z * z / n
+    middle, half = (p + z * z / (2 * n)) / wide, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / wide
+    return (0.0 if right == 0 else max(0.0, middle - half)), (1.0 if right == n else min(1.0, middle + half))
+
+
+def tango(better: int, worse: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The score interval of a difference of paired proportions (Tango, 1998, Stat. Med. 17), by bisection.
+
+    It has every D with |better - worse - n D| <= z sqrt(n (2 q + D (1 - D))), q the likeliest probability of getting
+    worse were the difference D. Where nothing changed it is +-z^2 / (n + z^2).
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+
+    def score(d: float) -> float:
+        b, c = (2 * n - better + worse) * d - better - worse, -worse * d * (1 - d)
+        q = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
+        top, variance = better - worse - n * d, n * (2 * q + d * (1 - d))
+        return top / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, top) if top else 0.0
+
+    seen = (better - worse) / n
+    return _where(lambda d: score(d) > z, -1.0, seen), _where(lambda d: score(d) > -z, seen, 1.0)
 
 
 def mcnemar(better: int, worse: int) -> float:
@@ -161,11 +189,101 @@ def mcnemar(better: int, worse: int) -> float:
     return min(1.0, 2 * math.fsum(map(math.exp, logs)))
 
 
-def holm(ps: Mapping[str, float]) -> dict[str, float]:
-    """p-values that hold for all comparisons together: the k-th smallest of m times m - k + 1, never falling (Holm,
-    1979, Scand. J. Statist. 6)."""
-    found, least = {}, 0.0
-    for k, name in enumerate(sorted(ps, key=ps.__getitem__)):
-        least = max(least, min(1.0, (len(ps) - k) * ps[name]))
-        found[name] = least
-    return {name: found[name] for name in ps}
+# ---- other scores --------------------------------------------------------------------------------
+def skewed(groups: "Sequence[NDArray[Any]]", confidence: float = 0.95) -> tuple[Interval, float]:
+    """(an interval of mean_t mean_i x_ti, the p-value of its being 0).
+
+    t = (mean - mu) / se is taken as Student's t; and so is h(t) = t + A t^2 / 3 + A^2 t^3 / 27 + A / 6, where A is the
+    skewness of the mean (Hall, 1992, J. R. Statist. Soc. B 54, whose normal quantiles we replace by Student's, and
+    whose sample skewness by the unbiased one). At each end the wider interval counts: Hall's alone is too short for
+    heavy symmetric tails, Student's for skewed scores. Degrees of freedom of several tasks: Welch's.
+    """
+    import numpy as np
+
+    sizes = [a.size for a in groups]
+    largest = max(float(np.abs(a).max()) for a in groups) or 1.0  # sums and cubes of anything finite stay finite
+    center = largest * (math.fsum(float((a / largest).mean()) for a in groups) / len(groups))
+    if why := _too_little(groups):
+        return Interval(center, NOWHERE, NOWHERE, confidence, why), math.nan
+    off = [a / largest - (a / largest).mean() for a in groups]
+    scale = max(float(np.abs(d).max()) for d in off)
+    off = [d / scale for d in off]
+    parts = [float((d**2).sum()) / (n - 1) / n if n > 1 else 0.0 for d, n in zip(off, sizes, strict=True)]
+    variance = math.fsum(parts)
+    third = math.fsum(
+        float((d**3).sum()) * n / ((n - 1) * (n - 2)) / n**2 for d, n in zip(off, sizes, strict=True) if n > 2
+    )
+    skew = third / variance**1.5
+    freedom = variance**2 / math.fsum(v * v / (n - 1) for v, n in zip(parts, sizes, strict=True) if n > 1)
+    error = largest * scale * math.sqrt(variance) / len(groups)
+    t = student((1 + confidence) / 2, int(freedom))
+    low, high = (max if up else min for up in (False, True))
+    ends = (
+        low(center - t * error, center - error * _unhall(t, skew)),
+        high(center + t * error, center - error * _unhall(-t, skew)),
+    )
+    plain = center / error
+    p = max(2 * beyond(abs(v), int(freedom)) for v in (plain, _hall(plain, skew)))
+    return Interval(center, *ends, confidence), p
+
+
+def _hall(t: float, skew: float) -> float:
+    return t + skew * t * t / 3 + skew * skew * t**3 / 27 + skew / 6
+
+
+def _unhall(value: float, skew: float) -> float:
+    return 3 / skew * (math.cbrt(1 + skew * (value - skew / 6)) - 1) if abs(skew) > 1e-6 else value
+
+
+def _too_little(groups: "Sequence[NDArray[Any]]") -> str:
+    """Why nothing can be said of how much scores vary; "" if it can."""
+    import numpy as np
+
+    n = sum(a.size for a in groups)
+    apart = n - sum(int(np.unique(a, return_counts=True)[1].max()) for a in groups)
+    if not apart:
+        return f"all {n} are alike, which does not show how much they vary" if n > 1 else "there is one example"
+    if n < FEW:
+        return f"{n} examples are too few"
+    if apart < APART:
+        return f"all but {apart} of {n} are alike, too few to show how much they vary"
+    return ""
+
+
+def _arrays(groups: Groups) -> "list[NDArray[Any]]":
+    import numpy as np
+
+    return [np.asarray(g, np.float64) for g in groups]
+
+
+# ---- Student's t ---------------------------------------------------------------------------------
+@lru_cache(maxsize=1024)
+def student(share: float, freedom: int) -> float:
+    """The quantile above 1/2 of Student's t, bisected."""
+    angle = _where(lambda a: (1 + _inside(a, freedom)) / 2 < share, 0.0, math.pi / 2, 80)
+    return math.tan(angle) * math.sqrt(min(freedom, LARGEST))
+
+
+def beyond(t: float, freedom: int) -> float:
+    """P(T > t) of Student's t, t >= 0."""
+    return (1 - _inside(math.atan(t / math.sqrt(min(freedom, LARGEST))), freedom)) / 2
+
+
+def _inside(angle: float, freedom: int) -> float:
+    """P(|T| < t), tan(angle) = t / sqrt(freedom): the finite sum for whole degrees of freedom (Abramowitz and Stegun,
+    26.7.3 and 26.7.4)."""
+    freedom = min(freedom, LARGEST)
+    c, term, total = math.cos(angle), 1.0, 1.0
+    for k in range(2 + freedom % 2, freedom - 1, 2):
+        term *= c * c * (k - 1) / k
+        total += term
+    inside = math.sin(angle) * total
+    return (angle + (inside * c if freedom > 1 else 0.0)) * 2 / math.pi if freedom % 2 else inside
+
+
+def _where(still: Callable[[float], bool], low: float, high: float, steps: int = STEPS) -> float:
+    """The place up to which `still` holds, which it does at first and then no longer."""
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if still(middle) else (low, middle)
+    return low

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from taskvec.evidence import Difference, Spread, bootstrap, difference, holm, spread
+from taskvec.entries import Numbers
+from taskvec.evidence import Difference, Interval, Spread, are_hits, difference, holm, interval, spread
 from taskvec.spaces import Knobs
 from taskvec.weights import Weights
 
 CHOSEN = "chosen"
+CHOSE = "who compares them chooses on test, too"
 ALPHA = 0.05  # below which a difference is called one
 MANY = 12  # knobs, above which they are not told one by one
 WITHIN = 0.01  # of the best objective: what counts as as good
-Numbers = list[float] | float  # of a metric: one an example, or a single one
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,11 @@ class Record:
     minimised: bool
     constraints: tuple[str, ...]
     trials: tuple[Trial, ...]  # those judged on all validation examples
-    given_up: tuple[Trial, ...]  # those judged on the first of them alone, and found hopeless
+    given_up: tuple[Trial, ...]  # those judged on a part of them alone, and found hopeless
     validation: Mapping[str, Mapping[str, Numbers]]  # reference model -> its scores
     test: Mapping[str, Mapping[str, Numbers]]  # "chosen" and the reference models -> their scores; empty if not wanted
     seeds: Mapping[str, list[float]]  # metric -> what the chosen model scores with each seed's vectors; empty for one
-    looks: int  # how many candidates were ever judged on test examples with this journal
+    looks: int  # how many candidates were judged on test examples with this journal, or were begun to be
     notes: tuple[str, ...] = ()
 
     @property
@@ -100,16 +102,44 @@ class Record:
 
     def compared(self, reference: str = "base") -> dict[str, Difference]:
         """The chosen model against a reference on test examples, metric by metric; p-values hold for all together."""
-        if CHOSEN not in self.test:
+        if CHOSEN not in self.test or reference not in self.test:
             return {}
         one, two = self.test[reference], self.test[CHOSEN]
         found = {
-            name: difference([before], [after])
+            name: difference([before], [after], hits=name in self.hits)
             for name, after in two.items()
-            if isinstance(after, list) and isinstance(before := one[name], list)
+            if isinstance(after, list) and isinstance(before := one.get(name), list)
         }
         ps = holm({name: d.p for name, d in found.items()})
         return {name: replace(d, p=ps[name]) for name, d in found.items()}
+
+    @cached_property
+    def hits(self) -> frozenset[str]:
+        """The metrics of hits and misses: no model ever scored anything but 0 and 1 on an example."""
+        judged = [*self.validation.values(), *self.test.values(), *(t.scores for t in (*self.trials, *self.given_up))]
+        known = {name: [s[name] for s in judged if isinstance(s.get(name), list)] for name in self.validation["base"]}
+        return frozenset(name for name, lists in known.items() if lists and all(map(are_hits, lists)))  # type: ignore[arg-type]
+
+    def interval(self, metric: str, values: Numbers) -> Interval | None:
+        """Where the mean of a metric may lie, by what a model scored; None of a single number."""
+        return interval([values], hits=metric in self.hits) if isinstance(values, list) else None
+
+    def unsure(self) -> list[str]:
+        """What test examples cannot say, and why: in sentences."""
+        found = [
+            f"no interval for {metric} of {model}: {i.why}"
+            for model, scores in self.test.items()
+            for metric, values in scores.items()
+            if (i := self.interval(metric, values)) and not i.known
+        ]
+        compared = self.compared()
+        for name, d in compared.items():
+            n = len(self.test[CHOSEN][name])  # type: ignore[arg-type]
+            if d.interval.why:
+                found.append(f"no interval for the difference in {name}: {d.interval.why}")
+            if 2.0 ** (1 - n) * len(compared) > ALPHA:  # the least p that so many examples can have
+                found.append(f"{name}: {n} test examples are too few for any difference to be significant")
+        return found
 
     def spread(self) -> dict[str, Spread]:
         """The chosen model over the seeds of its vectors, on test examples (validation, if test was not wanted)."""
@@ -124,10 +154,18 @@ class Record:
             "plateau": list(plateau) if plateau else None,
             "validation": {name: means(scores) for name, scores in self.validation.items()},
             "test": {name: means(scores) for name, scores in self.test.items()},
+            "intervals": {
+                name: {m: list(i.ends()) for m, values in scores.items() if (i := self.interval(m, values))}
+                for name, scores in self.test.items()
+            },
             "compared": {
-                name: {"difference": d.interval.mean, "low": d.interval.low, "high": d.interval.high, "p": d.p}
+                name: {
+                    "difference": d.interval.mean, "low": d.interval.ends()[0], "high": d.interval.ends()[1], "p": d.p,
+                    "test": d.test,
+                }
                 for name, d in self.compared().items()
             },
+            "unsure": self.unsure(),
             "seeds": {
                 name: {"mean": (i := s.interval).mean, "deviation": s.deviation, "low": i.low, "high": i.high}
                 for name, s in self.spread().items()
@@ -155,7 +193,7 @@ class Record:
         if len(self.objectives) > 1:
             lines += ["", *self._front_table()]
         if self.looks > 1:
-            lines.append(f"{self.looks} candidates were judged on test examples with this journal: test chose, too")
+            lines.append(f"{self.looks} candidates were judged on test examples with this journal: {CHOSE}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def told(self) -> str:
@@ -173,8 +211,8 @@ class Record:
         for metric in self.validation["base"]:
             row = [metric, *(f"{means(scores)[metric]:.4g}" for scores in on_validation.values())]
             for scores in self.test.values():
-                values = scores[metric]
-                row.append(str(bootstrap([values])) if isinstance(values, list) else f"{values:.4g}")
+                values = scores.get(metric)
+                row.append("" if values is None else str(self.interval(metric, values) or f"{values:.4g}"))
             rows.append(row)
         return columns(head, rows)
 
@@ -183,14 +221,14 @@ class Record:
         found = self.compared()
         sure = {name: d for name, d in found.items() if d.p <= ALPHA}
         lines = [
-            f"{name}: {'up' if d.interval.mean > 0 else 'down'} by {abs(d.interval.mean):.4g} "
-            f"[{d.interval.low:.4g}, {d.interval.high:.4g}], p = {d.p:.2g} ({d.test})"
+            f"{name}: {'up' if d.interval.mean > 0 else 'down'} by {abs(d.interval.mean):.4g}"
+            f"{_span(d.interval)}, p = {d.p:.2g} ({d.test})"
             for name, d in sure.items()
         ]
         if rest := [name for name in found if name not in sure]:
             lines.append(f"no significant difference: {', '.join(rest)}")
         about = f"on test against the base ({len(found)} comparisons together, Holm):"
-        return ["", about, *(f"  {line}" for line in lines)] if found else []
+        return [*(["", about] if found else []), *(f"  {line}" for line in lines), *self.unsure()]
 
     def table(self) -> str:
         """Every trial: its knobs, its metrics, and the objective."""
@@ -225,13 +263,24 @@ class Result(Record):
     weights: Weights = field(kw_only=True)  # the chosen model, or the base
 
 
+def _span(i: Interval) -> str:
+    return f" [{i.low:.4g}, {i.high:.4g}]" if i.known else ""
+
+
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
 def means(scores: Mapping[str, Numbers]) -> dict[str, float]:
     """The mean of every metric."""
-    return {name: math.fsum(v) / len(v) if isinstance(v, list) else v for name, v in scores.items()}
+    return {name: _mean(v) if isinstance(v, list) else v for name, v in scores.items()}
+
+
+def _mean(values: list[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # the sum is beyond all floats, the mean is not
+        return math.fsum(v / len(values) for v in values)
 
 
 def columns(head: list[str], rows: list[list[str]]) -> list[str]:

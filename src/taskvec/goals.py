@@ -96,7 +96,10 @@ def _parsed(text: str) -> Goal:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RecipeError(f"{text!r} cannot be read: {getattr(error, 'msg', None) or error}") from None
     goal = Goal(text.strip(), tree)
-    _check(goal, tree, top=True)
+    try:
+        _check(goal, tree, top=True)
+    except RecursionError:
+        raise RecipeError(f"{text!r:.60} is nested too deeply") from None
     return goal
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from taskvec.errors import MassError, RecipeError
+from taskvec.entries import Line
+from taskvec.errors import FormatError, MassError, RecipeError
 from taskvec.evals import Evaluator, Scores, as_evaluator, checked, outputs_of
 from taskvec.measuring import fingerprints, plain
 from taskvec.spaces import Space
-from taskvec.stores import Line
-from taskvec.trials import POLL, Journal, now
+from taskvec.trials import Journal, now
 from taskvec.version import __version__
 from taskvec.weights import Weights
 
@@ -96,16 +96,33 @@ def disentanglement(
         "evaluator": judge.text, "tasks": list(tasks), "alphas": list(grid), "split": split, "version": __version__,
     }  # fmt: skip
     book = Journal(journal or None, about, kind="interference")
-    while (number := book.claim(len(pairs))) is not None or book.waiting(len(pairs)):
-        if number is None:
-            time.sleep(POLL)  # another process works on the last ones
-            continue
+    _require_fitting(book, told, len(pairs))
+
+    def judged(number: int) -> Line:
         a, b = pairs[number]
-        book.add({"trial": number, **_judged(judge, base + a * first + b * second, split, told), "time": now()})
+        line = _judged(judge, base + a * first + b * second, split, told)
         if progress:
-            progress(sum("trial" in line for line in book.lines()), len(pairs))
-    found = {pairs[line["trial"]]: line for line in book.lines() if "trial" in line}
+            progress(1 + sum("trial" in line for line in book.lines()), len(pairs))
+        return {"trial": number, **line, "time": now()}
+
+    book.work(len(pairs), judged)
+    found = {pairs[line["trial"]]: line for line in reversed(book.lines()) if "trial" in line}
     return _compared(told, grid, found)
+
+
+def _require_fitting(book: Journal, tasks: tuple[str, str], count: int) -> None:
+    """Raise FormatError for a journal whose judgements are not of these tasks, on the same examples each."""
+    sizes: dict[str, int] = {}
+    problems = []
+    for number, line in enumerate(book.lines(), 2):
+        for task in tasks if "trial" in line else ():
+            scores, outputs = line["scores"].get(task), line.get("outputs", {task: line["scores"].get(task)}).get(task)
+            if not isinstance(scores, list) or not isinstance(outputs, list) or line["trial"] >= count:
+                problems.append(f"line {number}: no judgement of {task}")
+            elif {len(scores), len(outputs)} != {sizes.setdefault(task, len(scores))}:
+                problems.append(f"line {number}: {task} has other examples than before")
+    if problems:
+        raise FormatError(f"{book.store} cannot be gone on from:", problems[:10])
 
 
 def _judged(judge: Evaluator, weights: Weights, split: str, tasks: tuple[str, str]) -> Line:

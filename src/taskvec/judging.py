@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskvec.findings import Numbers, Trial, means
+from taskvec.entries import Line, Numbers
+from taskvec.findings import Trial, means
 from taskvec.goals import Goal
-from taskvec.stores import Line
 
 RULES = ("best", "largest")
 

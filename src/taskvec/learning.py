@@ -13,10 +13,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import Coefficient, Inverse, Knob, Monomial
-from taskvec.errors import MissingExtra, NonFiniteError, RecipeError
-from taskvec.live import fit, load_into
+from taskvec.errors import MismatchError, MissingExtra, NonFiniteError, RecipeError
+from taskvec.live import load_into
 from taskvec.recipe import parse
 from taskvec.source import Source
+from taskvec.targets import fit
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ def learn(
     except ImportError:
         raise MissingExtra("learn", "torch") from None
     weights = parse(recipe) if isinstance(recipe, str) else recipe
+    if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        raise RecipeError(f"learn cannot call a {type(module).__name__} with other weights: give it module.module")
     names = _knobs(weights)
-    begin = {name: start[name] if isinstance(start, Mapping) else start for name in names}
+    begin = _begin(names, start)
     load_into(module, weights.bind(**begin))
     parts = _parts(weights, module)
     values = torch.tensor([begin[name] for name in names], dtype=torch.float64, requires_grad=True)
@@ -139,10 +142,11 @@ class _Part:
 
 
 def _parts(weights: Weights, module: "torch.nn.Module") -> dict[str, _Part]:
-    """The tensors that depend on knobs."""
+    """The tensors that depend on knobs, under the names that they have in the module."""
     import torch
 
     targets, found = fit(module, weights), {}
+    own = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     for name, spec in weights.specs.items():
         if not spec.arithmetic:
             continue
@@ -150,11 +154,13 @@ def _parts(weights: Weights, module: "torch.nn.Module") -> dict[str, _Part]:
         products = tuple(m for m in groups if m)
         if not products:
             continue
-        target = targets[name]
+        target = targets[name].tensor
+        if targets[name].is_sharded:
+            raise MismatchError(f"learn needs whole parameters in each process, and {name} is a DTensor")
         read = {m: torch.from_numpy(_read(weights, parts, name, spec.shape)) for m, parts in groups.items()}
         constant = read.get((), torch.zeros(spec.shape))
         directions = torch.stack([read[m] for m in products])
-        found[name] = _Part(products, constant.to(target.device), directions.to(target.device), target.dtype)
+        found[own[id(target)]] = _Part(products, constant.to(target.device), directions.to(target.device), target.dtype)
     return found
 
 
@@ -202,6 +208,16 @@ def _knobs(weights: Weights) -> list[str]:
     if inside := sorted({k for source in weights.terms for k in getattr(source, "knobs", ())}):
         raise RecipeError(f"knobs inside a method have no gradient here: {', '.join(inside)}; search can choose them")
     return names
+
+
+def _begin(names: list[str], start: float | Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(start, Mapping):
+        return dict.fromkeys(names, start)
+    problems = [f"{name} is a knob without a start" for name in names if name not in start]
+    problems += [f"{name} has a start and is no knob" for name in start if name not in names]
+    if problems:
+        raise RecipeError("start is a number, or one for every knob:", problems)
+    return {name: start[name] for name in names}
 
 
 def _finite(found: "torch.Tensor", step: int) -> float:

@@ -1,7 +1,8 @@
 """What was made from what: the record that every output carries, and the digests that prove it unchanged.
 
 A folder keeps the record in `taskvec.json`, a single file in its own metadata. It holds no time and no path but those
-that the user gave, so the same command makes the same bytes.
+that the user gave, so the same command makes the same bytes. What the inputs were made from is told in a table that has
+each ancestor once (ancestry.py).
 """
 
 import json
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskvec import ancestry
 from taskvec.dtypes import BITS
 from taskvec.errors import DigestError, FormatError
 from taskvec.executors import default_threads, each
 from taskvec.formats import open_source
+from taskvec.notes import note
 from taskvec.planning import PIECE
 from taskvec.source import Source, Spec
 from taskvec.storage import resolve, stated
@@ -51,7 +54,7 @@ def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mappin
         "mass": kind,
         "recipe": weights.text(names),
         "base": None if kind else base_of(weights),
-        "inputs": {name: input_of(source) for source, name in names.items()},
+        **origins({name: source for source, name in names.items()}),
         **notes,
         "fingerprint": UNKNOWN,
         "digest": METHOD,
@@ -59,8 +62,33 @@ def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mappin
     }
 
 
-def input_of(source: Source) -> dict[str, Any]:
-    """What a record says of one source: where it is from, what it is, and what it was made from."""
+def origins(sources: Mapping[str, Source]) -> dict[str, Any]:
+    """The entries `inputs` and `ancestors` of a record. Where the ancestors of all inputs together are longer than a
+    record should be (ancestry.LONGEST), the farthest are left out, counted in `ancestors_left_out`, and a note says so.
+    """
+    table: ancestry.Table = {}
+    parents = [_record_of(source) for source in sources.values()]
+    inputs = {
+        name: _input_of(source) | ({"made_from": ancestry.add(table, parent)} if parent else {})
+        for (name, source), parent in zip(sources.items(), parents, strict=True)
+    }
+    kept = ancestry.nearest(inputs, table)
+    lost = len(table) - len(kept)
+    if lost:
+        note(
+            f"the lineage leaves out {lost} of {len(table)} ancestors, the farthest ones: it would be longer than "
+            f"{ancestry.LONGEST / 1e6:g} MB"
+        )
+    lost += max((parent.get("ancestors_left_out", 0) for parent in parents if parent), default=0)
+    return {
+        "inputs": inputs,
+        **({"ancestors": kept} if kept else {}),
+        **({"ancestors_left_out": lost} if lost else {}),
+    }
+
+
+def _input_of(source: Source) -> dict[str, Any]:
+    """What a record says of one source: where it is from and what it is."""
     found = {
         "uri": getattr(source, "uri", None),
         "revision": getattr(source, "revision", None),
@@ -70,11 +98,18 @@ def input_of(source: Source) -> dict[str, Any]:
         "base": source.base,
         "digest": (getattr(source, "metadata", None) or {}).get("taskvec.digest"),
     }
-    path = getattr(source, "path", None)
-    parent = read(path) if isinstance(path, Path) else None
-    if parent:
-        found["made_from"] = {key: parent[key] for key in ("recipe", "inputs") if key in parent}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _record_of(source: Source) -> dict[str, Any] | None:
+    """The record of a source that taskvec wrote. A single file is not opened again: the source has its metadata."""
+    path = getattr(source, "path", None)
+    if not isinstance(path, Path):
+        return None
+    if path.is_dir():
+        return read(path)
+    text = (getattr(source, "metadata", None) or {}).get(IN_FILE, "")
+    return _parsed(text, path) if text else None
 
 
 def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
@@ -92,36 +127,40 @@ def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
     return found
 
 
+def as_text(entry: Mapping[str, Any]) -> str:
+    """The record as `taskvec.json` holds it: a line for each tensor."""
+    head = json.dumps({key: value for key, value in entry.items() if key != "tensors"}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in entry["tensors"].items())
+    return head.removesuffix("\n}") + f',\n "tensors": {{\n{lines}\n }}\n}}\n'
+
+
 def read(path: Path) -> dict[str, Any] | None:
-    """The record of an output, or None if it has none. Raises FormatError if it cannot be read."""
+    """The record of an output, its ancestors in a flat table, or None if it has none. Raises FormatError if it cannot
+    be read."""
     where = path / RECORD if path.is_dir() else path
     if not where.is_file():
         return None
-    try:
-        if where.name == RECORD:
+    if where.name != RECORD:
+        text = getattr(open_source(where), "metadata", {}).get(IN_FILE, "")
+    else:
+        try:
             with stated(where):
                 text = where.read_text(encoding="utf-8")
-        else:
-            text = getattr(open_source(where), "metadata", {}).get(IN_FILE, "")
-        if not text:
-            return None
+        except ValueError as error:
+            raise FormatError(f"{where} holds no record that can be read: {error}") from None
+    return _parsed(text, where) if text else None
+
+
+def _parsed(text: str, where: Path) -> dict[str, Any]:
+    try:
         found = json.loads(text)
-        if not (_is_record(found) and _has(found, tensors=dict, fingerprint=str)) or not all(
+        if not (_has(found, inputs=dict, tensors=dict, fingerprint=str)) or not all(
             _has(entry, dtype=str, shape=list, digest=str) for entry in found["tensors"].values()
         ):
             raise ValueError("it is not as taskvec writes it")
+        return ancestry.flat(found)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where} holds no record that can be read: {error}") from None
-    assert isinstance(found, dict)
-    return found
-
-
-def _is_record(found: Any) -> bool:
-    """Whether a record, or that of an input within it, has what `verify` and `log` read."""
-    return _has(found, recipe=str, inputs=dict) and all(
-        _has(i, mass=int, fingerprint=str) and ("made_from" not in i or _is_record(i["made_from"]))
-        for i in found["inputs"].values()
-    )
 
 
 def _has(found: Any, **kinds: type) -> bool:

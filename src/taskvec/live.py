@@ -1,19 +1,23 @@
 """`load_into`: from an expression into a live torch module, in place (the `torch` extra)."""
 
+import ctypes
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskvec.blocks import arena, fill, sums
 from taskvec.derived import prepare
-from taskvec.dtypes import BITS, CODES, LONG_NAMES
+from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
 from taskvec.executors import default_threads, each
 from taskvec.planning import arena_bytes
 from taskvec.source import Spec
+from taskvec.targets import Target, fit, kinds, twins
 from taskvec.weights import Weights
 
 if TYPE_CHECKING:
@@ -26,23 +30,24 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     """Set the parameters and buffers of a live torch module to the expression, in place and in the module's dtypes.
 
     Always computed from the sources, so nothing drifts however often the coefficients change. Names must be those of
-    `module.state_dict()` or of buffers that it leaves out; of tied parameters one name is enough, and two must agree.
+    `module.state_dict()` or of buffers that it leaves out, with or without the parts that torch.compile, DataParallel
+    and other wrappers add; of tied parameters one name is enough, and two must agree. Parameters may have any strides
+    and lie on any device. Of a DTensor (FSDP2, tensor parallelism) each process computes the whole tensor, one after
+    the other, and keeps its own shard: all processes must call this, and they exchange nothing. Tensors that a graph
+    still needs count as changed, so that a backward pass through an older graph is an error, as after an optimiser's
+    step.
     Raises MismatchError, which lists every difference, before anything is touched, also where the weights are arrays
-    over the module's own memory; and NonFiniteError after (the module then holds what was computed).
+    over the module's own memory and where two elements to be set are one place in memory (expanded parameters, views
+    that overlap); and NonFiniteError after (the module then holds what was computed).
     """
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtra("load_into", "torch") from None
+    if not find_spec("torch"):
+        raise MissingExtra("load_into", "torch")
     weights.kind()
     weights = weights.placed
-    targets, kinds = fit(module, weights), _kinds(torch)
+    targets, dtypes = fit(module, weights), kinds()
     if shared := _shared(weights, targets):
         raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
-    specs = {name: Spec(spec.shape, kinds[targets[name].dtype]) for name, spec in weights.specs.items()}
-    twins = _twins(specs, targets)
-    flat = {n: targets[n].view(-1) if targets[n].is_contiguous() else targets[n].flatten() for n in specs}
-    memory_of = {n: t.view(torch.uint8).numpy().data for n, t in flat.items() if t.device.type == "cpu" and t.numel()}
+    specs = {name: Spec(spec.shape, dtypes[targets[name].tensor.dtype]) for name, spec in weights.specs.items()}
     linear, count = sums(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
     prepare([weights], count)
     parts = {name: its.parts for name, its in linear.items() if specs[name].arithmetic}
@@ -51,55 +56,34 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     def computed(name: str, block: Block, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
         return fill(memory, name, specs[name], block.start, block.count, linear, weights.reference, out)
 
+    tied = twins(weights, targets)
+
     def same(block: Block, memory: memoryview) -> tuple[str, bool]:
         """Whether two names of one parameter have the same values."""
         one, _ = computed(block.name, block, memory[:room])
-        two, _ = computed(twins[block.name], block, memory[room:])
-        return f"{twins[block.name]} and {block.name}", one == two
+        two, _ = computed(tied[block.name], block, memory[room:])
+        return f"{tied[block.name]} and {block.name}", one == two
 
-    def write(block: Block, memory: memoryview) -> tuple[str, int]:
-        if block.name in memory_of:  # computed where it is to be
-            first, last = (at * BITS[specs[block.name].dtype] // 8 for at in (block.start, block.start + block.count))
-            return block.name, computed(block.name, block, memory, memory_of[block.name][first:last])[1]
-        out, flags = computed(block.name, block, memory)
-        target = flat[block.name][block.start : block.start + block.count]
-        with torch.no_grad():
-            target.copy_(torch.frombuffer(out, dtype=target.dtype, count=block.count))
-        return block.name, flags
-
-    pairs = each(_blocks(specs, twins), same, partial(arena, 2 * room), count) if twins else ()
+    pairs = each(_blocks(specs, tied), same, partial(arena, 2 * room), count) if tied else ()
     if apart := {names for names, equal in pairs if not equal}:
         raise MismatchError("the module ties tensors that the weights hold apart:", sorted(apart))
-    own = [name for name in specs if name not in twins]
-    bad = {name for name, flags in each(_blocks(specs, own), write, partial(arena, room), count) if flags}
-    with torch.no_grad():
-        for name in own:
-            if not targets[name].is_contiguous():
-                targets[name].copy_(flat[name].view(targets[name].shape))
+    try:
+        bad = _Writer(specs, computed, room, count).write({name: targets[name] for name in specs if name not in tied})
+    finally:
+        _changed(targets, specs)
     if bad:
         raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))
 
 
-def fit(module: "torch.nn.Module", weights: Weights) -> "dict[str, torch.Tensor]":
-    """The parameters and buffers of a module by name. Raises MismatchError with all that keeps the weights out."""
-    import torch
-
-    everything = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    targets: dict[str, torch.Tensor] = {name: tensor.detach() for name, tensor in everything}
-    if problems := _differences(weights, targets, set(module.state_dict()), _kinds(torch)):
-        raise MismatchError("the weights do not fit the module:", problems)
-    return targets
-
-
-def _shared(weights: Weights, targets: "Mapping[str, torch.Tensor]") -> list[str]:
+def _shared(weights: Weights, targets: Mapping[str, Target]) -> list[str]:
     """The arrays below the weights that lie in memory of the targets."""
     arrays = [(source, *place) for source in weights.mentioned for place in getattr(source, "addresses", tuple)()]
     if not arrays:  # files: nothing to look up for each candidate of a search
         return []
-    storages = [t.untyped_storage() for t in targets.values() if t.device.type == "cpu"]
-    held = sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages})
-    reach = [0, *accumulate((last for _, last in held), max)]  # the end of the first k
-    return [f"{name} of {source.text}" for source, name, a, b in arrays if reach[bisect_left(held, (b, 0))] > a]
+    storages = [t.memory.untyped_storage() for t in targets.values() if t.memory.device.type == "cpu"]
+    places = sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages})
+    reach = [0, *accumulate((last for _, last in places), max)]  # the end of the first k
+    return [f"{name} of {source.text}" for source, name, a, b in arrays if reach[bisect_left(places, (b, 0))] > a]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,44 +104,92 @@ def _blocks(specs: Mapping[str, Spec], names: Iterable[str]) -> list[Block]:
     return found
 
 
-def _twins(specs: Mapping[str, Spec], targets: "Mapping[str, torch.Tensor]") -> dict[str, str]:
-    """Name -> the first name of the same memory, for tied parameters whose names the weights hold both."""
-    first: dict[object, str] = {}
-    found = {}
-    for name, spec in specs.items():
-        tensor = targets[name]
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if spec.numel else name
-        if first.setdefault(key, name) != name:
-            found[name] = first[key]
-    return found
+Computed = Callable[..., tuple[memoryview, int]]  # (name, block, memory, out) -> bytes of the elements, flags
 
 
-def _kinds(torch: Any) -> dict[Any, str]:
-    """torch's dtypes by their safetensors names."""
-    found = {getattr(torch, long): short for long, short in LONG_NAMES.items()}
-    sizes = (8, 16, 32, 64)
-    found |= {
-        getattr(torch, f"{long}{n}"): f"{short}{n}" for n in sizes for long, short in (("int", "I"), ("uint", "U"))
-    }
-    return found | {torch.bool: "BOOL", torch.complex64: "C64"}
+class _Writer:
+    """Sets tensors: contiguous ones block by block, where they are; all others one after the other by way of a copy."""
+
+    def __init__(self, specs: Mapping[str, Spec], computed: Computed, room: int, threads: int):
+        self.specs, self.computed, self.room, self.threads = specs, computed, room, threads
+
+    def write(self, targets: Mapping[str, Target]) -> set[str]:
+        """Compute and set all of them; the names of those that are not finite."""
+        import torch
+
+        straight = {name: target.memory.view(-1) for name, target in targets.items() if _is_straight(target)}
+        bad = self._blocks(straight)
+        for name, target in targets.items():
+            if name not in straight:
+                whole = torch.empty(self.specs[name].shape, dtype=target.tensor.dtype)
+                bad |= self._blocks({name: whole.view(-1)})
+                _set(target, whole)
+        return bad
+
+    def _blocks(self, flat: "Mapping[str, torch.Tensor]") -> set[str]:
+        import torch
+
+        bytes_of = {n: _bytes_of(t) for n, t in flat.items() if t.device.type == "cpu"}
+
+        def write(block: Block, memory: memoryview) -> tuple[str, int]:
+            name = block.name
+            if name in bytes_of:  # computed where it is to be
+                bits = BITS[self.specs[name].dtype]
+                place = slice(bits * block.start // 8, bits * (block.start + block.count) // 8)
+                return name, self.computed(name, block, memory, bytes_of[name][place])[1]
+            out, flags = self.computed(name, block, memory)
+            target = flat[name][block.start : block.start + block.count]
+            with _writable(target):
+                target.copy_(torch.frombuffer(out, dtype=target.dtype, count=block.count))
+            return name, flags
+
+        written = each(_blocks(self.specs, flat), write, partial(arena, self.room), self.threads)
+        return {name for name, flags in written if flags}
 
 
-def _differences(
-    weights: Weights, targets: "Mapping[str, torch.Tensor]", wanted: set[str], kinds: Mapping[Any, str]
-) -> list[str]:
-    """Names, shapes and dtypes that keep the weights from being the module's."""
-    if meta := [name for name, tensor in targets.items() if tensor.is_meta]:
-        return [f"{name} is on the meta device: it has no memory to write to" for name in meta]
-    given = {(t.data_ptr(), tuple(t.shape)) for name, t in targets.items() if name in weights.specs}
-    problems = [f"{name} is not in the module" for name in weights.specs if name not in targets]
-    for name, tensor in targets.items():
-        spec = weights.specs.get(name)
-        kind = kinds.get(tensor.dtype)
-        if spec is None:
-            if name in wanted and (tensor.data_ptr(), tuple(tensor.shape)) not in given:
-                problems.append(f"{name} is in the module, not in the weights")
-        elif spec.shape != tuple(tensor.shape):
-            problems.append(f"{name} is {list(tensor.shape)} in the module, {list(spec.shape)} in the weights")
-        elif kind != spec.dtype and not (spec.arithmetic and kind in CODES):
-            problems.append(f"{name} is {tensor.dtype} in the module, {spec.dtype} in the weights")
-    return problems
+def _bytes_of(tensor: "torch.Tensor") -> memoryview:
+    """The memory of a contiguous tensor. (`numpy()` would forbid for good to resize it, which FSDP1 does.)"""
+    place = (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr()) if tensor.nbytes else bytearray()
+    return memoryview(place).cast("B")
+
+
+def _is_straight(target: Target) -> bool:
+    """Whether its elements lie one after the other, all of them here, as they are."""
+    memory = target.memory
+    return not target.is_sharded and memory.is_contiguous() and not memory.is_conj() and not memory.is_neg()
+
+
+def _set(target: Target, whole: "torch.Tensor") -> None:
+    """Copy a whole tensor; into a DTensor this process's part of it."""
+    if target.is_sharded:
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = target.tensor.device_mesh, target.tensor.placements  # type: ignore[attr-defined]
+        whole = distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
+    with _writable(target.memory):
+        target.memory.copy_(whole)
+
+
+def _writable(tensor: "torch.Tensor") -> AbstractContextManager[object]:
+    """Within this a tensor may be written to: outside every graph, and where it is one of inference mode, in there."""
+    import torch
+
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(tensor.is_inference()))
+    stack.enter_context(torch.no_grad())
+    return stack
+
+
+def _changed(targets: Mapping[str, Target], written: Iterable[str]) -> None:
+    """Tell torch of writes that it cannot see, so that it refuses a graph which needs the old values.
+
+    Two parameters over one memory count their versions apart, so those that were set by another name are told, too.
+    """
+    import torch
+
+    place = {name: target.memory.untyped_storage().data_ptr() for name, target in targets.items()}
+    changed = {place[name] for name in written}
+    for name, target in targets.items():
+        for counted in (target.tensor, target.memory)[: 1 + target.is_sharded]:
+            if place[name] in changed and not counted.is_inference():  # those are in no graph
+                torch.autograd.graph.increment_version(counted)

@@ -1,20 +1,22 @@
 """Measuring candidates for a search: what the journal knows is not measured again, what it does not is written down."""
 
 import math
+import operator
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from taskvec.entries import Line, Numbers, unlike
 from taskvec.errors import MismatchError
 from taskvec.evals import Evaluator, checked, part_of
-from taskvec.findings import Numbers, means
+from taskvec.evals.order import FIRST
+from taskvec.findings import means
+from taskvec.racing import Deal, deal
 from taskvec.spaces import Knobs
-from taskvec.stores import Line
 from taskvec.trials import Journal, now
 from taskvec.weights import Weights
 
-QUARTER = 0.25  # of the examples, after which a candidate may be given up
 Models = Sequence[Weights]  # the same recipe with other seeds' vectors; mostly one
 
 
@@ -25,6 +27,7 @@ class Found:
     scores: dict[str, Numbers]
     seconds: float
     seeds: dict[str, list[float]]  # metric -> a mean a model; empty for one model
+    pieces: "Mapping[int, Found]" = field(default_factory=dict)  # of the first part of a race: its stretches
 
     def line(self, key: str = "scores") -> Line:
         """As a journal has it."""
@@ -37,29 +40,31 @@ class Book:
     def __init__(self, journal: Journal, evaluate: Evaluator):
         self.journal, self.evaluate = journal, evaluate
 
+    def __str__(self) -> str:
+        return str(self.journal.store)
+
     def lines(self) -> list[Line]:
         """All that is known."""
         return self.journal.lines()
 
     def reference(self, name: str, model: Weights, split: str) -> Mapping[str, Numbers]:
-        """The scores of a reference model."""
-        for line in self.lines():
-            if line.get("reference") == name and line["split"] == split:
-                return scores_of(line)
-        found = self.measured([model], split)
-        self.journal.add({"reference": name, "split": split, **found.line(), "time": now()})
-        return found.scores
+        """The scores of a reference model, judged once for all processes that share the journal."""
+        what = {"reference": name, "split": split}
+        return scores_of(self.journal.once(what, lambda: {**self.measured([model], split).line(), "time": now()}))
 
     def candidate(self, models: Models, knobs: Knobs) -> None:
-        """See to the test scores of the chosen candidate."""
-        if not any(line.get("test") == knobs for line in self.lines()):
-            self.journal.add({"test": knobs, "split": "test", **self.measured(models, "test").line(), "time": now()})
+        """See to the test scores of the chosen candidate, judged once for all processes that share the journal."""
+        what = {"test": knobs, "split": "test"}
+        self.journal.once(what, lambda: {**self.measured(models, "test").line(), "time": now()})
 
     def note(self, line: Line) -> None:
         """A choice, if it is not the last one already."""
-        choices = [{k: v for k, v in old.items() if k != "time"} for old in self.lines() if "choice" in old]
-        if choices[-1:] != [line]:
-            self.journal.add(line | {"time": now()})
+
+        def last(lines: Sequence[Line]) -> bool:
+            choices = [{k: v for k, v in old.items() if k != "time"} for old in lines if "choice" in old]
+            return choices[-1:] == [line]
+
+        self.journal.add_unless(line | {"time": now()}, last)
 
     # ---- what the evaluator finds
     def measured(self, models: Models, split: str) -> Found:
@@ -68,25 +73,43 @@ class Book:
         self._check(found.scores, split)
         return found
 
-    def first_part(self, models: Models) -> Found | None:
-        """On the first quarter of the validation examples; None if that is not to be had."""
-        part = part_of(self.evaluate, 0.0, QUARTER)
-        if part is None or any(not isinstance(values, list) for values in self._before("validation").values()):
+    def dealt(self) -> Deal | None:
+        """Which validation examples a race looks at first; None where candidates must be judged on all at once."""
+        if part_of(self.evaluate, 0.0, FIRST) is None:
             return None
-        return self._by(part, models, "validation")
+        return deal(self.before("validation"), getattr(self.evaluate, "shuffled", False))
 
-    def last_part(self, models: Models, first: Found) -> Found:
+    def first_part(self, models: Models, by: Deal) -> "tuple[Found, Mapping[str, Sequence[int]]]":
+        """(what they score on the examples that a race looks at first, the places of these by metric)."""
+        pieces = {k: self._stretch(models, by, k) for k in by.first}
+        places = {}
+        for name, values in self.before("validation").items():
+            lengths = [len(piece.scores[name]) for piece in pieces.values()]  # type: ignore[arg-type]
+            found = by.places(len(values), lengths)  # type: ignore[arg-type]
+            if found is None:
+                told = f"{self.evaluate.text}: part(start, stop) must have the examples round(start*n) to round(stop*n)"
+                raise MismatchError(f"{told}; of {len(values)} of {name} it has {lengths}")  # type: ignore[arg-type]
+            places[name] = found
+        return _joined([*pieces.values()], pieces), places
+
+    def last_part(self, models: Models, by: Deal, first: Found) -> Found:
         """All scores, once those on the first part are known."""
-        part = part_of(self.evaluate, QUARTER, 1.0)
+        rest = {k: self._stretch(models, by, k) for k in range(len(by.stretches)) if k not in by.first}
+        pieces = {**rest, **first.pieces}
+        found = _joined([pieces[k] for k in sorted(pieces)])
+        self._check(found.scores, "validation")
+        return found
+
+    def _stretch(self, models: Models, by: Deal, k: int) -> Found:
+        part = part_of(self.evaluate, *by.stretches[k])
         assert part is not None
-        rest = self._by(part, models, "validation")
-        scores = {name: _joined(first.scores[name], values) for name, values in rest.scores.items()}
-        self._check(scores, "validation")
-        seeds = {}
-        for name, late in rest.seeds.items():
-            n, m = len(first.scores[name]), len(scores[name])  # type: ignore[arg-type]
-            seeds[name] = [(n * a + (m - n) * b) / m for a, b in zip(first.seeds[name], late, strict=True)]
-        return Found(scores, first.seconds + rest.seconds, seeds)
+        found = self._by(part, models, "validation")
+        before = self.before("validation")
+        alike = found.scores.keys() == before.keys() and all(isinstance(v, list) for v in found.scores.values())
+        if not alike:
+            names = f"{', '.join(found.scores)}, and before {', '.join(before)}"
+            raise MismatchError(f"{self.evaluate.text}: a part of the examples must have the metrics of all: {names}")
+        return found
 
     def _by(self, evaluate: Evaluator, models: Models, split: str) -> Found:
         began = time.perf_counter()
@@ -103,11 +126,11 @@ class Book:
         return Found(scores, seconds, {name: [means(scores)[name] for scores in each] for name in scores})
 
     def _check(self, scores: Mapping[str, Numbers], split: str) -> None:
-        if problems := unlike(self._before(split) or scores, scores):
+        if problems := unlike(self.before(split) or scores, scores):
             told = self.evaluate.text
             raise MismatchError(f"{told} is not what it was with the models before, {split}:", problems)
 
-    def _before(self, split: str) -> Mapping[str, Numbers]:
+    def before(self, split: str) -> Mapping[str, Numbers]:
         """The scores of some model that was judged before."""
         fitting = (line for line in self.lines() if "scores" in line and line.get("split", "validation") == split)
         return next((scores_of(line) for line in fitting), {})
@@ -125,17 +148,6 @@ def scores_of(line: Line) -> Mapping[str, Numbers]:
     return found
 
 
-def unlike(old: Mapping[str, Numbers], new: Mapping[str, Numbers]) -> list[str]:
-    """Where two models were not judged by the same metrics on as many examples, in words."""
-
-    def size(values: Numbers) -> str:
-        return f"{len(values)} examples" if isinstance(values, list) else "a single number"
-
-    names = {**old, **new}
-    told = {n: tuple(size(s[n]) if n in s else "no metric" for s in (old, new)) for n in names}
-    return [f"{name}: {after}, {before} before" for name, (before, after) in told.items() if after != before]
-
-
 def _averaged(each: Sequence[Numbers]) -> Numbers:
     """The mean over models, example by example."""
     if isinstance(each[0], list):
@@ -143,9 +155,15 @@ def _averaged(each: Sequence[Numbers]) -> Numbers:
     return math.fsum(each) / len(each)  # type: ignore[arg-type]
 
 
-def _joined(first: Numbers, rest: Numbers) -> Numbers:
-    assert isinstance(first, list) and isinstance(rest, list)
-    return first + rest
+def _joined(each: Sequence[Found], pieces: "Mapping[int, Found] | None" = None) -> Found:
+    """Of stretches of the examples, in order, the whole."""
+    scores: dict[str, Numbers] = {name: [v for f in each for v in f.scores[name]] for name in each[0].scores}  # type: ignore[union-attr]
+    seeds = {}
+    for name in each[0].seeds:
+        counts = [len(f.scores[name]) for f in each]  # type: ignore[arg-type]
+        by_model = zip(*(f.seeds[name] for f in each), strict=True)
+        seeds[name] = [math.fsum(map(operator.mul, counts, v)) / sum(counts) for v in by_model]
+    return Found(scores, math.fsum(f.seconds for f in each), seeds, pieces or {})
 
 
 def plain(values: Any) -> Numbers:

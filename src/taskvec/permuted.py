@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from taskvec.derived import Derived, Parameter, reads
@@ -17,8 +18,9 @@ from taskvec.dtypes import BITS
 from taskvec.errors import FormatError, MismatchError, OutputError, RecipeError
 from taskvec.formats import open_source
 from taskvec.formats.header import write_header
+from taskvec.outputs import Destination
 from taskvec.source import ArraySource, Source, Spec
-from taskvec.storage import move_into_place, place_to_write, remove, stated
+from taskvec.staging import write_file
 from taskvec.symmetries import Group, fitting, is_axis
 from taskvec.weights import Weights
 
@@ -236,27 +238,13 @@ def in_memory(
 
 def write(uri: "str | os.PathLike[str]", permutations: Weights, overwrite: bool = False) -> None:
     """A safetensors file: an I64 vector a group, its axes in the metadata. Whole or absent. Raises OutputError."""
-    target = place_to_write(uri)
-    if target.suffix != ".safetensors":
-        raise OutputError(f"{target}: permutations are one file, give it a name that ends in .safetensors")
+    place = Destination.of(uri, overwrite)
+    if not place.alone:
+        raise OutputError(f"{place.target}: permutations are one file, give it a name that ends in .safetensors")
     source = next(iter(permutations.terms))
     header, offsets = write_header(source.specs, getattr(source, "metadata", {}))
-    with stated(target, OutputError):
-        if os.path.lexists(target) and (not overwrite or not target.is_file()):
-            raise OutputError(f"{target} exists{'' if overwrite else ': overwrite it (--overwrite) or name another'}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name}.taskvec-new")
-        try:
-            with new.open("wb") as file:
-                file.write(header)
-                for name, _ in sorted(offsets.items(), key=lambda item: item[1]):
-                    file.write(_read(source, name))
-                file.flush()
-                os.fsync(file.fileno())
-            move_into_place(new, target)
-        except BaseException:
-            remove(new)
-            raise
+    ordered = sorted(offsets, key=offsets.__getitem__)
+    write_file(place, chain([header], (_read(source, name) for name in ordered)))
 
 
 def stored_in(weights: Weights) -> Stored:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from taskvec.derived import Derived, held, reads
 from taskvec.dtypes import BITS, accumulator, parse_dtype
-from taskvec.errors import MismatchError, RecipeError, TaskvecError
+from taskvec.errors import OutputError, RecipeError, TaskvecError
 from taskvec.executors import default_threads
+from taskvec.fitting import note_remarks
 from taskvec.formats import checkpoint
+from taskvec.formats.header import LONGEST as LONGEST_HEADER
 from taskvec.formats.header import write_header
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
@@ -46,7 +48,7 @@ class Block:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What `save` would do. str(plan) says it to a person, `as_dict()` to a machine."""
 
@@ -60,12 +62,12 @@ class Plan:
     peak: int  # bytes of anonymous memory, the program included: a promise
     ram: int
 
-    @property
-    def specs(self) -> dict[str, Spec]:
-        """Every output tensor."""
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        """Every output tensor. Made once: there may be a hundred thousand of them, and each asks for its own."""
         return {name: spec for shard in self.shards for name, spec in shard.specs.items()}
 
-    @property
+    @cached_property
     def bytes_in(self) -> int:
         """Bytes that will be read, at most: every source once, those of each call of a method once more and once for
         each of its passes, though calls mostly read what they share together."""
@@ -153,8 +155,9 @@ def plan(
     donor = _donor(weights, like, kind)
     if donor is not None and donor not in weights.summed:
         _require_same_names(weights, donor)
-    _refuse_scaled_fp8(weights)
+    weights.check_patterns()
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
+    note_remarks(weights.mentioned, weights.reference)
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere
         for place in weights.places.values():
             c.at(place)
@@ -176,22 +179,6 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
 
 def _require_same_names(weights: Weights, donor: Source) -> None:
     Weights({}, summed=(donor, *weights.summed)).specs  # noqa: B018 - raises MismatchError
-
-
-def _refuse_scaled_fp8(weights: Weights) -> None:
-    """float8 weights with scales beside them are not the numbers that they seem."""
-    endings = (".weight_scale", ".weight_scale_inv", ".input_scale", ".scale_weight", ".weight.scale")
-    problems = [
-        f"{source.text}: {name}"
-        for source in weights.mentioned
-        if any(spec.dtype.startswith("F8") for spec in source.specs.values())
-        for name in source.specs
-        if name.endswith(endings)
-    ]
-    if problems:
-        raise MismatchError(
-            "float8 weights with scales beside them cannot be summed; de-quantise first:", problems[:20]
-        )
 
 
 def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str | None) -> dict[str, Spec]:
@@ -229,9 +216,17 @@ def _shards(specs: Mapping[str, Spec], limit: int, kind: int, filename: str | No
 
 
 def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Shard:
-    """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly."""
-    header, _ = write_header(specs, metadata)
-    header, offsets = write_header(specs, metadata, -(-len(header) // PAGE) * PAGE)
+    """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly.
+
+    Raises OutputError for a header that no reader would take.
+    """
+    header, offsets = write_header(specs, metadata, multiple=PAGE)
+    if len(header) - 8 > LONGEST_HEADER:
+        raise OutputError(
+            f"{filename} would begin with a header of {readable(len(header))} for {len(specs)} tensors, and the format "
+            f"allows {readable(LONGEST_HEADER)}: write a folder (-o NAME without .safetensors) with a smaller "
+            "--shard-size"
+        )
     size = len(header) + sum(spec.nbytes for spec in specs.values())
     return Shard(filename, specs, offsets, len(header), size)
 

@@ -1,20 +1,25 @@
 """A journal, read back: what was tried and what was chosen. Needs neither the models nor the evaluator."""
 
+import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from taskvec.entries import SPLITS, Line, Numbers, require_first, require_fitting, require_sound
 from taskvec.errors import FormatError, TaskvecError
-from taskvec.findings import CHOSEN, Numbers, Record
+from taskvec.findings import CHOSEN, Record
 from taskvec.goals import constraint, objective
 from taskvec.judging import Judge
-from taskvec.measuring import scores_of, unlike
+from taskvec.measuring import scores_of
 from taskvec.recipe import written
 from taskvec.spaces import Knobs
-from taskvec.stores import Line
 from taskvec.trials import FORMAT, read_lines
 from taskvec.weights import Weights
+
+BASE = "base"  # the reference model that there always is
+TORN = "the journal's last line is not whole and was left out: a process was stopped while it wrote it"
 
 
 def choice_line(
@@ -32,24 +37,24 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
     choice = next((line for line in reversed(lines) if "choice" in line), None)
     if choice is None:
         raise FormatError("the search has not ended: run it again, and it goes on to its end")
-    references = [line for line in lines if "reference" in line]
-    validation = {line["reference"]: scores_of(line) for line in references if line["split"] == "validation"}
+    knobs = choice["choice"]
+    validation, test = (_references(lines, split) for split in SPLITS)
+    if BASE not in validation:
+        raise FormatError("the base was not judged on validation examples")
     goals, bounds = map(objective, about["objective"]), map(constraint, about["constraints"])
     judge = Judge.of([*goals], about["minimise"], [*bounds], validation)
     tried = judge.all(lines)
-    test = {line["reference"]: scores_of(line) for line in references if line["split"] == "test"}
-    seeds: Mapping[str, list[float]] = next(
-        (line.get("seeds", {}) for line in lines if "trial" in line and line["knobs"] == choice["choice"]), {}
-    )
-    tests = [line for line in lines if "test" in line]
-    for line in tests:
-        if line["test"] == choice["choice"]:
-            test[CHOSEN], seeds = scores_of(line), line.get("seeds", {})
+    chosen = next((t for t in tried if t.knobs == knobs), None)
+    judged = next((line for line in lines if "test" in line and line["test"] == knobs), None)
+    if judged:
+        test[CHOSEN] = scores_of(judged)
+    whole = next((line for line in lines if "scores" in line and chosen and line.get("trial") == chosen.number), {})
+    notes = [*choice["notes"], *_at_ends(about["knobs"], knobs or {}), *_looked(lines, knobs)]
     return Record(
         recipe=choice["family"],
         model=choice["model"],
         file=choice["file"],
-        chosen=next((t for t in tried if t.knobs == choice["choice"]), None),
+        chosen=chosen,
         how=choice["how"],
         objectives=tuple(about["objective"]),
         minimised=about["minimise"],
@@ -58,10 +63,42 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
         given_up=tuple(judge.trial(line, "partial") for line in lines if "partial" in line),
         validation=validation,
         test=test,
-        seeds=seeds,
-        looks=len(tests),
-        notes=(*choice["notes"], *_at_ends(about["knobs"], choice["choice"] or {})),
+        seeds=(judged or whole).get("seeds", {}),
+        looks=len({_key(what["test"]) for line in lines if (what := _tested(line))}),
+        notes=tuple(notes),
     )
+
+
+def _references(lines: Sequence[Line], split: str) -> dict[str, Mapping[str, Numbers]]:
+    """Reference model -> its scores on a split. Of two judgements the first counts, as it does in the search."""
+    found: dict[str, Mapping[str, Numbers]] = {}
+    for line in lines:
+        if "reference" in line and line["split"] == split:
+            found.setdefault(line["reference"], scores_of(line))
+    return found
+
+
+def _tested(line: Line) -> Line | None:
+    """The candidate that this line judges, or claims, on test examples: {"test": its knobs}."""
+    what = line["claim"] if isinstance(line.get("claim"), dict) else line
+    return what if isinstance(what.get("test"), dict) else None
+
+
+def _looked(lines: Sequence[Line], knobs: Knobs | None) -> list[str]:
+    """That the chosen model was judged on test examples more than once, if it was: by a process that was stopped."""
+    begun = [line for line in lines if "claim" in line and (what := _tested(line)) and what["test"] == knobs]
+    ended = sum("test" in line and line["test"] == knobs for line in lines)
+    times = max(len(begun), ended)
+    if times < 2:
+        return []
+    return [
+        f"judging the chosen model on test examples was begun {times} times, since a process stopped before it was "
+        f"done: the scores are those that were written {'down first' if ended else 'down'}"
+    ]
+
+
+def _key(knobs: Knobs) -> str:
+    return json.dumps(knobs, sort_keys=True)
 
 
 def _at_ends(ranges: Mapping[str, str], chosen: Knobs) -> list[str]:
@@ -76,53 +113,21 @@ def _at_ends(ranges: Mapping[str, str], chosen: Knobs) -> list[str]:
 
 def read_record(path: str | os.PathLike[str]) -> Record:
     """The record of a journal on disk. Raises FormatError for what is none, or has no end yet."""
-    name, (first, *lines) = os.fspath(path), read_lines(path)
-    if first["search"] != FORMAT:
+    name, (lines, torn) = os.fspath(path), read_lines(path)
+    first, lines = lines[0], lines[1:]
+    if first["search"] not in range(1, FORMAT + 1):
         raise FormatError(f"{name} is a journal of another version of taskvec")
+    require_first(first, name)
+    require_sound(lines, "search", name, 2)
+    require_fitting(first, lines, name)
     try:
-        if problems := [f"line {k}: {what}" for k, line in enumerate(lines, 2) for what in _problems(line, lines)]:
-            raise FormatError("no search writes this:", problems[:10])
         found = record(first, lines)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError):
-        raise FormatError(f"{name} is no journal of this version of taskvec") from None
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from None
-    except TaskvecError as error:
+    except (TaskvecError, ArithmeticError, ValueError) as error:
         raise FormatError(f"{name} does not fit together: {error}") from None
     if not all(math.isfinite(v) for t in (*found.trials, *found.given_up) for v in (*t.goods, t.breach)):
         raise FormatError(f"{name}: an objective or a constraint is no finite number")
     if found.chosen is None and [line["choice"] for line in lines if "choice" in line][-1] is not None:
         raise FormatError(f"{name}: what was chosen is none of the candidates")
-    return found
-
-
-def _problems(line: Line, lines: Sequence[Line]) -> Iterator[str]:
-    """What a search never writes: a journal may come from anywhere, and a report is drawn of what it says."""
-    trial = next((other for other in lines if "trial" in other), {})
-    for key in ("knobs", "choice", "test"):
-        values = line.get(key)
-        if values is not None and (values.keys() != trial["knobs"].keys() or not all(map(_number, values.values()))):
-            yield f"{values!r:.80} is no number for each knob"
-    if "trial" in line and not (type(line["trial"]) is int and _number(line["seconds"])):
-        yield "no number of a trial, or of seconds"
-    before: Mapping[str, Numbers] = next(
-        (o["scores"] for o in lines if "scores" in o and _split(o) == _split(line)), {}
-    )
-    for key in ("scores", "partial"):
-        bad = [name for name, values in line.get(key, {}).items() if not _numbers(values)]
-        yield from (f"{name}: no number, and no list of them" for name in bad)
-        if key == "scores" and "scores" in line and not bad:
-            yield from unlike(before, line["scores"])
-    yield from (f"{n}: no mean a seed" for n, v in line.get("seeds", {}).items() if not _numbers(v) or len(v) < 2)
-
-
-def _split(line: Line) -> str:
-    return str(line.get("split", "validation"))
-
-
-def _numbers(values: Any) -> bool:
-    return all(map(_number, values)) and bool(values) if isinstance(values, list) else _number(values)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return replace(found, notes=(*found.notes, TORN)) if torn else found

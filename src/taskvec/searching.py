@@ -7,28 +7,27 @@ is found goes line by line into a journal (trials.py), from which a search that 
 """
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-from taskvec.errors import MismatchError, RecipeError, TaskvecError
-from taskvec.evals import Evaluator, Scores, as_evaluator
+from taskvec.entries import SPLITS, Line, require_fitting
+from taskvec.errors import RecipeError, TaskvecError
+from taskvec.evals import Evaluator, Scores, Told, as_evaluator, require_apart
+from taskvec.evals.order import FIRST
 from taskvec.findings import Result
 from taskvec.goals import Goal, constraint, objective
 from taskvec.judging import RULES, Judge
-from taskvec.measuring import QUARTER, Book, fingerprints
+from taskvec.measuring import Book, fingerprints
 from taskvec.racing import hopeless
 from taskvec.recipe import parse, replaced
-from taskvec.records import choice_line, record
+from taskvec.records import BASE, choice_line, record
 from taskvec.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, scattered, total
-from taskvec.stores import Line
-from taskvec.trials import POLL, Journal, now
+from taskvec.trials import Journal, now
 from taskvec.version import __version__
 from taskvec.weights import Weights
 
-BASE = "base"  # the reference model that there always is
 Progress = Callable[[int, int], None]  # trials done, trials in all
 
 
@@ -66,8 +65,8 @@ def search(
     with `minimise` that is a published rule, the lowest target that passes. "largest" takes the largest value of the
     one knob that keeps them: the other rule, as Ilharco et al. choose lambda for negation (0.95 of the control).
     early: with "largest" and a grid, from the largest down, and no further than the first that keeps the constraints.
-    race: give a candidate up after a quarter of its examples if it has less than a hundredth of a chance to beat the
-    best so far (racing.py); for evaluators that can judge by parts, and with the rule "best".
+    race: give a candidate up after a quarter of its examples, a fair sample, if it has less than a hundredth of a
+    chance to beat the best so far (racing.py); for evaluators that can judge by parts, and with the rule "best".
     replicates: the recipe's models from other seeds, by the names that it calls them: [{"a": seed 2's}, {"a": ...}].
     Every candidate is then judged with each of them and with the recipe's own; what counts is the mean, and the result
     has standard deviations and t intervals over the seeds.
@@ -75,7 +74,7 @@ def search(
     `search`) for so many `trials`, seeded; "greedy" and "forward" build a sum up term by term (spaces.py).
     journal: a file to write to and to go on from, or a database (stores.py: "postgresql://host/base#name").
     test: judge the chosen and the reference models on test examples, once. Raises RecipeError, MismatchError if test
-    examples are among those of validation, and what the evaluator does.
+    examples are among those of validation or are not all told, and what the evaluator does.
     """
     weights, evaluate = parse(recipe) if isinstance(recipe, str) else recipe, as_evaluator(evaluate)
     spaces = _spaces(weights, knobs)
@@ -87,7 +86,7 @@ def search(
         spaces = {k: Space(v.low, v.high, tuple(sorted(v.values, reverse=True))) for k, v in spaces.items()}
     if sampler in STUDIES:
         propose(spaces, sampler, seed, 0, {}, len(goals))  # is it installed, and can it work with these knobs?
-    notes = _require_apart(evaluate)
+    told = require_apart(evaluate)
     about = {
         "recipe": str(weights), "sources": fingerprints([*seeds, *models.values()]), "evaluator": evaluate.text,
         "knobs": {name: str(space) for name, space in spaces.items()}, "objective": [g.text for g in goals],
@@ -95,11 +94,11 @@ def search(
         "version": __version__,
     }  # fmt: skip
     book = Book(Journal(journal or None, about), evaluate)
+    require_fitting(about, book.lines(), str(book))
     found = {name: book.reference(name, model, "validation") for name, model in models.items()}
-    judge = Judge.of(goals, minimise, bounds, found)
+    told.require_all(found[BASE], "validation")
+    judge, raced = Judge.of(goals, minimise, bounds, found), race and rule == "best"
     judge.check(found[BASE])
-
-    raced = race and rule == "best"
 
     def proposed(number: int) -> tuple[Knobs, dict[str, Any]] | None:
         """The knobs of a trial, from what is known now."""
@@ -110,7 +109,7 @@ def search(
 
     how = _How(count, early, raced, sampler in SEQUENTIAL)
     _run(seeds, how, book, judge, proposed, progress)
-    return _ended(seeds, models, book, judge, rule, test, notes, about)
+    return _ended(seeds, models, book, judge, rule, test, told, about)
 
 
 # ---- before anything is measured -----------------------------------------------------------------
@@ -160,22 +159,6 @@ def _goals(
     return goals, bounds, models
 
 
-def _require_apart(evaluate: Evaluator) -> list[str]:
-    """Validation and test examples must differ. Says so where the evaluator cannot tell which it uses."""
-    validation, test = evaluate.examples("validation"), evaluate.examples("test")
-    if validation is None or test is None:
-        return [f"{evaluate.text} does not tell its examples: that validation and test differ is its own promise"]
-    seen = {digest for digests in validation.values() for digest in digests}
-    shared = {metric: sum(d in seen for d in digests) for metric, digests in test.items()}
-    if any(shared.values()):
-        raise MismatchError(
-            "test examples are among the validation examples: what is chosen on them cannot be judged on them",
-            [f"{metric}: {n} of {len(test[metric])}" for metric, n in shared.items() if n],
-        )
-    untold = ", ".join(getattr(evaluate, "untold", ()))
-    return [f"{untold}: that validation and test examples differ is the task's own promise"] if untold else []
-
-
 # ---- the trials ----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class _How:
@@ -196,20 +179,15 @@ def _run(
     progress: Progress | None,
 ) -> None:
     """Trials until all are done, by us or by another process with the same journal."""
-    while True:
-        if how.early and any(not t.broken for t in judge.all(book.lines())):
-            return
-        number = book.journal.claim(how.count)
-        if number is None:
-            if not book.journal.waiting(how.count):
-                return
-            time.sleep(POLL)
-            continue
-        if how.in_turn:
-            number = _first_missing(book, number)
+
+    def total(lines: Sequence[Line]) -> int:
+        """All, or with `early` up to the first that keeps the constraints, once those ahead of it are judged."""
+        passing = [t.number for t in judge.all(lines) if not t.broken] if how.early else []
+        return min([how.count, *(number + 1 for number in passing)])
+
+    def tried(number: int) -> Line:
         if (found := proposed(number)) is None:
-            book.journal.add({"end": number})
-            return
+            return {"end": number}
         knobs, memo = found
         line = {"trial": number, "knobs": knobs} | ({"memo": memo} if memo else {})
         try:
@@ -217,9 +195,11 @@ def _run(
         except TaskvecError as error:
             told = ", ".join(f"{name}={value:g}" for name, value in knobs.items())
             raise type(error)(f"trial {number} ({told}): {error}") from None
-        book.journal.add(line | {"time": now()})
         if progress:
-            progress(sum("trial" in line for line in book.lines()), how.count)
+            progress(1 + sum("trial" in line for line in book.lines()), how.count)
+        return line | {"time": now()}
+
+    book.journal.work(total, tried, how.in_turn)
 
 
 def _ended(
@@ -229,7 +209,7 @@ def _ended(
     judge: Judge,
     rule: str,
     test: bool,
-    notes: Sequence[str],
+    told: Told,
     about: Mapping[str, Any],
 ) -> Result:
     """The choice, judged on test examples where that is wanted and was not done yet, and written down."""
@@ -241,26 +221,19 @@ def _ended(
             book.reference(name, reference, "test")
         if chosen:
             book.candidate([w.bind(**chosen.knobs) for w in seeds], chosen.knobs)
+    notes = told.notes({split: book.before(split) for split in SPLITS})
     book.note(choice_line(chosen.knobs if chosen else None, rule, how, model, weights, notes))
-    return Result(**vars(record(about, book.lines())), weights=model)
-
-
-def _first_missing(book: Book, number: int) -> int:
-    """A claimed trial, once all before it are finished; or one of those, where its process is gone."""
-    while any(k not in {line.get("trial") for line in book.lines()} for k in range(number)):
-        if (earlier := book.journal.claim(number)) is not None:
-            number = earlier
-        else:
-            time.sleep(POLL)
-    return number
+    found = record(about, book.lines())
+    return Result(**{f.name: getattr(found, f.name) for f in fields(found)}, weights=model)
 
 
 def _tried(models: Sequence[Weights], book: Book, judge: Judge, race: bool) -> Line:
-    """What a candidate scores on validation examples; with `race` perhaps on the first of them, and is given up."""
+    """What a candidate scores on validation examples; with `race` perhaps on a part of them, and is given up."""
     rival, _ = judge.chosen(judge.all(book.lines()), "best")
-    first = book.first_part(models) if race and rival else None
-    if first is None or rival is None:
+    by = book.dealt() if race and rival else None
+    if by is None or rival is None:
         return book.measured(models, "validation").line()
-    if hopeless(judge, rival.scores, first.scores):
-        return first.line("partial") | {"share": QUARTER}
-    return book.last_part(models, first).line()
+    first, places = book.first_part(models, by)
+    if hopeless(judge, rival.scores, first.scores, places):
+        return first.line("partial") | {"share": FIRST}
+    return book.last_part(models, by, first).line()

@@ -3,12 +3,12 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from taskvec import lineage
 from taskvec.derived import Derived
+from taskvec.escapes import fenced, in_markdown, in_shell
 from taskvec.formats import checkpoint, open_source
 from taskvec.planning import Plan
 from taskvec.storage import write_text
@@ -21,7 +21,6 @@ COPIED = (
     "processor_config.json", "video_preprocessor_config.json", "modules.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "1_Pooling", "LICENSE*", "NOTICE*",
 )  # fmt: skip
-WRITTEN = ("*.safetensors", f"*{checkpoint.INDEX}", lineage.RECORD, "README.md", ".gitattributes")
 TORCH_NAMES = {
     "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
@@ -29,7 +28,7 @@ TORCH_NAMES = {
 
 
 def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> None:
-    """Everything but the weights and their index."""
+    """Everything but the weights, their index and the record."""
     if plan.kind and (source := getattr(plan.like, "folder", None)):
         made = plan.like if isinstance(plan.like, Derived) else None
         tokenizer = made.tokenizer if made else None
@@ -46,7 +45,6 @@ def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> 
         if template := entry.get("chat_template"):
             _set_chat_template(folder, template, durable)
     write_text(folder / "README.md", card(entry, plan), durable)
-    write_text(folder / lineage.RECORD, json.dumps(entry, indent=1) + "\n", durable)
 
 
 def _set_chat_template(folder: Path, template: str, durable: bool) -> None:
@@ -65,12 +63,6 @@ def copy(source: Path, folder: Path, patterns: Iterable[str]) -> None:
                 shutil.copytree(found, folder / found.name, dirs_exist_ok=True)
             else:
                 shutil.copyfile(found, folder / found.name)
-
-
-def strangers(folder: Path) -> list[str]:
-    """What lies in a folder and is no part of a checkpoint."""
-    known = (*COPIED, *WRITTEN)
-    return sorted(p.name for p in folder.iterdir() if not any(fnmatchcase(p.name, pattern) for pattern in known))
 
 
 def with_dtype(table: dict[str, Any], plan: Plan) -> dict[str, Any]:
@@ -100,20 +92,24 @@ def write_index(folder: Path, plan: Plan, durable: bool) -> None:
 
 
 def card(entry: Mapping[str, Any], plan: Plan) -> str:
-    """The README.md of an output: what it is, of what, and how to make it again."""
+    """The README.md of an output: what it is, of what, and how to make it again. What comes from recipes and paths can
+    neither end the code that it stands in, nor become commands when the line for the shell is pasted."""
     kind = "model" if plan.kind else "task vector"
+    inputs = entry["inputs"].items()
     rows = [
-        f"| {n} | `{i.get('uri', '(in memory)')}` | {i['mass']} | `{i['fingerprint'][:16]}` |"
-        for n, i in entry["inputs"].items()
+        f"| {name} | {in_markdown(found.get('uri', '(in memory)'))} | {found['mass']} | `{found['fingerprint'][:16]}` |"
+        for name, found in inputs
     ]
-    arguments = " ".join(f"{name}={source.get('uri', '...')}" for name, source in entry["inputs"].items())
+    words = [in_shell(entry["recipe"]), *(in_shell(f"{name}={found.get('uri', '...')}") for name, found in inputs)]
+    before = "-o OUT -- " if entry["recipe"].startswith("-") else ""  # a recipe that begins with a minus is no option
+    after = "" if before else " -o OUT"
     library = ["library_name: transformers"] if plan.kind else []
     return "\n".join(
-        ["---", *library, "tags:", "- taskvec", "- merge", "---", "", f"# A {kind} made by task arithmetic", "", "```",
-         entry["recipe"], "```", "", "| name | source | mass | fingerprint |", "|---|---|---|---|", *rows, "",
+        ["---", *library, "tags:", "- taskvec", "- merge", "---", "", f"# A {kind} made by task arithmetic", "",
+         *fenced(entry["recipe"]), "", "| name | source | mass | fingerprint |", "|---|---|---|---|", *rows, "",
          "Mass 1 is a model, mass 0 a task vector (a difference of models). Digests of every tensor are in",
-         f"`{lineage.RECORD}`; `taskvec verify` recomputes them. taskvec {entry['taskvec']}:", "", "```console",
-         f'$ taskvec merge "{entry["recipe"]}" {arguments} -o OUT', "```", ""]
+         f"`{lineage.RECORD}`; `taskvec verify` recomputes them. taskvec {entry['taskvec']}:", "",
+         *fenced(f"$ taskvec merge {before}{' '.join(words)}{after}", "console"), ""]
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from taskvec.dtypes import BITS, CODES
+from taskvec.errors import SourceChanged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,8 @@ class Source(Protocol):
     A source that holds no weights but statistics of a model says of which kind in an attribute `statistic`.
     `readinto(name, start, out)` fills `out`, a writable buffer, with the raw little-endian elements of `name` from
     flat index `start` on; the length of `out` says how many. It may be called from several threads.
+    An interrupted `save` goes on only if the `stamp` of every source is the one that it began with, and nothing gets
+    its final name unless `require_unchanged` of every source has passed after the last byte was read.
     """
 
     @property
@@ -73,6 +76,16 @@ class Source(Protocol):
     @property
     def base(self) -> str | None:
         """The fingerprint of the model that a task vector was made from, if it is known."""
+
+    def stamp(self) -> str | None:
+        """A text that is another one as soon as any byte is another: a digest, or what the file system says of files.
+
+        None where there is no such proof, as for a function that reads a database. An output of such a source is not
+        resumed but made again from the start.
+        """
+
+    def require_unchanged(self) -> None:
+        """Raise SourceChanged unless the bytes are still those that were there when the source was first used."""
 
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """Fill `out` with elements of `name` from flat index `start` on."""
@@ -111,7 +124,11 @@ def samples(spec: Spec) -> list[tuple[int, int]]:
 
 
 class ArraySource:
-    """Tensors in memory, under a name. `arrays`: name -> C-contiguous numpy array."""
+    """Tensors in memory, under a name. `arrays`: name -> C-contiguous numpy array.
+
+    The memory stays the caller's, who may write to it at any time. Nothing tells when that happens, so the stamp is a
+    digest of every byte, and an array that changes after it was first stamped is an error.
+    """
 
     partial = False
 
@@ -120,6 +137,7 @@ class ArraySource:
     ):
         self.text, self.mass, self.specs, self.base = name, mass, dict(specs), None
         self.statistic = statistic
+        self._stamp: str | None = None  # the first one, which later ones are compared with
         self._bytes = {
             n: memoryview(a.reshape(-1).view("u1").data) if a.size else memoryview(b"") for n, a in arrays.items()
         }
@@ -137,6 +155,32 @@ class ArraySource:
         """Copy the elements."""
         first = start * BITS[self.specs[name].dtype] // 8
         out[:] = self._bytes[name][first : first + len(out)]
+
+    def stamp(self) -> str:
+        """BLAKE3 of name, dtype, shape and all bytes of every tensor, as they are now; on all cores, several GB/s."""
+        from blake3 import blake3
+
+        state = blake3(max_threads=blake3.AUTO)
+        for name, data in self._bytes.items():
+            spec = self.specs[name]
+            state.update(json.dumps([name, spec.dtype, spec.shape]).encode())
+            state.update(data)
+        found = state.hexdigest()
+        self._stamp = self._stamp or found
+        return found
+
+    def require_unchanged(self) -> None:
+        """Raise SourceChanged if an array holds other bytes than when it was first stamped or fingerprinted.
+
+        The fingerprint and what methods have measured are remembered, and would be those of other numbers.
+        """
+        known = self.__dict__.get("fingerprint")
+        changed = known is not None and known != fingerprint(self.specs, self.readinto)
+        if changed or (self._stamp is not None and self._stamp != self.stamp()):
+            raise SourceChanged(
+                f"{self.text}: an array in memory changed after it was read; nothing was written. Leave it as it is "
+                "while it is used, or call from_arrays again to use the new numbers"
+            )
 
     @cached_property
     def fingerprint(self) -> str:

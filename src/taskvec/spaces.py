@@ -5,7 +5,9 @@ A proposal depends on the seed, the number of the trial and the trials that are 
 search that was killed goes on as if it had not been.
 """
 
+import io
 import math
+import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from itertools import islice, pairwise, product
 from typing import Any
 
 from taskvec import subsets
-from taskvec.errors import MissingExtra, RecipeError
+from taskvec.errors import FormatError, MissingExtra, RecipeError
 
 LARGEST = 1_000_000  # points of a grid
 STUDIES = ("tpe", "cmaes", "nsga2")  # Optuna's
@@ -24,6 +26,10 @@ SEVERAL = ("nsga2",)  # for more than one objective
 SEQUENTIAL = ("greedy", "forward")  # a trial depends on all before it; there may be fewer than at most
 SAMPLERS = ("grid", "random", *SEQUENTIAL, *STUDIES)
 POPULATION = 20  # candidates of a generation of NSGA-II
+STATE = {  # what the pickled state of CMA-ES is made of
+    "cmaes._cma.CMA", "numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
+}  # fmt: skip
 Knobs = dict[str, float]
 
 
@@ -184,15 +190,47 @@ def _optuna(
     several = goals if sampler != "cmaes" else 1
     study = optuna.create_study(directions=["maximize"] * several, sampler=_sampler(optuna, sampler, seed + number))
     for past in (tried[k] for k in sorted(tried)):
-        study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE, params=dict(past.knobs), distributions=shapes, values=past.goods[:several],
-                system_attrs=dict(past.memo), constraints={"bounds": past.broken},
-            )
-        )  # fmt: skip
-    study.ask(shapes)
+        _require_harmless(past.memo)
+    try:
+        for past in (tried[k] for k in sorted(tried)):
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE, params=dict(past.knobs), distributions=shapes,
+                    values=past.goods[:several], system_attrs=dict(past.memo), constraints={"bounds": past.broken},
+                )
+            )  # fmt: skip
+        study.ask(shapes)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = f"{sampler} cannot go on from the trials of the journal: {type(error).__name__}: {error}"
+        raise FormatError(told) from error
     asked = study.trials[-1]
     return {name: spaces[name].nearest(value) for name, value in asked.params.items()}, dict(asked.system_attrs)
+
+
+class _Plain(pickle.Unpickler):
+    """Makes arrays and the state of CMA-ES, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Raises FormatError for anything that the state of a sampler has not."""
+        if f"{module}.{name}" not in STATE:
+            raise FormatError(
+                f"a journal's memo of a sampler would run {module}.{name}: it was not written by a search"
+            )
+        return super().find_class(module, name)
+
+
+def _require_harmless(memo: Mapping[str, Any]) -> None:
+    """Raise FormatError for a memo that would run code. Optuna unpickles the state of CMA-ES, which the journal has."""
+    pieces = {key: text for key, text in memo.items() if "optimizer" in key}
+    if not pieces:
+        return
+    try:
+        whole = "".join(pieces[key] for key in sorted(pieces, key=lambda key: int(key.rpartition(":")[2])))
+        _Plain(io.BytesIO(bytes.fromhex(whole))).load()
+    except FormatError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise FormatError(f"a journal's memo of a sampler cannot be read: {type(error).__name__}: {error}") from None
 
 
 def _sampler(optuna: Any, name: str, seed: int) -> Any:

@@ -33,8 +33,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +53,12 @@ from taskvec.formats import open_source
 from taskvec.formats.header import write_header
 from taskvec.methods.lift import code_digest
 from taskvec.methods.user import function_in
+from taskvec.moving import sync
+from taskvec.outputs import Destination
 from taskvec.planning import PIECE, readable
 from taskvec.source import ArraySource, Spec
-from taskvec.staging import Staging, require_writable
-from taskvec.storage import existing_parent, free_bytes, place_to_write, stated, write_exactly
+from taskvec.staging import Staging, finished_before
+from taskvec.storage import existing_parent, free_bytes, opened, stated, write_exactly
 from taskvec.terms import alone, evaluate
 from taskvec.version import __version__
 from taskvec.weights import SHOWN, Weights, statistic_of
@@ -130,14 +131,15 @@ def stats(
     """
     began = time.perf_counter()
     encoding = _require_arguments(kind, labels, examples, dtype)
-    target = place_to_write(out)
+    place = Destination.of(out, overwrite)
+    target = place.target
     if target.suffix != ".safetensors":
         raise OutputError(f"{os.fspath(out)}: statistics are one file, call it NAME.safetensors")
     weights = _model(model)
     (source,) = weights.terms
-    writable = partial(require_writable, target, overwrite, [source.path])  # type: ignore[attr-defined]
-    with stated(target, OutputError):
-        writable()
+    place = replace(place, sources=(source.path,))  # type: ignore[attr-defined]
+    finished_before(place)  # clears what a killed run has left
+    place.require_writable()
     given, digest = _given(data, str(source.path))  # type: ignore[attr-defined]
     parameters = _parameters(given.module, weights)
     layers = _layers(given.module, weights) if kind == "gram" else {}
@@ -152,9 +154,9 @@ def stats(
         about |= {"seed": str(seed)} if labels == "sampled" else {}
     elif turned := [name for name in arrays if is_transposed(layers[name])]:
         about["transposed"] = json.dumps(turned)
-    source.require_unchanged()  # type: ignore[attr-defined]
+    source.require_unchanged()
     record = _record(kind, weights, about)
-    size = _stored(target, writable, arrays, encoding, record)
+    size = _stored(place, arrays, encoding, record)
     return Statistics(
         target, kind, source.fingerprint, record["fingerprint"], count, len(arrays), tuple(unreached), size,
         time.perf_counter() - began,
@@ -295,7 +297,7 @@ def _record(kind: str, weights: Weights, about: Mapping[str, str]) -> dict[str, 
         "statistic": kind,
         "recipe": f"{kind} statistics of model",
         "base": source.fingerprint,
-        "inputs": {"model": lineage.input_of(source)},
+        **lineage.origins({"model": source}),
         **about,
         "fingerprint": lineage.UNKNOWN,
         "digest": lineage.METHOD,
@@ -303,22 +305,21 @@ def _record(kind: str, weights: Weights, about: Mapping[str, str]) -> dict[str, 
 
 
 def _stored(
-    target: Path,
-    writable: Callable[[], None],
+    place: Destination,
     arrays: "Mapping[str, NDArray[Any]]",
     dtype: str,
     record: dict[str, Any],
 ) -> int:
     """The file under its name, whole and durable, or nothing; its size."""
-    stage = Staging(target, "statistics", resume=False, durable=True, ready=writable)
+    stage = Staging(place, "statistics", resume=False, durable=True)
     try:
-        with stated(target, OutputError):
-            _write(stage.files / target.name, arrays, dtype, record)
+        with stated(place.target, OutputError):
+            _write(stage.files / place.target.name, arrays, dtype, record)
         stage.commit()
     except BaseException:
         stage.discard()
         raise
-    return target.stat().st_size
+    return place.target.stat().st_size
 
 
 def _write(path: Path, arrays: "Mapping[str, NDArray[Any]]", dtype: str, record: dict[str, Any]) -> None:
@@ -332,7 +333,7 @@ def _write(path: Path, arrays: "Mapping[str, NDArray[Any]]", dtype: str, record:
     header, offsets = write_header(specs, _metadata(record))
     step, bad = PIECE * 8 // BITS[dtype], []
     out, scratch = memoryview(bytearray(PIECE)), memoryview(bytearray(8 * step))
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fd = opened(path, os.O_RDWR | os.O_CREAT)
     try:
         write_exactly(fd, memoryview(header), 0)
         for name, spec in specs.items():
@@ -351,7 +352,7 @@ def _write(path: Path, arrays: "Mapping[str, NDArray[Any]]", dtype: str, record:
         again, _ = write_header(specs, _metadata(record))
         assert len(again) == len(header), "a header's length is known before the data"
         write_exactly(fd, memoryview(again), 0)
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
 

@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import re
-import shutil
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from taskvec.errors import FormatError, MissingExtra, OutputError, SourceChanged, TaskvecError
+from taskvec.moving import sync
 
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -38,11 +38,16 @@ def expanded(uri: str | os.PathLike[str]) -> Path:
 
 def place_to_write(uri: str | os.PathLike[str]) -> Path:
     """The absolute path, through links, of what is to be written. Raises OutputError."""
+    if not os.fspath(uri):
+        raise OutputError("the output has no name: say where to write (-o NAME)")
     try:
         with stated(uri, OutputError):
-            return expanded(uri).resolve()
-    except RuntimeError as error:  # links in a circle
-        raise OutputError(f"{os.fspath(uri)} cannot be written to: {error}") from None
+            found = expanded(uri).resolve()
+    except (RuntimeError, ValueError) as error:  # links in a circle; a null character
+        raise OutputError(f"{os.fspath(uri)!r} cannot be written to: {error}") from None
+    if not found.name:
+        raise OutputError(f"{os.fspath(uri)} cannot be written to: it is the root of the file system")
+    return found
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -58,15 +63,21 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 class File:
-    """A file opened once, read at exact positions by any thread, and known to be the one that was opened."""
+    """A file opened once, read at exact positions by any thread, and known to be the one that was opened.
+
+    `stamp`: size, time of change, inode and device, and the time at which the system itself last changed the inode
+    (ctime). Programs can put the time of change back, as rsync, cp -p and touch -r do; ctime they cannot set. What
+    stays unseen: a write in the same tick of the file system's clock as the opening, one through a mapping whose page
+    the system has already marked as changed, and one on another machine whose clock or cache lags behind.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._lock = threading.Lock()
         self._fd: int | None = None
         with stated(path):
-            self._stamp = _stamp(path.stat())
-        self.size = self._stamp[0]
+            self.stamp = stamp_of(path.stat())
+        self.size = self.stamp[0]
 
     def fd(self) -> int:
         """The descriptor, opened on first use."""
@@ -75,7 +86,7 @@ class File:
                 if self._fd is None:
                     fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
                     weakref.finalize(self, os.close, fd)
-                    self._require(_stamp(os.fstat(fd)))
+                    self._require(stamp_of(os.fstat(fd)))
                     self._fd = fd
         return self._fd
 
@@ -98,25 +109,34 @@ class File:
             done += count
 
     def require_unchanged(self) -> None:
-        """Raise SourceChanged unless the path still names the file as it was opened (size, time of change, inode)."""
+        """Raise SourceChanged unless the path still names the file as it was opened: its stamp is the same."""
         try:
-            self._require(_stamp(self.path.stat()))
+            self._require(stamp_of(self.path.stat()))
         except FileNotFoundError:
             raise SourceChanged(f"{self.path} vanished while it was read; nothing was written") from None
 
     def _require(self, now: tuple[int, ...]) -> None:
-        if now != self._stamp:
-            raise SourceChanged(f"{self.path} changed while it was read; nothing was written")
+        if now == self.stamp:
+            return
+        if now[:4] == self.stamp[:4]:
+            raise SourceChanged(
+                f"{self.path} changed while it was read, though its time of change was put back (or only its "
+                "permissions, its owner or its links are other ones: nobody can tell); nothing was written, run the "
+                "same command again"
+            )
+        raise SourceChanged(f"{self.path} changed while it was read; nothing was written")
 
 
-def _stamp(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
+def stamp_of(found: os.stat_result) -> tuple[int, ...]:
+    """What tells that a file was written to; see `File`."""
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, found.st_ctime_ns
 
 
 REFUSALS = {
     errno.EACCES: "permission denied",
     errno.ENOENT: "does not exist",
     errno.EISDIR: "is a folder",
+    errno.ELOOP: "is a link, which is not followed when writing, or leads in a circle: remove it",
     errno.EMFILE: "too many open files; write larger shards, or raise the limit (ulimit -n)",
 }
 
@@ -155,7 +175,7 @@ class Output:
     """
 
     def __init__(self, path: Path, size: int, direct: bool):
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        self.fd = opened(path, os.O_RDWR | os.O_CREAT)
         self._direct: int | None = None
         self._turn = threading.Lock()  # the system lets one write to the cache of a file at a time; it spins, we sleep
         try:
@@ -165,7 +185,7 @@ class Output:
             raise
         if direct and hasattr(os, "O_DIRECT"):
             with suppress(OSError):  # a file system that cannot
-                self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+                self._direct = opened(path, os.O_WRONLY | os.O_DIRECT)
 
     def write(self, data: memoryview, offset: int) -> None:
         """All of `data` at `offset`."""
@@ -219,67 +239,21 @@ def write_exactly(fd: int, data: memoryview, offset: int) -> None:
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """A small file, on the disk itself on return if it is to be `durable`."""
-    with path.open("w", encoding="utf-8") as file:
+    """A small file, on the disk itself on return if it is to be `durable`. Never through a link.
+
+    What is no Unicode, such as bytes of a path that is not UTF-8, is written as an escape (\\udcff).
+    """
+    fd = opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         if durable:
-            os.fsync(file.fileno())
+            sync(file.fileno())
 
 
-def sync_folder(path: Path, durable: bool = True) -> None:
-    """Make the names in a folder durable."""
-    if not durable:
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def move_into_place(new: Path, target: Path, durable: bool = True) -> None:
-    """`new` under the name `target` in one step; what stood there before is removed only after.
-
-    Where the system can swap two names at once (Linux), `target` exists at every moment. Elsewhere the old one is set
-    aside first, under a hidden name, and put back if the step fails.
-    """
-    if not os.path.lexists(target):
-        new.rename(target)
-        sync_folder(target.parent, durable)
-        return
-    if new.is_file() and not target.is_dir():
-        new.replace(target)
-    elif _swap(new, target):
-        remove(new)
-    else:
-        aside = target.with_name(f".{target.name}.taskvec-old")
-        target.rename(aside)
-        try:
-            new.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-        remove(aside)
-    sync_folder(target.parent, durable)
-
-
-def remove(path: Path) -> None:
-    """A file or a folder, gone."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _swap(a: Path, b: Path) -> bool:
-    """Exchange two names atomically; False where the system cannot."""
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    try:
-        renameat2: Callable[..., int] = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    return renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+def opened(path: Path, flags: int) -> int:
+    """A descriptor of the file itself that has this name: a link there is not followed but an OSError (ELOOP)."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o644)
 
 
 def free_bytes(path: Path) -> int:

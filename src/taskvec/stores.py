@@ -6,12 +6,14 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from taskvec.entries import Line
 from taskvec.errors import FormatError, MissingExtra, OutputError
+from taskvec.moving import sync
 from taskvec.storage import stated
 
 try:
@@ -19,7 +21,6 @@ try:
 except ImportError:  # no locks: one process a journal
     fcntl = None  # type: ignore[assignment]
 
-Line = dict[str, Any]
 URL = re.compile(r"^[a-z0-9+]+://")
 UNNAMED = "search"  # the name of a journal in a database whose URL says none
 BACKENDS = ("postgresql", "sqlite")
@@ -108,7 +109,9 @@ class File:
                 raise FormatError(f"{self.path} became shorter while it was in use")
             data = os.pread(self._fd, size - self._size, self._size)
         whole = data[: data.rfind(b"\n") + 1]
-        self._read += parsed(self.path, whole, len(self._read) + 1)
+        if data and not whole and not self._read and not _begins_a_journal(data):
+            raise FormatError(f"{self.path} is no journal: take another name, or remove it")
+        self._read += parsed(str(self), whole.splitlines(), len(self._read) + 1)
         self._size += len(whole)
         return self._read
 
@@ -122,7 +125,7 @@ class File:
                 done = 0
                 while done < len(text):
                     done += os.pwrite(self._fd, text[done:], self._size + done)
-                os.fsync(self._fd)
+                sync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, self._size)
                 raise
@@ -178,8 +181,11 @@ class Table:
         """All of this journal's; read from where it was last read to."""
         about = {"name": self.name, "last": self._last}
         found = self._run(f"SELECT id, line FROM {TABLE} WHERE name = :name AND id > :last ORDER BY id", **about)
-        for self._last, text in found.fetchall():
-            self._read.append(json.loads(text))
+        rows = found.fetchall()
+        self._read += parsed(
+            self.text, [str(text).encode("utf-8", "surrogatepass") for _, text in rows], len(self._read) + 1
+        )
+        self._last = rows[-1][0] if rows else self._last
         return self._read
 
     def append(self, line: Line) -> None:
@@ -202,15 +208,21 @@ class Table:
             raise OutputError(f"{self.text}: {str(cause).strip().splitlines()[0]}") from None
 
 
-def parsed(path: Path, whole: bytes, first: int) -> list[Line]:
-    """Whole lines of JSON, the first of them the file's line `first`. Raises FormatError."""
+def _begins_a_journal(data: bytes) -> bool:
+    """Whether a file without a whole line may be what a kill left of a first one; whatever else it is, it is kept."""
+    begins = (b'{"search":', b'{"interference":')
+    return any(data.startswith(b) or b.startswith(data) for b in begins)
+
+
+def parsed(where: str, texts: Iterable[bytes], first: int) -> list[Line]:
+    """Whole lines of JSON, the first of them the journal's line `first`. Raises FormatError."""
     found = []
-    for number, text in enumerate(whole.splitlines(), first):
+    for number, text in enumerate(texts, first):
         try:
             line = json.loads(text.decode())
             if not isinstance(line, dict):
                 raise ValueError("it is no object")
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path}, line {number}: no line of a journal ({error})") from None
+            raise FormatError(f"{where}, line {number}: no line of a journal ({error})") from None
         found.append(line)
     return found

@@ -51,7 +51,7 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
         bar, waiting = _Bar(4 * _unmeasured(todo), total, reused, progress), _Waiting(stage, files)
         try:
             for stretch in _stretches(todo, [block for block in blocks if block.index not in kept]):
-                prepare([todo.weights], todo.threads, bar.measured, {block.name for block in stretch})
+                prepare([todo.weights], todo.threads, bar.measured, dict.fromkeys(block.name for block in stretch))
                 bar.settle(_unmeasured(todo))
                 for done in each(stretch, work, memory, min(todo.threads, len(stretch))):
                     size = size_of(todo, blocks[done.index])
@@ -69,15 +69,18 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
 def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:
     """Whole tensors, STRETCH elements of them or one: what methods measure of them is in the page cache when it is
     read again to compute. All that is left once nothing is left to measure."""
-    while blocks:
-        first, size, limit = 0, 0, STRETCH if _unmeasured(todo) else math.inf
-        for name, its in groupby(blocks, key=lambda block: block.name):
-            size += todo.specs[name].numel
-            if first and size > limit:
-                break
-            first += len([*its])
-        yield blocks[:first]
-        blocks = blocks[first:]
+    first, last, size, limit = 0, 0, 0, math.inf
+    for name, its in groupby(blocks, key=lambda block: block.name):
+        if first == last:  # a new stretch begins
+            size, limit = 0, STRETCH if _unmeasured(todo) else math.inf
+        numel = todo.specs[name].numel
+        if last > first and size + numel > limit:
+            yield blocks[first:last]
+            first, size, limit = last, 0, STRETCH if _unmeasured(todo) else math.inf
+        size += numel
+        last += len([*its])
+    if last > first:
+        yield blocks[first:last]
 
 
 def _unmeasured(todo: Plan) -> int:

@@ -1,24 +1,28 @@
 """The journal of a search, or of another row of trials: a line of JSON for all that is known, as it came to be known.
 
 Several processes may write to one journal. Each line is appended whole under a lock, and is on the disk when that
-returns. The first line says what is tried: a journal never goes on as another one.
+returns. The first line says what is tried: a journal never goes on as another one. Who works on what is claimed in the
+journal (leases.py): every trial, and every look at test examples, is one process's.
 """
 
 import json
 import os
-import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from taskvec.entries import Line, require_sound
 from taskvec.errors import FormatError, OutputError
+from taskvec.leases import Watch, claim_of, kept
 from taskvec.storage import stated
-from taskvec.stores import URL, Line, parsed, store_of
+from taskvec.stores import URL, parsed, store_of
 
-FORMAT, KINDS = 1, ("search", "interference")
+FORMAT, KINDS = 2, ("search", "interference")
 POLL = 0.5  # seconds between two looks at what another process is doing
-LEASE, TIMES = 600.0, 10  # a claim of another machine is void after so many seconds, or times the longest trial
+Total = Callable[[Sequence[Line]], int]  # how many trials there are to be, from what is known
 
 
 class Journal:
@@ -26,56 +30,137 @@ class Journal:
 
     def __init__(self, where: "str | os.PathLike[str] | None", about: Mapping[str, Any], kind: str = "search"):
         """Begin it, or go on if it is of the same search (or what `kind` says). Raises OutputError, FormatError."""
-        self.store = store_of(where)
+        self.store, self.kind = store_of(where), kind
+        self._watch, self._mutex, self._sound = Watch(), threading.RLock(), 1  # so many lines are checked
         first = {kind: FORMAT, **json.loads(json.dumps(about))}
-        with self.store.locked():
+        with self._locked():
             lines = self.store.lines()
             if not lines:
                 self.store.append(first)
             elif lines[0] != first:
-                raise OutputError(
-                    f"{self.store} is the journal of another {kind}; take another name, or remove it. It differs in:",
-                    _differences(lines[0], first),
-                )
+                self._refuse(lines[0], first, kind)
 
     def lines(self) -> list[Line]:
         """Everything but the first line."""
-        with self.store.locked():
-            return self.store.lines()[1:]
+        with self._locked():
+            return self._lines()
 
     def add(self, line: Line) -> None:
         """One line more."""
-        with self.store.locked():
+        with self._locked():
             self.store.append(line)
 
-    def claim(self, total: int) -> int | None:
-        """The first trial that nobody has finished and no living process works on, now ours; None if there is none.
+    def add_unless(self, line: Line, known: Callable[[Sequence[Line]], bool]) -> None:
+        """One line more, unless what is there already says the same."""
+        with self._locked():
+            if not known(self._lines()):
+                self.store.append(line)
 
-        A claim of a process of this machine that is gone counts for nothing, nor does one of another machine that has
-        taken much longer than any trial did.
+    # ---- work that is shared ---------------------------------------------------------------------
+    def work(self, total: "Total | int", do: Callable[[int], Line], in_turn: bool = False) -> None:
+        """Do every trial that nobody else does, and wait for the others: on return all are done.
+
+        do: the number of a trial -> its line, {"trial": number, ...}, or {"end": number} where there is nothing more to
+        try. in_turn: none is begun before all ahead of it are done. What `do` raises gives the trial back.
         """
-        with self.store.locked():
-            lines = self.store.lines()[1:]
-            done, total = _done(lines, total)
-            taken = {line["claim"]: line for line in lines if "claim" in line}
-            lease = max([LEASE, *(TIMES * line.get("seconds", 0) for line in lines if "trial" in line)])
-            for number in range(total):
-                if number in done or (number in taken and _alive(taken[number], lease)):
-                    continue
-                if self.store.shared:
-                    host, pid = socket.gethostname(), os.getpid()
-                    self.store.append({"claim": number, "host": host, "pid": pid, "at": round(time.time())})
-                return number
-        return None
+        while True:
+            claim = self._claimed(total, in_turn)
+            if claim is not None:
+                with kept(claim, self.add):
+                    self._finish(claim, do(claim["claim"]))
+            elif self.waiting(total):
+                time.sleep(POLL)
+            else:
+                return
 
-    def waiting(self, total: int) -> bool:
-        """Whether a trial is still being worked on, by another process."""
-        done, total = _done(self.lines(), total)
-        return any(number not in done for number in range(total))
+    def once(self, what: Mapping[str, Any], do: Callable[[], Line]) -> Line:
+        """The line that has `what`: one that is there, or what `do` gives, in one process for all that ask."""
+        while True:
+            with self._locked():
+                lines = self._lines()
+                if (found := _line_with(what, lines)) is not None:
+                    return found
+                claim = None if self._taken(lines, [what]) else self._claim(what)
+            if claim is None:
+                time.sleep(POLL)
+                continue
+            with kept(claim, self.add):
+                return self._finish(claim, {**what, **do()})
+
+    def claim(self, total: "Total | int", in_turn: bool = False) -> int | None:
+        """The first trial that nobody has finished and no living process works on, now ours; None if there is none."""
+        claim = self._claimed(total, in_turn)
+        return None if claim is None else int(claim["claim"])
+
+    def waiting(self, total: "Total | int") -> bool:
+        """Whether a trial is still to be finished."""
+        done, count = _done(self.lines(), total)
+        return any(number not in done for number in range(count))
+
+    def _claimed(self, total: "Total | int", in_turn: bool) -> Line | None:
+        with self._locked():
+            lines = self._lines()
+            done, count = _done(lines, total)
+            missing = [number for number in range(count) if number not in done][: 1 if in_turn else None]
+            taken = self._taken(lines, missing)
+            free = next((number for number in missing if number not in taken), None)
+            return None if free is None else self._claim(free)
+
+    def _taken(self, lines: Sequence[Line], among: Sequence[Any]) -> list[Any]:
+        """Which of these a living process is at."""
+        last = {_key(line["claim"]): line for line in lines if "claim" in line}
+        beats = {line["beat"]: float(line["at"]) for line in lines if "beat" in line}
+        released = {line["release"] for line in lines if "release" in line}
+        return [
+            what for what in among if (claim := last.get(_key(what))) and self._watch.counts(claim, beats, released)
+        ]
+
+    def _claim(self, what: "int | Mapping[str, Any]") -> Line:
+        claim = claim_of(what)
+        if self.store.shared:
+            self.store.append(claim)
+        return claim
+
+    def _finish(self, claim: Line, line: Line) -> Line:
+        """Write down what the claimed work gave, unless another process did meanwhile: then its line."""
+        what = claim["claim"] if isinstance(claim["claim"], Mapping) else {"trial": claim["claim"]}
+        with self._locked():
+            found = _line_with(what, self._lines())
+            if found is None:
+                self.store.append(line)
+            return found or line
+
+    def _lines(self) -> list[Line]:
+        """All but the first, each checked once."""
+        lines = self.store.lines()
+        if self._sound < len(lines):
+            require_sound(lines[self._sound :], self.kind, str(self.store), self._sound + 1)
+            self._sound = len(lines)
+        return lines[1:]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nobody else writes meanwhile: no other process, and no other thread of ours."""
+        with self._mutex, self.store.locked():
+            yield
+
+    def _refuse(self, old: Line, new: Line, kind: str) -> None:
+        if old.get(kind) in range(1, FORMAT):
+            shown = ". `taskvec report` still shows it if it came to its end" if kind == "search" else ""
+            raise OutputError(
+                f"{self.store} was begun by an earlier version of taskvec, which looked at examples in another order: "
+                f"take another name, or remove it{shown}"
+            )
+        raise OutputError(
+            f"{self.store} is the journal of another {kind}; take another name, or remove it. It differs in:",
+            _differences(old, new),
+        )
 
 
-def read_lines(where: "str | os.PathLike[str]") -> list[Line]:
-    """The lines of a journal that is only looked at. Raises FormatError, of a database OutputError."""
+def read_lines(where: "str | os.PathLike[str]") -> tuple[list[Line], bool]:
+    """(the lines of a journal that is only looked at, whether its last one is torn). Raises FormatError, of a database
+    OutputError."""
+    torn = False
     if URL.match(os.fspath(where)):
         store = store_of(where)
         with store.locked():
@@ -83,30 +168,30 @@ def read_lines(where: "str | os.PathLike[str]") -> list[Line]:
     else:
         with stated(where, FormatError):
             data = Path(where).read_bytes()
-        lines = parsed(Path(where), data[: data.rfind(b"\n") + 1], 1)
+        whole = data[: data.rfind(b"\n") + 1]
+        lines, torn = parsed(os.fspath(where), whole.splitlines(), 1), len(whole) < len(data)
     if not lines or "search" not in lines[0]:
         raise FormatError(f"{os.fspath(where)} is no journal of a search")
-    return lines
+    return lines, torn
 
 
-def _done(lines: list[Line], total: int) -> tuple[set[int], int]:
+def _line_with(what: Mapping[str, Any], lines: Sequence[Line]) -> Line | None:
+    """The first line that has all of this, and is no claim of it."""
+    return next(
+        (line for line in lines if "claim" not in line and all(k in line and line[k] == v for k, v in what.items())),
+        None,
+    )
+
+
+def _key(what: Any) -> str:
+    return json.dumps(what, sort_keys=True)
+
+
+def _done(lines: Sequence[Line], total: "Total | int") -> tuple[set[int], int]:
     """(the finished trials, how many there are to be: fewer than `total` where a sampler came to its end)."""
     done = {line["trial"] for line in lines if "trial" in line}
-    return done, min([total, *(line["end"] for line in lines if "end" in line)])
-
-
-def _alive(claim: Line, lease: float) -> bool:
-    if claim["host"] != socket.gethostname():
-        return time.time() - float(claim["at"]) < lease  # nobody here can tell
-    if claim["pid"] == os.getpid():
-        return False  # ours, of a search that was given up
-    try:
-        os.kill(claim["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    count = total if isinstance(total, int) else total(lines)
+    return done, min([count, *(line["end"] for line in lines if "end" in line)])
 
 
 def _differences(old: Line, new: Line) -> list[str]:

@@ -13,9 +13,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from taskvec.coefficients import ZERO, Coefficient, Number, as_float, joined, monomial_text
-from taskvec.dtypes import accumulator
-from taskvec.errors import FingerprintError, MassError, MismatchError, UnboundKnob
-from taskvec.places import HEADS, Place, by_token, places
+from taskvec.dtypes import accumulator, numpy_dtype
+from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
+from taskvec.fitting import in_form, objections
+from taskvec.hints import differences, ways_out
+from taskvec.patterns import unfit
+from taskvec.places import Place, places
+from taskvec.quantised import refuse
 from taskvec.source import Source, Spec
 from taskvec.terms import Linear, arranged, evaluate, scratch_bytes
 
@@ -42,14 +46,14 @@ class Weights(Base):
         mentioned: Mapping[Source, str] | None = None,
         summed: Iterable[Source] = (),
     ):
-        given = {source: Coefficient.of(c) for source, c in terms.items()}
+        given, mentioned, before = in_form(terms, mentioned or {}, tuple(summed))
         self.terms: Mapping[Source, Coefficient] = MappingProxyType({s: c for s, c in given.items() if c})
         # Every source in order of mention, also those that cancelled, with the name it was given ("" if none).
         # The result of a method or a view is no source of its own in this list: what it was made from is.
         leaves = [leaf for source in given for leaf in leaves_of(source)]
-        self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned or {}, dict.fromkeys(leaves, "")))
+        self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned, dict.fromkeys(leaves, "")))
         # Every term, also those that cancelled: what must have the same names and shapes.
-        self.summed: tuple[Source, ...] = tuple(dict.fromkeys([*summed, *given]))
+        self.summed: tuple[Source, ...] = tuple(dict.fromkeys([*before, *given]))
 
     # ---- the vector space
     def __add__(self, other: "Weights") -> "Weights":
@@ -153,18 +157,28 @@ class Weights(Base):
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        """Name -> Spec that all sources share. Raises MismatchError with every difference, before anything is read."""
+        """Name -> Spec that all sources share. Raises MismatchError with every difference, and for quantised weights
+        (quantised.py), before anything is read."""
         reference = self.reference
         if reference is None:
             return MappingProxyType({})
+        refuse(dict.fromkeys(leaf for source in self.summed for leaf in leaves_of(source)))
         if len(self.summed) > 1:
             refuse_statistics(self.summed)
         problems = [p for s in self.summed if s is not reference for p in differences(s, reference)]
+        problems += objections(self.mentioned, self.summed, reference)
         if problems:
             more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-            raise MismatchError("the sources do not fit together:", problems[:SHOWN] + more)
+            raise MismatchError("the sources do not fit together:", problems[:SHOWN] + more + self._ways_out(reference))
         everyone = self.summed if reference.partial else [reference]  # LoRAs alone: what any of them names
         return MappingProxyType({name: spec for source in everyone for name, spec in source.specs.items()})
+
+    def _ways_out(self, reference: Source) -> list[str]:
+        """What to write so that sources fit together that do not."""
+        names = self.names()
+        called = {s: names.get(s) or getattr(s, "written", s.text.format)(names) for s in self.summed}
+        others = [s for s in self.summed if s is not reference and differences(s, reference)]
+        return [line for s in others for line in ways_out(s, reference, called[s], called[reference])]
 
     @property
     def reference(self) -> Source | None:
@@ -174,8 +188,24 @@ class Weights(Base):
 
     @cached_property
     def places(self) -> Mapping[str, Place]:
-        """Where each tensor stands among the layers, for coefficients that depend on it."""
+        """Where each tensor stands among the layers, for coefficients that depend on it; see `check_patterns`."""
+        if self.reference and not self.reference.partial:  # what LoRAs do not name, the model they are for may have
+            self.check_patterns()
         return MappingProxyType(places(self.specs))
+
+    def check_patterns(self) -> None:
+        """Raise RecipeError for a pattern that fits nothing, in coefficients or in what methods are told."""
+        if problems := list(dict.fromkeys(self.unfit())):
+            raise RecipeError("the recipe has patterns that do nothing:", problems[:SHOWN])
+
+    def unfit(self, beyond: Iterable[str] = ()) -> Iterator[str]:
+        """What is wrong with patterns, a line each. beyond: names of the expression that this one is a part of."""
+        inner = [call for source in self.terms if (call := getattr(source, "unfit", None))]
+        if inner or any(c.constant is None for c in self.terms.values()):
+            names = dict.fromkeys([*self.specs, *beyond])
+            yield from unfit(self.terms.values(), names)
+            for call in inner:
+                yield from call(names)
 
     def check_bases(self) -> None:
         """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions, and
@@ -265,9 +295,7 @@ class Weights(Base):
         assert source is not None
         raw = bytearray(spec.nbytes)
         source.readinto(name, 0, memoryview(raw))
-        kinds: dict[str, Any] = {"BOOL": np.bool_, "C64": np.complex64}
-        kind = kinds.get(spec.dtype) or _integer(spec.dtype)
-        array = np.frombuffer(raw, kind)
+        array = np.frombuffer(raw, numpy_dtype(spec.dtype))
         return (array.reshape(spec.shape) if array.size == spec.numel else array)[rows or ...]
 
     def __getitem__(self, name: str) -> "NDArray[Any]":
@@ -348,41 +376,6 @@ def refuse_statistics(sources: Iterable[Source]) -> None:
         f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
     ]:
         raise MassError("statistics are no weights:", found)
-
-
-def differences(source: Source, reference: Source) -> list[str]:
-    """What keeps `source` from being added to `reference`, a line a tensor; dtypes may differ where arithmetic can."""
-    found = []
-    for name, spec in source.specs.items():
-        other = reference.specs.get(name)
-        if other is None:
-            if not reference.partial:
-                found.append(f"{name} is in {source.text}, not in {reference.text}{_tied(name)}")
-        elif spec.shape != other.shape:
-            hint = " (resize_vocab or align_vocab makes them alike)" if by_token(name) else ""
-            shapes = f"{list(spec.shape)} in {source.text}, {list(other.shape)} in {reference.text}"
-            found.append(f"{name} is {shapes}{hint}")
-        elif spec.dtype != other.dtype and not (spec.arithmetic and other.arithmetic):
-            found.append(f"{name} is {spec.dtype} in {source.text}, {other.dtype} in {reference.text}")
-    if not source.partial:
-        found += [
-            f"{name} is in {reference.text}, not in {source.text}{_tied(name)}"
-            for name, spec in reference.specs.items()
-            if name not in source.specs and (source.mass or spec.arithmetic)
-        ]
-    return found
-
-
-def _tied(name: str) -> str:
-    """A hint for the tensor that checkpoints leave out when it is the embedding itself."""
-    return " (tied to the embedding there? tie(...) drops it, untie(...) adds it)" if name.endswith(HEADS) else ""
-
-
-def _integer(dtype: str) -> Any:
-    import numpy as np
-
-    kind = {"I": "int", "U": "uint"}.get(dtype[0])
-    return np.dtype(f"{kind}{dtype[1:]}") if kind else np.dtype(np.uint8)
 
 
 def _merged(first: Mapping[Source, str], second: Mapping[Source, str]) -> dict[Source, str]:

@@ -147,6 +147,6 @@ def test_lineage_goes_back_to_the_models_that_nobody_made(models, tmp_path):
     tv.save(b + 0.5 * tv.load(tmp_path / "tau"), tmp_path / "out")
     record = json.loads((tmp_path / "out" / "taskvec.json").read_text())
     assert record["recipe"] == "b + 0.5*tau"
-    assert record["inputs"]["tau"]["made_from"]["recipe"] == "m - b"
+    assert record["ancestors"][record["inputs"]["tau"]["made_from"]]["recipe"] == "m - b"
     assert record["inputs"]["tau"]["base"] == record["inputs"]["b"]["fingerprint"]
     assert record["fingerprint"] == next(iter(tv.load(tmp_path / "out").terms)).fingerprint

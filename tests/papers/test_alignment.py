@@ -419,7 +419,7 @@ def test_what_cannot_be_matched_is_a_stated_error(pair, build):
     bad["fc2.weight"][1, 1] = np.nan
     with pytest.raises(NonFiniteError, match=r"fc2.weight has NaN or Inf"):
         tv.match(a, tv.from_arrays(bad, "bad"))
-    with pytest.raises(OutputError, match="exists: overwrite it"):
+    with pytest.raises(OutputError, match="exists; --overwrite replaces it"):
         found.save(home / "p.safetensors")
     with pytest.raises(OutputError, match=r"ends in .safetensors"):
         found.save(home / "p.npz")

@@ -9,48 +9,95 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from taskvec.errors import MismatchError
-from taskvec.evidence import bootstrap, difference, holm, mcnemar, spread
+from taskvec.evidence import difference, holm, interval, mcnemar, spread, tango, wilson
 
 RNG = np.random.default_rng(7)
 SKEWED = RNG.exponential(size=60)
 HITS = RNG.integers(0, 2, 90)
 
 
-@pytest.mark.parametrize("values", [SKEWED, HITS, RNG.normal(size=40)], ids=["skewed", "hits", "normal"])
+@pytest.mark.parametrize("n", [1, 2, 10, 57, 200])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_an_interval_is_scipy_s_bca(values, confidence):
-    """Both ends to within what 10,000 resamples leave of chance: a twentieth of the interval."""
-    ours = bootstrap([values], confidence=confidence)
-    theirs = stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=20_000, rng=np.random.default_rng(1), method="BCa"
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.mean == pytest.approx(values.mean())
-    assert ours.low == pytest.approx(theirs.low, abs=width / 20)
-    assert ours.high == pytest.approx(theirs.high, abs=width / 20)
+def test_an_interval_of_hits_is_wilson_s(n, confidence):
+    for right in {0, 1, n // 3, n - 1, n}:
+        found = interval([[1] * right + [0] * (n - right)], confidence=confidence)
+        theirs = stats.binomtest(right, n).proportion_ci(confidence, method="wilson")
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+        assert 0 <= found.low <= found.mean <= found.high <= 1 and found.known
+    assert found.mean == pytest.approx(right / n)
+
+
+def test_twenty_of_twenty_leave_room_for_doubt():
+    found = interval([np.ones(20)])
+    assert found.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6) and found.high == 1
+    assert str(found) == "1 [0.8389, 1]" and interval([np.zeros(20)]).high == pytest.approx(1 - found.low)
+
+
+@pytest.mark.parametrize("n", [10, 40, 300])
+def test_other_scores_have_the_wider_of_student_s_and_hall_s_interval(n):
+    values = RNG.exponential(size=n)
+    found, mean, error = interval([values]), values.mean(), stats.sem(values)
+    t, skew = stats.t.ppf(0.975, n - 1), stats.skew(values, bias=False) / np.sqrt(n)
+    low, high = (mean - error * 3 / skew * (np.cbrt(1 + skew * (q - skew / 6)) - 1) for q in (t, -t))
+    assert found.low == pytest.approx(min(low, mean - t * error)) == pytest.approx(mean - t * error)
+    assert found.high == pytest.approx(max(high, mean + t * error)) == pytest.approx(high)
+    mirrored = interval([-values])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+    large = interval([values * 1e306])
+    assert (large.low, large.high) == pytest.approx((found.low * 1e306, found.high * 1e306))
 
 
 def test_an_interval_over_tasks_is_of_the_mean_of_their_means():
     groups = [HITS, SKEWED[:20], np.ones(5)]
-    found = bootstrap(groups)
+    found = interval(groups)
     assert found.mean == pytest.approx(np.mean([g.mean() for g in groups]))
-    error = np.sqrt(sum(g.var() / g.size for g in groups)) / 3
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+    error = np.sqrt(sum(g.var(ddof=1) / g.size for g in groups)) / 3
+    assert 1.96 * error < (found.high - found.low) / 2 < 1.4 * 1.96 * error
+    hits = interval([HITS, HITS, np.ones(30)])
+    ends = [wilson(g.sum(), g.size) for g in (HITS, HITS, np.ones(30))]
+    below = np.sqrt(sum((g.mean() - low) ** 2 for g, (low, _) in zip((HITS, HITS, np.ones(30)), ends, strict=True))) / 3
+    assert hits.low == pytest.approx(hits.mean - below) and hits.high <= 1
 
 
-def test_nine_intervals_in_ten_hold_the_truth():
-    """300 samples of 60 examples from a skewed distribution; binomial bounds at five standard errors."""
-    rng = np.random.default_rng(3)
-    inside = 0
-    for k in range(300):
-        found = bootstrap([rng.exponential(size=60)], confidence=0.9, seed=k, resamples=999)
-        inside += found.low <= 1 <= found.high
-    assert abs(inside / 300 - 0.885) < 5 * np.sqrt(0.9 * 0.1 / 300)
+@pytest.mark.parametrize(
+    ("groups", "why"),
+    [
+        ([np.full(13, 0.25)], "all 13 are alike, which does not show how much they vary"),
+        ([np.full(9, 2.0), np.full(4, 3.0)], "all 13 are alike"),
+        ([[0.5]], "there is one example"),
+        ([[0.1, 0.2, 0.3]], "3 examples are too few"),
+        ([[0.5] * 95 + [0.1, 0.2, 0.3, 0.4, 0.6]], "all but 5 of 100 are alike, too few to show how much they vary"),
+    ],
+)
+def test_where_nothing_shows_how_much_scores_vary_there_is_no_interval_and_it_is_said_why(groups, why):
+    found = interval(groups)
+    assert not found.known and why in found.why and found.ends() == (None, None)
+    assert str(found) == f"{found.mean:.4g} [no interval]"
 
 
-def test_examples_that_score_alike_leave_no_doubt():
-    found = bootstrap([np.ones(9), np.zeros(4)])
-    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5) and str(found) == "0.5 [0.5, 0.5]"
+def test_what_was_once_not_0_or_1_is_no_metric_of_hits():
+    assert interval([np.ones(20)], hits=False).why and interval([np.ones(20)], hits=True).known
+
+
+def test_tango_s_interval_by_its_equation_and_by_hand():
+    """The ends are where the score statistic with the likeliest nuisance parameter is the normal quantile."""
+
+    def score(better, worse, n, d):
+        def likelihood(q):  # q: the probability of getting worse; q + d of getting better
+            return better * np.log(q + d) + worse * np.log(q) + (n - better - worse) * np.log(1 - 2 * q - d)
+
+        grid = np.linspace(max(0, -d), (1 - d) / 2, 400_001)[1:-1]
+        q = grid[np.argmax(likelihood(grid))]
+        return (better - worse - n * d) / np.sqrt(n * (2 * q + d * (1 - d)))
+
+    for better, worse, n in ((7, 3, 40), (12, 1, 30), (1, 9, 100)):
+        low, high = tango(better, worse, n)
+        assert score(better, worse, n, low) == pytest.approx(1.96, abs=2e-3)
+        assert score(better, worse, n, high) == pytest.approx(-1.96, abs=2e-3)
+        assert tango(worse, better, n) == pytest.approx((-high, -low))
+    z2 = 1.959964**2
+    assert tango(0, 0, 20) == pytest.approx((-z2 / (20 + z2), z2 / (20 + z2)), abs=1e-6)
+    assert tango(20, 0, 20)[1] == 1 and tango(0, 20, 20)[0] == -1
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -70,26 +117,45 @@ def test_two_models_of_hits_are_compared_by_mcnemar():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.15, 0.4])
-def test_numbers_are_compared_by_permuting_signs(shift):
+def test_numbers_are_compared_by_a_t_test_that_heeds_skewness(shift):
     first = RNG.normal(size=50)
     second = first + RNG.normal(shift, 0.5, 50)
     found = difference([first], [second])
-    theirs = stats.permutation_test(
-        (second - first,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(2)
-    )
-    assert found.test == "permutation"
-    assert found.p == pytest.approx(theirs.pvalue, abs=5 * np.sqrt(0.25 / 10_000) * 2)
-    assert difference([second], [first]).p == pytest.approx(found.p, abs=0.03)
+    plain = stats.ttest_rel(second, first)
+    skew = stats.skew(second - first, bias=False) / np.sqrt(50)
+    t = plain.statistic
+    hall = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
+    assert found.p == pytest.approx(max(plain.pvalue, 2 * stats.t.sf(abs(hall), 49)), rel=1e-6)
+    back = difference([second], [first])
+    assert back.p == pytest.approx(found.p) and back.interval.low == pytest.approx(-found.interval.high)
 
 
-def test_a_permutation_test_is_wrong_as_often_as_it_says():
-    """Of 400 pairs of equal models a tenth have p below 0.1, in two tasks together."""
-    rng = np.random.default_rng(11)
-    wrong = 0
-    for k in range(400):
-        first, second = ([rng.normal(size=30), rng.normal(size=20)] for _ in range(2))
-        wrong += difference(first, second, seed=k, resamples=499).p <= 0.1
-    assert abs(wrong / 400 - 0.1) < 5 * np.sqrt(0.1 * 0.9 / 400)
+@given(st.lists(st.floats(-1, 3), min_size=12, max_size=40, unique=True))
+def test_a_test_says_the_same_as_its_interval(values):
+    found = difference([np.zeros(len(values))], [np.array(values)])
+    if found.interval.known and abs(found.p - 0.05) > 1e-6:
+        assert (found.p < 0.05) == (found.interval.low > 0 or found.interval.high < 0)
+
+
+def test_a_few_that_differ_are_judged_by_the_sign_test():
+    same = np.linspace(0.1, 0.9, 50)
+    for change, p in (([0.1] * 5, 2**-4), ([0.1, 0.3, -0.1], 1.0), ([], 1.0)):
+        found = difference([same], [same + np.array(change + [0] * (50 - len(change)))])
+        assert not found.interval.known and found.p == p and found.test == "sign test"
+    shifted = difference([np.zeros(30)], [np.full(30, 0.5)])
+    assert shifted.p == 2**-29 and shifted.interval.why  # every example is better by as much
+
+
+def test_several_tasks_are_compared_by_welch_s_degrees_of_freedom():
+    pairs = [(RNG.normal(size=n), RNG.normal(0.3, s, size=n)) for n, s in ((20, 1), (35, 4))]
+    found = difference([a for a, _ in pairs], [b for _, b in pairs])
+    apart = [b - a for a, b in pairs]
+    variances = [d.var(ddof=1) / d.size for d in apart]
+    freedom = int(sum(variances) ** 2 / sum(v**2 / (d.size - 1) for v, d in zip(variances, apart, strict=True)))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(sum(variances)) / 2
+    assert found.interval.low <= found.interval.mean - half * (1 - 1e-9)
+    assert found.interval.high >= found.interval.mean + half * (1 - 1e-9)
+    assert found.interval.high - found.interval.low < 2.2 * half
 
 
 def test_other_examples_cannot_be_compared():

@@ -110,6 +110,75 @@ def test_unified_magmax_and_consensus_are_their_formulas(taus):
     same(made("consensus(t0, t1, t2, k=2, lam=0.4)", taus), wanted, 1e-6)
 
 
+def signed(rng, *shape):
+    """Small whole numbers of both signs, so that sums are often zero and magnitudes often equal."""
+    return rng.integers(-2, 3, shape).astype(np.float32)
+
+
+def test_where_votes_are_even_the_authors_code_is_a_named_option():
+    """EMR's `flag = (sum > 0) * 2 - 1`, MagMax's `torch.where(x.abs() >= best.abs(), x, best)`, TALL masks' `>`."""
+    rng = np.random.default_rng(3)
+    x = [signed(rng, 500) for _ in range(3)]
+    taus = [{"w": tau} for tau in x]
+    flag = (np.mean(x, axis=0) > 0) * 2 - 1
+    largest = np.max([np.where(tau * flag > 0, np.abs(tau), 0) for tau in x], axis=0)
+    assert np.array_equal(made('unified(t0, t1, t2, tie="minus")', taus)["w"], largest * flag)
+    assert np.array_equal(made("unified(t0, t1, t2)", taus)["w"], np.where(np.sum(x, axis=0) == 0, 0, largest * flag))
+    last, first = x[0], x[0]
+    for tau in x[1:]:
+        last = np.where(np.abs(tau) >= np.abs(last), tau, last)
+        first = np.where(np.abs(tau) > np.abs(first), tau, first)
+    assert not np.array_equal(last, first)
+    assert np.array_equal(made('magmax(t0, t1, t2, tie="last")', taus)["w"], last)
+    assert np.array_equal(made("magmax(t0, t1, t2)", taus)["w"], first)
+    for tie, above in (("in", np.greater_equal), ("out", np.greater)):
+        votes = sum(above(np.abs(tau), 0.5 * np.abs(np.sum(x, axis=0) - tau)) for tau in x)
+        found = made(f'consensus(t0, t1, t2, lam=0.5, tie="{tie}")', taus)["w"]
+        assert np.array_equal(found, np.where(votes >= 2, np.sum(x, axis=0), 0)), tie
+
+
+@pytest.mark.parametrize("k", [0, 1.5, 3])
+def test_a_number_of_votes_that_no_entry_can_have_is_refused(k):
+    with pytest.raises(RecipeError, match="k"):
+        made(f"consensus(t0, t1, k={k})", [arrays(1), arrays(2)])
+
+
+ROWS = {
+    "embed": (31, 24),
+    "bias": (24,),
+    "kernel": (5, 3, 2, 40),
+    "one": (1,),
+    "scalar": (),
+    "thin": (7, 1),
+    "none": (0, 4),
+}
+
+
+@pytest.mark.parametrize("ties", ["all", "first"])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_breadcrumbs_of_rows_are_those_of_the_authors_code(ties, coarse):
+    """Their mask_keep_top is `topk` of |tau| along the last axis, int(n * share) of each row."""
+    rng = np.random.default_rng(4)
+    tau = {n: signed(rng, *s) if coarse else rng.standard_normal(s).astype(np.float32) for n, s in ROWS.items()}
+    found = made(f'breadcrumbs(t0, density=0.5, gamma=0.1, scope="row", ties="{ties}")', [tau])
+    scaled = made(f'breadcrumbs(t0, density=0.5, gamma=0.1, scope="row", ties="{ties}", rescale="l1")', [tau])
+    for name, x in tau.items():
+        rows = x.reshape(-1, x.shape[-1] if x.ndim else 1)
+        wanted = np.zeros_like(rows)
+        for row, out in zip(rows, wanted, strict=True):
+            size, kept, gone = np.abs(row), int(0.5 * row.size), int(0.1 * row.size)
+            order = np.argsort(-size, kind="stable")
+            if ties == "first":
+                out[order[gone : gone + kept]] = row[order[gone : gone + kept]]
+            elif kept:
+                within = size >= size[order[gone + kept - 1]]
+                within &= size < size[order[gone - 1]] if gone else True
+                out[within] = row[within]
+        assert np.array_equal(found[name], wanted.reshape(x.shape)), name
+        before, after = np.abs(x).sum(dtype=float), np.abs(wanted).sum(dtype=float)
+        np.testing.assert_allclose(scaled[name], found[name] * (before / after if after else 1), rtol=1e-6)
+
+
 # ---- randomness -------------------------------------------------------------------------------------
 KNOWN = [  # the generator's published test vectors: counter and stream, key, result
     (0, 0, (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -186,6 +255,54 @@ def test_della_keeps_equal_ones_equally_often():
     tau = {"w": np.tile(np.float32([3, -1, 3, 1, 3]), (40_000, 1))}
     found = made("della(t0, density=0.5, epsilon=0.8, seed=1, rescale='l1')", [tau])["w"]
     assert np.allclose((found != 0).mean(0), [0.7, 0.2, 0.7, 0.2, 0.7], atol=0.01)
+
+
+def test_della_ranks_along_the_last_axis_or_behind_the_first():
+    """Of a kernel (out, in, height, width) a row is `width` long, or the whole of one output."""
+    shape = (20_000, 3, 1, 2)
+    tau = {"w": np.tile(np.arange(1, 7, dtype=np.float32).reshape(1, 3, 1, 2), (shape[0], 1, 1, 1))}
+    for rows, wanted in (("last", [0.4, 0.8] * 3), ("first", np.linspace(0.4, 0.8, 6))):
+        for rescale in ("none", "l1"):
+            recipe = f'della(t0, density=0.6, epsilon=0.4, rows="{rows}", rescale="{rescale}")'
+            kept = (made(recipe, [tau])["w"] != 0).mean(0).ravel()
+            assert np.allclose(kept, wanted, atol=0.02), (rows, rescale)
+
+
+@pytest.mark.parametrize("shape", [(60_000, 1), (300, 200, 1, 1)])
+def test_della_keeps_a_row_of_one_entry_at_its_density(shape):
+    """It is the smallest and the largest at once, so it stands in the middle."""
+    found = made('della(t0, density=0.6, epsilon=0.4, rescale="none")', [{"w": np.ones(shape, np.float32)}])["w"]
+    assert abs(found.mean() - 0.6) < 0.01
+
+
+OUTSIDE = [
+    ("della(t0, density=0.95)", "0.88 to 1.02, .* at most 0.1 "),
+    ("della(t0, density=0.05)", "-0.02 to 0.12, .* less than 0.1 "),
+    ("della(t0, density=0.5, epsilon=1)", "0 to 1, .* less than 1 "),
+    ("della_ties(t0, t1, density=0.9, epsilon=0.3)", "0.75 to 1.05, .* at most 0.2 "),
+    ('della(t0, density=per({"layers.1.*": 0.99, "*": 0.6}))', r"0.92 to 1.06, .* at layers\.1\.w"),
+    ('della(t0, epsilon=per({"*.b": 0.8, "*": 0.1}))', r"0.3 to 1.1, .* at layers\.0\.b"),
+    ("base + della(base + t0 - base, density=0.97)", "at most 0.06 "),
+]
+
+
+@pytest.mark.parametrize(("recipe", "message"), OUTSIDE, ids=[r for r, _ in OUTSIDE])
+def test_della_refuses_probabilities_that_are_none_before_any_work(recipe, message, tmp_path):
+    known = vectors([arrays(1), arrays(2)]) | {"base": tv.from_arrays(arrays(3), "base")}
+    with pytest.raises(RecipeError, match=message):
+        tv.save(tv.parse(recipe, **{k: v for k, v in known.items() if k in recipe}), tmp_path / "out")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["density=0.9, epsilon=0.2", "density=0.93, epsilon=0.14", "density=1", 'density=per({"*.w": 1, "*": 0.4})',
+     "density=0.07, epsilon=0.1399", "density=layers(0.2, 0.9, outside=0.5)"],
+)  # fmt: skip
+def test_della_keeps_the_expectation_at_the_ends_of_its_range(options):
+    tau = {"layers.0.w": np.ones((400, 500), np.float32), "layers.1.w": np.ones((400, 500), np.float32)}
+    for found in made(f"della(t0, {options})", [tau]).values():
+        assert abs(found.mean() - 1) < 0.06
 
 
 def test_random_like_has_the_norm_of_every_tensor_and_no_direction_in_common(taus):

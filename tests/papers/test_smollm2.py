@@ -171,7 +171,8 @@ def test_diff_add_verify_and_log_on_the_real_model(base: Path, tuned: Path, tmp_
         assert "hold what was written" in taskvec("verify", tmp_path / name)
     record = json.loads(taskvec("log", tmp_path / "half", "--json"))
     models = [source for source in record["inputs"].values() if source["mass"]]
-    (made,) = [source["made_from"] for source in record["inputs"].values() if not source["mass"]]
+    (key,) = [source["made_from"] for source in record["inputs"].values() if not source["mass"]]
+    made = record["ancestors"][key]
     assert models[0]["uri"] == str(base)
     assert made["recipe"] == "tuned - base"
     assert {source["uri"] for source in made["inputs"].values()} == {str(base), str(tuned)}

@@ -52,7 +52,8 @@ def test_a_tensor_that_one_side_lacks_is_named_with_the_side(world, build, refus
     del content["model.norm.weight"]
     build.model(world / "less", content)
     refused("merge", MERGE, "base=base", "math=less", "-o", "out",
-            says='model.norm.weight is in load("base"), not in load("less")', lines=2)  # fmt: skip
+            says=['model.norm.weight is in load("base"), not in load("less")', 'drop(base, "model.norm.*")',
+                  'join(..., select(base, "model.norm.*"))'], lines=4)  # fmt: skip
 
 
 def test_all_shapes_that_differ_are_listed_in_one_message(world, build, refused):
@@ -137,7 +138,9 @@ def test_a_sum_that_cancels_has_nothing_to_write(refused):
         ("base + only()*(math - base)", "patterns are texts"),
         ("base + only(*'ab')*(math - base)", "has no place"),
         ("base + per(**{'a': 1})*(math - base)", "has no place"),
-        ("base + per({'x': 1})*(math - base)", ["no pattern of", '"*"']),
+        ("base + per({'*.mlp.*': 1})*(math - base)", ["no pattern of", '"*"']),
+        ("base + only('*.mpl.*')*(math - base)", ['"*.mpl.*" (in only or without) fits no tensor', 'layers.0.mlp']),
+        ("base + per({'*': 0, '*.mlp.*': 1})*(math - base)", ['"*.mlp.*" (in per) is never reached: "*" above it']),
         ("base + layers(0, 1)*(math - base)", ["belongs to no layer", "outside="]),
         ("load('base', revision=3) + math - base", "revision must be a text"),
         ("load(base)", "line 1"),

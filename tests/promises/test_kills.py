@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -253,6 +254,91 @@ def test_another_model_to_be_like_is_another_plan(paused, run, build, tmp_path, 
     found = run(*command(big, "--threads", "1", "--like", "third", "--json"))
     assert found.code == 0 and json.loads(found.stdout)["reused"] == 0
     assert (tmp_path / "out/config.json").read_text() == '{"model_type": "third"}'
+
+
+def overwritten(path):
+    """Other bytes in the same file, and its time of change as before: rsync --inplace --times, cp -p, touch -r."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-(1 << 20), os.SEEK_END)
+        file.write(bytes(64))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("when", ["while it is read", "between two runs"])
+def test_a_source_whose_time_of_change_was_put_back_is_not_mixed_with_the_old_one(paused, run, big, tmp_path, when):
+    shutil.copytree(big / "math", tmp_path / "math")
+    again = ("merge", MERGE, f"base={big / 'base'}", "math=math", "--threads", "1", "--json", "-o", "out")
+    with paused(*again) as process:
+        if when == "while it is read":
+            overwritten(tmp_path / "math/model-00001-of-00002.safetensors")
+            found = process.result()
+            assert found.code == 1 and "its time of change was put back" in found.stderr
+            assert [p.name for p in tmp_path.iterdir()] == ["math"]
+        else:
+            assert process.interrupt().code == 130
+            overwritten(tmp_path / "math/model-00001-of-00002.safetensors")
+            assert json.loads(run(*again).stdout)["reused"] == 0
+
+
+def test_what_another_program_puts_there_meanwhile_stays_and_the_output_waits(paused, run, big, tmp_path, quiet):
+    with paused(*command(big)) as process:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/thesis.txt").write_text("of another program")
+        found = process.result()
+    assert found.code == 1 and "was made by another program meanwhile" in found.stderr
+    assert {p.name: p.read_text() for p in (tmp_path / "out").iterdir()} == {"thesis.txt": "of another program"}
+    (tmp_path / "out").rename(tmp_path / "mine")
+    found = run(*command(big, "--json"))
+    told = json.loads(found.stdout)
+    assert found.code == 0 and told["reused"] > 0.9 * told["bytes_out"], "all blocks were there"
+    require_same(tmp_path / "out", quiet)
+
+
+# ---- processes that help --------------------------------------------------------------------------
+SLOW = """
+import os
+import time
+from pathlib import Path
+
+
+def size(weights, split):
+    Path(f"at-work-{os.getpid()}").touch()
+    time.sleep(60)
+    return {"size": 1.0}
+"""
+
+
+def test_helpers_of_a_search_that_was_killed_are_gone_soon(start, tmp_path, build):
+    for seed, name in enumerate(("base", "math")):
+        build.model(tmp_path / name, build.tensors(seed))
+    (tmp_path / "data.py").write_text(SLOW)
+    words = ("search", "base + x*(math - base)", "base=base", "math=math", "--evaluate", "data.py:size",
+             "--knob", "x=0:1:0.1", "--journal", "j.jsonl", "--jobs", "3")  # fmt: skip
+    with start(*words) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.is_file():
+            pytest.skip("needs /proc")
+        until(lambda: len([*tmp_path.glob("at-work-*")]) == 3)
+        helpers = [int(pid) for pid in children.read_text().split()]
+        assert len(helpers) == 2 and all(map(alive, helpers))
+        process.kill()
+        until(lambda: not any(map(alive, helpers)))
+
+
+def alive(pid):
+    """Whether there is such a process that has not ended: one that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(ready, patience=60):
+    end = time.monotonic() + patience
+    while not ready():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
 
 
 # ---- two at once ----------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ import taskvec
 
 ROOT = Path(taskvec.__file__).parent
 ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
-    "version",
-    "errors evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places coefficients "
-    "rooms",
-    "formats terms weights arrays derived views symmetries families permuted",
-    "methods recipe goals spaces subsets grains stores",
-    "planning measures lineage staging sidecars blocks streaming collecting alignment mergekit",
+    "version escapes ancestry globs",
+    "errors evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places "
+    "coefficients rooms notes json_files quantised patterns hints entries moving outputs staging",
+    "formats terms weights arrays derived views symmetries families permuted fitting",
+    "methods recipe goals spaces subsets grains stores leases",
+    "planning measures lineage sidecars blocks streaming collecting alignment mergekit batchnorm targets proofs",
     "engine live statistics report evals trials findings judging records measuring racing searching interference "
     "learning",
     "cli __main__",
@@ -33,6 +33,7 @@ PUBLIC = {
     "random_like", "regmean", "sce", "slerp", "stock", "svc", "ties", "trim", "tsv_m", "unified",
     "align_vocab", "as_model", "join", "pad_vocab", "rename", "resize_vocab", "select", "stack", "take_layers", "tie",
     "untie",
+    "drop",
 }  # fmt: skip
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -1,6 +1,10 @@
 """The command line: one thin command a verb, in one tuple. Nothing heavy is imported before a command runs."""
 
+import io
+import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -35,6 +39,19 @@ class Verbs(click.Group):
         command: click.Command = getattr(import_module(f"taskvec.cli.{VERBS[name]}"), FUNCTIONS.get(name, name))
         return command
 
+    def invoke(self, context: click.Context) -> Any:
+        """Run the verb. Its notes go to stderr at once, unless the verb is to be quiet."""
+        from taskvec.notes import collected
+
+        def tell(text: str) -> None:
+            from taskvec.cli.common import SILENT, show_note
+
+            if not context.meta.get(SILENT):
+                show_note(text)
+
+        with collected(tell):
+            return super().invoke(context)
+
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="taskvec")
@@ -53,16 +70,20 @@ def main() -> None:
     from taskvec.errors import TaskvecError
 
     gc.set_threshold(20_000)  # what a start makes is kept; looking through it 30 times takes as long as opening a model
+    for stream in (sys.stdout, sys.stderr):  # names from a file system need be no Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         taskvec.main(standalone_mode=False)
+        mute_if_full()
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        shown = io.StringIO()
+        error.show(shown)
+        _stop(shown.getvalue().rstrip("\n"), error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _stop("interrupted; nothing under the output's name was changed, the same command goes on from here", 130)
+        _stop("interrupted; an output is whole or absent, and the same command goes on from here", 130)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        _stop("", 1)
     except TaskvecError as error:
         _stop(f"error: {error}", 1)
     except OSError as error:  # what no part of the program expected of the system
@@ -72,5 +93,20 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    click.echo(message, err=True)
+    """The end of a command that failed, whatever else goes wrong meanwhile: a full disk behind stdout, Ctrl-C again."""
+    from taskvec.cli.common import say
+
+    with suppress(OSError, KeyboardInterrupt):
+        if message:
+            say(message, err=True)
+    with suppress(KeyboardInterrupt):
+        mute_if_full()
     sys.exit(code)
+
+
+def mute_if_full() -> None:
+    """Let stdout lead nowhere if it takes no more: else the interpreter tries again at its end, and complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,7 @@
 
 import click
 
-from taskvec.cli.common import as_json, options, progress, quiet, show_json
+from taskvec.cli.common import as_json, options, progress, quiet, say, show_json, whole
 from taskvec.recipe import load
 
 
@@ -37,13 +37,16 @@ def align(
     taskvec merge "0.5*a + 0.5*permute(b, p)" a=org/one b=org/other p=perm.safetensors -o mean/
     """
     from taskvec.alignment import match
+    from taskvec.outputs import Destination
 
+    Destination.of(out, overwrite).require_writable()  # before the work
     with progress(quiet or machine, "matching") as report:
         found = match(
             load(a), load(b), spec=spec, heads=heads, residual=residual, seed=seed, sweeps=sweeps, progress=report
         )
     found.save(out, overwrite=overwrite)
-    if machine:
-        show_json({"path": out, **found.as_dict()})
-    elif not quiet:
-        click.echo(f"{out}: {found}")
+    with whole(out):
+        if machine:
+            show_json({"path": out, **found.as_dict()})
+        elif not quiet:
+            say(f"{out}: {found}")

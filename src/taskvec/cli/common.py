@@ -3,17 +3,22 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from taskvec.coefficients import Coefficient
 from taskvec.errors import RecipeError, TaskvecError
+from taskvec.escapes import printable
+from taskvec.notes import so_far
 from taskvec.recipe import load, parse
 from taskvec.weights import Weights
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 Command = Callable[..., Any]
 
@@ -30,7 +35,16 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 as_json = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
-quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+def _silence(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    """Notes are printed by the group of the verbs, which cannot see the options of a verb: `meta` is common to both."""
+    context.meta[SILENT] = value
+    return value
+
+
+SILENT = "taskvec.silent"
+quiet = click.option("-q", "--quiet", is_flag=True, callback=_silence, help="Print nothing but errors.")
 threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: one or two a core, at most 8).")
 reading = options(
     click.argument("recipe"),
@@ -165,9 +179,41 @@ def _whole(text: str) -> bool:
     return text.strip().lstrip("+-").isdigit()
 
 
-def show_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, default=str))
+def show_json(value: dict[str, Any]) -> None:
+    """One JSON document on stdout, with the notes that were made on the way, if there are any."""
+    if notes := so_far():
+        value = value | {"notes": list(dict.fromkeys([*value.get("notes", ()), *notes]))}
+    click.echo(json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f"))
+
+
+def say(what: Any, err: bool = False, nl: bool = True) -> None:
+    """Print a text. All that is no JSON goes through here or `cell`, as names from files stand in it: characters that
+    steer a terminal are written as escapes."""
+    click.echo(printable(str(what)), err=err, nl=nl)
+
+
+def cell(text: str) -> "Text":
+    """A cell of a table, in which neither square brackets nor control characters mean anything."""
+    from rich.text import Text
+
+    return Text(printable(text).replace("\n", "\\n"))
+
+
+def show_note(text: str) -> None:
+    """A note on stderr."""
+    say(f"note: {text}", err=True)
+
+
+@contextmanager
+def whole(output: Any) -> Iterator[None]:
+    """What is printed of an output that has its name. That nobody could read it is no failure: the output is there."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            with suppress(OSError):
+                reason = error.strerror or error
+                show_note(f"{output} is whole and in its place; the rest could not be printed: {reason}")
 
 
 @contextmanager

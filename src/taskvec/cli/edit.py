@@ -13,10 +13,13 @@ from taskvec.cli.common import (
     number,
     progress,
     reading,
+    say,
     show_json,
+    whole,
     writing,
 )
 from taskvec.methods import FUNCTIONS
+from taskvec.notes import note
 from taskvec.planning import plan as make_plan
 from taskvec.recipe import load, written
 from taskvec.weights import Weights
@@ -42,10 +45,10 @@ def merge(print_recipe: bool, **kwargs: Any) -> None:
     """
     recipe = _made(kwargs)
     kwargs["dtype"] = kwargs["dtype"] or recipe.dtype
-    for note in () if kwargs["quiet"] else recipe.notes:
-        click.echo(f"note: {note}", err=True)
+    for text in recipe.notes:
+        note(text)
     if print_recipe:
-        click.echo(written(recipe.weights), nl=False)
+        say(written(recipe.weights), nl=False)
     else:
         _write(recipe.weights, chat_template=recipe.chat_template, **kwargs)
 
@@ -59,7 +62,7 @@ def plan(print_recipe: bool, machine: bool, **kwargs: Any) -> None:
     recipe = _made(kwargs)
     kwargs["dtype"] = kwargs["dtype"] or recipe.dtype
     if print_recipe:
-        click.echo(written(recipe.weights), nl=False)
+        say(written(recipe.weights), nl=False)
     else:
         _print_plan(recipe.weights, machine, **kwargs)
 
@@ -104,7 +107,7 @@ def add(base: str, vectors: tuple[str, ...], scale: str | None, **kwargs: Any) -
     taus = [_vector(uri, ground) for uri in vectors]
     if scale is None and len(taus) > 1:
         if not (kwargs["quiet"] or kwargs["machine"]):
-            click.echo("λ: without data the sum is given the mean norm of its vectors (norm_matched)", err=True)
+            say("λ: without data the sum is given the mean norm of its vectors (norm_matched)", err=True)
         _write(ground + FUNCTIONS["norm_matched"](*taus), **kwargs)
     else:
         _write(ground + number("scale", scale or "1") * sum(taus, Weights({})), **kwargs)
@@ -155,12 +158,13 @@ def _write(
     like = _like(weights, kwargs.pop("like"))
     with progress(quiet or machine, "merging") as report:
         saved = save(weights, out, like=like, resume=not no_resume, durable=not no_fsync, progress=report, **kwargs)
-    if machine:
-        show_json(saved.as_dict())
-    elif not quiet:
-        click.echo(saved)
-        if saved.nonfinite:
-            click.echo(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
+    with whole(saved.path):
+        if machine:
+            show_json(saved.as_dict())
+        elif not quiet:
+            say(saved)
+            if saved.nonfinite:
+                say(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
 
 
 def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: Any) -> None:
@@ -168,7 +172,7 @@ def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: 
     if machine:
         show_json(found.as_dict())
     else:
-        click.echo(found)
+        say(found)
 
 
 def _alone(out: str) -> str | None:

@@ -1,12 +1,13 @@
 """The verbs that look: show, check, compare, verify, log."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskvec.cli.common import as_json, options, progress, quiet, show_json, threads
+from taskvec.cli.common import as_json, cell, options, progress, quiet, say, show_json, threads
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.measures import Comparison
 from taskvec.measures import compare as measure
@@ -15,6 +16,13 @@ from taskvec.recipe import load
 from taskvec.source import Source
 from taskvec.storage import resolve
 from taskvec.weights import Weights, statistic_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from taskvec.ancestry import Step
+
+DEEPEST = 40  # generations by which the lines of a lineage are indented
 
 
 @click.command()
@@ -46,22 +54,22 @@ def show(path: str, tensors: bool, machine: bool) -> None:
         show_json(found | ({"specs": listing} if tensors else {}))
         return
     kind = f"{found['kind']}, which only methods take" if _kind(source).endswith("s") else f"a {found['kind']}"
-    click.echo(f"{path}: {kind} (mass {source.mass})")
-    click.echo(f"tensors      {found['tensors']}, {found['elements']:,} elements")
-    click.echo(f"dtypes       {', '.join(f'{kind} {count:,}' for kind, count in sorted(kinds.items()))}")
-    click.echo(f"files        {len(found['files'])}, {readable(found['bytes'])}")
-    click.echo(f"fingerprint  {source.fingerprint}")
+    say(f"{path}: {kind} (mass {source.mass})")
+    say(f"tensors      {found['tensors']}, {found['elements']:,} elements")
+    say(f"dtypes       {', '.join(f'{kind} {count:,}' for kind, count in sorted(kinds.items()))}")
+    say(f"files        {len(found['files'])}, {readable(found['bytes'])}")
+    say(f"fingerprint  {source.fingerprint}")
     for key in ("base", "recipe"):
         if found[key]:
-            click.echo(f"{key:12} {found[key]}")
+            say(f"{key:12} {found[key]}")
     for key in ("examples", "labels", "seed", "norm", "data") if statistic_of(source) else ():
         if value := found["metadata"].get(f"taskvec.{key}"):
-            click.echo(f"{key:12} {value}")
+            say(f"{key:12} {value}")
     for key, value in found["metadata"].items():
         if not key.startswith("taskvec.") and key != "format":
-            click.echo(f"{key:12} {value}")
+            say(f"{key:12} {value}")
     for name, spec in source.specs.items() if tensors else ():
-        click.echo(f"  {name}  {spec}")
+        say(f"  {name}  {spec}")
 
 
 def _kind(source: Source) -> str:
@@ -94,7 +102,7 @@ def check(paths: tuple[str, ...], machine: bool) -> None:
             raise TaskvecError("these cannot be merged as they are:", problems)
         raise SystemExit(1)
     if not machine:
-        click.echo(f"these can be merged: {len(sources)} sources, {len(together.specs)} tensors of the same shapes")
+        say(f"these can be merged: {len(sources)} sources, {len(together.specs)} tensors of the same shapes")
 
 
 @click.command()
@@ -127,27 +135,34 @@ def compare(
 
 def _tables(found: Comparison, layers: bool) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console, whole = Console(), found.whole
-    table = Table("vector", "norm", "relative", title="size")
+    table = _table("size", "vector", ("norm", "relative"))
     for name, norm, relative in zip(found.names, whole.norms, whole.relative, strict=True):
-        table.add_row(name, f"{norm:.4g}", _share(relative))
+        table.add_row(cell(name), f"{norm:.4g}", _share(relative))
     console.print(table)
     if len(found.names) > 1:
         for title, matrix in (("cosine", whole.cosine), ("sign conflict", whole.sign_conflict)):
-            table = Table("", *found.names, title=title)
+            table = _table(title, "", found.names)
             for name, row in zip(found.names, matrix, strict=True):
-                table.add_row(name, *(_number(value) for value in row))
+                table.add_row(cell(name), *(_number(value) for value in row))
             console.print(table)
     if layers:
-        table = Table(
-            "layer", *found.names, title="norm by layer" if math.isnan(whole.relative[0]) else "relative size by layer"
-        )
+        title = "norm by layer" if math.isnan(whole.relative[0]) else "relative size by layer"
+        table = _table(title, "layer", found.names)
         for layer, pairs in found.layers.items():
             sizes = pairs.norms if math.isnan(whole.relative[0]) else pairs.relative
-            table.add_row(layer, *(f"{size:.4g}" for size in sizes))
+            table.add_row(cell(layer), *(f"{size:.4g}" for size in sizes))
         console.print(table)
+
+
+def _table(title: str, first: str, others: Iterable[str]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in (first, *others):
+        table.add_column(cell(name))
+    return table
 
 
 def _number(value: float) -> str:
@@ -170,7 +185,7 @@ def verify(path: str, threads: int | None, machine: bool, quiet: bool) -> None:
     if machine:
         show_json({"path": path, "whole": True, "tensors": found.tensors, "bytes": found.bytes})
     elif not quiet:
-        click.echo(found)
+        say(found)
 
 
 @click.command()
@@ -178,6 +193,7 @@ def verify(path: str, threads: int | None, machine: bool, quiet: bool) -> None:
 @as_json
 def log(path: str, machine: bool) -> None:
     """Say what PATH was made from, back to models that taskvec did not write."""
+    from taskvec.ancestry import walk
     from taskvec.lineage import read
 
     found = read(resolve(path))
@@ -186,19 +202,23 @@ def log(path: str, machine: bool) -> None:
     if machine:
         show_json({key: value for key, value in found.items() if key != "tensors"})
         return
-    click.echo(f"{Path(path).name} = {found['recipe']}")
+    say(f"{Path(path).name} = {found['recipe']}")
     for flag in ("forced", "nonfinite"):
         if found.get(flag):
-            click.echo(f"  {flag}: {found[flag]}")
-    _inputs(found["inputs"], "  ")
+            say(f"  {flag}: {found[flag]}")
+    if lost := found.get("ancestors_left_out"):
+        say(f"  {lost} ancestors, the farthest ones, were left out of the lineage")
+    for step in walk(found):
+        _say_input(step)
 
 
-def _inputs(inputs: dict[str, Any], indent: str) -> None:
-    for name, source in inputs.items():
-        statistic = source.get("statistic")
-        kind = f"{statistic} statistics" if statistic else "model" if source["mass"] else "task vector"
-        made = source.get("made_from")
-        click.echo(f"{indent}{name}: {kind} {source.get('uri', '(in memory)')}  {source['fingerprint'][:16]}")
-        if made:
-            click.echo(f"{indent}  = {made['recipe']}")
-            _inputs(made["inputs"], indent + "  ")
+def _say_input(step: "Step") -> None:
+    """A line for an input, and one that says how it was made."""
+    source, indent = step.source, "  " * min(1 + step.depth, DEEPEST)
+    statistic = source.get("statistic")
+    kind = f"{statistic} statistics" if statistic else "model" if source["mass"] else "task vector"
+    say(f"{indent}{step.name}: {kind} {source.get('uri', '(in memory)')}  {source['fingerprint'][:16]}")
+    if step.made:
+        say(f"{indent}  = {step.made['recipe']}{'  (its inputs are above)' if step.again else ''}")
+    elif "made_from" in source:
+        say(f"{indent}  (made by taskvec; how was left out of the lineage)")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from taskvec.cli.common import as_json, quiet, show_json
+from taskvec.cli.common import as_json, quiet, say, show_json, whole
 
 
 @click.command()
@@ -31,9 +31,9 @@ def report(
     taskvec report sum.jsonl -o sum.html
     taskvec report sum.jsonl --plots figures/ --format svg
     """
-    from taskvec.errors import OutputError
+    from taskvec.outputs import Destination
     from taskvec.records import read_record
-    from taskvec.storage import move_into_place, stated, write_text
+    from taskvec.staging import write_file
 
     if out:
         _check(Path(out), journals, overwrite)
@@ -42,12 +42,9 @@ def report(
     if out:
         from taskvec.report.page import page
 
-        path, text = Path(out), page(records)
-        part = path.with_name(f".{path.name}.taskvec")
-        with stated(path, OutputError):
-            write_text(part, text)
-            move_into_place(part, path)
-        written.append(path)
+        text = page(records).encode("utf-8", "backslashreplace")
+        write_file(Destination.of_file(out, overwrite), [text])
+        written.append(Path(out))
     if plots:
         from taskvec.report.plots import figures
 
@@ -55,12 +52,11 @@ def report(
     if machine:
         show_json({name: record.as_dict() for name, record in records.items()})
     elif not written:
-        click.echo(
-            "\n\n".join(f"{name}\n{record}" if len(records) > 1 else str(record) for name, record in records.items())
-        )
+        say("\n\n".join(f"{name}\n{record}" if len(records) > 1 else str(record) for name, record in records.items()))
     elif not quiet:
-        for path in written:
-            click.echo(path)
+        with whole(", ".join(map(str, written))):
+            for path in written:
+                say(path)
 
 
 def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:
@@ -69,6 +65,8 @@ def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:
 
     if out.is_dir():
         raise OutputError(f"{out} is a folder: name a file in it")
+    if not out.parent.is_dir():
+        raise OutputError(f"{out} cannot be written: {out.parent} is not a folder")
     if any(Path(path).exists() and out.exists() and out.samefile(path) for path in journals):
         raise OutputError(f"{out} is a journal, and the page would take its place: take another name")
     if out.exists() and not overwrite:

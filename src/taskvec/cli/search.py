@@ -1,21 +1,25 @@
 """The verbs that judge models: eval, search, sweep, interference. Each calls one function."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import click
 
-from taskvec.cli.common import as_json, named, options, progress, quiet, show_json, weights_of
+from taskvec.cli.common import as_json, named, options, progress, quiet, say, show_json, weights_of
 from taskvec.errors import RecipeError
+from taskvec.outputs import Destination
 
 SWEEP, SWEEPS = "-0.5:2:0.1", "0:1.5:0.25"  # of the one knob of a sweep; of each of several
+LIFELINE = "TASKVEC_LIFELINE"  # names the pipe by which a helper knows that the process it helps is there
 judged = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
@@ -62,7 +66,7 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
     if machine:
         show_json(found.as_dict())
     else:
-        click.echo(found)
+        say(found)
 
 
 @click.command()
@@ -98,6 +102,8 @@ def search(out: str | None, no_test: bool, no_race: bool, jobs: int, **kwargs: A
     taskvec search "base - lam*(toxic - base)" base=B toxic=T --evaluate tasks.py:texts --knob lam=0:1:0.05 \\
         --rule largest --constraint "control >= 0.95*base.control"
     """
+    if out:
+        Destination.of(out).require_writable()  # before the work
     with _helped(jobs, kwargs) as journal:
         found = _searched(kwargs | {"race": not no_race, "journal": journal}, test=not no_test)
     if out and found.chosen:
@@ -147,6 +153,8 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
     from taskvec.learning import learn as find
     from taskvec.searching import search as judge
 
+    if out:
+        Destination.of(out).require_writable()  # before the work
     machine, silent, journal = kwargs["machine"], kwargs["quiet"], kwargs["journal"]
     weights, suite = weights_of(recipe, sources, (), kwargs["methods"]), suite_from(evaluate)
     clamp = None if kwargs["clamp"] == "none" else _ends(kwargs["clamp"])
@@ -164,7 +172,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
     if machine:
         show_json(found.as_dict() | judged.as_dict())
     elif not silent:
-        click.echo(f"{found}\n\n{judged}")
+        say(f"{found}\n\n{judged}")
 
 
 def _ends(text: str) -> tuple[float, float]:
@@ -211,13 +219,14 @@ def interference(base: str, first: str, second: str, evaluate: str, machine: boo
     if machine:
         show_json(found.as_dict())
     elif not quiet:
-        click.echo(found)
+        say(found)
 
 
 @contextmanager
 def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
     """The journal, which with several jobs as many processes work on, this one among them."""
     if jobs == 1:
+        _end_with_parent()
         yield kwargs["journal"]
         return
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
@@ -225,8 +234,10 @@ def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
     with tempfile.TemporaryDirectory(prefix="taskvec-") as folder:
         journal = kwargs["journal"] or str(Path(folder) / "journal.jsonl")
         words = [*_without_out(sys.argv[1:]), "--journal", journal, "--jobs", "1", "--no-test", "--quiet"]
+        ours, theirs = os.pipe()  # nobody writes to it: it closes when this process ends, however it does
+        command, environment = [sys.executable, "-m", "taskvec", *words], {**os.environ, LIFELINE: str(ours)}
         helpers = [
-            subprocess.Popen([sys.executable, "-m", "taskvec", *words], stdout=subprocess.DEVNULL)
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=[ours], env=environment)
             for _ in range(jobs - 1)
         ]
         try:
@@ -235,6 +246,22 @@ def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
             for helper in helpers:
                 helper.terminate()
                 helper.wait()
+            os.close(ours)
+            os.close(theirs)
+
+
+def _end_with_parent() -> None:
+    """In a process that helps another one: end when that is gone, even if it was killed and could say nothing."""
+    line = os.environ.pop(LIFELINE, None)  # nothing that is started from here helps anybody
+    if line is None:
+        return
+
+    def wait() -> None:
+        with suppress(OSError):
+            os.read(int(line), 1)  # returns when the pipe is closed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="taskvec-lifeline").start()
 
 
 def _without_out(words: list[str]) -> list[str]:
@@ -269,7 +296,7 @@ def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
     if machine:
         show_json(found.as_dict())
     elif not silent:
-        click.echo(found.table() if table else found)
+        say(found.table() if table else found)
     return found
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from taskvec.cli.common import as_json, options, progress, quiet, show_json
+from taskvec.cli.common import as_json, options, progress, quiet, say, show_json, whole
 
 
 @click.command()
@@ -37,10 +37,11 @@ def stats(model: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
 
     with progress(quiet or machine, "examples", examples=True) as report:
         found = compute(model, progress=report, **kwargs)
-    if machine:
-        show_json(found.as_dict())
-    elif not quiet:
-        click.echo(found)
-        if found.unreached:
-            more = f" and {len(found.unreached) - 5} more" if len(found.unreached) > 5 else ""
-            click.echo(f"warning: no example reached {', '.join(found.unreached[:5])}{more}", err=True)
+    with whole(found.path):
+        if machine:
+            show_json(found.as_dict())
+        elif not quiet:
+            say(found)
+            if found.unreached:
+                more = f" and {len(found.unreached) - 5} more" if len(found.unreached) > 5 else ""
+                say(f"warning: no example reached {', '.join(found.unreached[:5])}{more}", err=True)

@@ -33,7 +33,8 @@ class Evaluator(Protocol):
 def part_of(evaluate: Evaluator, start: float, stop: float) -> "Evaluator | None":
     """The evaluator on the examples from a share of each metric's to another, in order; None if it has no `part`.
 
-    `evaluate.part(start, stop)` is what a race needs (search): the scores of two parts are those of the whole.
+    `evaluate.part(start, stop)` is what a race needs (search): the examples from round(start * n) to round(stop * n) of
+    each metric's n, so that the scores of adjoining parts are those of the whole.
     """
     part = getattr(evaluate, "part", None)
     found: Evaluator | None = part(start, stop) if part else None
@@ -71,7 +72,7 @@ def checked(scores: Any, text: str) -> "dict[str, NDArray[Any] | float]":
     for name, values in scores.items():
         try:
             array = np.asarray(values.tolist() if hasattr(values, "tolist") else values, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             problems.append(f"{name}: {values!r:.60} is no number and no list of them")
             continue
         if not isinstance(name, str) or array.ndim > 1 or not array.size:

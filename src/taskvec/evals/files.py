@@ -16,7 +16,8 @@ def evaluator_from(text: str) -> Evaluator:
 
     The name is a function of (weights, split), or of nothing: then it returns an evaluator. An attribute
     `examples(split)` says which examples are used, {metric: [an identity each]}: without it nobody can check that those
-    of validation are not those of test. `part(start, stop)` makes it an evaluator that can race. Raises RecipeError.
+    of validation are not those of test. `part(start, stop)` makes it an evaluator that can race; with `shuffled`, which
+    says that its examples stand in a random order, a race asks for one part, else for several. Raises RecipeError.
     """
     if text.endswith((".yml", ".yaml")):
         from taskvec.evals.suite import suite_from
@@ -62,9 +63,9 @@ class Named:
         return found
 
     @property
-    def untold(self) -> Sequence[str]:
-        """Metrics whose examples it cannot tell, though it can those of others."""
-        return getattr(self.function, "untold", ())
+    def shuffled(self) -> bool:
+        """Whether its examples stand in a random order, so that the first of them are a fair sample."""
+        return bool(getattr(self.function, "shuffled", False))
 
     def part(self, start: float, stop: float) -> "Named | None":
         """On a share of the examples, if the function knows how."""

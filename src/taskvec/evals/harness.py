@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any, ClassVar
 
 from taskvec.errors import FormatError, MissingExtra, RecipeError
 from taskvec.evals.evaluator import SPLITS
+from taskvec.evals.order import digest, fair_order
 from taskvec.evals.task import Task, within
-from taskvec.evals.texts import digest
 from taskvec.weights import Weights
 
 
@@ -22,7 +23,8 @@ class Harness(Task):
 
     task: its name there (arc_easy). metric: one that it logs for each document, the first unless given. tasks: a folder
     with task files of your own. The harness has one set of documents for evaluating; they are dealt out to validation
-    and test by their digests, `share` to validation, `limit` a split. shots: worked examples in the prompt.
+    and test by their digests, `share` to validation, `limit` a split, in an order of which every beginning is a fair
+    sample (order.py), with targets for classes. shots: worked examples in the prompt.
     """
 
     task: str = ""
@@ -89,14 +91,32 @@ class Harness(Task):
         try:
             task = manager.load([self.task])["tasks"][self.task]
             documents = [digest(json.dumps(doc, sort_keys=True, default=str)) for doc in task.eval_docs]
+            targets = [_target(task, doc) for doc in task.eval_docs]
         except Exception as error:
             raise FormatError(f"{self.name}: {self.task} cannot be read: {type(error).__name__}: {error}") from None
         first = {identity: place for place, identity in reversed([*enumerate(documents)])}
-        ordered = sorted(first.items(), key=lambda item: item[1])
-        sides = {split: [d for d in ordered if self.dealt(d[0], split)] for split in SPLITS}
+        sizes = Counter(targets[place] for place in first.values())
+        sides = {split: [d for d in first.items() if self.dealt(d[0], split)] for split in SPLITS}
         if empty := [split for split, dealt in sides.items() if not dealt]:
-            raise FormatError(f"{self.name}: {len(ordered)} documents leave none for {' and '.join(empty)}")
-        return {split: dealt[: self.limit] for split, dealt in sides.items()}
+            raise FormatError(f"{self.name}: {len(first)} documents leave none for {' and '.join(empty)}")
+        return {
+            split: self._ordered(self._ordered(dealt, targets, sizes)[: self.limit], targets)
+            for split, dealt in sides.items()
+        }
+
+    def _ordered(
+        self, dealt: list[tuple[str, int]], targets: Sequence[str], sizes: Mapping[str, int] | None = None
+    ) -> list[tuple[str, int]]:
+        order = fair_order([identity for identity, _ in dealt], [targets[place] for _, place in dealt], sizes)
+        return [dealt[k] for k in order]
+
+
+def _target(task: Any, doc: Any) -> str:
+    """What the right answer is, as a class; "" for a task that cannot tell."""
+    try:
+        return str(task.doc_to_target(doc))
+    except Exception:  # of the task's own templates and functions
+        return ""
 
 
 def _harness() -> Any:

@@ -52,12 +52,12 @@ class Images(Task):
         self._files: dict[str, Path] = getattr(self, "_files", {})
         for file in sorted(f for f in folder.glob("*/*") if f.suffix.lower() in SUFFIXES):
             identity = blake3(file.read_bytes()).hexdigest(16)
-            if self.dealt(identity, split):
-                found[identity] = Example(identity, file.parent.name)
-                self._files[identity] = file
-        if not found:
+            found[identity] = Example(identity, file.parent.name)
+            self._files[identity] = file
+        chosen = [e for identity, e in found.items() if self.dealt(identity, split)]
+        if not chosen:
             raise FormatError(f"{folder} has no pictures for {split}")
-        return [*found.values()][: self.limit]
+        return self.limited(chosen, [e.label for e in found.values()])
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 a picture}."""

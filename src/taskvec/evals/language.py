@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.errors import FormatError, RecipeError, TaskvecError
 from taskvec.evals.module import Live, by_length, padded
+from taskvec.evals.order import FIRST
 from taskvec.evals.task import LiveOf, Task, batch_of
 from taskvec.evals.texts import Example, paragraphs
 from taskvec.weights import Weights
@@ -30,6 +32,7 @@ class Perplexity(Task):
     batch: int = 4
     kind: ClassVar[str] = "perplexity"
     module: ClassVar[str] = "causal"
+    told: ClassVar[Sequence[str]] = ("", "loss")
 
     def open(self, name: str, root: Any, live_of: LiveOf) -> None:
         """Also the window."""
@@ -52,7 +55,7 @@ class Perplexity(Task):
         windows = [ids[k : k + self.window] for k in range(0, len(ids) - self.window + 1, self.window)]
         if not windows:
             raise FormatError(f"{path} has {len(ids)} tokens for {split}, fewer than one window of {self.window}")
-        return [Example(" ".join(map(str, row))) for row in windows[: self.limit]]
+        return self.limited([Example(" ".join(map(str, row))) for row in windows])
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": perplexity, "loss": one a window}."""
@@ -100,6 +103,7 @@ class Generation(Task):
     chat: bool = False
     kind: ClassVar[str] = "generation"
     module: ClassVar[str] = "causal"
+    told: ClassVar[Sequence[str]] = ("", "score")
 
     def open(self, name: str, root: Any, live_of: LiveOf) -> None:
         """Also the judge."""
@@ -118,9 +122,12 @@ class Generation(Task):
         """{"": 0 or 1 a prompt, "score": the judge's number}."""
         import numpy as np
 
-        prompts = [e.text for e in self.part(split, start, stop)]
+        cuts = [start, *([FIRST] if start < FIRST < stop else []), stop]  # the draws are the same, raced or not
+        parts = [[e.text for e in self.part(split, *ends)] for ends in pairwise(cuts)]
+        prompts = [text for part in parts for text in part]
         seeds = self.seeds if self.temperature else self.seeds[:1]
-        rows = [np.asarray(self.scorer(self.written(weights, prompts, seed)), np.float64) for seed in seeds]
+        written = [[text for part in parts for text in self.written(weights, part, seed)] for seed in seeds]
+        rows = [np.asarray(self.scorer(texts), np.float64) for texts in written]
         if wrong := [row for row in rows if row.shape != (len(prompts),)]:
             told = f"{self.judge} must give a number for each of {len(prompts)} texts"
             raise TaskvecError(f"{told}, not {list(wrong[0].shape)}")

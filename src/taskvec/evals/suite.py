@@ -10,11 +10,12 @@ one live module there is of each architecture.
 """
 
 import difflib
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from taskvec.errors import FormatError, RecipeError
 from taskvec.evals.classification import Classification
@@ -24,8 +25,8 @@ from taskvec.evals.harness import Harness
 from taskvec.evals.images import Images
 from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
+from taskvec.evals.order import digest
 from taskvec.evals.task import Task
-from taskvec.evals.texts import digest
 from taskvec.storage import stated
 from taskvec.weights import Weights
 
@@ -42,6 +43,7 @@ class Suite:
     tasks: Mapping[str, Task]
     start: float = 0.0  # of each task's examples,
     stop: float = 1.0  # the share from and to which they are used
+    shuffled: ClassVar[bool] = True  # every beginning of a task's examples is a fair sample of them (order.py)
 
     @cached_property
     def text(self) -> str:
@@ -57,9 +59,14 @@ class Suite:
         return [name for name, task in self.tasks.items() if task.identities("validation") is None]
 
     def examples(self, split: str) -> Mapping[str, Sequence[str]]:
-        """By task, of those that can tell."""
+        """By metric, of tasks that can tell."""
         told = {name: task.identities(split) for name, task in self.tasks.items()}
-        return {name: identities for name, identities in told.items() if identities is not None}
+        return {
+            f"{name}_{suffix}" if suffix else name: identities
+            for name, identities in told.items()
+            if identities is not None
+            for suffix in self.tasks[name].told
+        }
 
     def part(self, start: float, stop: float) -> "Suite | None":
         """The suite on a share of each task's examples; None if a task cannot be judged by parts."""
@@ -105,6 +112,8 @@ def suite_from(path: str) -> Suite:
         text = Path(path).read_text(encoding="utf-8")
     try:
         given = yaml.safe_load(text)
+    except RecursionError:
+        raise FormatError(f"{path} is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -135,17 +144,20 @@ def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str])
         problems.append(f"{name!r} is no name for a metric: letters, digits and _")
         return None
     if not isinstance(about, dict):
-        problems.append(f"{name}: a task is {{kind: ...}}, not {about!r:.40}")
+        problems.append(f"{name}: a task is {{kind: ...}}, not {reprlib.repr(about)}")
         return None
-    kind = KINDS.get(about.get("kind", shared.get("kind", "")))
+    given = about.get("kind", shared.get("kind", ""))
+    kind = KINDS.get(given) if isinstance(given, str) else None
     if kind is None:
-        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {about.get('kind')!r}")
+        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {reprlib.repr(given)}")
         return None
     keys = _keys(kind)
     found = {key: value for key, value in {**shared, **about}.items() if key in keys}
     problems += [_unknown(key, keys, name) for key in about if key not in keys and key != "kind"]
     wrong = [
-        f"{name}: {key} is {_wanted(keys[key])}, not {v!r:.40}" for key, v in found.items() if not _fits(v, keys[key])
+        f"{name}: {key} is {_wanted(keys[key])}, not {reprlib.repr(v)}"
+        for key, v in found.items()
+        if not _fits(v, keys[key])
     ]
     problems += wrong
     return None if wrong else kind(**found)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from taskvec.errors import RecipeError
 from taskvec.evals.module import Live
+from taskvec.evals.order import fair_order
 from taskvec.evals.texts import Data, Example
 from taskvec.weights import Weights
 
@@ -28,6 +29,9 @@ class Task(Data):
     root: Path = field(default=Path(), init=False)
     kind: ClassVar[str] = ""
     module: ClassVar[str] = ""  # which kind of module it is judged in (module.py), "" for none
+    told: ClassVar[Sequence[str]] = (
+        "",
+    )  # the suffixes of the metrics that have a score an example, or are of them all
 
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
         """`root`: the folder that paths are relative to. Raises RecipeError for settings that do not go together."""
@@ -44,10 +48,12 @@ class Task(Data):
         return live_of(self.root / self.model, kind, self.dtype, self.device)
 
     def listed(self, split: str) -> list[Example]:
-        """The examples of a split, read once."""
+        """The examples of a split, read once, in an order of which every beginning is a fair sample (order.py)."""
         kept: dict[str, list[Example]] = self.__dict__.setdefault("_kept", {})
         if split not in kept:
-            kept[split] = self.examples(split, self.root)
+            found = self.examples(split, self.root)
+            order = fair_order([e.identity for e in found], [e.label for e in found])
+            kept[split] = [found[k] for k in order]
         return kept[split]
 
     def part(self, split: str, start: float, stop: float) -> list[Example]:

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskvec.errors import FormatError, MismatchError, RecipeError
+from taskvec.evals.order import digest, fair_order, position
 from taskvec.storage import stated
 
 SHARE = 0.5  # of a file's examples that validate, unless said otherwise
@@ -27,20 +29,13 @@ class Example:
         return digest(self.text)
 
 
-def digest(text: str) -> str:
-    """What a text, or anything else in words, is recognised by."""
-    from blake3 import blake3
-
-    return blake3(text.encode()).hexdigest(16)
-
-
 @dataclass
 class Data:
     """Where the examples of the splits are: one file for both, or one for each.
 
     Of one file the examples are dealt out by their digests, `share` of them to validation: which split a text is in
-    depends on the text alone, so doubles do not straddle and a longer file deals alike. `limit`: so many a split, the
-    first ones.
+    depends on the text alone, so doubles do not straddle and a longer file deals alike. `limit`: so many a split, drawn
+    by digest with a fixed seed; every class keeps its share of the file.
     """
 
     data: str = ""
@@ -61,13 +56,20 @@ class Data:
             raise RecipeError(f"{name}: limit is at least 1, not {self.limit}")
 
     def examples(self, split: str, root: Path) -> list[Example]:
-        """Those of a split, in the file's order, each text once. Paths are relative to `root`. Raises FormatError."""
+        """Those of a split, each text once. Paths are relative to `root`. Raises FormatError."""
         path = self.place(split, root)
         found = {e.identity: e for e in read(path, self.text_column, self.label_column)}
         chosen = [e for identity, e in found.items() if self.dealt(identity, split)]
         if not chosen:
             raise FormatError(f"{path} has no examples for {split}")
-        return chosen[: self.limit]
+        return self.limited(chosen, [e.label for e in found.values()])
+
+    def limited(self, examples: list[Example], classes: Sequence[str] = ()) -> list[Example]:
+        """At most `limit` of a split's, by digest. classes: of all examples in the file, whose shares are kept."""
+        if self.limit is None or len(examples) <= self.limit:
+            return examples
+        order = fair_order([e.identity for e in examples], [e.label for e in examples], Counter(classes))
+        return [examples[k] for k in order[: self.limit]]
 
     def place(self, split: str, root: Path) -> Path:
         """Where a split's examples are, perhaps with the other's."""
@@ -77,11 +79,6 @@ class Data:
         """Whether an example of a split's place is in the split: all are, of one file for both those of its share."""
         alone = bool(self.validation and self.test)
         return alone or (position(identity) < self.share) == (split == "validation")
-
-
-def position(identity: str) -> float:
-    """Where a digest lies between 0 and 1: which split deals by."""
-    return int(identity[:12], 16) / 16**12
 
 
 # ---- files ---------------------------------------------------------------------------------------

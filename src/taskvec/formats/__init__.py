@@ -1,15 +1,16 @@
-"""The formats that can be read, one a module, in the order in which they are tried: first `sniff` wins."""
+"""The formats that can be read, one a module: a LoRA of PEFT's, else a checkpoint. What a file is, its tensors say."""
 
 import os
 from pathlib import Path
-from typing import Any
 
 from taskvec.errors import FormatError
 from taskvec.formats import checkpoint, peft
+from taskvec.formats.factors import CONFIG, Found, found_in
+from taskvec.notes import note
 from taskvec.source import Source
 from taskvec.storage import resolve, stated
 
-FORMATS: tuple[Any, ...] = (peft, checkpoint)
+MOST_FOLDERS = 50  # that an error lists
 
 
 def open_source(uri: str | os.PathLike[str], revision: str | None = None) -> Source:
@@ -18,15 +19,56 @@ def open_source(uri: str | os.PathLike[str], revision: str | None = None) -> Sou
     with stated(path):
         if path.is_dir():
             next(path.iterdir(), None)  # a folder that cannot be listed is no empty one
-        for form in FORMATS:
-            if form.sniff(path):
-                found: Source = form.open_source(path, os.fspath(uri), revision)
-                return found
-    raise FormatError(f"{uri} {_what_it_is(path)}: give a safetensors file, a folder with one, or a LoRA's folder")
+        if factors := peft.weights_at(path):
+            return peft.open_source(path, factors, os.fspath(uri), revision)
+        if checkpoint.sniff(path):
+            found = checkpoint.open_source(path, os.fspath(uri), revision)
+            if adapter := found_in(found.specs):
+                _refuse_factors(os.fspath(uri), adapter)
+            return found
+        raise FormatError(*_what_it_is(os.fspath(uri), path))
 
 
-def _what_it_is(path: Path) -> str:
+def _refuse_factors(uri: str, found: Found) -> None:
+    """Factors are not summed one by one: the product of two averages is not the average of two products.
+
+    A model may have such factors as parameters of its own, beside the layers that they change. Raises FormatError.
+    """
+    if not found.unmerged:
+        raise FormatError(
+            f"{uri} holds {found.dialect.what}, such as {found.example}, and factors cannot be summed as if they were "
+            f"weights: {found.dialect.way}"
+        )
+    if found.from_peft:
+        raise FormatError(
+            f"{uri} is a model with an adapter that was not merged: it holds {found.dialect.what}, such as "
+            f"{found.example}, beside the layers. In Python, merge_and_unload() of PEFT's model gives a plain one"
+        )
+    note(
+        f"{uri} is a model with factors among its parameters, such as {found.example}: they are summed one by one, "
+        "which is not the sum of their products where more than one source changes them"
+    )
+
+
+def _what_it_is(uri: str, path: Path) -> tuple[str, list[str]]:
+    """The message about a path that no format reads, and the folders within it that one does."""
+    give = "give a safetensors file, a folder with one, or a LoRA's folder"
     if path.is_file():
-        return "is not a safetensors file"
+        return f"{uri} is not a safetensors file: {give}", []
+    inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))[:MOST_FOLDERS]
+    kinds = {p: "a LoRA" if (p / CONFIG).is_file() else "a model" for p in inside if _readable(p)}
+    if kinds:
+        return f"{uri} holds no safetensors file, but folders that do: name the one you mean", [
+            f"{p}: {kind}" for p, kind in kinds.items()
+        ]
     pickles = [p.name for p in path.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf")]
-    return f"holds only {', '.join(sorted(pickles)[:3])}" if pickles else "holds no safetensors file"
+    what = f"holds only {', '.join(sorted(pickles)[:3])}" if pickles else "holds no safetensors file"
+    return f"{uri} {what}: {give}", []
+
+
+def _readable(folder: Path) -> bool:
+    """Whether a folder looks like one that can be opened; one that may not be listed does not."""
+    try:
+        return (folder / CONFIG).is_file() or checkpoint.sniff(folder)
+    except OSError:
+        return False

@@ -1,6 +1,5 @@
 """A safetensors checkpoint: one file, a Hugging Face folder, or shards with an index."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 
@@ -8,11 +7,16 @@ from taskvec.coefficients import quoted
 from taskvec.dtypes import BITS
 from taskvec.errors import FormatError
 from taskvec.formats.header import Header, read_header
+from taskvec.json_files import read_json
 from taskvec.source import Spec, fingerprint
 from taskvec.storage import File, stated
 
 INDEX = ".safetensors.index.json"
 MODEL = "model.safetensors"  # the name of a model's only file
+CONFIGURATIONS = {  # files that say how a model is quantised -> the entries of them that do
+    "config.json": ("quantization_config", "compression_config"),
+    "hf_quant_config.json": ("quantization",),
+}
 VECTOR = "task_vector.safetensors"  # the name of a task vector's, so that no loader takes it for a model
 
 
@@ -39,7 +43,7 @@ class Checkpoint:
         headers = {name: read_header(file) for name, file in found.items()}
         _require_index(path, headers)
         self.files = found
-        self._identity = tuple((str(f.path.resolve()), f._stamp) for f in found.values())  # wherever we go from here
+        self._identity = tuple((str(f.path.resolve()), f.stamp) for f in found.values())  # wherever we go from here
         self._at = {
             tensor: (found[name], header.offsets[tensor], BITS[spec.dtype])
             for name, header in headers.items()
@@ -68,6 +72,11 @@ class Checkpoint:
         return file.fd(), offset + start * bits // 8
 
     @cached_property
+    def quantised(self) -> str:
+        """How the model's configuration says that its weights are quantised, "" if it does not."""
+        return _quantised(self.folder)
+
+    @cached_property
     def fingerprint(self) -> str:
         """See `source.fingerprint`."""
         return fingerprint(self.specs, self.readinto)
@@ -77,11 +86,12 @@ class Checkpoint:
         for file in self.files.values():
             file.require_unchanged()
 
-    def _key(self) -> tuple[object, ...]:
-        return self._identity
+    def stamp(self) -> str:
+        """The files and what the system said of them when they were opened."""
+        return repr(self._identity)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Checkpoint) and self._key() == other._key()
+        return isinstance(other, Checkpoint) and self._identity == other._identity
 
     @cached_property
     def _hash(self) -> int:
@@ -113,12 +123,26 @@ def _files(path: Path) -> dict[str, File]:
     raise FormatError(f"{path} holds {len(files)} safetensors files and no index: name the one you mean", files[:50])
 
 
+def _quantised(folder: Path) -> str:
+    """The quant_method of config.json, of a configuration within it (text_config), or of another tool's file."""
+    for name, keys in CONFIGURATIONS.items():
+        try:
+            table = read_json(folder / name)
+        except FormatError:  # there is none, or it is not JSON: then it says nothing
+            continue
+        for inner in [table, *table.values()] if isinstance(table, dict) else []:
+            for found in (inner[key] for key in keys if isinstance(inner, dict) and inner.get(key)):
+                method = found.get("quant_method") or found.get("quant_algo") if isinstance(found, dict) else None
+                return str(method or "in a way that it does not name")
+    return ""
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        with stated(index):
-            table = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
-    except (ValueError, AttributeError, RecursionError) as error:
+        found = read_json(index)
+    except FormatError as error:
         raise FormatError(f"{index} is no index of shards: {error}") from None
+    table = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
         raise FormatError(f"{index} is no index of shards: it needs a weight_map of tensor names to file names")
     return table

@@ -126,20 +126,21 @@ def _is_text_table(value: Any) -> bool:
 
 
 def write_header(
-    specs: Mapping[str, Spec], metadata: Mapping[str, str], least: int = 0
+    specs: Mapping[str, Spec], metadata: Mapping[str, str], least: int = 0, multiple: int = 8
 ) -> tuple[bytes, dict[str, int]]:
     """The bytes before the data, and where in the file each tensor begins.
 
     Wider dtypes come first, so that every tensor is aligned to its element; within a width the order is that of
-    `specs`. The length is a multiple of 8 and at least `least`, padded with spaces.
+    `specs`. The length is a multiple of `multiple` and at least `least`, padded with spaces.
     """
     offsets: dict[str, int] = {}
     table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     at = 0
     for name, spec in sorted(specs.items(), key=lambda item: -BITS[item[1].dtype]):
-        table[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [at, at + spec.nbytes]}
+        end = at + spec.nbytes
+        table[name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": (at, end)}
         offsets[name] = at
-        at += spec.nbytes
+        at = end
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * max(-len(text) % 8, least - 8 - len(text))
+    text += b" " * max(-(8 + len(text)) % multiple, least - 8 - len(text))
     return struct.pack("<Q", len(text)) + text, {name: 8 + len(text) + begin for name, begin in offsets.items()}

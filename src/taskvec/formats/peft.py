@@ -3,78 +3,129 @@
 Scale is lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA; ranks and alphas may differ from module to module.
 """
 
+import copy
+import hashlib
 import json
-import math
-import re
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskvec import floats_numpy, kernels
 from taskvec.coefficients import quoted
-from taskvec.errors import FormatError
-from taskvec.formats.header import read_header
-from taskvec.source import Spec, fingerprint
-from taskvec.storage import File, stated
+from taskvec.errors import FormatError, TaskvecError
+from taskvec.formats.adapter_config import Ranks, cannot_be_read, read_config
+from taskvec.formats.beside import Adapter, problems_of, remarks_on
+from taskvec.formats.factors import CONFIG, PEFT, found_in
+from taskvec.formats.header import Header, read_header
+from taskvec.formats.lora_keys import Pair, Tensors, read_keys
+from taskvec.formats.orientation import Decision, decide
+from taskvec.notes import note
+from taskvec.source import Source, Spec, fingerprint
+from taskvec.storage import File
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # kinds of init_lora_weights
-VARIANTS = ("alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "lora_bias")
-_KEY = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?$")
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WEIGHTS = "adapter_model.safetensors"
+PIECE = 256 << 10  # bytes of a factor that are read and decoded at once
 
 
-def sniff(path: Path) -> bool:
-    """A folder with adapter_config.json."""
-    return (path / CONFIG).is_file()
+def weights_at(path: Path) -> Path | None:
+    """The file of factors that lies at `path` with its configuration: a folder's, or the file itself. None for what is
+    no LoRA of PEFT's; a folder with a LoRA and a model is a question. Raises FormatError."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / CONFIG).is_file():
+        return None
+    if path.is_file():
+        return _lone_file(path)
+    models = sorted(p.name for p in folder.glob("*.safetensors*") if p.name != WEIGHTS)
+    factors = [name for name in models if name.endswith(".safetensors") and _holds_factors(folder / name)]
+    models = [name for name in models if name not in factors]
+    if (folder / WEIGHTS).is_file():
+        factors.insert(0, WEIGHTS)
+    if models and factors:
+        raise FormatError(
+            f"{path} holds a LoRA ({factors[0]}) and a model ({models[0]}): name the one you mean, "
+            f"{folder / factors[0]} or {folder / models[0]}"
+        )
+    if len(factors) > 1 and factors[0] != WEIGHTS:
+        raise FormatError(f"{path} holds several files of factors: name the one you mean", factors)
+    if factors or models:
+        return folder / factors[0] if factors else None
+    pickled = next((p.name for p in folder.glob("adapter_model.*")), None)
+    saved = f"; {pickled} cannot be read: load the adapter with PEFT and save_pretrained it" if pickled else ""
+    raise FormatError(f"{path} has {CONFIG} and no {WEIGHTS}{saved}")
 
 
-def open_source(path: Path, uri: str, revision: str | None = None) -> "Lora":
-    """Read the configuration and the factors' headers. Raises FormatError for what is not a plain LoRA."""
-    return Lora(path, uri, revision)
+def _lone_file(path: Path) -> Path | None:
+    """The file itself if it holds factors and its folder would not be read as that adapter."""
+    if path.suffix != ".safetensors" or not _holds_factors(path):
+        return None
+    try:
+        alone = weights_at(path.parent) == path
+    except FormatError:  # the folder holds other things, too, and naming the file is the answer
+        return path
+    if alone:
+        raise FormatError(
+            f"{path} holds the factors of a LoRA, and {CONFIG} in its folder says how they are scaled: "
+            f"give the folder, {path.parent}"
+        )
+    return path
+
+
+def _holds_factors(path: Path) -> bool:
+    found = found_in(read_header(File(path)).specs)
+    return found is not None and found.dialect is PEFT and not found.unmerged
+
+
+def open_source(path: Path, factors: Path, uri: str, revision: str | None = None) -> "Lora":
+    """Read the configuration and the factors' header. Raises FormatError for what is not a plain LoRA."""
+    return Lora(path, factors, uri, revision)
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
     """delta = scale * left @ right, both float32 in memory, of shapes (rows, rank) and (rank, cols)."""
 
-    left: bytes
-    right: bytes
-    rank: int
-    cols: int
+    left: "NDArray[Any]"
+    right: "NDArray[Any]"
     scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Where the factors of one tensor stand: the names of A (rank, in) and B (out, rank), and how to join them."""
-
-    a: str
-    b: str
-    rank: int
-    scale: float
-    transposed: bool  # the weight is stored (in, out): delta = (B @ A).T
 
 
 class Lora:
-    """An adapter as a source of mass 0. Tensors that it does not name are zero."""
+    """An adapter as a source of mass 0. Tensors that it does not name are zero.
+
+    path: the folder or the file that was given. factors: the file of its factors, beside adapter_config.json.
+    """
 
     mass, partial, base = 0, True, None
 
-    def __init__(self, path: Path, uri: str, revision: str | None = None):
-        self.path, self.uri, self.revision, self.folder = path, uri, revision, path
-        self.config = _config(path)
-        if not (path / WEIGHTS).is_file():
-            raise FormatError(f"{path} has {CONFIG} and no {WEIGHTS}")
-        self.files = {WEIGHTS: File(path / WEIGHTS)}
-        self._header = read_header(self.files[WEIGHTS])
+    def __init__(self, path: Path, factors: Path, uri: str, revision: str | None = None):
+        self.path, self.uri, self.revision, self.folder = path, uri, revision, factors.parent
+        self._config_file = File(self.folder / CONFIG)
+        self.config = read_config(self._config_file.path, path)
+        self._file = File(factors)
+        self._where = str(factors.resolve())  # wherever we go from here
+        self.files = {factors.name: self._file}
+        self._header = read_header(self._file)
         self.metadata = dict(self._header.metadata)
-        self._pairs = _pairs(self._header.specs, self.config, path)
-        self.specs = {name: _spec(pair, self._header.specs) for name, pair in self._pairs.items()}
+        found = _tensors(self._header, self.config, path)
+        self.copies: Mapping[str, str] = found.copies
+        self._flag = bool(self.config.get("fan_in_fan_out"))
+        self._become(found.pairs, self._decide(found.pairs, None).undecided)
         self.resident = sum(4 * self._header.specs[n].numel for p in self._pairs.values() for n in (p.a, p.b))
+        self._fits: dict[Source, Lora] = {}
+
+    def _become(self, pairs: Mapping[str, Pair], undecided: tuple[str, ...]) -> None:
+        """Take these pairs, with nothing read of them yet."""
+        self._pairs, self._undecided = pairs, undecided
+        self.specs = {name: _spec(pair, self._header.specs) for name, pair in pairs.items()}
         self._factors: dict[str, Factors] = {}
+        self._locks = {name: threading.Lock() for name in pairs}
+        self._zeros: set[str] = set()
 
     @property
     def text(self) -> str:
@@ -82,38 +133,99 @@ class Lora:
         revision = f", revision={quoted(self.revision)}" if self.revision else ""
         return f"load({quoted(self.uri)}{revision})"
 
+    # ---- beside a model
+    def fitted(self, model: Source) -> "Lora":
+        """The same adapter as it is added to `model`, whose tensors show which way round each weight is stored.
+
+        See orientation.py. It is this object itself where the configuration is right, as it nearly always is.
+        """
+        if (known := self._fits.get(model)) is not None:
+            return known
+        try:
+            found = self._decide(self._pairs, model.specs)
+        except TaskvecError:  # the model is no whole one, which is said where its tensors are asked for
+            return self
+        turned = {n: replace(p, transposed=p.embedding or found.turned[n]) for n, p in self._pairs.items()}
+        fit = self
+        if turned != self._pairs or found.undecided != self._undecided:
+            fit = copy.copy(self)
+            fit.__dict__.pop("fingerprint", None)
+            fit._become(turned, found.undecided)
+            fit._fits = {}
+        if len(self._fits) > 8:
+            self._fits.clear()
+        self._fits[model] = fit
+        return fit
+
+    def _decide(self, pairs: Mapping[str, Pair], model: Mapping[str, Spec] | None) -> Decision:
+        shapes = {n: (self._rows(p.b), self._columns(p.a)) for n, p in pairs.items() if not p.embedding}
+        found = decide(shapes, self._flag, model)
+        return Decision(dict.fromkeys(pairs, True) | found.turned, found.undecided)
+
+    def _rows(self, key: str) -> int:
+        return self._header.specs[key].shape[0]
+
+    def _columns(self, key: str) -> int:
+        return self._header.specs[key].shape[1]
+
+    def objections(self, model: Source | None, as_term: bool = True) -> list[str]:
+        """What speaks against adding this adapter to `model`, or to none.
+
+        as_term: whether it is added as it is, and not within a view, which gives it other names, or a method.
+        """
+        return problems_of(self._adapter, model, as_term)
+
+    def remarks(self, model: Source | None) -> list[str]:
+        """What a user should know about the sum with `model`, or with none."""
+        return remarks_on(self._adapter, model)
+
+    @property
+    def _adapter(self) -> Adapter:
+        return Adapter(self.text, self.config, self.specs, self._undecided, self.copies, self._header, self._file)
+
+    # ---- values
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """Fill `out` with float32 elements of scale * B @ A from flat index `start` on."""
-        f = self._factors.get(name) or self._factors.setdefault(name, self._load(name))
-        kernels.lowrank(out, f.left, f.right, start, len(out) // 4, f.cols, f.rank, f.scale)
+        f = self._factors.get(name)
+        if f is None:
+            with self._locks[name]:  # one thread reads them, the others wait for what it has read
+                f = self._factors.get(name) or self._factors.setdefault(name, self._load(name))
+        rank, cols = f.right.shape
+        kernels.lowrank(out, f.left, f.right, start, len(out) // 4, cols, rank, f.scale)
 
     def _load(self, name: str) -> Factors:
-        import numpy as np
-
         pair = self._pairs[name]
-        a, b = self._matrix(pair.a), self._matrix(pair.b)
-        left, right = (a.T, b.T) if pair.transposed else (b, a)
-        return Factors(
-            np.ascontiguousarray(left).tobytes(),
-            np.ascontiguousarray(right).tobytes(),
-            pair.rank,
-            right.shape[1],
-            pair.scale,
-        )
+        a, b = self._matrix(pair.a, pair.transposed), self._matrix(pair.b, pair.transposed)
+        if not (a.any() and b.any()):
+            self._zeros.add(name)
+            if len(self._zeros) == len(self._pairs):
+                note(
+                    f"{self.text} changes nothing: B @ A is zero, for in every module A or B is zero (was it trained?)"
+                )
+        left, right = (a, b) if pair.transposed else (b, a)
+        return Factors(left, right, pair.scale)
 
-    def _matrix(self, key: str) -> Any:
+    def _matrix(self, key: str, transposed: bool) -> "NDArray[Any]":
+        """A factor in float32, contiguous; read and decoded piece by piece, so that it is in memory only once."""
         import numpy as np
 
-        spec = self._header.specs[key]
-        raw = self.files[WEIGHTS].read(self._header.offsets[key], spec.nbytes)
-        return np.asarray(floats_numpy.decode(raw, spec.dtype, spec.numel), np.float32).reshape(spec.shape)
+        spec, at = self._header.specs[key], self._header.offsets[key]
+        rows, cols = spec.shape
+        found = np.empty((cols, rows) if transposed else (rows, cols), np.float32)
+        target, width = found.T if transposed else found, kernels.itemsize(spec.dtype)
+        step = max(1, PIECE // (width * cols))
+        for row in range(0, rows, step):
+            n = min(step, rows - row) * cols
+            raw = self._file.read(at + row * cols * width, n * width)
+            target[row : row + step] = floats_numpy.decode(raw, spec.dtype, n).reshape(-1, cols)
+        return found
 
     @cached_property
     def fingerprint(self) -> str:
         """See `source.fingerprint`, over the factors and their scales."""
         scales = sorted((name, pair.scale, pair.transposed) for name, pair in self._pairs.items())
         named = {json.dumps(["lora", *scales]): Spec((), "F32")} | dict(self._header.specs)
-        file, offsets = self.files[WEIGHTS], self._header.offsets
+        file, offsets = self._file, self._header.offsets
 
         def readinto(name: str, start: int, out: memoryview) -> None:
             if name in offsets:
@@ -122,109 +234,50 @@ class Lora:
         return fingerprint(named, readinto)
 
     def require_unchanged(self) -> None:
-        """Raise SourceChanged if the file is no longer the one that was opened."""
-        self.files[WEIGHTS].require_unchanged()
+        """Raise SourceChanged if the factors or their configuration are no longer those that were opened."""
+        self._file.require_unchanged()
+        self._config_file.require_unchanged()
 
-    def _key(self) -> tuple[object, ...]:
-        return str(self.path.resolve()), self.files[WEIGHTS]._stamp
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return self._where, self._file.stamp, self._form, self._undecided
+
+    @cached_property
+    def _form(self) -> str:
+        """What the configuration, and the model it stands beside, make of the factors."""
+        return hashlib.sha256(repr(sorted(self._pairs.items())).encode()).hexdigest()
+
+    def stamp(self) -> str:
+        """The factors' file, what the system said of it when it was opened, and the configuration that was read."""
+        return repr((*self._identity, self.config))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lora) and self._key() == other._key()
+        return isinstance(other, Lora) and self.stamp() == other.stamp()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._identity)
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return self._hash
 
     def __repr__(self) -> str:
         return self.text
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _tensors(header: Header, config: Mapping[str, Any], where: Path) -> Tensors:
+    """The file's tensors, read. Raises FormatError with everything that is no factor of a matrix."""
+    ranks = Ranks(config)
     try:
-        with stated(path / CONFIG):
-            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path / CONFIG} is not JSON: {error}") from None
-    problems = []
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise FormatError(f"{path} is no LoRA: peft_type must be LORA")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        problems.append(f"r and lora_alpha must be numbers, not {rank!r} and {alpha!r}")
-    problems += [
-        p for table in ("rank_pattern", "alpha_pattern") for p in _bad_patterns(table, config.get(table) or {})
-    ]
-    if config.get("use_dora"):
-        problems.append("DoRA rescales the base's columns, which is no sum of weights: merge it into a model first")
-    if config.get("bias", "none") != "none":
-        problems.append(f"bias={config['bias']!r} holds biases, not differences of them: merge it into a model first")
-    if config.get("modules_to_save"):
-        problems.append(f"modules_to_save={config['modules_to_save']} holds whole weights: merge it into a model first")
-    init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(CHANGES_THE_BASE):
-        problems.append(f"init_lora_weights={init!r} took a part out of the base: convert it to a plain LoRA first")
-    problems += [f"{key} makes it more than B @ A: merge it into a model first" for key in VARIANTS if config.get(key)]
-    if problems:
-        raise FormatError(f"{path} cannot be read as a task vector:", problems)
-    return config
-
-
-def _bad_patterns(table: str, patterns: Any) -> list[str]:
-    if not isinstance(patterns, dict) or not all(isinstance(v, int | float) and v > 0 for v in patterns.values()):
-        return [f"{table} must map patterns to positive numbers"]
-    found = []
-    for pattern in patterns:
-        try:
-            re.compile(_whole(pattern))
-        except re.error as error:
-            found.append(f"{table}: {pattern!r} is no regular expression: {error}")
+        found = read_keys(header.specs, config, ranks)
+    except ValueError as error:
+        raise FormatError(f"{where}: {CONFIG}: {error}") from None
+    if not found.pairs and not found.problems:
+        found.problems.append("it holds no factors at all")
+    if found.problems:
+        raise cannot_be_read(where, found.problems)
+    ranks.note_unused(where)
     return found
-
-
-def _pairs(specs: Mapping[str, Spec], config: Mapping[str, Any], path: Path) -> dict[str, Pair]:
-    """Name of the base's tensor -> its factors. Raises FormatError for tensors that are no factors of matrices."""
-    sides: dict[tuple[str, bool], dict[str, str]] = {}
-    problems = []
-    for key, spec in specs.items():
-        found = _KEY.match(key)
-        if not found:
-            problems.append(f"{key} is no lora_A or lora_B")
-        elif len(spec.shape) != 2 or not spec.arithmetic:
-            problems.append(f"{key} is {spec}: only matrices can be multiplied")
-        else:
-            sides.setdefault((found["module"], bool(found["embedding"])), {})[found["side"]] = key
-    pairs = {}
-    for (module, embedding), keys in sides.items():
-        if keys.keys() != {"A", "B"}:
-            problems.append(f"{module} has only lora_{next(iter(keys))}")
-            continue
-        rank = specs[keys["A"]].shape[0]
-        if specs[keys["B"]].shape[1] != rank:
-            problems.append(f"{module}: A is {list(specs[keys['A']].shape)}, B is {list(specs[keys['B']].shape)}")
-            continue
-        name = module.removeprefix(PREFIX)
-        scale = _scale(name, config)
-        pairs[f"{name}.weight"] = Pair(
-            keys["A"], keys["B"], rank, scale, embedding or bool(config.get("fan_in_fan_out"))
-        )
-    if problems:
-        raise FormatError(f"{path} cannot be read as a task vector:", problems[:50])
-    return pairs
-
-
-def _scale(module: str, config: Mapping[str, Any]) -> float:
-    """lora_alpha / r, or / sqrt(r) with rsLoRA, with the patterns' values where one fits (as PEFT looks them up)."""
-
-    def value(table: str, default: Any) -> Any:
-        patterns = config.get(table) or {}
-        return next((v for p, v in patterns.items() if re.match(_whole(p), module)), default)
-
-    rank, alpha = value("rank_pattern", config["r"]), value("alpha_pattern", config["lora_alpha"])
-    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
-
-
-def _whole(pattern: str) -> str:
-    """A pattern of the configuration as PEFT fits it: the end of a module's name, from a dot on."""
-    return rf"(?:.*\.)?(?:{pattern})$"
 
 
 def _spec(pair: Pair, specs: Mapping[str, Spec]) -> Spec:

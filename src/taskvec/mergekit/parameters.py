@@ -7,6 +7,8 @@ from typing import Any
 from taskvec.coefficients import Coefficient, layers, per
 from taskvec.errors import RecipeError
 from taskvec.mergekit.config import Problems, Settings
+from taskvec.notes import note
+from taskvec.patterns import fits_one, nearest
 
 SHOWN = 5  # tensors that an error names
 
@@ -57,7 +59,10 @@ def number(
         return rows[0][1]
     table: dict[str, Coefficient] = {}
     for text, value in rows:
-        for pattern in ["*"] if text is None else names.patterns(text):
+        patterns = ["*"] if text is None else [p for p in names.patterns(text) if fits_one(p, names.seen)]
+        if not patterns:  # mergekit ignores it in silence
+            note(f"{where}: {key}: the filter {text!r} fits no tensor{nearest(f'*{text}*', names.seen.values())}")
+        for pattern in patterns:
             table.setdefault(pattern, value)
     return per(table)
 

@@ -17,7 +17,7 @@ from taskvec.derived import Derived, Names, Parameter, reads, room
 from taskvec.dtypes import BITS, accumulator
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors import each
-from taskvec.places import layer_of
+from taskvec.places import BIASES, HEADS, by_token, layer_of
 from taskvec.source import Source, Spec
 from taskvec.terms import evaluate, scratch_bytes
 from taskvec.weights import Weights
@@ -34,6 +34,8 @@ WRITERS = (
     ("*.output.dense.weight", 0), ("*.output.dense.bias", 0),
     ("*wte.weight", 1), ("*wpe.weight", 1), ("*.c_proj.weight", 1), ("*.c_proj.bias", 0),
 )  # fmt: skip
+# Norms between what a layer computes and the stream (Gemma 2 and 3, OLMo 2, GLM-4): they scale what the matrices write.
+BETWEEN = ("*.post_feedforward_layernorm.weight", "*.post_self_attn_layernorm.weight", "*.post_mlp_layernorm.weight")
 SLAB = 1 << 16  # elements that a thread projects at once, or one row: fixed, so that blocks change no sum
 DEPENDENT = 1e-6  # of a unit vector, what is left outside the span of others: less is the rounding of float32
 
@@ -44,7 +46,8 @@ def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weight
     Weight orthogonalisation (Arditi et al., NeurIPS 2024, arXiv 2406.11717, section 2.4): r^T W = 0 afterwards, up to
     the rounding of the output's dtype. As in the paper embeddings, positions, output matrices of attention and MLP, and
     output biases. Ablating twice is ablating once, and it goes through sums, both up to rounding. All other tensors
-    keep their bits. A model that normalises after it has added (BERT) can write r with its norms, which stay.
+    keep their bits. A model that normalises after it has added (BERT) can write r with its norms, which stay. One that
+    normalises what it adds (Gemma 2, OLMo 2) can, too, and is refused unless `patterns` are given.
 
     directions: `load("refusal.safetensors")`, one tensor (k, d) or (d,), any length and angle; orthonormalised in
     float64 (Gram-Schmidt, twice). patterns: instead of the tensors in WRITERS those whose names fit one of these,
@@ -294,11 +297,16 @@ def _table(patterns: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def _few(model: Weights, found: Mapping[str, int]) -> list[str]:
-    """Layers in which not both attention and MLP are known to write: names of a family that WRITERS does not have."""
+    """What keeps the edit from being whole: layers in which not both attention and MLP are known to write, embeddings
+    that are not among what is edited, and norms behind what is."""
     if all(source.partial for source in model.summed):
         return []
+    embeddings = (name for name in model.specs if by_token(name) and name not in (*HEADS, *BIASES, *found))
+    problems = [f"{name} is an embedding, and none of the known names fits it" for name in embeddings]
+    norms = (name for name in model.specs if any(matches(pattern, name) for pattern in BETWEEN))
+    problems += [f"{name} scales what its layer writes, and can turn it towards the direction again" for name in norms]
     counts: dict[tuple[str, int], int] = {}
     for name, spec in model.specs.items():
         if (layer := layer_of(name)) and len(spec.shape) == 2:
             counts[layer] = counts.get(layer, 0) + (name in found)
-    return [f"{stack}.{k}: {n} of its matrices fit, not 2" for (stack, k), n in counts.items() if n != 2]
+    return problems + [f"{stack}.{k}: {n} of its matrices fit, not 2" for (stack, k), n in counts.items() if n != 2]

@@ -80,7 +80,10 @@ class Applied(Call):
 
     def _unknown(self, wanted: Names | None) -> list[str]:
         """Which of the tensors have still to be measured."""
-        return [n for n in self.specs if n not in self._measured and (wanted is None or n in wanted)]
+        if len(self._measured) == len(self.specs):
+            return []
+        among = self.specs if wanted is None else (n for n in wanted if n in self.specs)
+        return [n for n in among if n not in self._measured]
 
     def _require_numbers(self) -> None:
         """Raise RecipeError for parameters that cannot be at some tensor, before any work."""
@@ -132,7 +135,8 @@ class Applied(Call):
     def _knows(self, name: str) -> dict[str, Any]:
         """What the function is told of a tensor: the parameters, and what was measured."""
         if name not in self._told:
-            self.prepare(1, names=[name])
+            if name not in self._measured:
+                self.prepare(1, names=[name])
             self._told[name] = self.numbers(name) | dict(self._measured[name])
         return self._told[name]
 

@@ -1,5 +1,6 @@
 """A call of a method: what it is, what its numbers are, and what memory it needs; what it computes is in applied.py."""
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,12 @@ class Call(Derived):
         """The user's own methods in here: name -> digest of its code."""
         return super().methods | ({self.name: self.method.source} if self.method.source else {})
 
+    def own_proof(self) -> tuple[str | None, ...]:
+        """Of one's own method what proves that its code is the same, or None."""
+        from taskvec.methods.proof import proof_of
+
+        return (proof_of(self.method.fn),) if self.method.source else ()
+
     def numbers(self, name: str) -> dict[str, Value]:
         """The parameters for one tensor."""
         if missing := self.knobs:
@@ -125,7 +132,14 @@ class Call(Derived):
                 return tuple(at(key, c) for c in value)
             return value if isinstance(value, str) else at(key, value)
 
-        return {key: of(key, value) for key, value in self.params.items()}
+        found = {key: of(key, value) for key, value in self.params.items()}
+        if self.method.check and (problem := self.method.check(found, len(self.models))):
+            raise RecipeError(f"{self.name}: {problem}{f' at {place.name}' if place.name else ''}")
+        return found
+
+    def check(self) -> None:
+        """Raise RecipeError for parameters that cannot be together; those that differ between tensors come later."""
+        _ = self._constants
 
     @cached_property
     def places(self) -> Mapping[str, Place]:
@@ -140,7 +154,12 @@ class Call(Derived):
     @property
     def lowers(self) -> bool:
         """Whether it becomes operations of the kernel, which work on whatever it is of while that is in the cache."""
-        return self.method.lower is not None
+        return self.method.lower is not None and not self.by_rows
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the function is given whole rows."""
+        return self.method.rows or (self.method.local and self.params.get("scope") == "row")
 
     @property
     def draws_twice(self) -> bool:
@@ -202,16 +221,18 @@ class Call(Derived):
     def step(self, name: str, most: int = TILE) -> int:
         """Elements of a tensor that the function is given at once: a tile, or the whole rows that make one."""
         width = self.width(name)
-        return max(1, most // width) * width if self.method.rows else most
+        return max(1, most // width) * width if self.by_rows else most
 
     def width(self, name: str) -> int:
-        """Elements of a row."""
+        """Elements of a row: along the last axis, or with rows="first" all that lies behind the first one."""
         shape = self.specs[name].shape
+        if len(shape) > 1 and self.params.get("rows") == "first":
+            return max(1, math.prod(shape[1:]))
         return max(1, shape[-1]) if shape else 1
 
     def spans(self, name: str, start: int, stop: int, most: int = TILE) -> "list[tuple[int, int]]":
         """(first element, how many) of what the function is given for the elements start .. stop."""
         step, numel = self.step(name, most), self.specs[name].numel
-        if not self.method.rows:
+        if not self.by_rows:
             return [(at, min(step, stop - at)) for at in range(start, stop, step)]
         return [(at, min(step, numel - at)) for at in range(start - start % self.width(name), stop, step)]

@@ -25,7 +25,8 @@ def ties(
 def dare_ties(*taus: Weights, drop: Value = 0.5, seed: Value = 0, reduce: str = "mean", vote: str = "sum") -> Weights:
     """elect(dare(tau_1), ..., dare(tau_n)), each with a seed of its own: seed, seed + 1, ...
 
-    DARE (Yu et al., ICML 2024) before TIES' election. Without the election it is a sum: `dare(a) + dare(b)`.
+    DARE (Yu et al., ICML 2024) before TIES' election. Without the election it is a sum, where each needs a seed of
+    its own, too: `dare(a, seed=0) + dare(b, seed=1)`.
     """
     return ELECT(*(DARE(t, drop=drop, seed=seed + k) for k, t in enumerate(taus)), reduce=reduce, vote=vote)
 
@@ -38,7 +39,10 @@ def della_ties(
     reduce: str = "mean",
     vote: str = "sum",
 ) -> Weights:
-    """elect(della(tau_1), ..., della(tau_n)), each with a seed of its own: DELLA (Deep et al., 2024) as published."""
+    """elect(della(tau_1), ..., della(tau_n)), each with a seed of its own: DELLA (Deep et al., 2024) as published.
+
+    density + epsilon/2 may be at most 1, and density - epsilon/2 must be above 0, as for `della`.
+    """
     parts = (DELLA(t, density=density, epsilon=epsilon, seed=seed + k) for k, t in enumerate(taus))
     return ELECT(*parts, reduce=reduce, vote=vote)
 

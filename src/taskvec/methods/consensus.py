@@ -50,47 +50,59 @@ def _lowered_elect(program: Program, args: list[int], name: str, told: Mapping[s
     return program.add(ELECT, args, _election(len(args), *how))
 
 
-def unified(*taus: "NDArray[Any]") -> "NDArray[Any]":
+def unified(*taus: "NDArray[Any]", tie: str = "none") -> "NDArray[Any]":
     """EMR's unified vector: the elected sign with the largest magnitude among the entries that agree with it.
 
-    EMR-Merging (Huang et al., NeurIPS 2024, arXiv 2405.17461): gamma = sgn(mean tau), gamma * max agreeing |tau|. Its
-    masks and rescalers, one a task, are not part of this.
+    EMR-Merging (Huang et al., NeurIPS 2024, arXiv 2405.17461): gamma = sgn(mean tau), gamma * max agreeing |tau|. A sum
+    of zero elects nobody, as in the equation, and the entry is 0; tie="minus" elects minus, as the authors' code does.
+    Its masks and rescalers, one a task, are not part of this.
     """
     import numpy as np
 
-    sign = np.sign(_sum(taus))
-    largest = np.zeros_like(taus[0])
+    total = _sum(taus)
+    sign = np.where(total > 0, np.float32(1), np.float32(-1)) if tie == "minus" else np.sign(total)
+    found = np.zeros_like(taus[0])
     for tau in taus:
-        largest = np.maximum(largest, tau * sign)
-    return np.asarray(sign * largest)
+        found = np.where((tau * sign > 0) & (np.abs(tau) > np.abs(found)), tau, found)
+    return found
 
 
-def magmax(*taus: "NDArray[Any]") -> "NDArray[Any]":
-    """Entry by entry the value of the largest magnitude; of equal ones the first.
+def magmax(*taus: "NDArray[Any]", tie: str = "first") -> "NDArray[Any]":
+    """Entry by entry the value of the largest magnitude.
 
-    MagMax (Marczak et al., ECCV 2024, arXiv 2407.06322).
+    MagMax (Marczak et al., ECCV 2024, arXiv 2407.06322), which does not say what of two entries of one magnitude and
+    opposite signs is taken: that of the first argument here, with tie="last" of the last one, as in the authors' code.
     """
     import numpy as np
 
     best = taus[0].copy()
     for tau in taus[1:]:
-        best = np.where(np.abs(tau) > np.abs(best), tau, best)
+        larger = np.abs(tau) >= np.abs(best) if tie == "last" else np.abs(tau) > np.abs(best)
+        best = np.where(larger, tau, best)
     return best
 
 
-def consensus(*taus: "NDArray[Any]", k: float = 2, lam: float = 0.6) -> "NDArray[Any]":
+def consensus(*taus: "NDArray[Any]", k: float = 2, lam: float = 0.6, tie: str = "in") -> "NDArray[Any]":
     """The sum of the vectors where at least k of their TALL masks agree that it matters, 0 elsewhere.
 
     Consensus merging (Wang et al., ICML 2024, arXiv 2405.07813): mask_t = |tau_t| >= lam * |tau - tau_t|, with
-    tau = sum of all. lam is one number here; the paper picks one a task from {.2, ..., .6} on validation data.
+    tau = sum of all. tie="out" takes |tau_t| > lam * |tau - tau_t|, as the authors' code does: of two equal vectors
+    with lam=1 then nothing is left. lam is one number here; the paper picks one a task from {.2, ..., .6} on validation
+    data. Raises RecipeError for more votes than there are vectors, which no entry can have.
     """
     import numpy as np
 
     total = _sum(taus)
     votes = np.zeros_like(total)
     for tau in taus:
-        votes += np.abs(tau) >= np.float32(lam) * np.abs(total - tau)
+        size, rest = np.abs(tau), np.float32(lam) * np.abs(total - tau)
+        votes += size > rest if tie == "out" else size >= rest
     return np.where(votes >= k, total, np.float32(0))
+
+
+def _too_many_votes(params: Mapping[str, Any], count: int) -> str:
+    k = params["k"]
+    return f"k={k:g} votes of {count} vectors can be nowhere: k is at most {count}" if k > count else ""
 
 
 def pcb(*taus: "NDArray[Any]", ratio: float = 0.1) -> "NDArray[Any]":
@@ -99,8 +111,9 @@ def pcb(*taus: "NDArray[Any]", ratio: float = 0.1) -> "NDArray[Any]":
 
     PCB-Merging (Du et al., NeurIPS 2024, arXiv 2410.02396), as in its authors' pcb-merging.py: n scales from the least
     to the largest of a tensor onto [0, 1], |tau_t| is clipped to within its 0.01 % extremes before, an entry of which
-    all weights are 0 is 0. They scale the result (1.2) and take ratio=0.05 for vision, 0.1 for language. Deviation:
-    ranks and scales are those of a tensor, not of the whole model; equal scores weigh 1 if they are positive.
+    all weights are 0 is 0, the divisor is at least 1e-12. They scale the result (1.2) and take ratio=0.05 for vision,
+    0.1 for language. Deviation: ranks and scales are those of a tensor, not of the whole model; equal scores weigh 1 if
+    they are positive.
     """
     import numpy as np
 
@@ -109,8 +122,9 @@ def pcb(*taus: "NDArray[Any]", ratio: float = 0.1) -> "NDArray[Any]":
     for tau in taus:
         size = np.abs(tau)
         size = np.clip(size, *_between(size, EXTREME, EXTREME))
-        score = np.exp(np.float32(len(taus)) * (_scaled(size, size.min(), size.max()) ** 2 - 1))  # but for a factor
-        score *= np.tanh(tau * total)
+        score = np.tanh(np.multiply(tau, total, dtype=np.float64))  # float32 holds no squares of less than 1e-19
+        scaled = _scaled(size, size.min(), size.max())
+        score *= np.exp(len(taus) * (np.square(scaled, dtype=np.float64) - 1))  # but for a factor
         score = _scaled(score, *_between(score, 1 - ratio, 0))
         weight += score
         weighted += score * np.sign(tau) * size
@@ -142,8 +156,8 @@ def _sum(taus: "tuple[NDArray[Any], ...]") -> "NDArray[Any]":
 
 
 def _room(shape: tuple[int, ...], count: int) -> int:
-    """Sum, weights and weighted sum, sizes, scores and what they are computed from."""
-    return 8 * 4 * math.prod(shape)
+    """Sum, weights and weighted sum, sizes, scores in float64 and what they are computed from."""
+    return 12 * 4 * math.prod(shape)
 
 
 METHODS = (
@@ -153,8 +167,15 @@ METHODS = (
         lower=_lowered_elect,
         choices={"reduce": ("mean", "sum"), "vote": ("sum", "count"), "tie": ("none", "plus")},
     ),
-    Method(unified, local=True),
-    Method(magmax, local=True),
-    Method(consensus, local=True, least=2),
+    Method(unified, local=True, choices={"tie": ("none", "minus")}),
+    Method(magmax, local=True, choices={"tie": ("first", "last")}),
+    Method(
+        consensus,
+        local=True,
+        least=2,
+        ranges={"k": Range(1, math.inf, whole=True), "lam": Range(0, math.inf)},
+        choices={"tie": ("in", "out")},
+        check=_too_many_votes,
+    ),
     Method(pcb, least=2, ranges={"ratio": Range(0, 1, open_below=True)}, workspace=_room),
 )

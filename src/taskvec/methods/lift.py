@@ -20,6 +20,7 @@ Measure = Callable[[Sequence[Applied], int, Callable[[int], None]], list[Measure
 Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
 Lower = Callable[[Program, list[int], str, Mapping[str, Any]], int]
 Passes = int | Callable[[Mapping[str, Parameter]], int]
+Check = Callable[[Mapping[str, Any], int], str]  # (parameters, number of arguments) -> what is wrong with them, or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Range:
     whole: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if self.whole and value != int(value):
+        if self.whole and not float(value).is_integer():
             return False
         return (self.low < value if self.open_below else self.low <= value) and value <= self.high
 
@@ -56,6 +57,7 @@ class Method:
     statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
         says what keeps a file of them from being of models with the given specs.
     copies: float32 copies of its largest argument, statistics included, that `fn` holds beside arguments and result.
+    check: what numbers that each lie in their range cannot be together, or with so many arguments.
     workspace: bytes that an `fn` of whole tensors holds at once beside its arguments and its result, by the tensor's
     shape and the number of arguments; one more tensor in float32 if it is not given.
     """
@@ -75,6 +77,7 @@ class Method:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     statistics: str = ""
     fits: Fits | None = None
+    check: Check | None = None
     copies: int = 0
     source: str = ""  # the digest of the code of a user's own method
     workspace: Callable[[tuple[int, ...], int], int] | None = None
@@ -105,6 +108,7 @@ class Method:
         count = len(args) // 2 if self.statistics else len(args)
         given = {key: self._parameter(key, value, count) for key, value in (self.defaults | params).items()}
         call = Applied(self, args, given)
+        call.check()
         tells = any(not s.partial for a in args for s in a.summed)  # base + lora - base
         source = call.placed(0) if tells and call.lacks_entries else call
         mentioned: dict[Source, str] = {}

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 DENSITY = Range(0, 1, open_below=True)
 ENTRIES = Range(0, 2**62, whole=True)
+SEED = Range(-(2**53), 2**53, whole=True)  # beyond, two whole numbers are one as a float64
 RESCALE = {"rescale": ("expected", "l1", "none")}
 SIEVE = {"scope": ("model", "tensor"), "ties": ("all", "first"), "rescale": ("none", "l1")}
+ROUNDING = 1e-9  # what a probability of 1 may be above it, as a sum of two decimals
 
 
 # ---- by magnitude --------------------------------------------------------------------------------------------------
@@ -80,16 +82,57 @@ def breadcrumbs(
     outlier: float,
     spared: float,
     ratio: float,
+    width: int,
 ) -> "NDArray[Any]":
     """Without the floor(gamma * n) largest entries (outliers) the floor(density * n) largest of the others, the rest 0.
 
-    Model Breadcrumbs (Davari & Belilovsky, ECCV 2024, arXiv 2312.06795): beta = density .1-.2, gamma .01-.1, per layer.
-    Deviation: "layer" is one tensor. Where density + gamma exceeds 1 fewer entries are left; with outliers="spare" only
-    so many outliers go that the density is kept, as in mergekit. ties="all": entries equal to a threshold go with the
-    larger ones; ties="first": exactly so many, of equal ones the first count as the larger ones. rescale and entries:
-    as in `trim`.
+    Model Breadcrumbs (Davari & Belilovsky, ECCV 2024, arXiv 2312.06795): beta = density .1-.2, gamma .01-.1, per layer,
+    which is one tensor here. Deviation: the authors' code ranks every row for itself, along the last axis, and so does
+    scope="row"; its `top_k_keep` is density + gamma, its `top_k_remove` gamma. Where density + gamma exceeds 1 fewer
+    entries are left; with outliers="spare" only so many outliers go that the density is kept, as in mergekit.
+    ties="all": entries equal to a threshold go with the larger ones; ties="first": exactly so many, of equal ones the
+    first count as the larger ones (theirs takes those that `topk` finds). rescale: as in `trim`, of a whole tensor.
+    entries: as in `trim`.
     """
+    if scope == "row":
+        return _banded_rows(tau, density, gamma, outliers, ties, ratio, width)
     return _between(tau, threshold, quota, outlier, spared, ratio)
+
+
+def _banded_rows(
+    tau: "NDArray[Any]", density: float, gamma: float, outliers: str, ties: str, ratio: float, width: int
+) -> "NDArray[Any]":
+    """`breadcrumbs` of each row; tau holds whole ones."""
+    import numpy as np
+
+    rows = np.abs(tau.reshape(-1, max(1, width)))
+    kept, gone = _band(rows.shape[1], density, gamma, outliers)
+    if ties == "first":
+        order = np.argsort(-rows, axis=1, kind="stable")[:, gone : gone + kept]
+        within = np.zeros(rows.shape, bool)
+        np.put_along_axis(within, order, True, axis=1)
+    else:
+        down = -np.sort(-rows, axis=1)
+        within = rows >= down[:, gone + kept - 1 : gone + kept] if kept else np.zeros(rows.shape, bool)
+        within &= rows < down[:, gone - 1 : gone] if gone else True
+    return np.asarray(np.where(within.reshape(tau.shape), tau * np.float32(ratio), np.float32(0)), np.float32)
+
+
+def _banded_sizes(tau: "NDArray[Any]", bits: memoryview | None, **told: Any) -> tuple[float, float]:
+    """sum |tau| and sum |what `breadcrumbs` keeps of its rows|."""
+    import numpy as np
+
+    shown = {key: told[key] for key in ("density", "gamma", "outliers", "ties", "ratio")}
+    made = _banded_rows(tau, **shown, width=tau.shape[-1])
+    before, after = (float(np.abs(x.astype(np.float64)).sum()) for x in (tau, made))
+    return before, after if math.isfinite(before) else math.nan
+
+
+def _band(size: int, density: float, gamma: float, outliers: str) -> tuple[int, int]:
+    """How many of so many entries are kept, and how many larger ones go."""
+    kept, gone = math.floor(density * size), math.floor(gamma * size)
+    gone = min(gone, size - kept) if outliers == "spare" else gone
+    return min(kept, size - gone), gone
 
 
 def _between(tau: "NDArray[Any]", low: float, quota: float, high: float, spared: float, ratio: float) -> "NDArray[Any]":
@@ -117,11 +160,18 @@ def _trimmed(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int]
 
 def _banded(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]") -> list[Measured]:
     def ranks(size: int, zeros: int, *, density: float, gamma: float, outliers: str, **_: Any) -> dict[str, int]:
-        kept, gone = math.floor(density * size), math.floor(gamma * size)
-        gone = min(gone, size - kept) if outliers == "spare" else gone
-        return {"threshold": min(size, gone + kept), "outlier": gone}
+        kept, gone = _band(size, density, gamma, outliers)
+        return {"threshold": gone + kept, "outlier": gone}
 
-    return _sieve(calls, threads, progress, ranks)
+    nothing = dict.fromkeys(("threshold", "quota", "outlier", "spared"), math.inf)  # rows find theirs themselves
+    ranked = [call for call in calls if not call.by_rows]
+    found = iter(_sieve(ranked, threads, progress, ranks) if ranked else [])
+    measured: list[Measured] = []
+    for call in calls:
+        rows = {name: nothing | {"width": call.width(name)} for name in groups_of(call)}
+        by_rows = _with_ratio(call, threads, progress, rows, _banded_sizes) if call.by_rows else next(found)
+        measured.append({name: rows[name] | dict(told) for name, told in by_rows.items()})
+    return measured
 
 
 def _sieve(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]", ranks: Ranks) -> list[Measured]:
@@ -142,7 +192,7 @@ def _sieved(
 
 
 def _sieve_passes(params: Mapping[str, Parameter]) -> int:
-    return 1 + (params["rescale"] == "l1")
+    return (params["scope"] != "row") + (params["rescale"] == "l1")
 
 
 # ---- at random -----------------------------------------------------------------------------------------------------
@@ -159,9 +209,10 @@ def dare(
     """Each entry is dropped with probability `drop`, the others divided by 1 - drop: the expectation stays.
 
     DARE (Yu et al., ICML 2024, arXiv 2311.03099): m ~ Bernoulli(1-p), m * tau / (1-p). The draw of an entry depends on
-    the seed, the tensor's name and the entry's position alone. rescale="l1" multiplies by sum |tau| / sum |kept| of the
-    tensor instead, as mergekit's `rescale` does, "none" by nothing. mergekit draws from torch's global generator: the
-    distribution is the same, the draws are not.
+    the seed, the tensor's name and the entry's position alone: two vectors with one seed lose the same entries, so each
+    takes a seed of its own. rescale="l1" multiplies by sum |tau| / sum |kept| of the tensor instead, as mergekit's
+    `rescale` does, "none" by nothing. mergekit draws from torch's global generator: the distribution is the same, the
+    draws are not.
     """
     return kernels.apply(DROP, [tau], _draw(drop, seed, rescale, ratio, name), start)
 
@@ -182,6 +233,7 @@ def della(
     epsilon: float = 0.14,
     seed: float = 0,
     rescale: str = "expected",
+    rows: str = "last",
     ratio: float,
     name: str,
     start: int,
@@ -190,22 +242,48 @@ def della(
 
     DELLA (Deep et al., 2024, arXiv 2406.11617): ranks 0 .. n-1 of |tau| in a row of n give
     p = density - epsilon/2 + epsilon * rank / (n-1), from the smallest to the largest; equal magnitudes have the mean
-    of their ranks (the paper does not say; mergekit takes the order that an unstable sort leaves). Its example has
-    drop .3, window .14. Rows are along the last axis. `epsilon` is the whole window, as in the paper; mergekit's is
-    half of it, so that its epsilon=.15 is 0.3 here. rescale: as for `dare`, with 1/p in "expected".
+    of their ranks (the paper does not say; mergekit takes the order that an unstable sort leaves), a row of one entry
+    has p = density. Its example has drop .3, window .14. `epsilon` is the whole window, as in the paper; mergekit's is
+    half of it, so that its epsilon=.15 is 0.3 here. All p must be above 0 and at most 1, or else the expectation would
+    be lost: a RecipeError says how large epsilon may be. With density=1 everything is kept, whatever epsilon is.
+    rescale: as for `dare`, with 1/p in "expected".
+    A row is what leads to one output of a layer, along the last axis of matrices (out, in) and of stacked experts
+    (experts, out, in). rows="first": all that lies behind the first axis, as convolutions (out, in, height, width) have
+    it. Deviation: of tensors with more than two axes the authors' code, and mergekit's, ranks along the second one.
     """
     import numpy as np
 
     found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
     scale = 0.0 if rescale == "expected" else ratio
-    kernels.prune(found, given, *_rows(tau, start), PRUNES, key_of(int(seed), name), density, epsilon, scale)
+    count, width = _rows(tau, rows)
+    window = _window(density, epsilon, width)
+    kernels.prune(found, given, count, width, start, PRUNES, key_of(int(seed), name), density, window, scale)
     return found
 
 
-def _rows(tau: "NDArray[Any]", start: int) -> tuple[int, int, int]:
-    """(how many, their width, the position of the first element)."""
-    width = tau.shape[-1] if tau.ndim else 1
-    return tau.size // max(1, width), width, start
+def _window(density: float, epsilon: float, width: int) -> float:
+    """What the probabilities of a row span: nothing where all are kept or there is one alone."""
+    return epsilon if density < 1 and width > 1 else 0.0
+
+
+def _rows(tau: "NDArray[Any]", rows: str = "last") -> tuple[int, int]:
+    """(how many, their width)."""
+    width = math.prod(tau.shape[1:]) if rows == "first" and tau.ndim > 1 else tau.shape[-1] if tau.ndim else 1
+    return tau.size // max(1, width), width
+
+
+def _della_problem(params: Mapping[str, Any], count: int) -> str:
+    """What is wrong with the probabilities that `della` would have."""
+    density, epsilon = params["density"], params["epsilon"]
+    low, high = density - epsilon / 2, density + epsilon / 2
+    if density == 1 or (low > 0 and high <= 1 + ROUNDING):
+        return ""
+    most = 2 * min(density, 1 - density)
+    bound = f"less than {most:g}" if density <= 0.5 else f"at most {most:g}"
+    return (
+        f"density={density:g} and epsilon={epsilon:g} make probabilities from {low:g} to {high:g}, which must be above "
+        f"0 and at most 1: with this density epsilon may be {bound} (it is twice what mergekit calls epsilon)"
+    )
 
 
 def _pruned_sizes(
@@ -214,7 +292,9 @@ def _pruned_sizes(
 ) -> tuple[float, float]:  # fmt: skip
     """sum |tau| and sum |what della keeps of it|; `bits` of what that is."""
     sums, key = memoryview(bytearray(16)).cast("d"), key_of(int(seed), name)
-    kernels.prune(None, tau, *_rows(tau, start), PRUNES, key, density, epsilon, ratio, bits, sums)
+    count, width = _rows(tau)
+    window = _window(density, epsilon, width)
+    kernels.prune(None, tau, count, width, start, PRUNES, key, density, window, ratio, bits, sums)
     return sums[0], sums[1]
 
 
@@ -254,7 +334,8 @@ def _sizes(call: Applied, threads: int, progress: "Callable[[int], None]") -> Me
 def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str, start: int) -> "NDArray[Any]":
     """A random direction with the norm of tau in every tensor: r * ||tau_l|| / ||r||, r ~ N(0, I).
 
-    The random-vector baseline of Ilharco et al. (ICLR 2023), table 1. `ratio` is measured.
+    The random-vector baseline of Ilharco et al. (ICLR 2023), table 1. Two vectors with one seed get one direction.
+    `ratio` is measured.
     """
     import numpy as np
 
@@ -264,21 +345,24 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 METHODS = (
     Method(
         trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1,
-        ranges={"density": DENSITY, "least": Range(0, math.inf), "entries": ENTRIES},
+        ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True), "entries": ENTRIES},
         choices=SIEVE,
     ),
     Method(
         breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1,
         ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
-        choices=SIEVE | {"outliers": ("all", "spare")},
+        choices=SIEVE | {"scope": ("model", "tensor", "row"), "outliers": ("all", "spare")},
     ),
     Method(
         dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
-        ranges={"drop": Range(0, 1 - 2**-24)}, choices=RESCALE,
+        ranges={"drop": Range(0, 1 - 2**-24), "seed": SEED}, choices=RESCALE,
     ),
     Method(
         della, rows=True, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)),
-        passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1)}, choices=RESCALE,
+        passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1), "seed": SEED},
+        choices=RESCALE | {"rows": ("last", "first")}, check=_della_problem,
     ),
-    Method(random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1),
+    Method(
+        random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1, ranges={"seed": SEED}
+    ),
 )  # fmt: skip

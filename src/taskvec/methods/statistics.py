@@ -48,7 +48,7 @@ def fisher(
     n = len(arrays) // 2
     c = _shares(weights, n)
     top, bottom = np.zeros(arrays[0].shape), np.zeros(arrays[0].shape)
-    mean = np.zeros(arrays[0].shape, np.float32)
+    mean = _mean(c, arrays[:n])
     for k, (model, statistic) in enumerate(zip(arrays[:n], arrays[n:], strict=True)):
         f = statistic.astype(np.float64)
         if k == 0 or floors == "all":
@@ -57,8 +57,7 @@ def fisher(
         bottom += f
         f *= model
         top += f
-        mean += np.float32(c[k]) * model
-    return np.divide(top, bottom, out=mean, where=bottom > 0, casting="same_kind")
+    return np.asarray(np.divide(top, bottom, out=mean, where=bottom > 0, casting="same_kind"))
 
 
 def regmean(
@@ -83,9 +82,7 @@ def regmean(
     n = len(arrays) // 2
     c = _shares(weights, n)
     models, grams = arrays[:n], arrays[n:]
-    mean = np.zeros(models[0].shape, np.float32)
-    for k, model in enumerate(models):
-        mean += np.float32(c[k]) * model
+    mean = _mean(c, models)
     seen = [k for k in range(n) if grams[k].size]
     if not seen:
         return mean
@@ -112,6 +109,16 @@ def _shares(weights: Sequence[float], n: int) -> list[float]:
     if not sum(given):
         raise RecipeError("weights must not all be 0: they say how much each model counts")
     return [c / sum(given) for c in given]
+
+
+def _mean(shares: Sequence[float], models: "Sequence[NDArray[Any]]") -> "NDArray[Any]":
+    """sum_t c_t theta_t, summed in float64 and rounded once: where all models agree, it is their bits."""
+    import numpy as np
+
+    total = np.zeros(models[0].shape)
+    for c, model in zip(shares, models, strict=True):
+        total += np.multiply(model, c, dtype=np.float64)
+    return total.astype(np.float32)
 
 
 def _solved(total: "NDArray[Any]", moved: "NDArray[Any]") -> "NDArray[Any]":

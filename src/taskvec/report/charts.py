@@ -4,14 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
-from taskvec.evidence import Interval, bootstrap
-from taskvec.findings import WITHIN, Numbers, Record, Trial, means
+from taskvec.findings import WITHIN, Record, Trial, means
 from taskvec.goals import objective
 from taskvec.report.heat import heat_map
 from taskvec.report.svg import Frame, Point
 from taskvec.report.trades import Trade, base_value, bounds, trades
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,8 @@ def metric_curve(record: Record, metric: str) -> Chart:
     (knob,) = record.knobs
     trials = sorted(record.trials, key=lambda t: t.knobs[knob])
     points = [(t.knobs[knob], t.metrics[metric]) for t in trials]
-    bands = [(t.knobs[knob], i) for t in trials if (i := _interval(t.scores[metric]))]
+    found = [(t.knobs[knob], record.interval(metric, t.scores[metric])) for t in trials]
+    bands = [(x, i) for x, i in found if i and i.known]
     base = means(record.validation["base"])[metric]
     edges: list[Point] = [edge for x, i in bands for edge in ((x, i.low), (x, i.high))]
     lost = [(t.knobs[knob], t.metrics[metric]) for t in record.given_up]
@@ -83,7 +81,7 @@ def metric_curve(record: Record, metric: str) -> Chart:
     if record.chosen:
         at = record.chosen.knobs[knob], record.chosen.metrics[metric]
         shapes.append(frame.mark(at, f"{knob} = {at[0]:g}: {at[1]:.4g}"))
-    told = "with 95 % bootstrap intervals over examples" if bands else "one number a candidate"
+    told = "with 95 % intervals over examples" if bands else "without intervals"
     return Chart(frame.drawn(*shapes), f"{metric} on validation examples, {told}; dashed: the base, {base:.4g}.")
 
 
@@ -157,7 +155,3 @@ def _dots(frame: Frame, record: Record, place: Callable[[Trial], Point], lost: b
 def _told(record: Record, t: Trial) -> str:
     broken = f"; breaks {', '.join(t.broken)}" if t.broken else ""
     return f"{t.told()}: {', '.join(f'{v:.4g}' for v in record.values(t))}{broken}"
-
-
-def _interval(scores: Numbers) -> Interval | None:
-    return bootstrap([scores], resamples=RESAMPLES) if isinstance(scores, list) else None

@@ -2,14 +2,15 @@
 
 import ast
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from taskvec.evidence import Difference, bootstrap
-from taskvec.findings import ALPHA, CHOSEN, WITHIN, Numbers, Record, Trial, means
-from taskvec.report.charts import RESAMPLES, charts
+from taskvec.entries import Numbers
+from taskvec.escapes import in_shell
+from taskvec.evidence import Difference
+from taskvec.findings import ALPHA, CHOSE, CHOSEN, WITHIN, Record, Trial, means
+from taskvec.report.charts import charts
 from taskvec.report.svg import short
 from taskvec.version import __version__
 
@@ -116,8 +117,10 @@ def _command(file: str) -> str:
         name, _, value = line.partition(" = ")
         if not (name.isidentifier() and (uri := _uri(value))):
             return ""
-        pairs.append(shlex.quote(f"{name}={uri}"))
-    return " ".join(["taskvec merge", shlex.quote(recipe), *pairs, "-o merged/"])
+        pairs.append(in_shell(f"{name}={uri}"))
+    if recipe.startswith("-"):  # not an option
+        return " ".join(["taskvec merge -o merged/ --", in_shell(recipe), *pairs])
+    return " ".join(["taskvec merge", in_shell(recipe), *pairs, "-o merged/"])
 
 
 def _uri(text: str) -> str | None:
@@ -142,26 +145,26 @@ def _figures(record: Record) -> str:
     head = [*(name for name, _ in models), *(["chosen - base, test"] if compared else [])]
     rows = []
     for metric in record.validation["base"]:
-        cells = [_cell(scores[metric], name.endswith("test")) for name, scores in models]
+        cells = [_cell(record, metric, scores[metric]) if metric in scores else "" for _, scores in models]
         if compared:
             cells.append(_difference(compared[metric]) if metric in compared else "")
         rows.append(_row(metric, cells))
-    note = "<p class='aside'>Small: 95 % bootstrap intervals over examples."
+    note = "<p class='aside'>Small: 95 % intervals over examples (of hits and misses Wilson's, of other scores Hall's)."
     if compared:
         tests = " and ".join(sorted({d.test for d in compared.values()}))
         note += (
             f" Differences: paired tests on the same examples ({escape(tests)}), p-values corrected for "
             f"{len(compared)} comparisons (Holm)."
         )
+    note += "".join(f" {escape(sentence[0].upper() + sentence[1:])}." for sentence in record.unsure())
     return f"{_table('Metrics of the base and of what was chosen', ['', *head], rows)}\n{note}</p>"
 
 
-def _cell(values: Numbers, test: bool) -> str:
-    """On test examples the interval that a search prints, on validation examples that of the curves."""
-    if not isinstance(values, list):
+def _cell(record: Record, metric: str, values: Numbers) -> str:
+    if (found := record.interval(metric, values)) is None:
         return f"{values:.4g}"
-    found = bootstrap([values]) if test else bootstrap([values], resamples=RESAMPLES)
-    return f"{found.mean:.4g}<small>{found.low:.3g} to {found.high:.3g}</small>"
+    ends = f"{found.low:.3g} to {found.high:.3g}" if found.known else "no interval"
+    return f"{found.mean:.4g}<small>{ends}</small>"
 
 
 def _difference(d: Difference) -> str:
@@ -169,7 +172,7 @@ def _difference(d: Difference) -> str:
     if d.p > ALPHA:
         return f"no significant difference<small>p = {d.p:.2g}</small>"
     kind, arrow = ("up", "▲") if i.mean > 0 else ("down", "▼")
-    about = f"{i.low:+.3g} to {i.high:+.3g}, p = {d.p:.2g}"
+    about = f"{i.low:+.3g} to {i.high:+.3g}, p = {d.p:.2g}" if i.known else f"no interval, p = {d.p:.2g}"
     return f'<span class="{kind}">{arrow} {abs(i.mean):.3g}</span><small>{about}</small>'
 
 
@@ -221,7 +224,7 @@ def _notes(record: Record) -> list[str]:
         kept = sum(not t.broken for t in record.trials)
         found.append(f"{kept} of {len(record.trials)} candidates keep {' and '.join(record.constraints)}")
     if record.looks > 1:
-        found.append(f"{record.looks} candidates were judged on test examples with this journal: test chose, too")
+        found.append(f"{record.looks} candidates were judged on test examples with this journal: {CHOSE}")
     if len(record.trials) > 20:
         best = means(record.chosen.scores) if record.chosen else {}
         if best:

@@ -1,18 +1,19 @@
 """Pictures, with matplotlib (the `plot` extra)."""
 
 import os
+from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from taskvec.errors import MissingExtra, OutputError
-from taskvec.evidence import bootstrap
 from taskvec.findings import Record, means
 from taskvec.interference import Disentanglement
 from taskvec.measures import Comparison
-from taskvec.report.charts import RESAMPLES
+from taskvec.outputs import Destination
 from taskvec.report.heat import grid_of
 from taskvec.report.trades import bounds, trades
+from taskvec.staging import write_file
 from taskvec.storage import stated
 
 ACCENT = "#b3124e"
@@ -74,9 +75,9 @@ def curves(record: Record) -> Any:
             continue
         x, y = [t.knobs[knob] for t in trials], [t.metrics[metric] for t in trials]
         axis.plot(x, y, marker="o", markersize=3)
-        bands = [bootstrap([s], resamples=RESAMPLES) for t in trials if isinstance(s := t.scores[metric], list)]
-        if len(bands) == len(x):
-            axis.fill_between(x, [b.low for b in bands], [b.high for b in bands], alpha=0.2)
+        found = [(t.knobs[knob], record.interval(metric, t.scores[metric])) for t in trials]
+        bands = [(at, i) for at, i in found if i and i.known]
+        axis.fill_between([at for at, _ in bands], [i.low for _, i in bands], [i.high for _, i in bands], alpha=0.2)
         for bound in bounds(record):
             if bound.metric == metric and bound.value is not None:
                 label = _plain(bound.text)
@@ -179,8 +180,12 @@ def _pyplot() -> Any:
 
 
 def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    """In the place of what has the name, a link too, which is not followed."""
+    wanted = Path(path)
+    wanted = wanted if wanted.suffix else wanted.with_name(f"{wanted.name}.png")
+    picture = BytesIO()
     try:
-        with stated(path, OutputError):
-            figure.savefig(path, dpi=150)
+        figure.savefig(picture, format=wanted.suffix[1:], dpi=150)
     except ValueError as error:
         raise OutputError(f"{os.fspath(path)}: {error}") from None
+    write_file(Destination.of_file(wanted, overwrite=True), [picture.getvalue()])

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from taskvec.entries import Numbers
 from taskvec.errors import TaskvecError
-from taskvec.findings import Numbers, Record, means
+from taskvec.findings import Record, means
 from taskvec.goals import Goal, constraint, objective
 
 Point = tuple[float, float]

@@ -18,7 +18,7 @@ __all__ = ["FUNCTIONS", "ROOMS"]
 ROOMS = {  # module -> the views it has
     "taskvec.views.layers": ("take_layers", "stack"),
     "taskvec.views.names": ("rename", "untie", "tie"),
-    "taskvec.views.parts": ("select", "join", "as_model"),
+    "taskvec.views.parts": ("select", "drop", "join", "as_model"),
     "taskvec.views.vocabulary": ("resize_vocab", "pad_vocab"),
     "taskvec.views.reordered": ("align_vocab",),
 }

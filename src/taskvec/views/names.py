@@ -8,6 +8,8 @@ from typing import Any
 from taskvec.coefficients import quoted
 from taskvec.derived import Names, Parameter
 from taskvec.errors import MismatchError, RecipeError
+from taskvec.hints import fits, replaced
+from taskvec.patterns import nearest
 from taskvec.places import TIED
 from taskvec.source import Source
 from taskvec.views.settings import Settings, with_entry
@@ -60,24 +62,11 @@ class Rename(View):
         table = {old: str(new) for old, new in self.params.items()}
         found = {name: next((o for o in table if fits(o, name)), None) for name in self.args[0].specs}
         if (idle := [quoted(old) for old in table if old not in found.values()]) and not self.partial:
-            raise RecipeError(f"rename: no tensor of {self.args[0].text()} is renamed by {', '.join(idle)}")
+            near = nearest(next(old for old in table if old not in found.values()), found)
+            raise RecipeError(f"rename: no tensor of {self.args[0].text()} is renamed by {', '.join(idle)}{near}")
         return without_collisions(
             "rename", ((replaced(old, table[old], n) if old else n, (0, n)) for n, old in found.items())
         )
-
-
-def fits(pattern: str, name: str) -> bool:
-    """Whether a pattern with at most one `*` is the whole name."""
-    before, star, after = pattern.partition("*")
-    return name == pattern if not star else (
-        len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after)
-    )  # fmt: skip
-
-
-def replaced(old: str, new: str, name: str) -> str:
-    """The new name of one that fits `old`."""
-    before, _, after = old.partition("*")
-    return new.replace("*", name[len(before) : len(name) - len(after)])
 
 
 # ---- tie, untie ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 from taskvec.coefficients import matches, quoted
 from taskvec.derived import Parameter
 from taskvec.errors import RecipeError
+from taskvec.patterns import nearest
 from taskvec.source import Source
 from taskvec.views.settings import Settings, merged, settings_of
 from taskvec.views.view import View, lifted, require_weights, without_collisions
@@ -36,15 +37,51 @@ class Select(View):
 
     def written(self, names: Mapping[Source, str]) -> str:
         """The call as a recipe writes it."""
-        return f"select({', '.join([self.args[0].text(names), *map(quoted, self.params)])})"
+        return f"{self.name}({', '.join([self.args[0].text(names), *map(quoted, self.params)])})"
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
         """Those that fit."""
+        return {name: (0, name) for name in self.fitting()}
+
+    def fitting(self) -> dict[str, None]:
+        """The tensors that fit a pattern, in their order. Raises RecipeError for a pattern that fits none."""
         names = [*self.args[0].specs]
-        if idle := [quoted(p) for p in self.params if not any(matches(p, n) for n in names)]:
-            raise RecipeError(f"select: no tensor of {self.args[0].text()} fits {', '.join(idle[:SHOWN])}")
-        return {n: (0, n) for n in names if any(matches(p, n) for p in self.params)}
+        if idle := [p for p in self.params if not any(matches(p, n) for n in names)]:
+            listed = ", ".join(map(quoted, idle[:SHOWN]))
+            near = nearest(idle[0], names)
+            raise RecipeError(f"{self.name}: no tensor of {self.args[0].text()} fits {listed}{near}")
+        return dict.fromkeys(n for n in names if any(matches(p, n) for p in self.params))
+
+
+# ---- drop ----------------------------------------------------------------------------------------
+def drop(m: Weights, *patterns: str) -> Weights:
+    """All tensors but those whose whole name fits a pattern (`*`, `?`, `[ab]`): the rest of what `select` takes.
+
+    >>> base + 0.5 * (drop(tuned, "*.rotary_emb.inv_freq", "v_head.*") - base)
+
+    For buffers and heads that only one of two models has. Raises RecipeError if a pattern fits nothing, or everything.
+    """
+    (m,) = require_weights("drop", [m])
+    if not patterns or not all(isinstance(p, str) and p for p in patterns):
+        raise RecipeError(f'drop: patterns are texts such as "*.inv_freq", not {list(patterns)}')
+    return lifted(Drop("drop", (m,), {pattern: pattern for pattern in patterns}, {}))
+
+
+class Drop(Select):
+    """See `drop`. Its parameters are the patterns."""
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same call with other arguments."""
+        return drop(args[0], *params)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[int, str]]:
+        """Those that do not fit."""
+        out = self.fitting()
+        if len(out) == len(self.args[0].specs):
+            raise RecipeError(f"drop: nothing of {self.args[0].text()} would be left")
+        return {n: (0, n) for n in self.args[0].specs if n not in out}
 
 
 # ---- join ----------------------------------------------------------------------------------------

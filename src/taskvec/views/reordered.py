@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 from taskvec.coefficients import Coefficient
 from taskvec.derived import Parameter
-from taskvec.errors import MassError, MismatchError, RecipeError
+from taskvec.errors import MassError, MismatchError, RecipeError, SourceChanged
 from taskvec.source import Source
+from taskvec.storage import stamp_of
 from taskvec.views.rows import MEAN, ZERO, RowPlan, Rows
 from taskvec.views.settings import Settings, with_entry
-from taskvec.views.tokens import HIGHEST, Tokenizer, read
+from taskvec.views.tokens import HIGHEST, Tokenizer, files_of, read
 from taskvec.views.view import lifted, require_weights, texts, whole
 from taskvec.views.vocabulary import vocabulary_tensors
 from taskvec.weights import SHOWN, Weights
@@ -182,6 +184,7 @@ class Aligned(Rows):
     @cached_property
     def _plan(self) -> RowPlan:
         rows = [a.specs[self.rearranged[0]].shape[0] for a in self.args]
+        self._read = self._stamps()
         reader = cache(read)
         tables = [tokenizer_of(a).table(reader).ids for a in self.args]
         target, size = self.tokenizer.table(reader), rows[self.owner]
@@ -191,6 +194,23 @@ class Aligned(Rows):
             tables, rows = tables[:1], [rows[0], *(0 for _ in rows[1:])]
         given = [self._named(key, tables, rows) for key in ("tokens", "forced")]
         return rows_in_order(target.ids, size, tables, rows, self.owner, self._number("base"), *given)
+
+    _read: Mapping[Path, object] | None = None  # the stamps of the tokenizers, when the rows were put in order
+
+    def _stamps(self) -> dict[Path, object]:
+        """Of the files of every tokenizer that counts."""
+        found = [*(tokenizer_of(a) for a in self.args), self.tokenizer]
+        folders = dict.fromkeys(t.folder for one in found for t in (one, *one.others))
+        return {path: stamp_of(path.stat()) for folder in folders for path in files_of(folder)}
+
+    def require_beside_unchanged(self) -> None:
+        """Raise SourceChanged if a tokenizer is another than the one by which the rows were put in order."""
+        now = self._stamps()
+        known = now if self._read is None else self._read
+        if changed := [str(path) for path in {**known, **now} if known.get(path) != now.get(path)]:
+            raise SourceChanged(
+                "tokenizers changed after they were compared; nothing was written, run the same command again:", changed
+            )
 
     @property
     def resident(self) -> int:

@@ -1,0 +1,41 @@
+"""Texts that come from files (names of tensors, metadata, paths), made harmless where a terminal, a shell or a page of
+Markdown would read more in them than characters.
+"""
+
+import os
+import re
+import shlex
+from html import escape
+
+KEPT = "\n\t"  # control characters that a text for a terminal may hold
+ORDINARY = re.compile(r"[\w./:@+=,~ -]+")  # paths that mean nothing else to Markdown or HTML between backticks
+
+
+def printable(text: str) -> str:
+    r"""The text with a visible escape (`\x1b`, `\u202e`) for every character that steers a terminal or has no glyph:
+    control characters, overrides of the direction of writing, halves of characters. Line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in KEPT else c.encode("unicode_escape").decode() for c in text)
+
+
+def in_shell(word: str) -> str:
+    """The word as a POSIX shell reads it back; in bash's $'...' where it has characters that no terminal should get."""
+    if word.isprintable():
+        return shlex.quote(word)
+    raw = os.fsencode(word)
+    return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in raw) + "'"
+
+
+def in_markdown(text: str) -> str:
+    """The text as code in a line or a table's cell of Markdown, where it can neither end the code nor be HTML."""
+    if ORDINARY.fullmatch(text):
+        return f"`{text}`"
+    code = "".join(c if c.isalnum() or c in " ./" else f"&#{ord(c)};" for c in printable(text))
+    return f"<code>{escape(code, quote=False).replace('&amp;#', '&#')}</code>"
+
+
+def fenced(text: str, language: str = "") -> list[str]:
+    """Lines of Markdown that show the text as a block of code, whatever backticks are in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence + language, printable(text), fence]

@@ -1,0 +1,240 @@
+"""What speaks against adding a LoRA to a model, and what a user should know of the sum.
+
+1. An adapter for a model whose layers are repeated (`layer_replication`) counts the layers of that model.
+2. An adapter of torch.nn.MultiheadAttention has other names than the model.
+3. PEFT puts a copy of the base's embedding beside the factors of one: the base must be the one that it was trained on.
+4. A tied model has one tensor for its embedding and its head, and an adapter of one of them changes both.
+5. Square weights that may be stored either way (orientation.py).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from taskvec import floats_numpy
+from taskvec.dtypes import BITS
+from taskvec.formats.adapter_config import MERGE
+from taskvec.formats.factors import CONFIG
+from taskvec.formats.header import Header
+from taskvec.formats.lora_keys import ATTENTION
+from taskvec.places import TIED, layer_of
+from taskvec.source import Source, Spec, samples
+from taskvec.storage import File
+
+SHOWN = 5  # examples in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What must be known of a LoRA. copies: tensor of the base -> the name of its copy in the file."""
+
+    text: str
+    config: Mapping[str, Any]
+    specs: Mapping[str, Spec]
+    undecided: tuple[str, ...]
+    copies: Mapping[str, str]
+    header: Header
+    file: File
+
+
+def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[str]:
+    """What speaks against the sum with `model` (None: there is no model in the expression). See `Lora.objections`."""
+    found = [*_undecided(adapter), *_replicated(adapter, model)]
+    if model is not None:
+        found += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_unused_head(adapter, model)]
+    return found
+
+
+def remarks_on(adapter: Adapter, model: Source | None) -> list[str]:
+    """What a user should know about the sum with `model`, though it can be made."""
+    found = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
+    return [*found, *_tied(adapter, model)] if model is not None else found
+
+
+def _listed(names: "list[str] | tuple[str, ...]") -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _undecided(adapter: Adapter) -> Iterator[str]:
+    if adapter.undecided:
+        yield (
+            f"{adapter.text}: whether {_listed(adapter.undecided)} must be transposed cannot be told: they are square, "
+            f"and the one fan_in_fan_out in {CONFIG} is that of the last module only. Add the adapter to its base "
+            f"itself (base + lora, and of that what you like), or {MERGE}, with PEFT"
+        )
+
+
+# ---- repeated layers -----------------------------------------------------------------------------
+def _replicated(adapter: Adapter, model: Source | None) -> Iterator[str]:
+    layers = _layers(adapter)
+    if model is not None and layers and not _is_stacked(adapter, model, layers):
+        what, way = _repeated(adapter)
+        yield f"{what}: write {way}; if the model has these layers already, take layer_replication out of {CONFIG}"
+
+
+def _replicated_alone(adapter: Adapter, model: Source | None) -> Iterator[str]:
+    if model is None and _layers(adapter):
+        what, way = _repeated(adapter)
+        yield f"{what}, and its layers are those of that model: {way}"
+
+
+def _layers(adapter: Adapter) -> list[int]:
+    """For each layer that the adapter counts the layer of the base; [] if they are the same."""
+    ranges = adapter.config.get("layer_replication") or []
+    layers = [layer for start, stop in ranges for layer in range(start, stop)]
+    return layers if layers != list(range(len(layers))) else []
+
+
+def _repeated(adapter: Adapter) -> tuple[str, str]:
+    ranges = adapter.config["layer_replication"]
+    parts = ", ".join(f"take_layers(base, {start}, {stop})" for start, stop in ranges)
+    what = f"{adapter.text} was trained on a model whose layers are repeated (layer_replication={ranges})"
+    return what, f"stack({parts}) + {adapter.text}"
+
+
+def _is_stacked(adapter: Adapter, model: Source, layers: list[int]) -> bool:
+    """Whether layer k of the model is layer layers[k] of another one, as far as can be told."""
+    origin: Callable[[str], Mapping[tuple[Source, str], Fraction]] | None = getattr(model, "origin", None)
+    if origin is None:
+        metadata = getattr(model, "metadata", None) or {}
+        return hasattr(model, "leaves") or "stack(" in metadata.get("taskvec.recipe", "")
+    for name in adapter.specs:
+        at = layer_of(name)
+        if at and at[1] < len(layers) and name in model.specs:
+            inner = [layer_of(key[1]) for key in origin(name)]
+            if any(place and place[1] != layers[at[1]] for place in inner):
+                return False
+    return True
+
+
+# ---- torch.nn.MultiheadAttention -----------------------------------------------------------------
+def _attention(adapter: Adapter, model: Source, as_term: bool) -> Iterator[str]:
+    table: dict[str, str] = {}
+    for name in adapter.specs if as_term else ():
+        owner = name.removesuffix(".weight")
+        if name not in model.specs and f"{owner}.in_proj_weight" in model.specs:
+            end = owner.rpartition(".")[2]
+            table[f"*{end}.weight"] = f"*{end}.in_proj_weight"
+            if f"{owner}{ATTENTION}.weight" in adapter.specs:
+                table[f"*{end}{ATTENTION}.weight"] = f"*{end}.out_proj.weight"
+    if table:
+        pairs = ", ".join(f'"{old}": "{new}"' for old, new in table.items())
+        yield (
+            f"torch.nn.MultiheadAttention has other names in {adapter.text} than in the model: "
+            f"rename(lora, {{{pairs}}}) mends that"
+        )
+
+
+def _attention_once(adapter: Adapter) -> Iterator[str]:
+    if any(name.removesuffix(".weight").endswith(ATTENTION) for name in adapter.specs):
+        yield (
+            f"{adapter.text} changes the out_proj of torch.nn.MultiheadAttention: PEFT (0.21 and before) adds that "
+            "change twice when it runs and merges, here it is added once"
+        )
+
+
+# ---- copies of the base --------------------------------------------------------------------------
+def _copied(adapter: Adapter, model: Source) -> Iterator[str]:
+    for name, key in adapter.copies.items():
+        there, here = model.specs.get(name), adapter.header.specs[key]
+        if there is None:
+            continue
+        if there.shape != here.shape:
+            yield (
+                f"{name} is {list(there.shape)} in {_text(model)}, and the base that {adapter.text} was trained on had "
+                f"{list(here.shape)} ({key}): give it that base, or {MERGE}"
+            )
+        elif _can_be_read(model) and there.arithmetic and here.arithmetic and not _same(adapter, key, model, name):
+            yield (
+                f"{name} in {_text(model)} is not what it was in the base that {adapter.text} was trained on ({key}): "
+                f"give it that base, or {MERGE}"
+            )
+
+
+def _can_be_read(model: Source) -> bool:
+    """Whether a model is a file, or a view of one: what a method computes may have to be measured first."""
+    return bool(getattr(model, "verbatim", not hasattr(model, "leaves")))
+
+
+def _same(adapter: Adapter, key: str, model: Source, name: str) -> bool:
+    """Whether samples of the copy are those of the model, up to one rounding to the narrower of their dtypes."""
+    import numpy as np
+
+    here, there = adapter.header.specs[key], model.specs[name]
+    narrower = min((here.dtype, there.dtype), key=lambda dtype: BITS[dtype])
+    for start, count in samples(here):
+        offset = adapter.header.offsets[key] + start * BITS[here.dtype] // 8
+        copied = floats_numpy.decode(adapter.file.read(offset, count * BITS[here.dtype] // 8), here.dtype, count)
+        raw = bytearray(count * BITS[there.dtype] // 8)
+        model.readinto(name, start, memoryview(raw))
+        current = floats_numpy.decode(raw, there.dtype, count)
+        a, b = (floats_numpy.decode(floats_numpy.encode(x, narrower), narrower, count) for x in (copied, current))
+        if not np.array_equal(a, b, equal_nan=True):
+            return False
+    return True
+
+
+# ---- tied models ---------------------------------------------------------------------------------
+def _pairs(adapter: Adapter, model: Source) -> Iterator[tuple[str, str]]:
+    """(head, embedding) of a model, one of which the adapter changes."""
+    for head, embeddings in TIED.items():
+        for embedding in embeddings:
+            if embedding in model.specs and adapter.specs.keys() & {head, embedding}:
+                yield head, embedding
+
+
+def _unused_head(adapter: Adapter, model: Source) -> Iterator[str]:
+    for head, embedding in _pairs(adapter, model):
+        if head in model.specs and head in adapter.specs and _says_tied(model):
+            yield (
+                f"{adapter.text} changes {head}, which {_text(model)} has and does not use: its config.json ties "
+                f"the head to {embedding} (tie_word_embeddings). untie(tie(base)) + lora gives it a head of its own"
+            )
+
+
+def _tied(adapter: Adapter, model: Source) -> Iterator[str]:
+    for head, embedding in _pairs(adapter, model):
+        stated = _says_tied(model)
+        tied = stated if head in model.specs else _has_tied_head(model, stated)
+        if tied and embedding in adapter.specs and not adapter.config.get("ensure_weight_tying"):
+            yield (
+                f"{adapter.text} changes {embedding}, which is also the head of {_text(model)} (tied embeddings): the "
+                "sum changes both, as PEFT's merge does; the adapter as it was trained changes only the embedding. For "
+                f"that write untie(base) + lora, which gives the model a {head} of its own"
+            )
+
+
+def _has_tied_head(model: Source, stated: bool | None) -> bool:
+    """Whether a model without a head among its tensors has one: its embedding."""
+    if stated is not None:
+        return stated
+    classes = _settings(model).get("architectures") or []
+    ends = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM")
+    return any(isinstance(name, str) and name.endswith(ends) for name in classes)
+
+
+def _says_tied(model: Source) -> bool | None:
+    """What config.json says about tied embeddings; None if it says nothing, which in transformers means yes."""
+    table = _settings(model)
+    found = table.get("tie_word_embeddings")
+    if found is None and isinstance(inner := table.get("text_config"), dict):
+        found = inner.get("tie_word_embeddings")
+    return found if isinstance(found, bool) else None
+
+
+def _settings(model: Source) -> dict[str, Any]:
+    """config.json of the model's folder, with what views changed in it."""
+    folder = getattr(model, "folder", None)
+    try:
+        table = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError, RecursionError):
+        table = {}
+    changed = getattr(model, "config", None)
+    return (table if isinstance(table, dict) else {}) | (changed if isinstance(changed, dict) else {})
+
+
+def _text(model: Source) -> str:
+    written = getattr(model, "written", None)
+    return str(written({})) if written else model.text

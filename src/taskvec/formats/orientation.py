@@ -1,0 +1,90 @@
+"""Whether a LoRA's weights are stored (out, in), as Linear stores them, or (in, out), as Conv1D of GPT-2 does.
+
+PEFT finds that out for each module by its class, and saves a single `fan_in_fan_out`: that of the module which it came
+to last. For a model with both kinds (a BERT encoder with a GPT-2 decoder, GPT-2 with its head) the saved value is wrong
+for some. Shapes decide where a weight is not square. For a square one the neighbours in the base do: the other weights
+of its block are of the same kind, and their shapes and biases show which. The names of Conv1D in transformers must say
+the same, or the saved value must. Otherwise it stays undecided, which is an error.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from taskvec.source import Spec
+
+CONV1D = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})  # what Conv1D are called in transformers; some Linear, too
+WIDENING = frozenset({"c_attn", "c_fc"})  # those of them with more outputs than inputs
+Shape = tuple[int, int]  # (out, in)
+
+
+class Decision(NamedTuple):
+    """For each tensor whether it is stored (in, out), and those for which that cannot be told."""
+
+    turned: dict[str, bool]
+    undecided: tuple[str, ...]
+
+
+def decide(shapes: Mapping[str, Shape], flag: bool, model: Mapping[str, Spec] | None) -> Decision:
+    """The orientation of every tensor. shapes: (rows of B, columns of A). model: the base's tensors, if it is known."""
+    turned = dict.fromkeys(shapes, flag)
+    last = {name: name.split(".")[-2] if "." in name else "" for name in shapes}
+    mixed = len({part in CONV1D for part in last.values()}) > 1
+    for name, (out, into) in shapes.items():
+        there = model.get(name) if model else None
+        if out != into and there and there.shape in ((out, into), (into, out)):
+            turned[name] = there.shape == (into, out)
+            mixed = mixed or turned[name] != flag
+    square = [name for name, (out, into) in shapes.items() if out == into]
+    if not square or (len(set(last.values())) == 1 and not mixed):
+        return Decision(turned, ())
+    around = _neighbourhoods(shapes, turned, model) if model else {}
+    undecided = []
+    for name in square:
+        shown, by_name = _nearest(name, around), last[name] in CONV1D
+        if shown is None:
+            if mixed and by_name != flag:
+                undecided.append(name)
+        elif shown != flag:
+            turned[name] = shown
+            if shown != by_name:
+                undecided.append(name)
+    return Decision(turned, tuple(undecided))
+
+
+def _neighbourhoods(
+    shapes: Mapping[str, Shape], turned: Mapping[str, bool], model: Mapping[str, Spec]
+) -> dict[str, set[bool]]:
+    """Part of the model ("transformer.h.0.attn") -> the kinds of the weights in it that show theirs."""
+    found: dict[str, set[bool]] = {}
+    for name, spec in model.items():
+        if not name.endswith(".weight") or len(spec.shape) != 2 or spec.shape[0] == spec.shape[1]:
+            continue
+        if name in shapes:
+            kind: bool | None = turned[name]
+        else:
+            kind = _shown(name, spec.shape, model.get(f"{name.removesuffix('weight')}bias"))
+        if kind is not None:
+            for part in _around(name):
+                found.setdefault(part, set()).add(kind)
+    return found
+
+
+def _shown(name: str, shape: tuple[int, ...], bias: Spec | None) -> bool | None:
+    """Whether a weight that is not square is stored (in, out): its bias has an entry for each output."""
+    if bias is not None and bias.shape in ((shape[0],), (shape[1],)):
+        return bias.shape == (shape[1],)
+    return shape[1] > shape[0] if name.split(".")[-2] in WIDENING else None
+
+
+def _nearest(name: str, around: Mapping[str, set[bool]]) -> bool | None:
+    """The kind of the weights in the smallest part around a tensor that shows one; None if that shows both."""
+    kinds = next((around[part] for part in _around(name) if part in around), set())
+    return next(iter(kinds)) if len(kinds) == 1 else None
+
+
+def _around(name: str) -> Iterator[str]:
+    """The parts of the model that a weight is in, the smallest first; the whole model says nothing about its kind."""
+    part = name.removesuffix(".weight").rpartition(".")[0]
+    while part:
+        yield part
+        part = part.rpartition(".")[0]
