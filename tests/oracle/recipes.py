@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from fractions import Fraction
 
 LAYER = re.compile(r"^(?:(.*?)\.)?(\d+)(?:\.|$)")
@@ -173,8 +174,14 @@ class Writer:
             return (("layers", points, self.rational(0, 1)),)
         if kind == "per":
             table = {self.pattern(): self.rational() for _ in range(self.rng.integers(1, 3))} | {"*": self.rational()}
-            return (("per", *table.items()),)
+            rows = [p for k, p in enumerate(table) if self.is_reached(p, [*table][:k])]
+            return (("per", *((p, table[p]) for p in rows)),)
         return ((kind, *dict.fromkeys(self.pattern() for _ in range(self.rng.integers(1, 3)))),)
+
+    def is_reached(self, pattern, before):
+        """Whether a row of `per` counts for a tensor; the one for the rest always may stand there."""
+        free = [n for n in self.floats if not any(fnmatchcase(n, p) for p in before)]
+        return pattern == "*" or any(fnmatchcase(n, pattern) for n in free)
 
     def vector(self, depth=2):
         """An expression of mass 0."""
@@ -215,6 +222,8 @@ class Writer:
                 "k": int(self.rng.integers(1, n + 1)),
                 "lam": self.pick(Fraction(1, 5), Fraction(3, 5), Fraction(1)),
             }
+        elif name in ("magmax", "unified"):
+            found = {"tie": self.pick("first", "last") if name == "magmax" else self.pick("none", "minus")}
         elif name == "ram":
             found = {"epsilon": self.pick(Fraction(1, 10**5), Fraction(1, 10**4), Fraction(0))}
         elif name == "ramplus":

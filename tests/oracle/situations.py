@@ -12,8 +12,8 @@ from recipes import Knob, Leaf, Sum, Writer, layer_of, leaves
 import taskvec as tv
 
 REFUSED = (
-    "shapes", "mass", "name", "function", "nan", "integers", "select", "rename", "lost", "parameter", "range", "kind",
-    "overflow", "truncated",
+    "shapes", "mass", "name", "function", "nan", "integers", "select", "rename", "lost", "idle", "parameter", "range",
+    "kind", "overflow", "truncated",
 )  # fmt: skip
 
 
@@ -219,6 +219,10 @@ def _spoilt(world, why, rng):
         "mass": ("base + 0.5*m0", "0.5*m0", "base - 0.25*m0", "base + m0", "2*(m0 - base) - 0.5*base"),
         "name": ("base + 0.5*(m0 - bose)", "base + lam*(m0 - base)"),
         "function": ("base + tees(m0 - base)", "base + exec(m0 - base)", "base.x + m0", "base + 0.5*(m0 - base"),
+        "idle": (
+            'base + 0.5*only("nowhere.*")*(m0 - base)', 'base + without("nowhere")*trim(m0 - base)',
+            'base + per({"nowhere.*": 1, "*": 0.5})*(m0 - base)',
+        ),
         "select": ('select(base + 0.5*(m0 - base), "nowhere.*")',),
         "rename": ('rename(base + 0.5*(m0 - base), {"nowhere.*": "other.*"})',),
         "parameter": ("base + trim(m0 - base, densty=0.5)", 'base + trim(m0 - base, ties="last")'),

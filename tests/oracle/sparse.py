@@ -127,7 +127,7 @@ def della(args, params, entries):
         drawn = _words(seed, name, tau.v.size, draws.PRUNES).reshape(-1, width) / 2.0**32
         sizes = [s.reshape(-1, width) for s in tau.size]
         ranks = np.array([_ranks(lo, hi) for lo, hi in zip(*sizes, strict=True)]).reshape(-1, 2, width)
-        p = density - epsilon / 2 + epsilon * ranks / max(1, width - 1)
+        p = density - epsilon / 2 + epsilon * ranks / (width - 1) if width > 1 else np.full(ranks.shape, density)
         low, high = (p[:, k].reshape(shape) for k in (0, 1))
         drawn = drawn.reshape(shape)
         sure, maybe = drawn < low * (1 - 2 * U32), drawn < high * (1 + 2 * U32)

@@ -85,15 +85,15 @@ def _agreeing(vals, sign, weights, scaled, mean, least):
 
 
 def unified(args, params, entries):
-    found = {}
+    found, minus = {}, params.get("tie") == "minus"
     for name, vals in args.items():
         votes = _summed(vals)
         lows, highs = [], []
-        for sign, possible in ((1, votes.hi > 0), (-1, votes.lo < 0)):
+        for sign, possible in ((1, votes.hi > 0), (-1, votes.lo <= 0 if minus else votes.lo < 0)):
             ends = [np.max([np.zeros(votes.v.shape), *(sign * x.v + d * x.e for x in vals)], axis=0) for d in (-1, 1)]
             lows.append(np.where(possible, np.min([sign * x for x in ends], axis=0), np.inf))
             highs.append(np.where(possible, np.max([sign * x for x in ends], axis=0), -np.inf))
-        nobody = (votes.lo <= 0) & (votes.hi >= 0)
+        nobody = (votes.lo <= 0) & (votes.hi >= 0) & (not minus)
         lows.append(np.where(nobody, 0.0, np.inf))
         highs.append(np.where(nobody, 0.0, -np.inf))
         found[name] = between(np.min(lows, axis=0), np.max(highs, axis=0))
@@ -101,36 +101,41 @@ def unified(args, params, entries):
 
 
 def magmax(args, params, entries):
-    found = {}
-    for name, vals in args.items():
-        sizes = [x.size for x in vals]
-        possible = [
-            ~np.any(
-                [np.zeros(vals[0].v.shape, bool)]
-                + [sizes[j][0] >= sizes[k][1] for j in range(k)]
-                + [sizes[j][0] > sizes[k][1] for j in range(k + 1, len(vals))],
-                axis=0,
-            )
-            for k in range(len(vals))
-        ]
-        lo = np.min([np.where(p, x.lo, np.inf) for p, x in zip(possible, vals, strict=True)], axis=0)
-        hi = np.max([np.where(p, x.hi, -np.inf) for p, x in zip(possible, vals, strict=True)], axis=0)
-        found[name] = between(lo, hi)
-    return found
+    return {name: _largest(vals, params.get("tie") == "last") for name, vals in args.items()}
+
+
+def _largest(vals, last):
+    """What may have the largest magnitude; of equal ones the first, or the last."""
+    sizes, n = [x.size for x in vals], len(vals)
+    possible = []
+    for k in range(n):
+        before, after = range(k), range(k + 1, n)
+        wins, yields = (before, after) if last else (after, before)
+        beaten = [sizes[j][0] > sizes[k][1] for j in wins] + [sizes[j][0] >= sizes[k][1] for j in yields]
+        possible.append(~np.any([np.zeros(vals[0].v.shape, bool), *beaten], axis=0))
+    lo = np.min([np.where(p, x.lo, np.inf) for p, x in zip(possible, vals, strict=True)], axis=0)
+    hi = np.max([np.where(p, x.hi, -np.inf) for p, x in zip(possible, vals, strict=True)], axis=0)
+    return between(lo, hi)
 
 
 def consensus(args, params, entries):
-    k, lam, found = float(params.get("k", 2)), float(params.get("lam", 0.6)), {}
+    k, lam, found = float(params.get("k", 2)), float(np.float32(float(params.get("lam", 0.6)))), {}
+    counts = np.greater if params.get("tie") == "out" else np.greater_equal
     for name, vals in args.items():
         whole = _summed(vals)
         least = most = 0
         for x in vals:
             lo, hi = x.size
-            other = np.abs(whole.v - x.v)
-            off = whole.e + x.e + 3 * U32 * other
-            off = np.where((whole.e == 0) & (x.e == 0) & (other == 0), 0, off)
-            least = least + (lo >= lam * (other + off) * (1 + 2 * U32))
-            most = most + (hi >= lam * np.maximum(other - off, 0) * (1 - 2 * U32))
+            rest = np.abs(whole.v - x.v)
+            off = whole.e + x.e + U32 * rest * ((whole.v - x.v).astype(np.float32) != whole.v - x.v)
+            ends = [lam * np.maximum(rest + d * off, 0) for d in (1, -1)]
+            ends = [
+                np.where(e.astype(np.float32) == e, e, e * (1 + d * 2 * U32))
+                for e, d in zip(ends, (1, -1), strict=True)
+            ]
+            exact = (off == 0) & (x.e == 0) & (ends[0] == ends[1])
+            least = least + np.where(exact, counts(lo, ends[0]), lo > ends[0])
+            most = most + np.where(exact, counts(hi, ends[1]), hi >= ends[1])
         found[name] = either(least >= k, most >= k, whole)
     return found
 
