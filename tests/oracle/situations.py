@@ -200,7 +200,7 @@ def refused(seed, folder, cache):
         world.others = {"ids": np.arange(4)}
     world.dtypes = dict.fromkeys(world.floats, "F32")
     world.add_model("base", world.floats, world.dtypes)
-    world.fine_tuned("m0")
+    world.add_model("m0", models.tuned(world.values("base"), rng), world.dtypes)
     why = REFUSED[rng.integers(len(REFUSED))]
     recipe, dtype = _spoilt(world, why, rng)
     return Situation(
