@@ -30,7 +30,7 @@ test: $(VENV)/ready lint
 test-slow: $(VENV)/slow          # kills at every moment, SmolLM2, mergekit side by side: about 6 minutes
 	$(RUN) -m pytest -m slow
 
-test-oracle: $(VENV)/ready       # 1,000 random situations against float64 and PEFT: about 5 minutes
+test-oracle: $(VENV)/ready       # 1,000 random situations against float64 and PEFT: about 3 minutes
 	$(RUN) -m pytest -m oracle tests/oracle
 
 test-peer: $(VENV)/ready         # mergekit's own end-to-end tests, our engine under them: about 3 minutes
