@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo demo-vectors methods rules learned forget test test-slow test-peer lint bench clean
+.PHONY: demo demo-vectors methods rules learned forget test test-slow test-oracle test-peer lint bench clean
 
 demo: $(VENV)/ready
 	$(RUN) demo/demo.py
@@ -25,10 +25,13 @@ forget: $(VENV)/slow             # SmolLM2 without offensive language, and what 
 	$(RUN) demo/forget.py
 
 test: $(VENV)/ready lint
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow and not oracle"
 
 test-slow: $(VENV)/slow          # kills at every moment, SmolLM2, mergekit side by side: about 6 minutes
 	$(RUN) -m pytest -m slow
+
+test-oracle: $(VENV)/ready       # 1,000 random situations against float64 and PEFT: about 3 minutes
+	$(RUN) -m pytest -m oracle tests/oracle
 
 test-peer: $(VENV)/ready         # mergekit's own end-to-end tests, our engine under them: about 3 minutes
 	$(RUN) tests/peer/run.py
