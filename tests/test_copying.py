@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from taskvec import copying
-from taskvec.copying import LARGEST, copy, small_text, survey
+from taskvec.copying import LARGEST, copy, survey
 from taskvec.errors import FormatError, SourceChanged
 
 FILES, FOLDERS = ("tokenizer*", "*.json", "LICENSE*"), ("[0-9]_*",)
@@ -143,17 +143,3 @@ def test_a_file_that_becomes_a_link_after_the_survey_is_not_followed(folder, tmp
     with pytest.raises((SourceChanged, FormatError)):
         copy(found, tmp_path / "out", durable=False)
     assert not (tmp_path / "out/tokenizer.json").exists()
-
-
-@pytest.mark.parametrize("what", ["/dev/zero", "fifo", "large"])
-def test_text_is_read_from_regular_files_of_a_bounded_size_alone(tmp_path, what):
-    path = tmp_path / "config.json"
-    if what == "fifo":
-        os.mkfifo(path)
-    elif what == "large":
-        path.touch()
-        os.truncate(path, LARGEST + 1)
-    else:
-        path.symlink_to(what)
-    with pytest.raises(ValueError, match=r"no regular file|more than"):
-        small_text(path)

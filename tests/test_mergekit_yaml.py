@@ -387,7 +387,7 @@ def test_the_base_gives_its_files_wherever_it_stands(home, method):
 def mixed(method, names=NAMES):
     """A file with the method on as many of the models as it takes, all of whose parameters have some value."""
     row = METHODS[method]
-    own = {key: 0.5 for key, (scope, _) in row.numbers.items() if scope != "shared"}
+    own = {key: 0.2 if key == "epsilon" else 0.5 for key, (scope, _) in row.numbers.items() if scope != "shared"}
     shared = {key: 0.3 for key, (scope, default) in row.numbers.items() if scope == "shared" and default is None}
     models = [{"model": name, "parameters": own} for name in names[: row.most or 3]]
     base = {} if row.base == "ignored" else {"base_model": names[0]}

@@ -192,7 +192,7 @@ def test_a_tokenizer_that_changes_meanwhile_is_noticed(tmp_path, files):
     def change(done, total):
         (files / "base/tokenizer.json").write_text('{"added_tokens": [1]}')
 
-    with pytest.raises(SourceChanged, match=r"files beside the weights changed(.|\n)*tokenizer.json"):
+    with pytest.raises(SourceChanged, match=r"tokenizer.json changed while the output was made"):
         tv.save(0.5 * tv.load(files / "base") + 0.5 * tv.load(files / "math"), tmp_path / "out", progress=change)
     assert [p.name for p in tmp_path.iterdir()] == ["its"]
 

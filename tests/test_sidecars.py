@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import taskvec as tv
-from taskvec.errors import SourceChanged
+from taskvec.errors import MismatchError, SourceChanged
 from taskvec.notes import Note, collected
 from taskvec.sidecars import modules_named
 
@@ -195,13 +195,12 @@ def test_plain_weights_are_not_called_quantised(tmp_path, saved):
     assert json.loads((tmp_path / "out/config.json").read_text()) == {"model_type": "x", "text_config": {}}
 
 
-def test_packed_weights_are_still_called_quantised(tmp_path):
-    table = {"quantization_config": {"quant_method": "gptq"}}
-    model = write(tmp_path / "m", {"config.json": table})
+def test_packed_weights_are_refused_before_anything_is_copied(tmp_path):
+    model = write(tmp_path / "m", {"config.json": {"quantization_config": {"quant_method": "gptq"}}})
     save_file(tensors() | {"qweight": np.zeros((4, 4), np.int32)}, model / "model.safetensors")
-    with collected() as notes:
+    with pytest.raises(MismatchError, match="qweight"):
         tv.save(tv.load(model), tmp_path / "out")
-    assert json.loads((tmp_path / "out/config.json").read_text()) == table and not notes
+    assert not (tmp_path / "out").exists()
 
 
 # ---- files that are not what they seem --------------------------------------------------------------

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from taskvec.errors import FormatError, OutputError
-from taskvec.trials import Journal
+from taskvec.trials import FORMAT, Journal
 
 ABOUT = {"recipe": "base + lam*tau", "seed": 0}
 
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path):
         import resource, signal, sys
         from pathlib import Path
         from taskvec.errors import OutputError
-        from taskvec.trials import Journal
+        from taskvec.trials import FORMAT, Journal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         journal = Journal(Path(sys.argv[1]), {})
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
@@ -152,7 +152,7 @@ def test_a_file_that_is_no_journal_is_not_cut_off_for_one(tmp_path, text):
     begins_one = text.startswith(b"{")
     if begins_one:
         Journal(tmp_path / "notes", {})
-        assert (tmp_path / "notes").read_bytes() == b'{"search":1}\n'
+        assert json.loads((tmp_path / "notes").read_bytes()) == {"search": FORMAT}
     else:
         with pytest.raises(FormatError, match="notes is no journal: take another name"):
             Journal(tmp_path / "notes", {})

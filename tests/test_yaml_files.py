@@ -58,9 +58,9 @@ def test_aliases_that_mean_more_than_anyone_can_read_are_refused_at_once(tmp_pat
         ("a:\n\t- b\n", r"no YAML (line 2): while scanning"),
         ("a: [\n", "no YAML (line 2)"),
         ("a: !!python/object/apply:os.system ['true']\n", "could not determine a constructor for the tag"),
-        (b"a: \xff\n", "no YAML: 'utf-8' codec"),
+        (b"a: \xff\n", "no UTF-8 text: 'utf-8' codec"),
         ("[" * 5000, "no YAML: it is nested too deeply"),
-        ("a: " + "x" * LARGEST, "too large for YAML that a person wrote: 4,194,307 characters"),
+        ("a: " + "x" * LARGEST, "is larger than 4194304 bytes"),
         ("a: \x1b[31m\n", "no YAML"),
     ],
 )

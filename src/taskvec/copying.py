@@ -13,7 +13,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from taskvec.errors import FormatError, SourceChanged
-from taskvec.storage import stated
+from taskvec.moving import sync
+from taskvec.storage import stamp_of, stated
 
 LARGEST = 256 << 20  # bytes of one file
 DEPTH, COUNT = 4, 1000  # of folders within one another, of files
@@ -96,12 +97,7 @@ def _add(folder: Path, name: Path, roots: Sequence[Path], found: list[Beside], l
     elif len(found) >= COUNT:
         left.append(f"{path} is one file too many: there are more than {COUNT}")
     else:
-        found.append(Beside(real, name.as_posix(), stamp(entry)))
-
-
-def stamp(found: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file does, also if its time of modification is put back."""
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+        found.append(Beside(real, name.as_posix(), stamp_of(entry)))
 
 
 def copy(files: Iterable[Beside], target: Path, durable: bool) -> None:
@@ -123,27 +119,12 @@ def copy(files: Iterable[Beside], target: Path, durable: bool) -> None:
                         break
                 out.flush()
                 if durable:
-                    os.fsync(out.fileno())
+                    sync(out.fileno())
             _require(one, fd)
         finally:
             os.close(fd)
 
 
 def _require(one: Beside, fd: int) -> None:
-    if stamp(os.fstat(fd)) != one.stamp:
+    if stamp_of(os.fstat(fd)) != one.stamp:
         raise SourceChanged(f"{one.path} changed while the output was made; nothing was written")
-
-
-def small_text(path: Path) -> str:
-    """The text of a regular file of a bounded size, in UTF-8. Raises OSError, ValueError (also if it is not UTF-8)."""
-    fd = os.open(path, FLAGS)
-    try:
-        entry = os.fstat(fd)
-        if not stat.S_ISREG(entry.st_mode):
-            raise ValueError("it is no regular file")
-        if entry.st_size > LARGEST:
-            raise ValueError(f"it has {entry.st_size:,} bytes, more than {LARGEST:,}")
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(LARGEST).decode("utf-8")
-    finally:
-        os.close(fd)

@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from taskvec.copying import small_text
 from taskvec.derived import Derived
-from taskvec.errors import FormatError
+from taskvec.errors import FormatError, TaskvecError
+from taskvec.json_files import read_text
 from taskvec.source import Source
 from taskvec.views.settings import merged, read_table
 from taskvec.views.tokens import read, template_of
@@ -248,10 +248,10 @@ def _other_models(ours: Path, theirs: Path, home: str, name: str) -> Iterator[st
 def same_vocabulary(a: Path, b: Path) -> bool:
     """Whether two tokenizer.json have the same vocabulary for certain, told without reading all of it as JSON, for
     which large ones need ten times their size of memory. False also where that cannot be told."""
-    with suppress(OSError, ValueError, RecursionError):
+    with suppress(TaskvecError, OSError, ValueError, RecursionError):
         if a.stat().st_size == b.stat().st_size and filecmp.cmp(a, b, shallow=False):
             return True
-        one, two = _parts(small_text(a)), _parts(small_text(b))
+        one, two = _parts(read_text(a)), _parts(read_text(b))
         return one is not None and one == two
     return False
 

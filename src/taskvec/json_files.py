@@ -1,5 +1,5 @@
-"""JSON that other programs wrote, read at a bounded cost: regular files only, of a bounded size, of a bounded number of
-values.
+"""JSON and texts that other programs wrote, read at a bounded cost: regular files only, of a bounded size, and JSON of
+a bounded number of values.
 
 A text of n bytes can make 25 n bytes of Python objects (`[[],[],[],...`), so the values are counted before they are
 made. The limits are well above what the largest models need: an index or a header of 300,000 tensors, a tokenizer with
@@ -40,6 +40,14 @@ def read_small(path: Path, longest: int = LONGEST) -> bytes:
     if len(found) > longest:
         raise FormatError(f"{path} is larger than {longest} bytes")
     return found
+
+
+def read_text(path: Path, longest: int = LONGEST) -> str:
+    """The text of a regular file of at most `longest` bytes, in UTF-8. Raises FormatError."""
+    try:
+        return read_small(path, longest).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is no UTF-8 text: {error}") from None
 
 
 def parsed(text: "bytes | bytearray", what: str, pairs: "Callable[[list[tuple[str, Any]]], Any] | None" = None) -> Any:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from taskvec import lineage
-from taskvec.copying import Beside, copy, small_text
+from taskvec.copying import Beside, copy
 from taskvec.copying import survey as beside
 from taskvec.derived import Derived
+from taskvec.errors import TaskvecError
 from taskvec.escapes import fenced, in_markdown, in_shell
 from taskvec.formats import checkpoint, open_source
+from taskvec.json_files import read_json
 from taskvec.notes import note
 from taskvec.planning import Plan, weights_stem
 from taskvec.storage import stated, write_text
@@ -68,8 +70,8 @@ def _survey(source: Path, patterns: Sequence[str], folders: Sequence[str]) -> tu
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
     """What modules.json lists."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(small_text(folder / "modules.json"))
+    with suppress(TaskvecError):
+        found = read_json(folder / "modules.json")
         return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
     return []
 

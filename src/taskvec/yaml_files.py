@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taskvec.copying import small_text
 from taskvec.errors import FormatError
-from taskvec.storage import stated
+from taskvec.json_files import read_text
 
-LARGEST = 4 << 20  # characters of a file
+LARGEST = 4 << 20  # bytes of a file: more than a person writes
 MOST = 100_000  # values of a document, those that aliases repeat counted each time
 
 
@@ -20,13 +19,7 @@ def documents(path: Path) -> list[Any]:
     """The documents of a file. Raises FormatError with every doubled key, or with the line that is no YAML."""
     import yaml
 
-    with stated(path):
-        try:
-            text = small_text(path)
-        except ValueError as error:
-            raise FormatError(f"{path} is no YAML: {error}") from None
-    if len(text) > LARGEST:
-        raise FormatError(f"{path} is too large for YAML that a person wrote: {len(text):,} characters")
+    text = read_text(path, LARGEST)
     try:
         loader = yaml.SafeLoader(text)
         try:

@@ -240,7 +240,7 @@ def test_the_vocabulary_is_read_from_whatever_file_there_is(tmp_path):
 UNREADABLE = [
     ({}, "has no tokenizer: a tokenizer.json is needed"),
     ({"tokenizer.model": "\x0a"}, "only in tokenizer.model: .*AutoTokenizer.from_pretrained"),
-    ({"tokenizer.json": "{"}, "tokenizer.json cannot be read"),
+    ({"tokenizer.json": "{"}, "tokenizer.json is not JSON"),
     ({"tokenizer.json": "[]"}, "holds no table"),
     ({"tokenizer.json": "{}"}, "is no vocabulary"),
     ({"tokenizer.json": '{"model": {"vocab": {"a": "0"}}}'}, "an id, a whole number"),

@@ -103,8 +103,9 @@ def test_code_in_markdown_cannot_be_left(text):
 
 def test_the_command_of_a_model_card_is_quoted_for_a_shell(world, run, build):
     """Pasted, it makes the same bytes again and runs nothing else, whatever patterns and paths hold."""
-    folder = build.model(world / "a $(touch PWNED) `b` 'c' |<b>", build.tensors(0))
-    build.model(world / "b", build.tensors(1))
+    more = {"$(touch PWNED)": np.ones(3, np.float32)}
+    folder = build.model(world / "a $(touch PWNED) `b` 'c' |<b>", build.tensors(0) | more)
+    build.model(world / "b", build.tensors(1) | more)
     recipe = 'b + 0.5*only("*.mlp.*", "$(touch PWNED)")*(a - b)'
     assert run("merge", recipe, f"a={folder.name}", "b=b", "-o", "out").code == 0
     card = (world / "out" / "README.md").read_text()

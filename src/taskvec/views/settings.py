@@ -3,15 +3,15 @@
 A table is what config.json holds; models of several parts keep the text model's entries in a table within it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from taskvec.copying import small_text
 from taskvec.derived import Derived
+from taskvec.errors import TaskvecError
+from taskvec.json_files import read_json
 from taskvec.views.bylayer import Origin, Whole, moved
 from taskvec.weights import Weights
 
@@ -54,8 +54,8 @@ def settings_of(weights: Weights) -> Settings:
 def read_table(path: Path) -> dict[str, Any]:
     """What a JSON file holds, {} if it holds no table or cannot be read: then it is copied as it is."""
     try:
-        found = json.loads(small_text(path))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path)
+    except TaskvecError:
         return {}
     return found if isinstance(found, dict) else {}
 

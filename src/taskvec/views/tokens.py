@@ -5,14 +5,13 @@ A token is a text with an id, the row of the embedding that it has.
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from taskvec.copying import small_text
 from taskvec.errors import FormatError
+from taskvec.json_files import read_json, read_text
 from taskvec.storage import stated, write_text
 from taskvec.views.settings import read_table
 
@@ -188,20 +187,16 @@ def _checked(path: Path, vocabulary: Any, extra: Any, added: Mapping[Any, Mappin
 
 def json_of(path: Path) -> dict[str, Any]:
     """The table that a JSON file holds. Raises FormatError."""
-    try:
-        with stated(path):
-            found = json.loads(small_text(path))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} cannot be read: {error}") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise FormatError(f"{path} holds no table")
     return found
 
 
 def template_of(folder: Path) -> str | None:
-    """The chat template that lies in a model's folder, if it has one."""
-    with suppress(OSError, ValueError):
-        return small_text(folder / "chat_template.jinja").strip() or None
+    """The chat template that lies in a model's folder, if it has one. Raises FormatError for one that is no text."""
+    if (alone := folder / "chat_template.jinja").is_file():
+        return read_text(alone).strip() or None
     for name in ("chat_template.json", "tokenizer_config.json"):
         found = read_table(folder / name).get("chat_template")
         if isinstance(found, list):
