@@ -81,3 +81,14 @@ def test_below_zero_is_what_numpy_says(dtype):
     for values in ([1, 0, 2], [0.0, -0.0, 3], [1, -1e-2, 3], [-1], [], [0.0, 5, -2]):
         array = np.array(values, dtype)
         assert below_zero(array.tobytes(), array.itemsize) == bool((array.astype(np.float64) < 0).any())
+
+
+def test_a_live_module_says_so_too():
+    torch = pytest.importorskip("torch")
+    net = torch.nn.BatchNorm1d(3)
+    state = {n: t.numpy().copy() for n, t in net.state_dict().items()}
+    base = tv.from_arrays(state, "base")
+    tuned = tv.from_arrays(state | {"running_var": np.float32([0.1, 1, 2])}, "tuned")
+    tv.load_into(net, base + 1.1 * (tuned - base))
+    with pytest.raises(NonFiniteError, match="variances of BatchNorm would be negative"):
+        tv.load_into(net, base + 1.5 * (tuned - base))

@@ -93,6 +93,18 @@ def test_what_only_looks_like_a_part_of_a_checkpoint_is_named_and_kept(tmp_path,
     assert found.code == 1 and name.split("/")[0] in found.stderr and build.contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("names", [["README.md"], ["README.md", "LICENSE", "config.json"], ["vocab.txt"],
+                                   ["mine.safetensors"]])  # fmt: skip
+def test_a_folder_without_weights_is_no_checkpoint(tmp_path, build, run, names):
+    build.model(tmp_path / "base", build.tensors(0))
+    (tmp_path / "out").mkdir()
+    for name in names:
+        (tmp_path / "out" / name).write_text("mine")
+    before = build.contents(tmp_path / "out")
+    found = run("merge", "b", "b=base", "-o", "out", "--overwrite")
+    assert found.code == 1 and names[0] in found.stderr and build.contents(tmp_path / "out") == before
+
+
 def test_an_empty_folder_or_a_link_to_one_is_no_part_of_a_checkpoint(tmp_path, build):
     build.model(tmp_path / "out", build.tensors(1))
     (tmp_path / "out/logs").mkdir()

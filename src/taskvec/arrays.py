@@ -25,8 +25,11 @@ def from_arrays(
 
     specs, kept = {}, {}
     for key, array in arrays.items():
+        if not isinstance(array, np.ndarray | np.generic) or isinstance(array, np.ma.MaskedArray):
+            kind = type(array).__name__
+            raise TaskvecError(f"{key} is a {kind}, not a plain numpy array: give numpy.asarray of it, without a mask")
         specs[key] = Spec(tuple(array.shape), _dtype_of(array.dtype, key))
-        kept[key] = np.ascontiguousarray(array)
+        kept[key] = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return Weights({ArraySource(name, kept, specs, 0 if statistic else mass, statistic): 1})
 
 

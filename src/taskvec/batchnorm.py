@@ -1,6 +1,6 @@
 """BatchNorm's running variances in a result: sums of variances with negative coefficients can be below zero."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from taskvec.dtypes import BITS
@@ -19,16 +19,24 @@ def require_positive(todo: Plan, folder: Path, allow: bool) -> None:
     found = [name for shard in todo.shards if todo.kind for name in _negative(shard, folder / shard.filename)]
     if not found:
         return
+    if not allow:
+        raise negative(found)
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    note(f"{_text(found)}: {', '.join(found[:SHOWN])}{more}")
+
+
+def negative(found: Sequence[str]) -> NonFiniteError:
+    """The error that names negative variances."""
+    return NonFiniteError(f"{_text(found)}:", found)
+
+
+def _text(found: Sequence[str]) -> str:
     ending = next(end for end in VARIANCES if found[0].endswith(end))
-    text = (
+    return (
         "variances of BatchNorm would be negative, and the model would compute NaN. Keep those of the base, "
         f'base + 0.5*without("*.{ending}")*(tuned - base), or allow it (--allow-nonfinite) and estimate them anew on '
         "data, in training mode"
     )
-    if not allow:
-        raise NonFiniteError(f"{text}:", found)
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    note(f"{text}: {', '.join(found[:SHOWN])}{more}")
 
 
 def _negative(shard: Shard, path: Path) -> Iterator[str]:

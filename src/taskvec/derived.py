@@ -151,11 +151,11 @@ class Derived:
         args = [a.bind(**{k: v for k, v in values.items() if k in a.knobs}) for a in self.args]
         return self.rebuilt(tuple(args), {k: bound(p) for k, p in self.params.items()})
 
-    def placed(self, entries: int) -> "Derived":
-        """The same call, beside or within a model of so many floating-point entries (0: it is not known of how many),
-        which methods need that rank the entries of the whole model: an adapter names only some of its tensors. Itself
-        where nothing in it needs the number."""
-        args = tuple(a.placed_in(entries) for a in self.args)
+    def placed(self, model: Source | None) -> "Derived":
+        """The same call beside or within a model, or task vector, that names every tensor: an adapter names only some,
+        and neither the number of the model's entries nor that of its layers can be told from it. None: there is no such
+        model. Itself where nothing in it needs to know."""
+        args = tuple(a.placed_in(model) for a in self.args)
         if all(new is old for new, old in zip(args, self.args, strict=True)):
             return self
         (found,) = self.rebuilt(args, self.params).terms

@@ -155,7 +155,8 @@ def plainly(table: Entries) -> dict[str, Any]:
         found = {"num_key_value_heads": heads, "head_dim": width // heads} | found
     if table.get("use_sliding_window") is False or "layer_types" in table:
         found.pop("sliding_window", None)
-    if len(set(found.get("layer_types") or [0])) == 1:
+    kinds = found.get("layer_types")
+    if not isinstance(kinds, list) or len({str(kind) for kind in kinds}) <= 1:
         found.pop("layer_types", None)
     if "hidden_activation" in found:  # Gemma's hidden_act has no effect beside it
         found.pop("hidden_act", None)
@@ -173,9 +174,10 @@ def rope(table: Entries) -> dict[str, Any]:
         for kind, entries in inner.items():
             found |= {_rope_key(kind, key): value for key, value in _turned(entries, {}).items()}
     else:
-        found = _turned(given if isinstance(given, dict) else table.get("rope_scaling") or {}, table)
+        older = table.get("rope_scaling")
+        found = _turned(given if isinstance(given, dict) else older if isinstance(older, dict) else {}, table)
         if table.get("rope_local_base_freq") is not None:
-            found["rope_theta of sliding_attention"] = float(table["rope_local_base_freq"])
+            found["rope_theta of sliding_attention"] = _number(table["rope_local_base_freq"])
     return found
 
 
@@ -290,7 +292,8 @@ def _eos(folder: Path, partial: bool) -> set[int]:
     """The ids of the tokens at which generation ends."""
     for file in ("generation_config.json", "config.json"):
         table = read_table(folder / file)
-        value = table.get("eos_token_id", (table.get("text_config") or {}).get("eos_token_id"))
+        inner = table.get("text_config")
+        value = table.get("eos_token_id", inner.get("eos_token_id") if isinstance(inner, dict) else None)
         if value is not None and not (partial and file == "config.json"):
             return {v for v in (value if isinstance(value, list) else [value]) if type(v) is int}
     return set()

@@ -10,7 +10,9 @@ import json
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,18 @@ MOST_TABLES, MOST_TEXTS, MOST_VALUES = 1_500_000, 4_000_000, 8_000_000  # lists 
 _HALF = re.compile(rb"\\u[dD]")  # perhaps half a character, which UTF-8 cannot write
 
 
-def read_json(path: Path, longest: int = LONGEST) -> Any:
-    """What a file holds. Raises FormatError if it is no regular file, too large, or not JSON."""
-    return parsed(read_small(path, longest), str(path))
+def read_json(path: Path, longest: int = LONGEST, once: bool = False) -> Any:
+    """What a file holds. `once`: no table may have a key twice, of which one value would be lost. Raises FormatError if
+    it is no regular file, too large, or not JSON."""
+    return parsed(read_small(path, longest), str(path), partial(_without_doubles, str(path)) if once else None)
+
+
+def _without_doubles(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise FormatError(f"{what} has keys twice, and one value of each would be lost:", twice[:50])
+    return found
 
 
 def read_small(path: Path, longest: int = LONGEST) -> bytes:

@@ -76,7 +76,7 @@ def learn(
         import torch
     except ImportError:
         raise MissingExtra("learn", "torch") from None
-    weights = parse(recipe) if isinstance(recipe, str) else recipe
+    weights = (parse(recipe) if isinstance(recipe, str) else recipe).placed
     if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         raise RecipeError(f"learn cannot call a {type(module).__name__} with other weights: give it module.module")
     names = _knobs(weights)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from taskvec.batchnorm import VARIANCES, negative
 from taskvec.blocks import arena, fill, sums
 from taskvec.derived import prepare
 from taskvec.dtypes import BITS
@@ -73,6 +74,9 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
         _changed(targets, specs)
     if bad:
         raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))
+    named = [name for name in specs if name.endswith(VARIANCES) and specs[name].numel] if weights.mass else []
+    if below := [name for name in named if bool((targets[name].memory < 0).any())]:
+        raise negative(below)
 
 
 def _shared(weights: Weights, targets: Mapping[str, Target]) -> list[str]:

@@ -120,8 +120,7 @@ def compare(
     taus = [w - ground if ground is not None and w.kind() == 1 else w for w in named.values()]
     if not taus:
         raise RecipeError("there is nothing to compare")
-    entries = sum(s.numel for s in ground.specs.values() if s.arithmetic) if ground is not None else 0
-    taus = [w.placed_in(entries) for w in taus]
+    taus = [w.placed_in(ground.reference if ground is not None else None) for w in taus]
     everything = sum([ground, *taus], Weights({})) if ground is not None else sum(taus, Weights({}))
     specs = {name: spec for name, spec in everything.specs.items() if spec.arithmetic}
     if not specs:

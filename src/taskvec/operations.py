@@ -8,6 +8,7 @@ WINDOW = 256 << 10  # bytes of a file that are read at once: few calls, and wind
 TILE = 1024  # elements that go through all operations while they are in the first-level cache
 RESULT = 4 * TILE  # bytes of scratch memory for what an operation makes of a tile
 
+MOST_INPUTS = 4096  # of one sum, as in _tiles.h
 NONFINITE, OVERFLOWED = 1, 2  # flags of `run`
 
 # Operations on float32 tiles, x_0, x_1, ... their sources. The first six have results. Only SUM and AROUND take inputs

@@ -91,7 +91,10 @@ class Destination:
             raise OutputError(
                 f"{self.target} holds what is still needed ({', '.join(inside) or 'this folder'}): not replaced"
             )
-        if others := strangers(found):
+        others = strangers(found)
+        if not others and not any(WEIGHTS.fullmatch(path.name) for path in found.iterdir()):
+            others = sorted(path.name for path in found.iterdir())  # names of a checkpoint's files, and no weights
+        if others:
             raise OutputError(
                 f"{self.target} is no checkpoint, or not only that, so it is not replaced. Move away what is not part "
                 "of one, or take another name; it holds:",
@@ -117,7 +120,6 @@ def strangers(folder: Path) -> list[str]:
     written = _table(folder / RECORD, "files")
     indexes = [p for name, p in files.items() if WEIGHTS.fullmatch(name) and name.endswith(".json")]
     shards = {shard for index in indexes for shard in _table(index, "weight_map").values()}
-    single = [name for name in files if name.endswith(".safetensors") and "/" not in name]
 
     def known(name: str, path: Path) -> bool:
         if path.is_symlink():
@@ -126,7 +128,7 @@ def strangers(folder: Path) -> list[str]:
             return False
         if name in BESIDE or name in shards or WEIGHTS.fullmatch(name) or TEMPLATES.fullmatch(name):
             return True
-        return [name] == single or (name in written and written[name] == digest_of(path))
+        return name in written and written[name] == digest_of(path)
 
     found = [name for name, path in files.items() if not known(name, path)]
     return sorted({name.split("/")[0] + "/" * ("/" in name or files[name].is_dir()) for name in found})

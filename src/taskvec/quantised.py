@@ -32,14 +32,18 @@ OF_SCALES = ("F8_E8M0", "U8")  # dtypes of scales that are powers of two: their 
 BELOW_BYTES = ("F4", "F6_E2M3", "F6_E3M2")
 PLAIN = ("F16", "BF16", "F32", "F64")
 Words = tuple[str, ...]
-_HINT = re.compile(r"scale|absmax|scb|zero|qbias", re.IGNORECASE)  # few names have one of these
+_HINT = re.compile(r"scal|amax|absmax|scb|zero|qbias", re.IGNORECASE)  # few names have one of these
 _SPLIT = re.compile(r"[._:]+")
-_SCALE = re.compile(r"[qw]?scales?|absmax|scb|q?zeros?|qbiases")  # words that say that a tensor scales another one,
+_SCALE = re.compile(
+    r"(?:q|w|de)?scales?|scaling|dequant|amax|absmax|scb|q?zeros?|qbiases"
+)  # words that say that a tensor scales another one,
 _SURE = frozenset({"absmax", "scb", "qzeros", "qscale", "wscale", "inv"})  # and those that leave no doubt of it
-_PACKED = frozenset({"weight", "qweight", "packed", "blocks", "qdata", "data", "codes", "w", "q"})  # of what is scaled
+_PACKED = frozenset(
+    {"weight", "weights", "qweight", "packed", "blocks", "qdata", "data", "codes", "w", "q"}
+)  # of what is scaled
 _KIND = frozenset({  # words that say of what kind a scale is
     "inv", "global", "point", "points", "map", "state", "quant", "quantizer", "nested", "offset", "input", "output",
-    "act", "activation", "pre", "per", "tensor", "block", "and", "max", "ub", "0", "1", "2", "3",
+    "act", "activation", "pre", "factor", "per", "tensor", "block", "and", "max", "ub", "0", "1", "2", "3",
 })  # fmt: skip
 _BY_NAME = frozenset({"qweight", "qzeros", "weight_packed", "W_q"})
 _SMALL = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # integers that weights are packed into

@@ -11,7 +11,8 @@ import ast
 import difflib
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import dedent
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -234,12 +235,19 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
         )  # fmt: skip
     if any(keyword.arg is None for keyword in node.keywords):
         raise _error("** has no place in a recipe", node)
+    _require_once([k.arg for k in node.keywords], f"{name} is given", node)
     arguments = [_argument(a, scope, depth + 1) for a in node.args]
     keywords = {str(k.arg): _argument(k.value, scope, depth + 1) for k in node.keywords}
     try:
         return _at(node, own.get(name) or FUNCTIONS[name], *arguments, **keywords)  # type: ignore[no-any-return]
     except TypeError as error:
         raise _error(str(error), node) from None
+
+
+def _require_once(keys: Sequence[Any], what: str, node: ast.expr) -> None:
+    """Raise RecipeError for what is said twice: the first or the last of the two would be lost."""
+    if twice := [str(key) for key, count in Counter(keys).items() if count > 1]:
+        raise _error(f"{what} {', '.join(twice)} twice", node)
 
 
 def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
@@ -252,6 +260,7 @@ def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
         case ast.Dict(keys=keys, values=values):
             if not all(isinstance(k, ast.Constant) and isinstance(k.value, str) for k in keys):
                 raise _error("the keys of a table must be texts", node)
+            _require_once([k.value for k in keys], "the table has", node)  # type: ignore[union-attr]
             return {k.value: _argument(v, scope, depth + 1) for k, v in zip(keys, values, strict=True)}  # type: ignore[union-attr]
     return _value(node, scope, depth)
 

@@ -29,8 +29,8 @@ from fractions import Fraction
 from typing import Any
 
 from taskvec import kernels
-from taskvec.errors import SourceChanged, TaskvecError
-from taskvec.operations import AROUND, RESULT, SUM, TILE, WINDOW, Op
+from taskvec.errors import RecipeError, SourceChanged, TaskvecError
+from taskvec.operations import AROUND, MOST_INPUTS, RESULT, SUM, TILE, WINDOW, Op
 from taskvec.rationals import Number, as_float
 from taskvec.source import Source
 
@@ -69,6 +69,8 @@ def alone(source: Source, name: str) -> Linear:
 def arranged(numbers: Mapping[Part, Number], mass: Number | None = None) -> Linear:
     """The sum of these sources times their numbers, around a pivot. `mass`: what the numbers of the points add up to,
     where these are floats, whose own sum is not exact."""
+    if len(numbers) > MOST_INPUTS:
+        raise RecipeError(f"a sum may have at most {MOST_INPUTS} sources, not {len(numbers)}: save parts of it first")
     order = sorted(numbers, key=lambda part: (part[0].fingerprint, part[0].text, part[1]))
     points = [part for part in order if part[0].mass]
     vectors = [part for part in order if not part[0].mass]
@@ -78,7 +80,7 @@ def arranged(numbers: Mapping[Part, Number], mass: Number | None = None) -> Line
     apart = [part for part in points if numbers[part] == whole][:1] if len(points) > 2 else []
     around = [part for part in points if part not in apart]
     around.sort(key=lambda part: (-abs(_float(numbers[part])), numbers[part] > 0))  # the first of equals stays first
-    around[1:] = [part for part in points if part in around[1:]]
+    around = around[:1] + [part for part in points if part not in (around[0], *apart)]
     terms = _terms([*around, *vectors, *apart], numbers)
     return Linear(terms, len(around), _float(whole), bool(apart))
 

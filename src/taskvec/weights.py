@@ -106,16 +106,15 @@ class Weights(Base):
 
     @cached_property
     def placed(self) -> "Weights":
-        """The same, its methods told how many entries the model has that they stand beside: see `Derived.placed`."""
-        return self.placed_in(0)
+        """The same, its methods told of the model that they stand beside: see `Derived.placed`."""
+        return self.placed_in(None)
 
-    def placed_in(self, entries: int) -> "Weights":
-        """The same within a model of so many floating-point entries, if it does not itself say of how many."""
+    def placed_in(self, model: Source | None) -> "Weights":
+        """The same within an expression whose names are those of `model`, if it is not itself one of whole models."""
         reference = self.reference
-        if reference is not None and not reference.partial:
-            entries = sum(spec.numel for spec in reference.specs.values() if spec.arithmetic)
+        model = reference if reference is not None and not reference.partial else model
         calls = {source: getattr(source, "placed", None) for source in self.terms}
-        found = {source: call(entries) if call else source for source, call in calls.items()}
+        found = {source: call(model) if call else source for source, call in calls.items()}
         if all(found[source] is source for source in found):
             return self
         others = [source for source in self.summed if source not in found]
@@ -274,6 +273,8 @@ class Weights(Base):
         """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
         if self.placed is not self:
             return self.placed.read(name, rows)
+        if rows is not None and rows.step not in (None, 1):
+            return self.read(name)[rows]
         spec = self.specs[name]
         if not spec.arithmetic:
             return self._passed_through(name, spec, rows)

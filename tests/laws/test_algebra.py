@@ -184,3 +184,20 @@ def test_knobs_are_bound_by_name_and_needed_for_values():
     with pytest.raises(UnboundKnob, match="mu"):
         w.bind(mu=1)
     assert w.bind(lam=1) == SOURCES["math"]
+
+
+def test_arrays_are_taken_for_what_they_are():
+    for kind in (">f4", ">f2", ">f8", ">i4"):
+        values = np.arange(4).astype(kind)
+        assert tv.from_arrays({"w": values}).read("w").tolist() == [0, 1, 2, 3]
+    for wrong in (np.ma.masked_array([1.0], [True]), [1.0, 2.0], 1.0):
+        with pytest.raises(tv.TaskvecError, match=r"w is a .*, not a plain numpy array"):
+            tv.from_arrays({"w": wrong})
+
+
+def test_a_range_of_rows_may_have_a_step():
+    values = np.arange(12, dtype=np.float32).reshape(6, 2)
+    weights = tv.from_arrays({"w": values, "i": np.arange(6)})
+    for rows in (slice(None, None, 2), slice(4, 1, -1), slice(1, 5, 1)):
+        assert np.array_equal(weights.read("w", rows), values[rows])
+        assert np.array_equal(weights.read("i", rows), np.arange(6)[rows])

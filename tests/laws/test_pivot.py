@@ -129,3 +129,19 @@ def test_infinities_that_all_models_share_stay(tmp_path):
     models = [tv.from_arrays({"mask": mask.copy(), "w": normal(k).astype(np.float32)}, f"m{k}") for k in (20, 21)]
     tv.save(0.5 * models[0] + 0.5 * models[1], tmp_path / "out", allow_nonfinite=True)
     assert np.array_equal(tv.load(tmp_path / "out")["mask"], mask)
+
+
+@pytest.mark.parametrize("scope", ["row", "column"])
+def test_sums_by_rows_and_columns_keep_what_nobody_moved_too(scope):
+    a = np.array([[-0.0, 0.3], [1.5, -2.0]], np.float32)
+    call = tv.nuslerp(*(tv.from_arrays({"w": a.copy()}, n) for n in "ab"), scope=scope)
+    assert np.array_equal(call["w"].view(np.uint32), a.view(np.uint32))
+    large = [tv.from_arrays({"w": np.full((2, 2), v, np.float32)}, f"m{v:g}") for v in (3e38, -3e38)]
+    assert not tv.nuslerp(*large, scope=scope)["w"].any()
+
+
+def test_more_sources_than_a_kernel_takes_are_a_stated_error(monkeypatch):
+    monkeypatch.setattr("taskvec.terms.MOST_INPUTS", 3)
+    models = [model(normal(k, n=4).astype(np.float32), f"m{k}") for k in range(4)]
+    with pytest.raises(tv.TaskvecError, match="at most 3 sources, not 4"):
+        sum(models, tv.Weights({}))["w"]

@@ -98,3 +98,31 @@ def test_a_measure_of_vectors_knows_the_base_that_it_is_given(files):
     base = tv.load(files / "base")
     of_loras, of_models = (tv.compare([tv.ties(*vectors(files, kind))], base=base) for kind in ("lora", "merged"))
     assert of_loras.whole.norms == pytest.approx(of_models.whole.norms, rel=1e-5)
+
+
+@pytest.mark.parametrize("view", [lambda w: tv.take_layers(w, 0, 2), lambda w: tv.rename(w, {"model.*": "m.*"})])
+def test_what_stands_beside_a_view_says_nothing_of_what_is_in_it(files, view):
+    base, lora, stored = (tv.load(files / name) for name in ("base", "lora0", "stored0.safetensors"))
+    with pytest.raises(tv.TaskvecError, match="does not say how many"):
+        (view(base) + view(tv.trim(lora, density=0.1))).read(next(iter(view(base))))
+    told = view(base) + view(tv.trim(base + lora - base, density=0.1))
+    wanted = view(base) + view(tv.trim(stored, density=0.1))
+    assert all(np.abs(told[name] - wanted[name]).max() <= 1e-7 for name in told)
+
+
+def test_layers_are_those_of_the_model_and_not_those_that_an_adapter_names(files, tmp_path):
+    """A LoRA on the first two of three layers: the second is the middle of the model, not its end."""
+    factors = {}
+    for k in (0, 1):
+        rng = np.random.default_rng(k)
+        module = f"base_model.model.model.layers.{k}.q"
+        factors[f"{module}.lora_A.weight"] = rng.standard_normal((4, 16)).astype(np.float32)
+        factors[f"{module}.lora_B.weight"] = rng.standard_normal((24, 4)).astype(np.float32)
+    save(tmp_path / "part", factors, "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q"]}
+    (tmp_path / "part" / "adapter_config.json").write_text(json.dumps(config))
+    base, part = tv.load(files / "base"), tv.load(tmp_path / "part")
+    for call in (lambda v: tv.elect(tv.lines(v), v), lambda v: tv.trim(v, density=tv.layers(0.2, 1), scope="tensor")):
+        one, other = base + call(part), base + call(base + part - base)
+        assert all(np.array_equal(one[name], other[name]) for name in SHAPES)
+        assert one.placed is one.placed.placed

@@ -14,7 +14,7 @@ from taskvec.storage import File, stated
 INDEX = ".safetensors.index.json"
 MODEL = "model.safetensors"  # the name of a model's only file
 CONFIGURATIONS = {  # files that say how a model is quantised -> the entries of them that do
-    "config.json": ("quantization_config", "compression_config"),
+    "config.json": ("quantization_config", "compression_config", "quantization"),
     "hf_quant_config.json": ("quantization",),
 }
 VECTOR = "task_vector.safetensors"  # the name of a task vector's, so that no loader takes it for a model
@@ -139,7 +139,7 @@ def _quantised(folder: Path) -> str:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found = read_json(index)
+        found = read_json(index, once=True)
     except FormatError as error:
         raise FormatError(f"{index} is no index of shards: {error}") from None
     table = found.get("weight_map") if isinstance(found, dict) else None

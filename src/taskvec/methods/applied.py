@@ -203,18 +203,24 @@ class Applied(Call):
 
         lanes = Lanes.of(self.specs[name].shape, str(self.params["scope"]))
         numbers = [np.asarray(c, np.float64) for c in coefficients]
-        if self.mass:
-            numbers[0] = np.sum(numbers, axis=0)
+        mass = np.sum(numbers, axis=0).astype(np.float32)
         for at in range(0, out.size, TILE):
             tile = out[at : at + TILE]
             index = lanes.index(start + at, tile.size)
-            total, first = np.zeros(tile.size, np.float32), np.zeros(tile.size, np.float32)
-            for k, (c, linear) in enumerate(zip(numbers, self.sums(name), strict=True)):
-                values = first if self.mass and not k else tile
-                self.values(linear, start + at, values)
-                if values is not first:
-                    total += c.astype(np.float32)[index] * (tile - first)
-            tile[:] = total if not self.mass else numbers[0].astype(np.float32)[index] * first + total
+            plain, total, first = (np.zeros(tile.size, np.float32) for _ in range(3))
+            with np.errstate(all="ignore"):  # what is not finite is reported by its tensor where it would be written
+                for k, (c, linear) in enumerate(zip(numbers, self.sums(name), strict=True)):
+                    self.values(linear, start + at, tile)
+                    scale = c.astype(np.float32)[index]
+                    plain += scale * tile
+                    if self.mass and not k:
+                        first[:] = tile
+                    else:
+                        total += scale * (tile - first)
+                if self.mass:  # what is zero is not added, so that -0 stays -0, as in the kernels
+                    last = mass[index] * first
+                    total = np.where(total == 0, last, last + total)
+                tile[:] = np.where(np.isfinite(total), total, plain)
 
     def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
         """Tile by tile; what is known a tile (an array in `told`) needs each from its beginning."""

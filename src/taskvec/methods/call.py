@@ -11,6 +11,7 @@ from taskvec.errors import MismatchError, RecipeError, UnboundKnob
 from taskvec.methods.lanes import LANES, Lanes
 from taskvec.operations import RESULT
 from taskvec.places import Place
+from taskvec.places import places as positions
 from taskvec.rationals import as_float
 from taskvec.source import Source, Spec
 from taskvec.terms import aligned, operand_bytes, scratch_bytes
@@ -36,6 +37,7 @@ class Call(Derived):
         self.own_passes = method.passes if isinstance(method.passes, int) else method.passes(self.params)
         count = len(args) // 2 if method.statistics else len(args)
         self.models, self.statistics = args[:count], args[count:]  # what is merged, and what is known of each
+        self.within: Source | None = None  # whose layers count, where the arguments name only some of them
 
     def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
         """The same call with other arguments."""
@@ -45,14 +47,26 @@ class Call(Derived):
         """What two equal calls share; of one's own methods, the code too."""
         return *super().same(), self.method.source
 
-    def placed(self, entries: int) -> Derived:
-        """See `Derived.placed`. Raises RecipeError if the number is needed and nothing tells it."""
+    def placed(self, model: Source | None) -> Derived:
+        """See `Derived.placed`. Raises RecipeError if the number of entries is needed and nothing tells it."""
         reference = self.together.reference
-        if reference is not None and not reference.partial:
-            entries = sum(spec.numel for spec in reference.specs.values() if spec.arithmetic)
-        if not self.lacks_entries:
-            return super().placed(entries)
-        if not entries:
+        model = reference if reference is not None and not reference.partial else model
+        found = super().placed(model)
+        assert isinstance(found, Call)
+        if found.lacks_entries:
+            found = found.with_entries(model)
+        if model is None or found.within is model or not found.lacks_layers:
+            return found
+        if found is self:  # what this call already knows is of other layers
+            (new,) = self.rebuilt(self.args, self.params).terms
+            assert isinstance(new, Call)
+            found = new
+        found.within = model
+        return found
+
+    def with_entries(self, model: Source | None) -> "Call":
+        """The same call, told how many entries the model has."""
+        if model is None:
             adapter = self.args[0].text()
             raise RecipeError(
                 f"{self.name} ranks the entries of the whole model, and {adapter} does not say how many these are: "
@@ -61,12 +75,19 @@ class Call(Derived):
                 '(scope="tensor")'
             )
         self.specs  # noqa: B018 - raises MismatchError for what the model does not have
-        args = tuple(
-            Weights(a.terms, a.mentioned) for a in self.args
-        )  # the number is all that the model was needed for
+        entries = sum(spec.numel for spec in model.specs.values() if spec.arithmetic)
+        args = tuple(Weights(a.terms, a.mentioned) for a in self.args)  # nothing else of the model is needed
         (found,) = self.rebuilt(args, self.params | {"entries": Coefficient.of(entries)}).terms
         assert isinstance(found, Call)
         return found
+
+    @property
+    def lacks_layers(self) -> bool:
+        """Whether its numbers depend on the layers, and its arguments, adapters, name only some of them."""
+        constant = all(
+            c.constant is not None for c in (*(c for a in self.args for c in a.terms.values()), *self.coefficients())
+        )
+        return not constant and all(source.partial for a in self.args for source in a.terms)
 
     @property
     def lacks_entries(self) -> bool:
@@ -145,8 +166,8 @@ class Call(Derived):
 
     @cached_property
     def places(self) -> Mapping[str, Place]:
-        """Where each tensor stands among the layers of all arguments together."""
-        return self.together.places
+        """Where each tensor stands among the layers of all arguments together, or of the model that they are within."""
+        return self.together.places if self.within is None else positions(self.within.specs)
 
     @property
     def piecewise(self) -> bool:

@@ -113,7 +113,7 @@ class Method:
         call = Applied(self, args, given)
         call.check()
         tells = any(not s.partial for a in args for s in a.summed)  # base + lora - base
-        source = call.placed(0) if tells and call.lacks_entries else call
+        source = call.placed(None) if tells and call.lacks_entries else call
         mentioned: dict[Source, str] = {}
         for weights in args:
             for leaf, name in weights.mentioned.items():

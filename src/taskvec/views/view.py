@@ -33,6 +33,10 @@ class View(Derived):
         """As its arguments are: the engine looks through a view."""
         return any(s.busy for s in self.inner())
 
+    def placed(self, model: Source | None) -> Derived:
+        """See `Derived.placed`. A view has other tensors than its argument, so its neighbours say nothing of that."""
+        return super().placed(None)
+
     @property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
         """Output tensor -> (the argument, the name there)."""
