@@ -48,6 +48,12 @@ ROPE = ("rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters", "rop
         "partial_rotary_factor")  # fmt: skip
 THETA = 10_000.0  # where these architectures say nothing of it
 WITH_THETA = ("llama", "mistral", "mixtral", "qwen2", "gemma", "gemma2", "phi", "phi3", "stablelm", "olmo", "gpt_neox")
+UNTOLD_TIES = (
+    "t5",
+    "mt5",
+    "umt5",
+)  # transformers 5 writes that they are tied, also where they have a head of their own
+SAME_ACTIVATION = {"swish": "silu", "gelu_python": "gelu"}  # two names of one function
 AS_MANY = ("llama", "phi", "phi3", "olmo")  # which have as many heads for keys and values, if they say nothing of it
 # Keys of a processor's configuration that change what a model is given.
 PREPARES = (
@@ -158,6 +164,9 @@ def plainly(table: Entries) -> dict[str, Any]:
     kinds = found.get("layer_types")
     if not isinstance(kinds, list) or len({str(kind) for kind in kinds}) <= 1:
         found.pop("layer_types", None)
+    if table.get("model_type") in UNTOLD_TIES:
+        found.pop("tie_word_embeddings", None)
+    found |= {key: SAME_ACTIVATION.get(str(value), value) for key, value in found.items() if "act" in key}
     if "hidden_activation" in found:  # Gemma's hidden_act has no effect beside it
         found.pop("hidden_act", None)
     return found | rope(table)

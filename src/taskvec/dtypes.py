@@ -24,10 +24,13 @@ LONG_NAMES = MappingProxyType(
     }
 )  # fmt: skip
 
+SHORT_NAMES = MappingProxyType({"fp64": "F64", "fp32": "F32", "float": "F32", "fp16": "F16", "half": "F16"})
+
 
 def parse_dtype(name: str) -> str:
     """`"bfloat16"`, `"torch.bfloat16"` or `"BF16"` -> `"BF16"`. Raises RecipeError for a dtype we cannot write."""
-    short = LONG_NAMES.get(name.removeprefix("torch."), name.upper())
+    plain = name.removeprefix("torch.")
+    short = LONG_NAMES.get(plain) or SHORT_NAMES.get(plain.lower(), plain.upper())
     if short not in CODES:
         raise RecipeError(f"dtype {name!r} is not one we can compute: use one of {', '.join(LONG_NAMES)}")
     return short

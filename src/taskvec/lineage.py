@@ -54,6 +54,7 @@ def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mappin
         "mass": kind,
         "recipe": weights.text(names),
         "base": None if kind else base_of(weights),
+        **({"partial": True} if not kind and weights.reference and weights.reference.partial else {}),
         **origins({name: source for source, name in names.items()}),
         **notes,
         "fingerprint": UNKNOWN,
@@ -121,6 +122,8 @@ def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
         "taskvec.mass": str(entry["mass"]),
         "taskvec.recipe": str(entry["recipe"]),
     }
+    if entry.get("partial"):
+        found["taskvec.partial"] = "1"
     if entry["base"]:
         found["taskvec.base"] = str(entry["base"])
     if alone:

@@ -1,6 +1,7 @@
 """What the verbs share: options, NAME=URI arguments, progress, and the two ways to print."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -89,6 +90,9 @@ def named(arguments: tuple[str, ...], form: str = "NAME=URI", any_name: bool = F
     return found
 
 
+FILE = re.compile(r"[\w./\\~-]+\.(ya?ml|py|txt|recipe|json)")  # what is meant as the name of a recipe's file
+
+
 def recipe_text(recipe: str) -> str:
     """The recipe itself, or what a recipe file holds."""
     try:
@@ -96,6 +100,8 @@ def recipe_text(recipe: str) -> str:
     except (OSError, ValueError):
         is_file = False
     if not is_file:
+        if FILE.fullmatch(recipe):
+            raise RecipeError(f"{recipe} does not exist: give a recipe, or a file with one")
         return recipe
     if Path(recipe).suffix == ".safetensors":
         raise RecipeError(f'{recipe} is a checkpoint, not a recipe: write load("{recipe}"), or give it a name')
@@ -132,7 +138,11 @@ def made(
         raise RecipeError("--set and --methods are for recipes; a file of mergekit's has neither knobs nor functions")
     from taskvec.mergekit import read
 
-    found = read(Path(recipe), named(sources, "MODEL=URI", any_name=True), seed)
+    places = named(sources, "MODEL=URI", any_name=True)
+    found = read(Path(recipe), places, seed)
+    text = Path(recipe).read_text(encoding="utf-8")
+    if unused := [name for name in places if name not in text]:
+        raise RecipeError(f"{recipe} names no model {', '.join(unused)}: MODEL=URI says where one of its models lies")
     by_name = {merge.name: merge for merge in found}
     if document is None and len(found) == 1:
         document = found[0].name

@@ -18,6 +18,7 @@ from taskvec.cli.common import (
     whole,
     writing,
 )
+from taskvec.errors import RecipeError
 from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
 from taskvec.planning import plan as make_plan
@@ -78,7 +79,7 @@ def _made(kwargs: dict[str, Any]) -> Made:
 @writing
 def diff(tuned: str, base: str, **kwargs: Any) -> None:
     """Store the task vector τ = TUNED - BASE, in float32 unless --dtype says otherwise."""
-    _write(load(tuned).named("tuned") - load(base).named("base"), **kwargs)
+    _write(_model(tuned, "TUNED").named("tuned") - _model(base, "BASE").named("base"), **kwargs)
 
 
 @click.command()
@@ -88,7 +89,7 @@ def diff(tuned: str, base: str, **kwargs: Any) -> None:
 @writing
 def negate(base: str, vector: str, scale: str, **kwargs: Any) -> None:
     """Forget a task: BASE - λτ. VECTOR is a task vector, a LoRA, or a fine-tuned model."""
-    ground = load(base).named("base")
+    ground = _model(base, "BASE").named("base")
     _write(ground - number("scale", scale) * _vector(vector, ground, "vector"), **kwargs)
 
 
@@ -103,7 +104,7 @@ def add(base: str, vectors: tuple[str, ...], scale: str | None, **kwargs: Any) -
     Without --scale a rule that needs no data chooses λ: 1 for one vector, and for several the λ that makes their sum as
     long as one of them is on average (norm_matched, about 1/√n). `taskvec search` chooses by data, and better.
     """
-    ground = load(base).named("base")
+    ground = _model(base, "BASE").named("base")
     taus = [_vector(uri, ground) for uri in vectors]
     if scale is None and len(taus) > 1:
         if not (kwargs["quiet"] or kwargs["machine"]):
@@ -122,9 +123,17 @@ def add(base: str, vectors: tuple[str, ...], scale: str | None, **kwargs: Any) -
 @writing
 def analogy(base: str, a: str, b: str, c: str, scale: str, **kwargs: Any) -> None:
     """A is to B as C is to D, a task without data: BASE + λ(τ_C + τ_B - τ_A)."""
-    ground = load(base).named("base")
+    ground = _model(base, "BASE").named("base")
     tau = {name: _vector(uri, ground, name) for name, uri in {"a": a, "b": b, "c": c}.items()}
     _write(ground + number("scale", scale) * (tau["c"] + tau["b"] - tau["a"]), **kwargs)
+
+
+def _model(uri: str, argument: str) -> Weights:
+    """What is given as a model, which must be one."""
+    found = load(uri)
+    if not found.mass:
+        raise RecipeError(f"{uri} is a task vector, and {argument} is a model: were two arguments exchanged?")
+    return found
 
 
 def _vector(uri: str, base: Weights, name: str = "") -> Weights:

@@ -33,8 +33,6 @@ def open_source(path: Path, uri: str, revision: str | None = None) -> "Checkpoin
 class Checkpoint:
     """Tensors in safetensors files. Equal to any other that was opened on the same unchanged files."""
 
-    partial = False
-
     def __init__(self, path: Path, uri: str, revision: str | None = None):
         self.path, self.uri, self.revision = path, uri, revision
         found = _files(path)
@@ -54,6 +52,8 @@ class Checkpoint:
         self.statistic = self.metadata.get("taskvec.statistic", "")
         self.mass = 0 if self.statistic or self.metadata.get("taskvec.mass") == "0" else 1
         self.base = self.metadata.get("taskvec.base")
+        # A vector that was made of adapters alone: what it does not name is zero, as in an adapter.
+        self.partial = not self.mass and not self.statistic and self.metadata.get("taskvec.partial") == "1"
 
     @property
     def text(self) -> str:

@@ -33,6 +33,10 @@ def read_header(file: File) -> Header:
     """Parse and check a file's header. Raises FormatError that lists every defect found."""
     if file.size < 8:
         raise FormatError(f"{file.path} is no safetensors file: it has {file.size} bytes, a header length needs 8")
+    if file.read(0, 8) == b"version ":
+        raise FormatError(
+            f"{file.path} is no safetensors file but a pointer of Git LFS: fetch the file with git lfs pull"
+        )
     (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > file.size - 8:
         raise FormatError(
