@@ -21,7 +21,7 @@ import sys, time
 from taskvec.trials import Journal
 journal = Journal(sys.argv[1], {"recipe": "r"})
 while (number := journal.claim(40)) is not None:
-    time.sleep(0.002)
+    time.sleep(0.02)
     journal.add({"trial": number, "knobs": {}, "scores": {"x": [number] * 50}, "seconds": 0.002})
 """
 

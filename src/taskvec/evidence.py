@@ -29,6 +29,7 @@ APART = 6  # examples that must differ from the commonest score
 ROUNDING = 1e-12  # of the largest score: what is less apart is alike
 LARGEST = 1000  # degrees of freedom: more of them change nothing that is printed
 TINY = 1e-12  # a p-value that is told as it is
+SMALL, LARGE = 1e-12, 1e9  # multipliers that are as 0, and as infinite
 STEPS = 60  # of a bisection
 Groups = Sequence["NDArray[Any] | Sequence[float]"]
 NOWHERE = math.nan
@@ -89,17 +90,14 @@ class Difference:
 def interval(groups: Groups, *, confidence: float = 0.95, hits: bool | None = None) -> Interval:
     """Where mean_t mean_i x_ti may lie. hits: whether scores are hits and misses; read off the values unless given.
 
-    Of hits: Wilson's score interval (1927, JASA 22), of several tasks w_t = 1/T combined from each task's own ends,
-    low = mean - sqrt(sum_t w_t^2 (p_t - low_t)^2), and so for high (MOVER: Zou and Donner, 2008, Stat. Med. 27). Of
-    other scores: see `skewed`.
+    Of hits: the score interval, which of one task is Wilson's (1927, JASA 22) and of several that of the mean of
+    independent proportions (`stratified`). Of other scores: see `skewed`.
     """
     arrays = _arrays(groups)
     if hits if hits is not None else all(map(are_hits, arrays)):
-        each = [(float(a.mean()), *wilson(float(a.sum()), a.size, confidence)) for a in arrays]
-        mean = math.fsum(p for p, _, _ in each) / len(each)
-        below = math.sqrt(math.fsum((p - low) ** 2 for p, low, _ in each)) / len(each)
-        above = math.sqrt(math.fsum((high - p) ** 2 for p, _, high in each)) / len(each)
-        return Interval(mean, mean - below, mean + above, confidence)
+        counts = [(float(a.sum()), a.size) for a in arrays]
+        ends = wilson(*counts[0], confidence) if len(counts) == 1 else stratified(counts, confidence)
+        return Interval(math.fsum(right / n for right, n in counts) / len(counts), *ends, confidence)
     return skewed(arrays, confidence)[0]
 
 
@@ -168,6 +166,36 @@ def wilson(right: float, n: int, confidence: float = 0.95) -> tuple[float, float
     wide = 1 + z * z / n
     middle, half = (p + z * z / (2 * n)) / wide, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / wide
     return (0.0 if right == 0 else max(0.0, middle - half)), (1.0 if right == n else min(1.0, middle + half))
+
+
+def stratified(counts: Sequence[tuple[float, int]], confidence: float = 0.95) -> tuple[float, float]:
+    """The means m of T proportions with |mean_t right_t/n_t - m| <= z sqrt(sum_t p_t (1 - p_t) / n_t) / T, p_t the
+    likeliest proportions whose mean is m (a score interval, as in Miettinen and Nurminen, 1985, Stat. Med. 4), by
+    bisection. Intervals put together from each task's own ends cover too little where tasks are nearly all right."""
+    z, tasks = NormalDist().inv_cdf((1 + confidence) / 2), len(counts)
+    seen = math.fsum(right / n for right, n in counts) / tasks
+
+    def score(m: float) -> float:
+        likely = _likeliest(counts, m)
+        variance = math.fsum(p * (1 - p) / n for p, (_, n) in zip(likely, counts, strict=True)) / tasks**2
+        return (seen - m) / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, seen - m)
+
+    low = 0.0 if seen == 0 else _where(lambda m: score(m) > z, 0.0, seen)
+    return low, 1.0 if seen == 1 else _where(lambda m: score(m) > -z, seen, 1.0)
+
+
+def _likeliest(counts: Sequence[tuple[float, int]], mean: float) -> list[float]:
+    """The p_t that maximise sum_t right_t log p_t + (n_t - right_t) log(1 - p_t) where their mean is given: with a
+    multiplier k, the roots of k p^2 - (n + k) p + right = 0 that lie in [0, 1]. They fall as k rises."""
+
+    def at(k: float) -> list[float]:
+        return [
+            right / n if abs(k) < SMALL else ((n + k) - math.sqrt(max(0.0, (n + k) ** 2 - 4 * k * right))) / (2 * k)
+            for right, n in counts
+        ]
+
+    k = _where(lambda k: math.fsum(at(k)) > mean * len(counts), -LARGE, LARGE)
+    return [min(1.0, max(0.0, p)) for p in at(k)]
 
 
 def tango(better: int, worse: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

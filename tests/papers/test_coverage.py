@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from taskvec.evidence import are_hits, difference, interval, mcnemar, skewed, tango, wilson
+from taskvec.evidence import are_hits, difference, interval, mcnemar, skewed, stratified, tango, wilson
 
 SIZES = (10, 20, 50, 200)
 RUNS = 3000
@@ -33,6 +33,19 @@ def test_intervals_of_hits_cover_what_they_promise(n, p):
     ends = [wilson(k, n) for k in range(n + 1)]
     covered = sum(stats.binom.pmf(k, n, p) for k, (low, high) in enumerate(ends) if low <= p <= high)
     assert (0.92 if (n, p) != (10, 0.95) else 0.91) <= covered <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tasks", "n", "p"),
+    [(8, 10, 0.99), (8, 50, 0.99), (20, 20, 0.95), (8, 20, 0.95), (4, 20, 0.95), (2, 20, 0.95), (8, 20, 0.5)],
+)
+def test_intervals_of_the_hits_of_several_tasks_cover_what_they_promise(tasks, n, p):
+    """Put together from each task's own interval they covered 83 to 92 %, since tasks without a miss add nothing."""
+    drawn = np.random.default_rng(0).binomial(n, p, (600, tasks))
+    ends = [stratified([(float(right), n) for right in row]) for row in drawn]
+    covered = np.mean([low <= p <= high for low, high in ends])
+    assert 0.92 - 4 * np.sqrt(0.05 * 0.95 / 600) <= covered and (covered <= 0.985 or tasks * n * (1 - p) < 2)
 
 
 @pytest.mark.slow

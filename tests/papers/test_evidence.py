@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from taskvec.errors import MismatchError
-from taskvec.evidence import difference, holm, interval, mcnemar, spread, tango, wilson
+from taskvec.evidence import difference, holm, interval, mcnemar, spread, stratified, tango, wilson
 
 RNG = np.random.default_rng(7)
 SKEWED = RNG.exponential(size=60)
@@ -191,3 +191,15 @@ def test_the_spread_over_seeds_is_student_s(n, confidence):
     low, high = stats.t.interval(confidence, n - 1, values.mean(), stats.sem(values))
     assert (found.interval.low, found.interval.high) == pytest.approx((low, high), rel=1e-9)
     assert found.deviation == pytest.approx(values.std(ddof=1)) and f"over {n} seeds" in str(found)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 12), (7, 20), (20, 20), (95, 100)])
+def test_the_score_interval_of_one_task_is_wilson_s(right, n):
+    assert stratified([(right, n)]) == pytest.approx(wilson(right, n), abs=1e-9)
+
+
+def test_the_score_interval_of_several_tasks():
+    low, high = stratified([(20.0, 20)] * 8)
+    assert low == pytest.approx(wilson(160, 160)[0], abs=1e-6) and high == 1  # as if all were one task
+    low, high = stratified([(20.0, 20)] * 7 + [(19.0, 20)])
+    assert low < 1 - 1 / 160 < high < 1 and high - (1 - 1 / 160) > 0.004

@@ -23,7 +23,7 @@ from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
 from taskvec.planning import plan as make_plan
 from taskvec.recipe import load, written
-from taskvec.weights import Weights
+from taskvec.weights import Weights, statistic_of
 
 scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
 
@@ -131,7 +131,7 @@ def analogy(base: str, a: str, b: str, c: str, scale: str, **kwargs: Any) -> Non
 def _model(uri: str, argument: str) -> Weights:
     """What is given as a model, which must be one."""
     found = load(uri)
-    if not found.mass:
+    if not found.mass and not any(map(statistic_of, found.terms)):
         raise RecipeError(f"{uri} is a task vector, and {argument} is a model: were two arguments exchanged?")
     return found
 
