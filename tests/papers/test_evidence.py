@@ -54,9 +54,9 @@ def test_an_interval_over_tasks_is_of_the_mean_of_their_means():
     error = np.sqrt(sum(g.var(ddof=1) / g.size for g in groups)) / 3
     assert 1.96 * error < (found.high - found.low) / 2 < 1.4 * 1.96 * error
     hits = interval([HITS, HITS, np.ones(30)])
-    ends = [wilson(g.sum(), g.size) for g in (HITS, HITS, np.ones(30))]
-    below = np.sqrt(sum((g.mean() - low) ** 2 for g, (low, _) in zip((HITS, HITS, np.ones(30)), ends, strict=True))) / 3
-    assert hits.low == pytest.approx(hits.mean - below) and hits.high <= 1
+    assert (hits.low, hits.high) == stratified([(HITS.sum(), 90), (HITS.sum(), 90), (30, 30)])
+    error = np.sqrt(2 * HITS.var() / 90) / 3
+    assert 1.8 * error < (hits.high - hits.low) / 2 < 2.4 * error and hits.low < hits.mean < hits.high < 1
 
 
 @pytest.mark.parametrize(
