@@ -13,6 +13,8 @@ from itertools import islice
 
 from taskvec.coefficients import Coefficient, Factor, Inverse, Layers, Only, Per, quoted
 from taskvec.globs import matches
+from taskvec.places import places
+from taskvec.source import Source
 
 NEAR, CANDIDATES = 2, 300  # names that an error suggests, and that are looked at for it
 WILD = frozenset("*?[")
@@ -27,6 +29,16 @@ def unfit(coefficients: Iterable[Coefficient], names: Collection[str]) -> Iterat
             yield from (_unknown(p, "only or without", known) for p in factor.patterns if not fits_one(p, known))
         elif isinstance(factor, Per):
             yield from _unreached([pattern for pattern, _ in factor.table], known)
+
+
+def vanishing(terms: Mapping[Source, Coefficient]) -> Iterator[str]:
+    """Adapters of whose tensors a filter or a table leaves none, a line each: its patterns fit tensors of the model, and
+    yet nothing of the adapter is added."""
+    asked = {source: c for source, c in terms.items() if source.partial and c.constant is None and not c.knobs}
+    for source, c in asked.items():
+        if not any(c.at(place) for place in places(source.specs).values()):
+            few = ", ".join([*source.specs][:2])
+            yield f"nothing of {source.text} is added: {c} is 0 on every tensor that it names ({few}, ...)"
 
 
 def fits_one(pattern: str, names: Collection[str]) -> bool:

@@ -15,6 +15,8 @@ from taskvec.fitting import note_remarks
 from taskvec.formats import checkpoint
 from taskvec.formats.header import LONGEST as LONGEST_HEADER
 from taskvec.formats.header import write_header
+from taskvec.idle_patterns import vanishing
+from taskvec.notes import note
 from taskvec.source import Source, Spec
 from taskvec.storage import PAGE
 from taskvec.terms import aligned, scratch_bytes
@@ -162,6 +164,8 @@ def plan(
     if kind and filename is None and isinstance(donor, Derived):
         _require_settled(donor)
     weights.check_patterns()
+    for line in vanishing(weights.terms):
+        note(line)
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
     note_remarks(weights.mentioned, weights.reference)
     for c in weights.terms.values():  # a table or a gradient must have a value everywhere

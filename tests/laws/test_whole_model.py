@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import taskvec as tv
+from taskvec.notes import collected
 
 SHAPES = {f"model.layers.{k}.{m}.weight": (24, 16) for k in range(3) for m in ("q", "v", "up", "down")}
 ENTRIES = 24 * 16 * 12
@@ -126,3 +127,15 @@ def test_layers_are_those_of_the_model_and_not_those_that_an_adapter_names(files
         one, other = base + call(part), base + call(base + part - base)
         assert all(np.array_equal(one[name], other[name]) for name in SHAPES)
         assert one.placed is one.placed.placed
+
+
+def test_a_filter_that_leaves_nothing_of_an_adapter_is_noted(files):
+    base, lora = tv.load(files / "base"), tv.load(files / "lora0")  # which names q and v
+    for text in ('only("*.up.*")', 'per({"*.down.*": 1, "*": 0})'):
+        with collected() as notes:
+            tv.plan(tv.parse(f"base + {text}*lora", base=base, lora=lora))
+        (text,) = notes
+        assert text.startswith("nothing of load(") and "lora0" in text
+    with collected() as notes:
+        tv.plan(tv.parse('base + only("*.q.*", "*.up.*")*lora', base=base, lora=lora))
+    assert not notes
