@@ -32,8 +32,8 @@ def unfit(coefficients: Iterable[Coefficient], names: Collection[str]) -> Iterat
 
 
 def vanishing(terms: Mapping[Source, Coefficient]) -> Iterator[str]:
-    """Adapters of whose tensors a filter or a table leaves none, a line each: its patterns fit tensors of the model, and
-    yet nothing of the adapter is added."""
+    """Adapters of whose tensors a filter or a table leaves none, a line each: its patterns fit tensors of the model,
+    and yet nothing of the adapter is added."""
     asked = {source: c for source, c in terms.items() if source.partial and c.constant is None and not c.knobs}
     for source, c in asked.items():
         if not any(c.at(place) for place in places(source.specs).values()):
