@@ -238,3 +238,10 @@ def test_a_tokenizer_that_changes_during_the_merge_is_noticed(tmp_path, monkeypa
     with pytest.raises(SourceChanged, match=r"tokenizer\.json changed while the output was made; nothing was written"):
         tv.save(tv.load(model), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_module_without_files_is_missed_by_nobody(tmp_path, saved):
+    """Normalize has no configuration, and its folder is empty or not there."""
+    listed = [{"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
+    _, notes = saved({"modules.json": listed})
+    assert not notes

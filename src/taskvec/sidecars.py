@@ -123,7 +123,8 @@ def _lacking(source: Path, found: Sequence[Beside]) -> Iterator[str]:
             yield f"{source / where} names {name}, which is not in the folder: a loader will not find it"
     for module in _modules(source):
         path = str(module.get("path") or "")
-        if path and not any(name.startswith(f"{path}/") for name in names):
+        bare = str(module.get("type")).endswith(".Normalize")  # which has no configuration, and no folder
+        if path and not bare and not any(name.startswith(f"{path}/") for name in names):
             yield f"{source / 'modules.json'} names {path}, which does not go along: a loader will not find it"
 
 
