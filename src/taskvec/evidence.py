@@ -101,11 +101,6 @@ def interval(groups: Groups, *, confidence: float = 0.95, hits: bool | None = No
     return skewed(arrays, confidence)[0]
 
 
-def bootstrap(groups: Groups, *, confidence: float = 0.95) -> Interval:
-    """The name that `interval` had when it resampled: for programs that import it."""
-    return interval(groups, confidence=confidence)
-
-
 def difference(first: Groups, second: Groups, *, confidence: float = 0.95, hits: bool | None = None) -> Difference:
     """Second minus first on the same examples: an interval, and a two-sided paired test of no difference.
 

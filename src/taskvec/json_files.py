@@ -12,7 +12,6 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,23 @@ _HALF = re.compile(rb"\\u[dD]")  # perhaps half a character, which UTF-8 cannot 
 def read_json(path: Path, longest: int = LONGEST, once: bool = False) -> Any:
     """What a file holds. `once`: no table may have a key twice, of which one value would be lost. Raises FormatError if
     it is no regular file, too large, or not JSON."""
-    return parsed(read_small(path, longest), str(path), partial(_without_doubles, str(path)) if once else None)
-
-
-def _without_doubles(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        raise FormatError(f"{what} has keys twice, and one value of each would be lost:", twice[:50])
+    repeated: list[str] = []
+    found = parsed(read_small(path, longest), str(path), noting_doubles(repeated) if once else None)
+    if repeated:
+        raise FormatError(f"{path} has keys twice, and one value of each would be lost:", repeated[:50])
     return found
+
+
+def noting_doubles(repeated: list[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What makes the tables in `parsed`, and adds to `repeated` the keys that one has twice: one value is lost."""
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated.extend(sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+        return found
+
+    return table
 
 
 def read_small(path: Path, longest: int = LONGEST) -> bytes:

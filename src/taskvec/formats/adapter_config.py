@@ -7,7 +7,6 @@ for each of its features, and most of them are off.
 
 import json
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from taskvec.errors import FormatError
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.patterns import Patterns
+from taskvec.json_files import noting_doubles
 from taskvec.notes import note
 from taskvec.storage import stated
 
@@ -72,17 +72,12 @@ def cannot_be_read(where: Path, problems: list[str]) -> FormatError:
 
 def _parsed(path: Path) -> Any:
     repeated: list[str] = []
-
-    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        return dict(pairs)
-
     try:
         with stated(path):
             size = path.stat().st_size
             if size > LONGEST:
                 raise FormatError(f"{path} has {size} bytes: a configuration has at most {LONGEST}")
-            config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=table)
+            config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=noting_doubles(repeated))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON: {error}") from None
     if repeated:

@@ -2,13 +2,13 @@
 
 import json
 import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from taskvec.dtypes import BITS
 from taskvec.errors import FormatError
+from taskvec.json_files import noting_doubles
 from taskvec.json_files import parsed as parse_json
 from taskvec.source import Spec
 from taskvec.storage import File
@@ -61,18 +61,11 @@ def read_header(file: File) -> Header:
 def _parse(file: File, length: int) -> dict[str, Any]:
     """The header's table. What it may cost is bounded: see `json_files.parsed`, and LONGEST_METADATA."""
     repeated: list[str] = []
-
-    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            repeated.extend(sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
-        return found
-
     text = bytearray(length)
     file.readinto(8, memoryview(text))
     if length - 2 * A_TENSOR * text.count(b"{") > LONGEST_METADATA:  # one for its entry, one in the metadata
         raise FormatError(_too_long(f"{file.path} has a header of {length} bytes"))
-    parsed = parse_json(text, f"{file.path} is no safetensors file: its header", table)
+    parsed = parse_json(text, f"{file.path} is no safetensors file: its header", noting_doubles(repeated))
     if not isinstance(parsed, dict):
         raise FormatError(f"{file.path} is no safetensors file: its header is not a JSON object")
     if repeated:
