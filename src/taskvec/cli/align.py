@@ -2,7 +2,7 @@
 
 import click
 
-from taskvec.cli.common import as_json, options, progress, quiet, say, show_json, whole
+from taskvec.cli.common import as_json, options, progress, quiet, show_written
 from taskvec.recipe import load
 
 
@@ -45,8 +45,4 @@ def align(
             load(a), load(b), spec=spec, heads=heads, residual=residual, seed=seed, sweeps=sweeps, progress=report
         )
     found.save(out, overwrite=overwrite)
-    with whole(out):
-        if machine:
-            show_json({"path": out, **found.as_dict()})
-        elif not quiet:
-            say(f"{out}: {found}")
+    show_written(out, {"path": out, **found.as_dict()}, f"{out}: {found}", machine, quiet)

@@ -226,6 +226,17 @@ def whole(output: Any) -> Iterator[None]:
                 show_note(f"{output} is whole and in its place; the rest could not be printed: {reason}")
 
 
+def show_written(output: Any, value: dict[str, Any], text: Any, machine: bool, quiet: bool, warning: str = "") -> None:
+    """What a verb says of the output that it has written: `value` with --json, else `text` and a warning, if any."""
+    with whole(output):
+        if machine:
+            show_json(value)
+        elif not quiet:
+            say(text)
+            if warning:
+                say(f"warning: {warning}", err=True)
+
+
 @contextmanager
 def progress(silent: bool, label: str, examples: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """A bar with bytes, bytes a second and time left, or with `examples` done; on a terminal's stderr only."""

@@ -15,7 +15,7 @@ from taskvec.cli.common import (
     reading,
     say,
     show_json,
-    whole,
+    show_written,
     writing,
 )
 from taskvec.errors import RecipeError
@@ -167,13 +167,8 @@ def _write(
     like = _like(weights, kwargs.pop("like"))
     with progress(quiet or machine, "merging") as report:
         saved = save(weights, out, like=like, resume=not no_resume, durable=not no_fsync, progress=report, **kwargs)
-    with whole(saved.path):
-        if machine:
-            show_json(saved.as_dict())
-        elif not quiet:
-            say(saved)
-            if saved.nonfinite:
-                say(f"warning: NaN or Inf in {', '.join(saved.nonfinite)}", err=True)
+    warning = f"NaN or Inf in {', '.join(saved.nonfinite)}" if saved.nonfinite else ""
+    show_written(saved.path, saved.as_dict(), saved, machine, quiet, warning)
 
 
 def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: Any) -> None:

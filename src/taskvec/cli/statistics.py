@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from taskvec.cli.common import as_json, options, progress, quiet, say, show_json, whole
+from taskvec.cli.common import as_json, options, progress, quiet, show_written
 
 
 @click.command()
@@ -37,11 +37,6 @@ def stats(model: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
 
     with progress(quiet or machine, "examples", examples=True) as report:
         found = compute(model, progress=report, **kwargs)
-    with whole(found.path):
-        if machine:
-            show_json(found.as_dict())
-        elif not quiet:
-            say(found)
-            if found.unreached:
-                more = f" and {len(found.unreached) - 5} more" if len(found.unreached) > 5 else ""
-                say(f"warning: no example reached {', '.join(found.unreached[:5])}{more}", err=True)
+    more = f" and {len(found.unreached) - 5} more" if len(found.unreached) > 5 else ""
+    warning = f"no example reached {', '.join(found.unreached[:5])}{more}" if found.unreached else ""
+    show_written(found.path, found.as_dict(), found, machine, quiet, warning)
