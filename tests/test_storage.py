@@ -93,6 +93,16 @@ def test_direct_writes_do_not_enter_the_cache(tmp_path):
     assert cached_pages(tmp_path / "x") == 0
 
 
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_short_write_is_one_call_through_the_cache(tmp_path, monkeypatch, at):
+    """Split at pages and sent past the cache, each of a hundred thousand small tensors would wait for the disk."""
+    file, calls, real = Output(tmp_path / "x", 1 << 20, direct=True), [], os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: calls.append(len(data)) or real(fd, data, offset))
+    file.write(arena(1 << 20)[at : at + 20_000], at)
+    file.close()
+    assert calls == [20_000]
+
+
 def cached_pages(path):
     """Pages of a file that the system holds in memory (mincore)."""
     import mmap

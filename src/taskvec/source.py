@@ -99,11 +99,13 @@ def fingerprint(specs: Mapping[str, Spec], readinto: Callable[[str, int, memoryv
     """
     from blake3 import blake3
 
-    state, written = blake3(), json.JSONEncoder(separators=(",", ":")).encode
+    state = blake3()
     for name in sorted(specs):
         spec = specs[name]
         ranges = [(start, count * BITS[spec.dtype] // 8) for start, count in samples(spec)]
-        found = bytearray(written([name, spec.dtype, spec.shape]).encode())
+        # As json writes [name, dtype, shape]: json.dumps has a short way for one text, not for a list.
+        shape = ",".join(map(str, spec.shape))
+        found = bytearray(f'[{json.dumps(name)},"{spec.dtype}",[{shape}]]'.encode())
         at = len(found)
         found += bytes(sum(size for _, size in ranges))
         view = memoryview(found)

@@ -163,15 +163,16 @@ class stated:  # noqa: N801 - reads as a word: with stated(path): ...
 # ---- writing -------------------------------------------------------------------------------------
 PAGE = 4096  # what direct writes are aligned to, in the file and in memory
 CACHED = 256 << 10  # bytes a write through the cache; longer ones send Linux looking for huge pages
+DIRECT = 256 << 10  # bytes from which a write goes past the cache; a shorter one mostly waits for the disk's answer
 
 
 class Output:
     """A file of a known size, written by any thread at any position.
 
     Its room on the disk is reserved at once where the system can: a full disk shows before the work, and writers need
-    not wait for one another to find blocks. `direct`: whole pages go from the caller's memory to the disk itself, past
-    the system's cache, where the file system can do that: no copy, nothing evicted, little left for fsync. For that
-    the memory must lie as the file does, address = offset modulo PAGE. The rest goes through the cache.
+    not wait for one another to find blocks. `direct`: whole pages of long writes go from the caller's memory to the
+    disk itself, past the system's cache, where the file system can do that: no copy, nothing evicted, little left for
+    fsync. For that the memory must lie as the file does, address = offset modulo PAGE. The rest goes through the cache.
     """
 
     def __init__(self, path: Path, size: int, direct: bool):
@@ -191,7 +192,7 @@ class Output:
         """All of `data` at `offset`."""
         first = min(-offset % PAGE, len(data))
         last = first + (len(data) - first) // PAGE * PAGE
-        if self._direct is not None and last > first and address(data) % PAGE == offset % PAGE:
+        if self._direct is not None and last - first >= DIRECT and address(data) % PAGE == offset % PAGE:
             try:
                 write_exactly(self._direct, data[first:last], offset + first)
             except OSError as error:
