@@ -44,7 +44,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(RUN) bench/run.py
 
-$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard src/taskvec/_*.[ch])
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard src/taskvec/numbers/_*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev,demo]"

@@ -8,9 +8,9 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "taskvec._kernels",
-            ["src/taskvec/_kernels.c"],
-            depends=[f"src/taskvec/_{part}.h" for part in ("tiles", "rows", "random")],
+            "taskvec.numbers._kernels",
+            ["src/taskvec/numbers/_kernels.c"],
+            depends=[f"src/taskvec/numbers/_{part}.h" for part in ("tiles", "rows", "random")],
             define_macros=[("Py_LIMITED_API", "0x030b0000")],
             # Python's own flags have -fwrapv, under which no loop over an int is vectorised: six times slower.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-wrapv"],

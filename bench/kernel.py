@@ -46,8 +46,9 @@ def kernels(numbers: int) -> dict[str, Callable[[], object]]:
     """The kernel that `taskvec merge` runs and its stand-in without a compiler, block by block as the engine does.
 
     The one place here that knows their API."""
-    from taskvec import kernels, kernels_numpy
-    from taskvec.operations import AROUND, Op
+    from taskvec.numbers import in_numpy as kernels_numpy
+    from taskvec.numbers import kernels
+    from taskvec.numbers.operations import AROUND, Op
 
     inputs, out, step = sources(numbers), np.ones(numbers, np.uint16), min(BLOCK, numbers)
     first, second = WEIGHTS[:2]

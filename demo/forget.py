@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import taskvec as tv
 from taskvec.evals.texts import digest, position
-from taskvec.records import read_record
 from taskvec.report.page import page
+from taskvec.searching.records import read_record
 
 HOME = data.CACHE.parent / "forget"
 OUT = Path(__file__).resolve().parent.parent / "out" / "forget"

@@ -21,8 +21,8 @@ from suite import Suite
 
 import taskvec as tv
 from taskvec.evals.task import batch_of
-from taskvec.evidence import difference, interval
-from taskvec.findings import Record
+from taskvec.searching.evidence import difference, interval
+from taskvec.searching.findings import Record
 
 VALIDATION, TEST = 60, 200  # texts a task
 OUT = Path(__file__).resolve().parent.parent / "out" / "learned"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec import ancestry, lineage
 from taskvec.errors import FormatError
 from taskvec.notes import collected
+from taskvec.saving import ancestry, lineage
 
 
 def points(folder, count=2):

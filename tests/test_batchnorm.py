@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import taskvec as tv
-from taskvec.batchnorm import below_zero
 from taskvec.errors import MismatchError, NonFiniteError
 from taskvec.notes import Note
+from taskvec.saving.batchnorm import below_zero
 
 
 def network(folder, steps, variance):

@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import taskvec as tv
-from taskvec.dtypes import BITS
 from taskvec.errors import FormatError, SourceChanged
 from taskvec.formats import open_source
 from taskvec.formats.checkpoint import Checkpoint
 from taskvec.formats.header import write_header
-from taskvec.source import Spec
+from taskvec.numbers.dtypes import BITS
+from taskvec.sources.source import Spec
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_file_that_changes_after_it_was_opened_is_noticed(tmp_path, build, con
 
 
 def test_a_file_replaced_between_its_stamp_and_its_opening_is_noticed(tmp_path, build, content):
-    from taskvec.storage import File
+    from taskvec.places.local import File
 
     path = build.model(tmp_path / "m", content) / "model.safetensors"
     file = File(path)

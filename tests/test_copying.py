@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from taskvec import copying
-from taskvec.copying import LARGEST, copy, survey
 from taskvec.errors import FormatError, SourceChanged
+from taskvec.saving import copying
+from taskvec.saving.copying import LARGEST, copy, survey
 
 FILES, FOLDERS = ("tokenizer*", "*.json", "LICENSE*"), ("[0-9]_*",)
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig
 
 import taskvec as tv
-from taskvec.disagreements import differing, disagreements, same_vocabulary
+from taskvec.saving.disagreements import differing, disagreements, same_vocabulary
 
 SIZES = {
     "hidden_size": 64,

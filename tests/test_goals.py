@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskvec.errors import RecipeError
-from taskvec.goals import constraint, objective
+from taskvec.searching.goals import constraint, objective
 
 TABLE = {
     "": {"r8": 0.8, "movie": 0.6, "20ng": 0.5, "ppl": 17.0, "tone.polite": 0.25},

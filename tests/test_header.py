@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from taskvec.dtypes import BITS
 from taskvec.errors import FormatError, SourceChanged
 from taskvec.formats.header import A_TENSOR, LONGEST, LONGEST_METADATA, read_header, write_header
-from taskvec.source import Spec
-from taskvec.storage import File
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.local import File
+from taskvec.sources.source import Spec
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda n: n != "__metadata__")
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)

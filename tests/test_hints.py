@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from taskvec.algebra.hints import patterns, renaming
 from taskvec.errors import MismatchError, RecipeError
-from taskvec.hints import patterns, renaming
-from taskvec.source import Spec
+from taskvec.sources.source import Spec
 
 BASE = {
     **{f"model.layers.{k}.self_attn.{n}_proj.weight": (8, 8) for k in range(3) for n in "qkvo"},

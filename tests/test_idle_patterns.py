@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.coefficients import layers, only, per, without
+from taskvec.algebra.coefficients import layers, only, per, without
+from taskvec.algebra.idle_patterns import fits_one, nearest, unfit
 from taskvec.errors import RecipeError
-from taskvec.idle_patterns import fits_one, nearest, unfit
 
 NAMES = [
     *(f"model.layers.{k}.{n}.weight" for k in range(12) for n in ("mlp.up_proj", "self_attn.q_proj", "norm")),

@@ -7,8 +7,8 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import FormatError, MassError, OutputError, RecipeError
-from taskvec.interference import disentanglement
-from taskvec.records import read_record
+from taskvec.searching.interference import disentanglement
+from taskvec.searching.records import read_record
 
 RNG = np.random.default_rng(3)
 X = {task: RNG.normal(size=(60, 4)).astype(np.float32) for task in ("one", "two")}

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from taskvec.errors import FormatError
-from taskvec.json_files import parsed, read_json, read_small
+from taskvec.places.json_files import parsed, read_json, read_small
 
 
 def test_a_file_is_read_also_through_a_link(tmp_path):

@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import taskvec as tv
-from taskvec.coefficients import Coefficient
+from taskvec.algebra.coefficients import Coefficient
 from taskvec.errors import MismatchError, NonFiniteError, RecipeError
-from taskvec.learning import _parts, _value
-from taskvec.places import places
+from taskvec.live.learn import _parts, _value
+from taskvec.sources.positions import places
 
 torch.manual_seed(0)
 NAMES = ["embed.weight", "layers.0.weight", "layers.1.weight", "layers.2.weight"]

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from taskvec import leases
-from taskvec.leases import Watch, claim_of
-from taskvec.trials import Journal
+from taskvec.searching import leases
+from taskvec.searching.journal import Journal
+from taskvec.searching.leases import Watch, claim_of
 
 ABOUT = {"recipe": "r"}
 CLAIMING = textwrap.dedent(
     """
     import socket, sys, time
-    from taskvec import leases
+    from taskvec.searching import leases
     if sys.argv[4:]:
         socket.gethostname = lambda: sys.argv[4]
-    from taskvec.trials import Journal
+    from taskvec.searching.journal import Journal
     leases.BEAT = float(sys.argv[2])
     def do(number):
         print("at it", flush=True)

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import taskvec as tv
-from taskvec import measures
+from taskvec.analysis import compare as measures
 from taskvec.errors import MismatchError
 
 NAMES = ("embed.weight", "h.0.a", "h.0.b", "h.1.a", "h.1.b")

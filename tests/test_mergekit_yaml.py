@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 import taskvec as tv
 from conftest import model, tensors
 from taskvec.errors import MismatchError, RecipeError
-from taskvec.mergekit import read
-from taskvec.mergekit.methods import METHODS
-from taskvec.mergekit.templates import TEMPLATES
 from taskvec.notes import collected
+from taskvec.recipes.mergekit import read
+from taskvec.recipes.mergekit.methods import METHODS
+from taskvec.recipes.mergekit.templates import TEMPLATES
 
 SHAPES = {
     "model.embed_tokens.weight": (12, 4),

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from taskvec import moving
-from taskvec.moving import move_new, remove, swap, sync, sync_folder
+from taskvec.places import moving
+from taskvec.places.moving import move_new, remove, swap, sync, sync_folder
 
 
 def put(path, text, as_folder):

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 import taskvec as tv
 from taskvec.errors import MismatchError
 from taskvec.formats.orientation import decide
-from taskvec.source import Spec
+from taskvec.sources.source import Spec
 
 
 class Encoder(torch.nn.Module):

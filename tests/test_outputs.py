@@ -7,7 +7,7 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import OutputError
-from taskvec.outputs import Destination, strangers
+from taskvec.saving.outputs import Destination, strangers
 
 
 def place(target, overwrite=False, sources=(), alone=None):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec import staging, streaming
 from taskvec.errors import OutputError, SourceChanged
-from taskvec.methods.proof import proof_of
-from taskvec.outputs import Destination
-from taskvec.source import Source
+from taskvec.methods.core.proof import proof_of
+from taskvec.saving import staging
+from taskvec.saving import stream as streaming
+from taskvec.saving.outputs import Destination
+from taskvec.sources.source import Source
 
 N = 600_000
 BETWEEN = slice(10_000, 150_000)  # of the samples that a fingerprint reads
@@ -278,7 +279,7 @@ def scaled(x):
     [("", 0.5, 0.5, True), ("", 0.5, 0.25, False), ("TABLE = {}", 'TABLE.get("factor", 0.5)', None, False)],
 )
 def test_ones_own_method_is_gone_on_with_only_if_it_is_the_same_code(tmp_path, line, first, second, reused):
-    from taskvec.methods.user import methods_in
+    from taskvec.recipes.userfile import methods_in
 
     def made(factor):
         (tmp_path / "mine.py").write_text(METHODS.format(line=line, factor=factor))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError
 from taskvec.formats import open_source
-from taskvec.quantised import codes
-from taskvec.source import Spec
+from taskvec.numbers.dtypes import BITS
+from taskvec.sources.quantised import codes
+from taskvec.sources.source import Spec
 
 Q = "model.layers.0.self_attn.q_proj"
 E = "model.layers.0.mlp.experts"

@@ -5,10 +5,10 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import MismatchError
-from taskvec.goals import objective
-from taskvec.judging import Judge
-from taskvec.racing import deal, hopeless
-from taskvec.searching import search
+from taskvec.searching.goals import objective
+from taskvec.searching.judge import Judge
+from taskvec.searching.race import deal, hopeless
+from taskvec.searching.search import search
 
 BASE, ONE = (tv.from_arrays({"w": np.float32([v])}, n) for n, v in (("base", 0), ("one", 1)))
 FAMILY = BASE + tv.knob("lam") * (ONE - BASE)

@@ -14,12 +14,12 @@ import pytest
 import taskvec as tv
 from taskvec.cli.report import _names
 from taskvec.errors import FormatError
-from taskvec.evidence import interval
-from taskvec.records import read_record
 from taskvec.report.page import _command, page
 from taskvec.report.svg import ticks
 from taskvec.report.trades import trades, undominated
-from taskvec.searching import search
+from taskvec.searching.evidence import interval
+from taskvec.searching.records import read_record
+from taskvec.searching.search import search
 
 RNG = np.random.default_rng(0)
 TARGETS = {

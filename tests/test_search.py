@@ -15,9 +15,9 @@ import pytest
 import taskvec as tv
 from conftest import heeds_ctrl_c
 from taskvec.errors import MismatchError, NonFiniteError, RecipeError, TaskvecError
-from taskvec.records import read_record
 from taskvec.report.page import page
-from taskvec.searching import search
+from taskvec.searching.records import read_record
+from taskvec.searching.search import search
 
 RNG = np.random.default_rng(0)
 TARGETS = {  # the place along each direction at which an example is got right

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import taskvec as tv
 from taskvec.errors import MismatchError, SourceChanged
 from taskvec.notes import Note, collected
-from taskvec.sidecars import modules_named
+from taskvec.saving.sidecars import modules_named
 
 
 def tensors(k=0):
@@ -225,7 +225,7 @@ def test_a_configuration_that_never_ends_is_not_read(tmp_path):
 
 
 def test_a_tokenizer_that_changes_during_the_merge_is_noticed(tmp_path, monkeypatch):
-    from taskvec import engine
+    from taskvec.saving import save as engine
 
     model = write(tmp_path / "m", ORDINARY)
     stream = engine.stream

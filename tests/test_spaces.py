@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskvec.errors import RecipeError
-from taskvec.spaces import Space, Tried, propose, total
+from taskvec.searching.spaces import Space, Tried, propose, total
 
 
 def test_the_paper_s_grid_has_21_points_and_ends_in_one():
@@ -131,7 +131,7 @@ def test_cmaes_needs_ranges():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 21, 121])
 def test_scattered_places_are_all_of_them_far_apart_ones_first(count):
-    from taskvec.spaces import scattered
+    from taskvec.searching.spaces import scattered
 
     found = scattered(count)
     assert sorted(found) == list(range(count)) and found[0] == 0

@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from taskvec import staging
 from taskvec.errors import OutputError
-from taskvec.outputs import Destination
-from taskvec.staging import Done, Staging, finished_before, write_file
+from taskvec.saving import staging
+from taskvec.saving.outputs import Destination
+from taskvec.saving.staging import Done, Staging, finished_before, write_file
 
 BLOCKS = [Done(0, (b"a" * 32, b"b" * 32), 0), Done(1, (b"c" * 32,), 1)]
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from taskvec.blocks import arena
 from taskvec.errors import FormatError, OutputError, SourceChanged
-from taskvec.storage import (
+from taskvec.places.local import (
     PAGE,
     File,
     Output,
@@ -24,6 +23,7 @@ from taskvec.storage import (
     stated,
     write_text,
 )
+from taskvec.saving.blocks import arena
 
 
 def test_a_file_is_read_at_exact_positions_by_many_threads(tmp_path):

@@ -12,13 +12,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from taskvec.errors import OutputError
-from taskvec.records import read_record
-from taskvec.trials import Journal
+from taskvec.searching.journal import Journal
+from taskvec.searching.records import read_record
 
 sqlalchemy = pytest.importorskip("sqlalchemy")
 WORKER = """
 import sys, time
-from taskvec.trials import Journal
+from taskvec.searching.journal import Journal
 journal = Journal(sys.argv[1], {"recipe": "r"})
 while (number := journal.claim(40)) is not None:
     time.sleep(0.02)
@@ -105,7 +105,7 @@ def test_a_claim_of_another_machine_is_void_after_a_while(url, monkeypatch):
     assert journal.claim(2) == 0
     monkeypatch.undo()
     assert journal.claim(2) == 1 and journal.waiting(2)
-    import taskvec.leases as leases
+    import taskvec.searching.leases as leases
 
     monkeypatch.setattr(leases, "LEASE", -1.0)
     assert journal.claim(2) == 0

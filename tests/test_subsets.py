@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import taskvec as tv
 from taskvec.errors import RecipeError
-from taskvec.searching import search
-from taskvec.spaces import Space, total
+from taskvec.searching.search import search
+from taskvec.searching.spaces import Space, total
 
 POINTS = np.array([[1.0, 0.0], [0.6, 0.5], [-0.8, 0.1], [0.1, 0.9]], np.float32)
 NAMES = ("a", "b", "c", "d")

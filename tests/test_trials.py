@@ -12,7 +12,7 @@ import time
 import pytest
 
 from taskvec.errors import FormatError, OutputError
-from taskvec.trials import FORMAT, Journal
+from taskvec.searching.journal import FORMAT, Journal
 
 ABOUT = {"recipe": "base + lam*tau", "seed": 0}
 
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path):
         import resource, signal, sys
         from pathlib import Path
         from taskvec.errors import OutputError
-        from taskvec.trials import FORMAT, Journal
+        from taskvec.searching.journal import FORMAT, Journal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         journal = Journal(Path(sys.argv[1]), {})
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

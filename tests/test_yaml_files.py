@@ -3,7 +3,7 @@
 import pytest
 
 from taskvec.errors import FormatError
-from taskvec.yaml_files import LARGEST, documents
+from taskvec.places.yaml_files import LARGEST, documents
 
 
 def found(tmp_path, text):

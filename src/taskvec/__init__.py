@@ -14,36 +14,49 @@ from taskvec.version import __version__
 from taskvec.views import FUNCTIONS as _VIEWS
 
 if TYPE_CHECKING:
-    from taskvec.alignment import match
-    from taskvec.arrays import from_arrays
-    from taskvec.coefficients import knob, layers, only, per, without
-    from taskvec.engine import Saved, save
+    from taskvec.algebra.arrays import from_arrays
+    from taskvec.algebra.coefficients import knob, layers, only, per, without
+    from taskvec.algebra.layerwise import layerwise
+    from taskvec.algebra.weights import Weights
+    from taskvec.analysis.compare import compare
+    from taskvec.analysis.match import match
     from taskvec.errors import TaskvecError
-    from taskvec.grains import layerwise
-    from taskvec.interference import disentanglement
-    from taskvec.learning import entropy, learn
-    from taskvec.lineage import verify
-    from taskvec.live import load_into
-    from taskvec.measures import compare
-    from taskvec.methods.lift import method
-    from taskvec.permuted import permute
-    from taskvec.planning import Plan, plan
-    from taskvec.recipe import load, parse
-    from taskvec.searching import search
-    from taskvec.source import Source, Spec
-    from taskvec.statistics import stats
-    from taskvec.weights import Weights
+    from taskvec.live.learn import entropy, learn
+    from taskvec.live.load_into import load_into
+    from taskvec.live.stats import stats
+    from taskvec.methods.core.lift import method
+    from taskvec.recipes.recipe import load, parse
+    from taskvec.saving.lineage import verify
+    from taskvec.saving.plan import Plan, plan
+    from taskvec.saving.save import Saved, save
+    from taskvec.searching.interference import disentanglement
+    from taskvec.searching.search import search
+    from taskvec.sources.source import Source, Spec
+    from taskvec.views.permuted import permute
 
-# Public name -> its module. Imported when first asked for, so that `import taskvec` costs next to nothing.
-_HOME = {
-    "Plan": "planning", "Saved": "engine", "Source": "source", "Spec": "source", "TaskvecError": "errors",
-    "Weights": "weights", "compare": "measures", "disentanglement": "interference", "entropy": "learning",
-    "from_arrays": "arrays", "knob": "coefficients", "layers": "coefficients", "layerwise": "grains",
-    "learn": "learning", "load": "recipe", "load_into": "live", "method": "methods.lift",
-    "only": "coefficients", "match": "alignment", "parse": "recipe", "per": "coefficients", "permute": "permuted",
-    "plan": "planning", "save": "engine", "search": "searching", "stats": "statistics", "verify": "lineage",
-    "without": "coefficients",
-}  # fmt: skip
+# Module -> its public names. Imported when first asked for, so that `import taskvec` costs next to nothing.
+_NAMES = {
+    "errors": ("TaskvecError",),
+    "sources.source": ("Source", "Spec"),
+    "algebra.arrays": ("from_arrays",),
+    "algebra.coefficients": ("knob", "layers", "only", "per", "without"),
+    "algebra.layerwise": ("layerwise",),
+    "algebra.weights": ("Weights",),
+    "views.permuted": ("permute",),
+    "methods.core.lift": ("method",),
+    "recipes.recipe": ("load", "parse"),
+    "saving.lineage": ("verify",),
+    "saving.plan": ("Plan", "plan"),
+    "saving.save": ("Saved", "save"),
+    "analysis.compare": ("compare",),
+    "analysis.match": ("match",),
+    "live.learn": ("entropy", "learn"),
+    "live.load_into": ("load_into",),
+    "live.stats": ("stats",),
+    "searching.interference": ("disentanglement",),
+    "searching.search": ("search",),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "compare", "disentanglement", "entropy",
     "from_arrays", "knob", "layers", "layerwise", "learn", "load", "load_into", "match", "method", "only", "parse",

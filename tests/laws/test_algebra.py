@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import taskvec as tv
-from taskvec.coefficients import Coefficient
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError, UnboundKnob
-from taskvec.weights import Weights
 
 NAMES = ("embed.weight", "layers.0.mlp.up", "layers.0.attn.q", "layers.1.mlp.up", "layers.1.attn.q", "norm")
 

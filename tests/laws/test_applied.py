@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec import kernels, streaming
 from taskvec.errors import MassError, RecipeError, TaskvecError, UnboundKnob
 from taskvec.methods import applied
-from taskvec.methods.call import TILE
-from taskvec.operations import DROP
+from taskvec.methods.core.call import TILE
+from taskvec.numbers import kernels
+from taskvec.numbers.operations import DROP
+from taskvec.saving import stream as streaming
 
 RECIPES = [
     "base + 0.4*ties(math - base, code - base, density=0.3)",

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from taskvec import kernels
-from taskvec.dtypes import ARITHMETIC
-from taskvec.kernels_numpy import lowrank_numpy, prune_numpy, run_numpy
-from taskvec.operations import (
+from taskvec.numbers import kernels
+from taskvec.numbers.dtypes import ARITHMETIC
+from taskvec.numbers.in_numpy import lowrank_numpy, prune_numpy, run_numpy
+from taskvec.numbers.operations import (
     AROUND,
     COUNT,
     DOT,

@@ -141,7 +141,7 @@ def test_sums_by_rows_and_columns_keep_what_nobody_moved_too(scope):
 
 
 def test_more_sources_than_a_kernel_takes_are_a_stated_error(monkeypatch):
-    monkeypatch.setattr("taskvec.terms.MOST_INPUTS", 3)
+    monkeypatch.setattr("taskvec.algebra.program.MOST_INPUTS", 3)
     models = [model(normal(k, n=4).astype(np.float32), f"m{k}") for k in range(4)]
     with pytest.raises(tv.TaskvecError, match="at most 3 sources, not 4"):
         sum(models, tv.Weights({}))["w"]

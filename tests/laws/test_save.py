@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import taskvec as tv
-from taskvec import planning
 from taskvec.errors import TaskvecError
+from taskvec.saving import plan as planning
 
 SHAPES = {
     "embed.weight": (700, 300),

@@ -10,9 +10,9 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import FormatError, MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
-from taskvec.families import SHIPPED, symmetry_of
-from taskvec.permuted import in_memory
-from taskvec.symmetries import Group, groups, stack
+from taskvec.views.families import SHIPPED, symmetry_of
+from taskvec.views.permuted import in_memory
+from taskvec.views.symmetries import Group, groups, stack
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
@@ -170,7 +170,7 @@ def test_match_is_the_paper_s_algorithm(seed):
 
 
 def test_slabs_and_parts_of_the_sum_change_no_order(monkeypatch):
-    from taskvec import alignment
+    from taskvec.analysis import match as alignment
 
     models = [weights_of(randomised(tiny("llama", s), s), f"m{s}") for s in (1, 2)]
     wanted = tv.match(*models, heads=2, residual=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from taskvec.evidence import are_hits, difference, interval, mcnemar, skewed, stratified, tango, wilson
+from taskvec.searching.evidence import are_hits, difference, interval, mcnemar, skewed, stratified, tango, wilson
 
 SIZES = (10, 20, 50, 200)
 RUNS = 3000

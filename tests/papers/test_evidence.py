@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from taskvec.errors import MismatchError
-from taskvec.evidence import difference, holm, interval, mcnemar, spread, stratified, tango, wilson
+from taskvec.searching.evidence import difference, holm, interval, mcnemar, spread, stratified, tango, wilson
 
 RNG = np.random.default_rng(7)
 SKEWED = RNG.exponential(size=60)

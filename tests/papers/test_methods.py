@@ -8,11 +8,11 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import RecipeError
-from taskvec.kernels import philox
-from taskvec.kernels_numpy import philox_numpy  # fmt: skip
 from taskvec.methods import FUNCTIONS
-from taskvec.methods.draws import normal, uniform
-from taskvec.methods.lift import Method
+from taskvec.methods.core.draws import normal, uniform
+from taskvec.methods.core.method import Method
+from taskvec.numbers.in_numpy import philox_numpy  # fmt: skip
+from taskvec.numbers.kernels import philox
 
 SHAPES = {"embed.weight": (31, 24), "layers.0.w": (24, 24), "layers.0.b": (24,), "layers.1.w": (24, 24), "one": (1,)}
 

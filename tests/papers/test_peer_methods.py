@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError
 from taskvec.methods import counting
-from taskvec.methods.call import PART, TILE
-from taskvec.methods.counting import Guess
+from taskvec.methods.core.call import PART, TILE
+from taskvec.methods.core.counting import Guess
 
 SHAPES = {
     "embed.weight": (31, 24),

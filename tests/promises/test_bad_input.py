@@ -698,7 +698,7 @@ def test_a_system_that_starts_few_threads_is_no_traceback():
     import threading
 
     from taskvec.errors import TaskvecError
-    from taskvec.executors import each
+    from taskvec.executors.threads import each
 
     class Some(threading.Thread):
         left = 2

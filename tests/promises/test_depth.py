@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.coefficients import DEEPEST as DEEPEST_COEFFICIENT
-from taskvec.coefficients import knob, layers, per
-from taskvec.derived import DEEPEST, MOST_CALLS
+from taskvec.algebra.coefficients import DEEPEST as DEEPEST_COEFFICIENT
+from taskvec.algebra.coefficients import knob, layers, per
+from taskvec.algebra.derived import DEEPEST, MOST_CALLS
 from taskvec.errors import RecipeError
-from taskvec.recipe import parse
+from taskvec.recipes.recipe import parse
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import FormatError, OutputError, TaskvecError
-from taskvec.interference import disentanglement
-from taskvec.records import TORN, read_record
 from taskvec.report.page import page
-from taskvec.searching import search
+from taskvec.searching.interference import disentanglement
+from taskvec.searching.records import TORN, read_record
+from taskvec.searching.search import search
 
 RNG = np.random.default_rng(0)
 TARGETS = {split: RNG.normal(0.5, 0.3, 12) for split in ("validation", "test")}
@@ -110,7 +110,7 @@ def stated(call):
 
 def ready(monkeypatch):
     """Nobody is waited for: a claim that somebody else holds is free at once."""
-    monkeypatch.setattr("taskvec.leases.LEASE", -1.0)
+    monkeypatch.setattr("taskvec.searching.leases.LEASE", -1.0)
 
 
 @pytest.mark.parametrize("seed", range(12))

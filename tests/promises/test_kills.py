@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import taskvec as tv
-from taskvec import streaming
 from taskvec.errors import OutputError
+from taskvec.saving import stream as streaming
 
 MERGE = "base + 0.4*(math - base)"
 EVENTS = ("open", "os.", "shutil.", "ctypes.", "fcntl.")  # what the interpreter reports of work on files

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.planning import PROGRAM
+from taskvec.saving.plan import PROGRAM
 
 SHAPE, MODELS = (1024, 1536), 12
 RECIPES = {

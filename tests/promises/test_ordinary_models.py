@@ -7,8 +7,8 @@ import torch
 import transformers as hf
 
 import taskvec as tv
-from taskvec.quantised import codes
-from taskvec.source import Spec
+from taskvec.sources.quantised import codes
+from taskvec.sources.source import Spec
 
 SMALL = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64,

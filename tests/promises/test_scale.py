@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.measures import compare
-from taskvec.recipe import parse
+from taskvec.analysis.compare import compare
+from taskvec.recipes.recipe import parse
 
 FEW = 100
 

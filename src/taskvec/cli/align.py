@@ -3,7 +3,7 @@
 import click
 
 from taskvec.cli.common import as_json, options, progress, quiet, show_written
-from taskvec.recipe import load
+from taskvec.recipes.recipe import load
 
 
 @click.command()
@@ -36,8 +36,8 @@ def align(
     taskvec align org/one org/other -o perm.safetensors
     taskvec merge "0.5*a + 0.5*permute(b, p)" a=org/one b=org/other p=perm.safetensors -o mean/
     """
-    from taskvec.alignment import match
-    from taskvec.outputs import Destination
+    from taskvec.analysis.match import match
+    from taskvec.saving.outputs import Destination
 
     Destination.of(out, overwrite).require_writable()  # before the work
     with progress(quiet or machine, "matching") as report:

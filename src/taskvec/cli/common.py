@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskvec.coefficients import Coefficient
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError, TaskvecError
 from taskvec.escapes import printable
 from taskvec.notes import so_far
-from taskvec.recipe import load, parse
-from taskvec.weights import Weights
+from taskvec.recipes.recipe import load, parse
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -136,7 +136,7 @@ def made(
         return Made(weights_of(recipe, sources, settings, methods))
     if settings or methods:
         raise RecipeError("--set and --methods are for recipes; a file of mergekit's has neither knobs nor functions")
-    from taskvec.mergekit import read
+    from taskvec.recipes.mergekit import read
 
     places = named(sources, "MODEL=URI", any_name=True)
     found = read(Path(recipe), places, seed)
@@ -158,7 +158,7 @@ def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...],
     """The expression that the arguments of `merge` stand for, knobs bound; all unreadable sources at once."""
     given: dict[str, Any] = {}
     if methods:
-        from taskvec.methods.user import methods_in
+        from taskvec.recipes.userfile import methods_in
 
         given |= methods_in(methods)
     problems = []

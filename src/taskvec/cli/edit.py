@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from taskvec.algebra.weights import Weights, statistic_of
 from taskvec.cli.common import (
     Made,
     as_json,
@@ -21,9 +22,8 @@ from taskvec.cli.common import (
 from taskvec.errors import RecipeError
 from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
-from taskvec.planning import plan as make_plan
-from taskvec.recipe import load, written
-from taskvec.weights import Weights, statistic_of
+from taskvec.recipes.recipe import load, written
+from taskvec.saving.plan import plan as make_plan
 
 scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
 
@@ -162,7 +162,7 @@ def _write(
         raise click.UsageError("Missing option '-o' / '--out': where to write.")
     # numpy's OpenBLAS starts a thread a core, which waits in a loop for a tenth of a second; methods use one (blas.py).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from taskvec.engine import save
+    from taskvec.saving.save import save
 
     like = _like(weights, kwargs.pop("like"))
     with progress(quiet or machine, "merging") as report:

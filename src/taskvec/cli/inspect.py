@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskvec.algebra.weights import Weights, statistic_of
+from taskvec.analysis.compare import Comparison
+from taskvec.analysis.compare import compare as measure
 from taskvec.cli.common import as_json, cell, options, progress, quiet, say, show_json, threads
-from taskvec.disagreements import disagreements
 from taskvec.errors import FormatError, TaskvecError
-from taskvec.measures import Comparison
-from taskvec.measures import compare as measure
 from taskvec.notes import note
-from taskvec.planning import readable
-from taskvec.recipe import load
-from taskvec.source import Source
-from taskvec.storage import resolve
-from taskvec.weights import Weights, statistic_of
+from taskvec.places.local import resolve
+from taskvec.recipes.recipe import load
+from taskvec.saving.disagreements import disagreements
+from taskvec.saving.plan import readable
+from taskvec.sources.source import Source
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from taskvec.ancestry import Step
+    from taskvec.saving.ancestry import Step
 
 DEEPEST = 40  # generations by which the lines of a lineage are indented
 
@@ -189,7 +189,7 @@ def _share(value: float) -> str:
 @options(threads, as_json, quiet)
 def verify(path: str, threads: int | None, machine: bool, quiet: bool) -> None:
     """Prove that PATH holds what taskvec wrote: recompute the digest of every tensor. Exit code 1 if it does not."""
-    from taskvec.lineage import verify as recompute
+    from taskvec.saving.lineage import verify as recompute
 
     with progress(quiet or machine, "verifying") as report:
         found = recompute(path, threads=threads, progress=report)
@@ -204,8 +204,8 @@ def verify(path: str, threads: int | None, machine: bool, quiet: bool) -> None:
 @as_json
 def log(path: str, machine: bool) -> None:
     """Say what PATH was made from, back to models that taskvec did not write."""
-    from taskvec.ancestry import walk
-    from taskvec.lineage import read
+    from taskvec.saving.ancestry import walk
+    from taskvec.saving.lineage import read
 
     found = read(resolve(path))
     if not found:

@@ -31,9 +31,9 @@ def report(
     taskvec report sum.jsonl -o sum.html
     taskvec report sum.jsonl --plots figures/ --format svg
     """
-    from taskvec.outputs import Destination
-    from taskvec.records import read_record
-    from taskvec.staging import write_file
+    from taskvec.saving.outputs import Destination
+    from taskvec.saving.staging import write_file
+    from taskvec.searching.records import read_record
 
     if out:
         _check(Path(out), journals, overwrite)

@@ -16,7 +16,7 @@ import click
 
 from taskvec.cli.common import as_json, named, options, progress, quiet, say, show_json, weights_of
 from taskvec.errors import RecipeError
-from taskvec.outputs import Destination
+from taskvec.saving.outputs import Destination
 
 SWEEP, SWEEPS = "-0.5:2:0.1", "0:1.5:0.25"  # of the one knob of a sweep; of each of several
 LIFELINE = "TASKVEC_LIFELINE"  # names the pipe by which a helper knows that the process it helps is there
@@ -107,7 +107,7 @@ def search(out: str | None, no_test: bool, no_race: bool, jobs: int, **kwargs: A
     with _helped(jobs, kwargs) as journal:
         found = _searched(kwargs | {"race": not no_race, "journal": journal}, test=not no_test)
     if out and found.chosen:
-        from taskvec.engine import save
+        from taskvec.saving.save import save
 
         save(found.weights, out)
 
@@ -150,8 +150,8 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
         --evaluate tasks.yml -o merged/
     """
     from taskvec.evals.suite import suite_from
-    from taskvec.learning import learn as find
-    from taskvec.searching import search as judge
+    from taskvec.live.learn import learn as find
+    from taskvec.searching.search import search as judge
 
     if out:
         Destination.of(out).require_writable()  # before the work
@@ -166,7 +166,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
         )  # fmt: skip
     judged = judge(weights, suite, {name: [value] for name, value in found.knobs.items()}, journal=journal)
     if out:
-        from taskvec.engine import save
+        from taskvec.saving.save import save
 
         save(judged.weights, out)
     if machine:
@@ -177,7 +177,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
 
 def _ends(text: str) -> tuple[float, float]:
     """Two numbers: "0:1"."""
-    from taskvec.spaces import Space
+    from taskvec.searching.spaces import Space
 
     space = Space.of(text, "--clamp")
     return space.low, space.high
@@ -204,8 +204,8 @@ def interference(base: str, first: str, second: str, evaluate: str, machine: boo
     taskvec interference org/base math.safetensors code.safetensors --evaluate tasks.yml --tasks gsm,humaneval
     """
     from taskvec.evals import evaluator_from
-    from taskvec.interference import disentanglement
-    from taskvec.recipe import load
+    from taskvec.recipes.recipe import load
+    from taskvec.searching.interference import disentanglement
 
     ground = load(base)
     one, two = (tau - ground if tau.mass else tau for tau in map(load, (first, second)))
@@ -279,7 +279,7 @@ def _without_out(words: list[str]) -> list[str]:
 
 def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
     from taskvec.evals import evaluator_from
-    from taskvec.searching import search as find
+    from taskvec.searching.search import search as find
 
     machine, silent = kwargs.pop("machine"), kwargs.pop("quiet")
     sources, methods = kwargs.pop("sources"), kwargs.pop("methods")

@@ -33,7 +33,7 @@ def stats(model: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
     taskvec stats runs/math --data data.py:math --kind fisher --examples 256 -o math-fisher.safetensors
     taskvec merge "fisher(a, b, fa, fb)" a=A b=B fa=A-fisher.safetensors fb=B-fisher.safetensors -o merged/
     """
-    from taskvec.statistics import stats as compute
+    from taskvec.live.stats import stats as compute
 
     with progress(quiet or machine, "examples", examples=True) as report:
         found = compute(model, progress=report, **kwargs)

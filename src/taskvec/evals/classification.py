@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.module import by_length, padded
 from taskvec.evals.task import LiveOf, Task, batch_of
 from taskvec.evals.texts import Example, places
-from taskvec.learning import entropy
-from taskvec.weights import Weights
+from taskvec.live.learn import entropy
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +128,7 @@ class Classification(Task):
     def _given_head(self) -> "tuple[torch.Tensor, torch.Tensor | None]":
         import torch
 
-        from taskvec.recipe import load
+        from taskvec.recipes.recipe import load
 
         path = str(self.root / self.head)
         found = load(path)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from taskvec.engine import save
+from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError, TaskvecError
 from taskvec.evals.task import LiveOf, Task
-from taskvec.weights import Weights
+from taskvec.saving.save import save
 
 SHOWN = 400  # characters of what a failed command said
 

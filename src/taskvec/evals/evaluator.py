@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import NonFiniteError, TaskvecError
-from taskvec.weights import Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

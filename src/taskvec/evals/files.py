@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError, TaskvecError
 from taskvec.evals.evaluator import Evaluator, Scores
-from taskvec.methods.user import function_in
-from taskvec.weights import Weights
+from taskvec.recipes.userfile import function_in
 
 
 def evaluator_from(text: str) -> Evaluator:

@@ -10,11 +10,11 @@ from functools import cached_property
 from io import StringIO
 from typing import Any, ClassVar
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MissingExtra, RecipeError
 from taskvec.evals.evaluator import SPLITS
 from taskvec.evals.order import digest, fair_order
 from taskvec.evals.task import Task, within
-from taskvec.weights import Weights
 
 
 @dataclass

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MissingExtra, RecipeError
 from taskvec.evals.module import Live
 from taskvec.evals.task import LiveOf, Task
 from taskvec.evals.texts import Example
-from taskvec.live import load_into
-from taskvec.recipe import load
-from taskvec.weights import Weights
+from taskvec.live.load_into import load_into
+from taskvec.recipes.recipe import load
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, RecipeError, TaskvecError
 from taskvec.evals.module import Live, by_length, padded
 from taskvec.evals.order import FIRST
 from taskvec.evals.task import LiveOf, Task, batch_of
 from taskvec.evals.texts import Example, paragraphs
-from taskvec.weights import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -203,7 +203,7 @@ class _Judge:
 
 
 def _function(root: Path, text: str) -> "Callable[[Sequence[str]], Any]":
-    from taskvec.methods.user import function_in
+    from taskvec.recipes.userfile import function_in
 
     function, _ = function_in(str(root / text), "judge: FILE.py:function")
     found: Callable[[Sequence[str]], Any] = function

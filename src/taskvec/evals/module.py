@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MissingExtra
-from taskvec.live import load_into
-from taskvec.weights import Weights
+from taskvec.live.load_into import load_into
 
 if TYPE_CHECKING:
     import torch

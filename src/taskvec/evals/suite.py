@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, RecipeError
 from taskvec.evals.classification import Classification
 from taskvec.evals.command import Command
@@ -27,8 +28,7 @@ from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
 from taskvec.evals.order import digest
 from taskvec.evals.task import Task
-from taskvec.weights import Weights
-from taskvec.yaml_files import documents
+from taskvec.places.yaml_files import documents
 
 KINDS: Mapping[str, type[Task]] = {
     kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Harness, Command)

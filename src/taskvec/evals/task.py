@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
 from taskvec.evals.module import Live
 from taskvec.evals.order import fair_order
 from taskvec.evals.texts import Data, Example
-from taskvec.weights import Weights
 
 LiveOf = Callable[..., Live]  # folder, kind, dtype, device[, class] -> the one module there is of these
 

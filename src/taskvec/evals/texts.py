@@ -10,7 +10,7 @@ from typing import Any
 
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.order import digest, fair_order, position
-from taskvec.storage import stated
+from taskvec.places.local import stated
 
 SHARE = 0.5  # of a file's examples that validate, unless said otherwise
 LONGEST = 10**8  # characters of a field

@@ -7,8 +7,8 @@ from taskvec.errors import FormatError
 from taskvec.formats import checkpoint, peft
 from taskvec.formats.factors import CONFIG, Found, found_in
 from taskvec.notes import note
-from taskvec.source import Source
-from taskvec.storage import resolve, stated
+from taskvec.places.local import resolve, stated
+from taskvec.sources.source import Source
 
 MOST_FOLDERS = 50  # that an error lists
 

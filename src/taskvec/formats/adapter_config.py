@@ -14,9 +14,9 @@ from typing import Any
 from taskvec.errors import FormatError
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.patterns import Patterns
-from taskvec.json_files import noting_doubles
 from taskvec.notes import note
-from taskvec.storage import stated
+from taskvec.places.json_files import noting_doubles
+from taskvec.places.local import stated
 
 ATTENTION = ".base_layer.out_proj"  # in the name of the second pair of a torch.nn.MultiheadAttention
 MERGE = "merge it into a model first"

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from taskvec import floats_numpy
-from taskvec.dtypes import BITS
 from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
-from taskvec.places import TIED, layer_of
-from taskvec.source import Source, Spec, samples
-from taskvec.storage import File
+from taskvec.numbers import floats as floats_numpy
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.local import File
+from taskvec.sources.positions import TIED, layer_of
+from taskvec.sources.source import Source, Spec, samples
 
 SHOWN = 5  # examples in a message
 

@@ -3,13 +3,13 @@
 from functools import cached_property
 from pathlib import Path
 
-from taskvec.coefficients import quoted
-from taskvec.dtypes import BITS
 from taskvec.errors import FormatError
 from taskvec.formats.header import Header, metadata_size, read_header
-from taskvec.json_files import read_json
-from taskvec.source import Spec, fingerprint
-from taskvec.storage import File, stated
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.json_files import read_json
+from taskvec.places.local import File, stated
+from taskvec.sources.source import Spec, fingerprint
+from taskvec.sources.text import quoted
 
 INDEX = ".safetensors.index.json"
 MODEL = "model.safetensors"  # the name of a model's only file

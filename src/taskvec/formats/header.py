@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taskvec.dtypes import BITS
 from taskvec.errors import FormatError
-from taskvec.json_files import noting_doubles
-from taskvec.json_files import parsed as parse_json
-from taskvec.source import Spec
-from taskvec.storage import File
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.json_files import noting_doubles
+from taskvec.places.json_files import parsed as parse_json
+from taskvec.places.local import File
+from taskvec.sources.source import Spec
 
 LONGEST = 100_000_000  # bytes of JSON, the limit of the safetensors library
 LONGEST_METADATA = 16 << 20  # bytes of a header beside what tensors need

@@ -12,7 +12,7 @@ from typing import Any
 
 from taskvec.formats.adapter_config import ATTENTION, MERGE, Ranks
 from taskvec.formats.factors import CONFIG
-from taskvec.source import Spec
+from taskvec.sources.source import Spec
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})  # parts of no model's names
 OUTSIDE = ("module", "_forward_module")  # wrappers that stand before PEFT's prefix

@@ -10,8 +10,8 @@ the same, or the saved value must. Otherwise it stays undecided, which is an err
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from taskvec.places import layer_of
-from taskvec.source import Spec
+from taskvec.sources.positions import layer_of
+from taskvec.sources.source import Spec
 
 CONV1D = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})  # what Conv1D are called in transformers; some Linear, too
 WIDENING = frozenset({"c_attn", "c_fc"})  # those of them with more outputs than inputs

@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskvec import floats_numpy, kernels
-from taskvec.coefficients import quoted
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.formats.adapter_config import Ranks, cannot_be_read, note_untargeted, read_config
 from taskvec.formats.beside import Adapter, problems_of, remarks_on
@@ -24,8 +22,11 @@ from taskvec.formats.header import Header, read_header
 from taskvec.formats.lora_keys import Pair, Tensors, read_keys
 from taskvec.formats.orientation import Decision, decide
 from taskvec.notes import note
-from taskvec.source import Source, Spec, fingerprint
-from taskvec.storage import File
+from taskvec.numbers import floats as floats_numpy
+from taskvec.numbers import kernels
+from taskvec.places.local import File
+from taskvec.sources.source import Source, Spec, fingerprint
+from taskvec.sources.text import quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

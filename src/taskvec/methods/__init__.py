@@ -11,13 +11,13 @@ fusion.py     selections by size, variance or overlap
 geometry.py   combinations by the angles and norms of a span
 spectrum.py   matrix by matrix, by singular values and vectors
 blas.py       one thread for these, so that their bits do not depend on the number of cores
-statistics.py models weighed by statistics of their data, from files that `stats` makes
+stats.py models weighed by statistics of their data, from files that `stats` makes
 edits.py      layers in which two vectors conflict, left out
 ablation.py   directions that a model can no longer write
 composed.py   names for what the others say together
 """
 
-from taskvec.rooms import Rooms
+from taskvec.lazy import Rooms
 
 __all__ = ["FUNCTIONS", "ROOMS"]
 

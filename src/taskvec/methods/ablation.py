@@ -12,15 +12,15 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from taskvec.derived import Derived, Names, Parameter, reads
-from taskvec.dtypes import BITS, accumulator
+from taskvec.algebra.derived import Derived, Names, Parameter, reads
+from taskvec.algebra.program import evaluate, scratch_bytes
+from taskvec.algebra.weights import Weights
 from taskvec.errors import MismatchError, RecipeError
-from taskvec.executors import each
-from taskvec.globs import matches
-from taskvec.places import BIASES, HEADS, by_token, layer_of
-from taskvec.source import Source, Spec
-from taskvec.terms import evaluate, scratch_bytes
-from taskvec.weights import Weights
+from taskvec.executors.threads import each
+from taskvec.numbers.dtypes import BITS, accumulator
+from taskvec.sources.positions import BIASES, HEADS, by_token, layer_of
+from taskvec.sources.source import Source, Spec
+from taskvec.sources.text import matches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

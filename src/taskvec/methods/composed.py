@@ -1,11 +1,11 @@
 """Names for what several methods say together. Each returns the expression it stands for, which prints as such."""
 
-from taskvec.coefficients import Coefficient, layers, only
+from taskvec.algebra.coefficients import Coefficient, layers, only
+from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError
-from taskvec.globs import matches
 from taskvec.methods import consensus, geometry, sparsify
-from taskvec.rationals import Number
-from taskvec.weights import Weights
+from taskvec.numbers.rationals import Number
+from taskvec.sources.text import matches
 
 TRIM, BREADCRUMBS, DARE, DELLA, RANDOM = sparsify.METHODS
 ELECT = consensus.METHODS[0]

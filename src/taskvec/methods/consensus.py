@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from taskvec import kernels
+from taskvec.algebra.program import Program
 from taskvec.errors import RecipeError
-from taskvec.methods.lift import Method, Range
-from taskvec.operations import ELECT
-from taskvec.terms import Program
+from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.method import Range
+from taskvec.numbers import kernels
+from taskvec.numbers.operations import ELECT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -161,15 +162,15 @@ def _room(shape: tuple[int, ...], count: int) -> int:
 
 
 METHODS = (
-    Method(
+    Lifted(
         elect,
         local=True,
         lower=_lowered_elect,
         choices={"reduce": ("mean", "sum"), "vote": ("sum", "count"), "tie": ("none", "plus")},
     ),
-    Method(unified, local=True, choices={"tie": ("none", "minus")}),
-    Method(magmax, local=True, choices={"tie": ("first", "last")}),
-    Method(
+    Lifted(unified, local=True, choices={"tie": ("none", "minus")}),
+    Lifted(magmax, local=True, choices={"tie": ("first", "last")}),
+    Lifted(
         consensus,
         local=True,
         least=2,
@@ -177,5 +178,5 @@ METHODS = (
         choices={"tie": ("in", "out")},
         check=_too_many_votes,
     ),
-    Method(pcb, least=2, ranges={"ratio": Range(0, 1, open_below=True)}, workspace=_room),
+    Lifted(pcb, least=2, ranges={"ratio": Range(0, 1, open_below=True)}, workspace=_room),
 )

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from taskvec.methods.applied import Applied, Measured
-from taskvec.methods.lift import Method, Range
-from taskvec.methods.passes import Pairs, one_by_one, pairs, total
-from taskvec.places import layer_of
+from taskvec.methods.core.applied import Applied
+from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.method import Measured, Range
+from taskvec.methods.core.passes import Pairs, one_by_one, pairs, total
+from taskvec.sources.positions import layer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def freeze_conflicts(
 
 
 METHODS = (
-    Method(
+    Lifted(
         freeze_conflicts, local=True, measure=one_by_one(_conflicts), passes=1, least=2, most=2,
         ranges={"cosine": Range(-1, 1), "conflict": Range(0, 1)}, choices={"scope": ("layer", "tensor")},
     ),

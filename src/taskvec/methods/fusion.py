@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskvec import kernels
-from taskvec.coefficients import Coefficient
-from taskvec.derived import Parameter
-from taskvec.executors import each
-from taskvec.methods.applied import Applied, Measured
-from taskvec.methods.call import TILE
-from taskvec.methods.lift import ALIKE, MODELS, Method, Range
-from taskvec.methods.passes import Part, fill, one_by_one, overlaps, parts, rows_of, total
-from taskvec.methods.thresholds import cuts, values_of
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.derived import Parameter
+from taskvec.executors.threads import each
+from taskvec.methods.core.applied import Applied
+from taskvec.methods.core.call import TILE
+from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.method import ALIKE, MODELS, Measured, Range
+from taskvec.methods.core.passes import Part, fill, one_by_one, overlaps, parts, rows_of, total
+from taskvec.methods.core.thresholds import cuts, values_of
+from taskvec.numbers import kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -220,14 +221,14 @@ def _boosted(call: Applied, threads: int, progress: "Callable[[int], None]") -> 
 
 TIES = ("none", "plus")
 METHODS = (
-    Method(nearswap, local=True, takes=ALIKE, least=2, most=2, ranges={"t": POSITIVE, "floor": POSITIVE}),
-    Method(arcee_fusion, takes=MODELS, least=2, most=2),
-    Method(
+    Lifted(nearswap, local=True, takes=ALIKE, least=2, most=2, ranges={"t": POSITIVE, "floor": POSITIVE}),
+    Lifted(arcee_fusion, takes=MODELS, least=2, most=2),
+    Lifted(
         sce, local=True, measure=one_by_one(_calculated), passes=_calculated_passes, choices={"tie": TIES},
         ranges={"select": Range(0, 1, open_below=True), "floor": POSITIVE}, thresholds=1,
     ),
-    Method(ram, local=True, ranges={"epsilon": POSITIVE}),
-    Method(
+    Lifted(ram, local=True, ranges={"epsilon": POSITIVE}),
+    Lifted(
         ramplus, local=True, measure=one_by_one(_boosted), passes=1, choices={"scope": ("model", "tensor")},
         ranges={"r": POSITIVE, "alpha": POSITIVE, "epsilon": POSITIVE},
     ),

@@ -13,8 +13,9 @@ from itertools import combinations
 from typing import Any
 
 from taskvec.errors import RecipeError
-from taskvec.methods.lift import ALIKE, Method, Range
-from taskvec.methods.passes import grams, one_by_one
+from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.method import ALIKE, Range
+from taskvec.methods.core.passes import grams, one_by_one
 
 Gram = Sequence[Sequence[Any]]  # of floats; of arrays for the scopes row and column
 SCOPES = {"scope": ("tensor", "model")}
@@ -254,8 +255,8 @@ def _nonzero(size: float) -> float:
     return size
 
 
-def _geometry(fn: object, **more: object) -> Method:
-    return Method(fn, combines=True, measure=one_by_one(grams), passes=1, **more)  # type: ignore[arg-type]
+def _geometry(fn: object, **more: object) -> Lifted:
+    return Lifted(fn, combines=True, measure=one_by_one(grams), passes=1, **more)  # type: ignore[arg-type]
 
 
 POSITIVE = Range(0, math.inf)

@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskvec import kernels
-from taskvec.derived import Parameter
-from taskvec.methods.applied import Applied, Measured
-from taskvec.methods.call import PART
-from taskvec.methods.counting import Equals, Ranks, groups_of
-from taskvec.methods.draws import DROPS, PRUNES, key_of, normal
-from taskvec.methods.lift import Method, Range
-from taskvec.methods.passes import ByRows, grams, one_by_one, ratios
-from taskvec.methods.thresholds import Cut, cuts, quotas, values_of
-from taskvec.operations import DROP, KEEP, SUM
-from taskvec.terms import Program
+from taskvec.algebra.derived import Parameter
+from taskvec.algebra.program import Program
+from taskvec.methods.core.applied import Applied
+from taskvec.methods.core.call import PART
+from taskvec.methods.core.counting import Equals, Ranks, groups_of
+from taskvec.methods.core.draws import DROPS, PRUNES, key_of, normal
+from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.method import Measured, Range
+from taskvec.methods.core.passes import ByRows, grams, one_by_one, ratios
+from taskvec.methods.core.thresholds import Cut, cuts, quotas, values_of
+from taskvec.numbers import kernels
+from taskvec.numbers.operations import DROP, KEEP, SUM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -343,26 +344,26 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
 
 
 METHODS = (
-    Method(
+    Lifted(
         trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1, thresholds=1,
         ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True), "entries": ENTRIES},
         choices=SIEVE,
     ),
-    Method(
+    Lifted(
         breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1, thresholds=2,
         ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
         choices=SIEVE | {"scope": ("model", "tensor", "row"), "outliers": ("all", "spare")},
     ),
-    Method(
+    Lifted(
         dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
         ranges={"drop": Range(0, 1 - 2**-24), "seed": SEED}, choices=RESCALE,
     ),
-    Method(
+    Lifted(
         della, rows=True, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)),
         passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1), "seed": SEED},
         choices=RESCALE | {"rows": ("last", "first")}, check=_della_problem,
     ),
-    Method(
+    Lifted(
         random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1, ranges={"seed": SEED}
     ),
 )  # fmt: skip

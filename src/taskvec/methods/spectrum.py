@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from taskvec.methods.blas import one_thread
 from taskvec.methods.consensus import elect
-from taskvec.methods.lift import Method, Range
+from taskvec.methods.core.blas import one_thread
+from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.method import Range
 from taskvec.methods.sparsify import DENSITY, trim
 
 if TYPE_CHECKING:
@@ -390,10 +391,10 @@ def _by_merge(shape: tuple[int, ...], count: int) -> int:
 
 
 METHODS = (
-    Method(low_rank, most=1, ranges={"rank": Range(1, ANY_RANK, whole=True), "share": DENSITY}, workspace=_by_gram),
-    Method(iso_c, workspace=_by_gram),
-    Method(tsv_m, workspace=_by_triplets),
-    Method(iso_cts, least=2, ranges={"common": Range(0, 1)}, workspace=_by_triplets),
-    Method(knots, least=2, ranges={"density": DENSITY}, choices={"reduce": ("mean", "sum")}, workspace=_by_left),
-    Method(svc, least=2, ranges={"alpha": Range(0, math.inf, open_below=True)}, workspace=_by_merge),
+    Lifted(low_rank, most=1, ranges={"rank": Range(1, ANY_RANK, whole=True), "share": DENSITY}, workspace=_by_gram),
+    Lifted(iso_c, workspace=_by_gram),
+    Lifted(tsv_m, workspace=_by_triplets),
+    Lifted(iso_cts, least=2, ranges={"common": Range(0, 1)}, workspace=_by_triplets),
+    Lifted(knots, least=2, ranges={"density": DENSITY}, choices={"reduce": ("mean", "sum")}, workspace=_by_left),
+    Lifted(svc, least=2, ranges={"alpha": Range(0, math.inf, open_below=True)}, workspace=_by_merge),
 )

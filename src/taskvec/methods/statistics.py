@@ -1,6 +1,6 @@
 """Merges that weigh what each model has learnt by statistics of its data: the models, then the statistics of each.
 
-`stats` (statistics.py) makes the files, which hold float32 tensors under the names of the weights that they are about.
+`stats` (stats.py) makes the files, which hold float32 tensors under the names of the weights that they are about.
 Pure functions of n models' arrays and n statistics' arrays; what a file does not name is zeros (fisher) or of size 0
 (regmean).
 """
@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
-from taskvec.methods.applied import Applied, Measured
-from taskvec.methods.call import TILE
-from taskvec.methods.lift import MODELS, Method, Range
-from taskvec.methods.passes import one_by_one
-from taskvec.source import Source, Spec
+from taskvec.methods.core.applied import Applied
+from taskvec.methods.core.call import TILE
+from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.method import MODELS, Measured, Range
+from taskvec.methods.core.passes import one_by_one
+from taskvec.sources.source import Source, Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -226,12 +227,12 @@ def _misfits(source: Source, models: Mapping[str, Spec], shapes: Mapping[str, tu
 
 
 METHODS = (
-    Method(
+    Lifted(
         fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=one_by_one(_norms),
         copies=2, ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
         choices={"floors": ("first", "all"), "norm": ("model", "none")},
     ),
-    Method(
+    Lifted(
         regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=one_by_one(_layouts), copies=12,
         ranges={"weights": ANY_SIZE, "alpha": Range(0, 1)},
     ),

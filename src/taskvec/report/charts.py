@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
-from taskvec.findings import WITHIN, Record, Trial, means
-from taskvec.goals import objective
 from taskvec.report.heat import heat_map
 from taskvec.report.svg import Frame, Point
 from taskvec.report.trades import Trade, base_value, bounds, trades
+from taskvec.searching.findings import WITHIN, Record, Trial, means
+from taskvec.searching.goals import objective
 
 
 @dataclass(frozen=True, slots=True)

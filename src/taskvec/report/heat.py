@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from taskvec.findings import Record, Trial
 from taskvec.report.svg import Point, short
+from taskvec.searching.findings import Record, Trial
 
 RAMP = ((0.93, 0.94, 0.96), (0.55, 0.72, 0.86), (0.20, 0.47, 0.71), (0.05, 0.22, 0.42))  # low to high, also in grey
 MOST = 60  # values of a knob, above which cells are too small to see

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from taskvec.entries import Numbers
 from taskvec.escapes import in_shell
-from taskvec.evidence import Difference
-from taskvec.findings import ALPHA, CHOSE, CHOSEN, WITHIN, Record, Trial, means
 from taskvec.report.charts import charts
 from taskvec.report.svg import short
+from taskvec.searching.entries import Numbers
+from taskvec.searching.evidence import Difference
+from taskvec.searching.findings import ALPHA, CHOSE, CHOSEN, WITHIN, Record, Trial, means
 from taskvec.version import __version__
 
 STYLE = Path(__file__).with_name("style.css")

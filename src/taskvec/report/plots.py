@@ -6,15 +6,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from taskvec.analysis.compare import Comparison
 from taskvec.errors import MissingExtra, OutputError
-from taskvec.findings import Record, means
-from taskvec.interference import Disentanglement
-from taskvec.measures import Comparison
-from taskvec.outputs import Destination
+from taskvec.places.local import stated
 from taskvec.report.heat import grid_of
 from taskvec.report.trades import bounds, trades
-from taskvec.staging import write_file
-from taskvec.storage import stated
+from taskvec.saving.outputs import Destination
+from taskvec.saving.staging import write_file
+from taskvec.searching.findings import Record, means
+from taskvec.searching.interference import Disentanglement
 
 ACCENT = "#b3124e"
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from taskvec.entries import Numbers
 from taskvec.errors import TaskvecError
-from taskvec.findings import Record, means
-from taskvec.goals import Goal, constraint, objective
+from taskvec.searching.entries import Numbers
+from taskvec.searching.findings import Record, means
+from taskvec.searching.goals import Goal, constraint, objective
 
 Point = tuple[float, float]
 MOST = 3  # pictures of one search

@@ -11,7 +11,7 @@ reordered.py    the rows of another tokenizer's order
 tokens.py       the vocabulary of a folder's tokenizer, and the union of several
 """
 
-from taskvec.rooms import Rooms
+from taskvec.lazy import Rooms
 
 __all__ = ["FUNCTIONS", "ROOMS"]
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from taskvec.coefficients import Coefficient
-from taskvec.derived import Derived, Parameter
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.derived import Derived, Parameter
+from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MismatchError, RecipeError
-from taskvec.places import HEADS, layer_of
+from taskvec.sources.positions import HEADS, layer_of
 from taskvec.views.bylayer import Origin
 from taskvec.views.settings import Settings, settings_of, with_layers
 from taskvec.views.view import View, lifted, require_weights, texts, whole, without_collisions
-from taskvec.weights import SHOWN, Weights
 
 # Tensors of no layer that stand before the layers; every other one, and a head, stands after them.
 INPUT_SIDE = (

@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from taskvec.coefficients import quoted
-from taskvec.derived import Names, Parameter
+from taskvec.algebra.derived import Names, Parameter
+from taskvec.algebra.hints import fits, replaced
+from taskvec.algebra.idle_patterns import nearest
+from taskvec.algebra.weights import Weights
 from taskvec.errors import MismatchError, RecipeError
-from taskvec.hints import fits, replaced
-from taskvec.idle_patterns import nearest
-from taskvec.places import TIED
-from taskvec.source import Source
+from taskvec.sources.positions import TIED
+from taskvec.sources.source import Source
+from taskvec.sources.text import quoted
 from taskvec.views.settings import Settings, with_entry
 from taskvec.views.view import TILE, View, lifted, require_weights, summed, texts, without_collisions
-from taskvec.weights import Weights
 
 
 # ---- rename --------------------------------------------------------------------------------------
@@ -76,7 +76,8 @@ def untie(m: Weights, *, head: str | None = None, embedding: str | None = None) 
     >>> untie(m)
     >>> untie(m, head="lm_head.weight", embedding="model.embed_tokens.weight")
 
-    Names are those of the table TIED (places.py) unless they are given. config.json gets `tie_word_embeddings: false`.
+    Names are those of the table TIED (positions.py) unless they are given. config.json gets
+    `tie_word_embeddings: false`.
     Raises RecipeError if there is no such embedding, more than one, or a head already. A LoRA that does not change the
     embedding stays as it is.
     """

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from taskvec.coefficients import quoted
-from taskvec.derived import Parameter
+from taskvec.algebra.derived import Parameter
+from taskvec.algebra.idle_patterns import nearest
+from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import RecipeError
-from taskvec.globs import matches
-from taskvec.idle_patterns import nearest
-from taskvec.source import Source
+from taskvec.sources.source import Source
+from taskvec.sources.text import matches, quoted
 from taskvec.views.settings import Settings, merged, settings_of
 from taskvec.views.view import View, lifted, require_weights, without_collisions
-from taskvec.weights import SHOWN, Weights
 
 
 # ---- select --------------------------------------------------------------------------------------

@@ -6,17 +6,17 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from taskvec.coefficients import Coefficient
-from taskvec.derived import Parameter
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.derived import Parameter
+from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError, SourceChanged
-from taskvec.source import Source
-from taskvec.storage import stamp_of
+from taskvec.places.local import stamp_of
+from taskvec.sources.source import Source
 from taskvec.views.rows import MEAN, ZERO, RowPlan, Rows
 from taskvec.views.settings import Settings, with_entry
 from taskvec.views.tokens import HIGHEST, Tokenizer, files_of, read
 from taskvec.views.view import lifted, require_weights, texts, whole
 from taskvec.views.vocabulary import vocabulary_tensors
-from taskvec.weights import SHOWN, Weights
 
 TokenSource = int | tuple[int, int | str]  # the number of a model, 0 for zero; or a row of one, by id or by token
 DEFAULTS: Mapping[str, Any] = {

@@ -10,11 +10,11 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from taskvec import kernels
-from taskvec.derived import Names, reads
-from taskvec.dtypes import BITS
-from taskvec.source import Source, Spec
-from taskvec.terms import Linear, aligned, scratch_bytes
+from taskvec.algebra.derived import Names, reads
+from taskvec.algebra.program import Linear, aligned, scratch_bytes
+from taskvec.numbers import kernels
+from taskvec.numbers.dtypes import BITS
+from taskvec.sources.source import Source, Spec
 from taskvec.views.view import TILE, View, summed
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from taskvec.derived import Derived
+from taskvec.algebra.derived import Derived
+from taskvec.algebra.weights import Weights
 from taskvec.errors import TaskvecError
-from taskvec.json_files import read_json
+from taskvec.places.json_files import read_json
 from taskvec.views.bylayer import Origin, Whole, moved
-from taskvec.weights import Weights
 
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")  # keys that count layers, in the order of search
 OF_TEXT = ("text_config", "language_config", "llm_config")  # tables within config.json

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.errors import FormatError
-from taskvec.json_files import read_json, read_text
-from taskvec.storage import stated, write_text
+from taskvec.places.json_files import read_json, read_text
+from taskvec.places.local import stated, write_text
 from taskvec.views.settings import read_table
 
 # The files of a tokenizer; those of WORDS hold the vocabulary in older forms, beside tokenizer.json.

@@ -10,14 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from taskvec.coefficients import Coefficient
-from taskvec.derived import Derived, as_parameter, parameter_text
-from taskvec.dtypes import BITS, accumulator
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.derived import Derived, as_parameter, parameter_text
+from taskvec.algebra.program import Linear, evaluate, scratch_bytes
+from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError
-from taskvec.source import Source, Spec, fingerprint
-from taskvec.terms import Linear, evaluate, scratch_bytes
+from taskvec.numbers.dtypes import BITS, accumulator
+from taskvec.sources.source import Source, Spec, fingerprint
 from taskvec.views.settings import Settings, settings_of
-from taskvec.weights import SHOWN, Weights
 
 A_TENSOR = 2000  # bytes of bookkeeping
 TILE = 64 << 10  # elements that are summed at once

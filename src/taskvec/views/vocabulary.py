@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from taskvec.coefficients import Coefficient
-from taskvec.derived import Parameter
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.derived import Parameter
+from taskvec.algebra.weights import Weights
 from taskvec.errors import MismatchError, RecipeError
-from taskvec.places import BIASES, HEADS, by_token
+from taskvec.sources.positions import BIASES, HEADS, by_token
 from taskvec.views.rows import ALL, ZERO, Padding, Rows
 from taskvec.views.settings import Settings, with_entry
 from taskvec.views.view import lifted, require_weights, texts, whole
-from taskvec.weights import Weights
 
 FILLS = ("zero", "mean")
 MOST_ROWS = (1 << 31) - 1

@@ -1,0 +1,12 @@
+"""Checkpoints under + and *: an expression is {source: coefficient}, and knows no file.
+
+weights.py        Weights: the algebra, {source: coefficient}; knows no file
+coefficients.py   what may stand before a source: numbers, knobs, filters, tables, gradients; exact
+program.py        what is summed for one tensor, and the summing
+derived.py        a call over expressions that is itself a source
+arrays.py         tensors in memory as Weights
+layerwise.py      layerwise: a knob for each layer or tensor of a vector
+fitting.py        an adapter beside the model that it is added to
+hints.py          what keeps two sources apart, and the recipe that brings them together
+idle_patterns.py  patterns that fit nothing, or are never reached
+"""

@@ -1,0 +1,49 @@
+"""Tensors in memory as Weights."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from taskvec.algebra.weights import Weights
+from taskvec.errors import TaskvecError
+from taskvec.sources.source import ArraySource, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def from_arrays(
+    arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1, statistic: str = ""
+) -> Weights:
+    """Tensors in memory as Weights. numpy float16/32/64, integers and bool; ml_dtypes' bfloat16 and float8 as well.
+
+    `name` stands for them in recipes; `mass` is 1 for a model, 0 for a task vector. `statistic`: "fisher" or "gram" for
+    statistics of a model, as `stats` computes them, which only methods take. The arrays are not copied: leave them as
+    they are while the result is used. `save` compares a digest of every byte before and after its work, and raises
+    SourceChanged for an array that was written to; to use new numbers, call `from_arrays` again.
+    """
+    import numpy as np
+
+    specs, kept = {}, {}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray | np.generic) or isinstance(array, np.ma.MaskedArray):
+            kind = type(array).__name__
+            raise TaskvecError(f"{key} is a {kind}, not a plain numpy array: give numpy.asarray of it, without a mask")
+        specs[key] = Spec(tuple(array.shape), _dtype_of(array.dtype, key))
+        kept[key] = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return Weights({ArraySource(name, kept, specs, 0 if statistic else mass, statistic): 1})
+
+
+def _dtype_of(dtype: Any, name: str) -> str:
+    kinds = {"f": "F", "i": "I", "u": "U"}
+    special = {
+        "bool": "BOOL",
+        "complex64": "C64",
+        "bfloat16": "BF16",
+        "float8_e4m3fn": "F8_E4M3",
+        "float8_e5m2": "F8_E5M2",
+    }
+    if dtype.name in special:
+        return special[dtype.name]
+    if dtype.kind in kinds and dtype.itemsize <= 8:
+        return f"{kinds[dtype.kind]}{dtype.itemsize * 8}"
+    raise TaskvecError(f"{name} has dtype {dtype}, which the safetensors format does not know")

@@ -1,0 +1,81 @@
+"""Adapters meet the model that they are added to: what a file alone cannot tell about a source, its neighbour can.
+
+A source that can change beside a model has `fitted(model)`, which returns the form to add, and `objections(model)`, the
+reasons not to add it; `remarks(model)` are what a user should know. This module asks for them; formats/peft.py has all.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from taskvec.algebra.coefficients import ZERO, Coefficient
+from taskvec.errors import TaskvecError
+from taskvec.notes import note
+from taskvec.numbers.rationals import Number
+from taskvec.sources.source import Source
+
+
+def in_form(
+    terms: Mapping[Source, Coefficient | Number], mentioned: Mapping[Source, str], summed: tuple[Source, ...]
+) -> tuple[dict[Source, Coefficient], Mapping[Source, str], tuple[Source, ...]]:
+    """The parts of an expression, each source in the form that it has beside the first model among them, or beside the
+    first task vector that names every tensor."""
+    forms = _forms([*summed, *terms])
+    if not forms:
+        return {source: Coefficient.of(c) for source, c in terms.items()}, mentioned, summed
+    total: dict[Source, Coefficient] = {}
+    for source, c in terms.items():
+        form = forms.get(source, source)
+        total[form] = total.get(form, ZERO) + Coefficient.of(c)
+    return total, {forms.get(s, s): name for s, name in mentioned.items()}, tuple(forms.get(s, s) for s in summed)
+
+
+def _forms(sources: Iterable[Source]) -> Mapping[Source, Source]:
+    """The sources that take another form beside the first model among all: source -> that form."""
+    every = dict.fromkeys(sources)
+    adaptable = [(source, fit) for source in every if (fit := getattr(source, "fitted", None))]
+    if not adaptable or len(adaptable) == len(every):
+        return {}
+    model = next((source for source in every if _is_model(source)), None)
+    model = model or next((source for source in every if _is_whole(source)), None)
+    if model is None:
+        return {}
+    found = {source: fit(model) for source, fit in adaptable}
+    return {source: form for source, form in found.items() if form is not source}
+
+
+def objections(leaves: Iterable[Source], summed: Collection[Source], reference: Source) -> list[str]:
+    """What the adapters among the files below an expression have against the model that they are added to.
+
+    summed: the terms of the expression. An adapter that is no term itself is within a view or a method.
+    """
+    model = reference if _is_model(reference) else None
+    asked = [(leaf in summed, ask) for leaf in leaves if (ask := getattr(leaf, "objections", None))]
+    return list(dict.fromkeys(problem for as_term, ask in asked for problem in ask(model, as_term)))
+
+
+def note_remarks(leaves: Iterable[Source], reference: Source | None) -> None:
+    """Issue what the adapters among the files below an expression want a user to know about it."""
+    model = reference if reference is not None and _is_model(reference) else None
+    for leaf in leaves:
+        for text in getattr(leaf, "remarks", _none)(model):
+            note(text)
+
+
+def _none(model: Source | None) -> tuple[str, ...]:
+    return ()
+
+
+def _is_whole(source: Source) -> bool:
+    """Whether a task vector names every tensor."""
+    try:
+        return not source.partial
+    except TaskvecError:
+        return False
+
+
+def _is_model(source: Source) -> bool:
+    if hasattr(source, "fitted"):
+        return False
+    try:
+        return source.mass == 1
+    except TaskvecError:  # a call whose arguments have no value yet, or no mass: said where it is asked for
+        return False

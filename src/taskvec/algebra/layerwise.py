@@ -1,0 +1,32 @@
+"""`layerwise`: a vector with a coefficient of its own for each layer, or for each tensor."""
+
+from taskvec.algebra.coefficients import Coefficient, knob, per
+from taskvec.algebra.weights import Weights
+from taskvec.errors import RecipeError
+from taskvec.sources.positions import layer_of
+
+GRAINS = ("layer", "tensor")
+
+
+def layerwise(vector: Weights, name: str = "lam", *, by: str = "layer") -> Weights:
+    """`vector` with a knob for each of its layers (NAME_0, NAME_1, ..., and NAME_rest for tensors of none), or tensors.
+
+    by="layer": the layer is the first number in a tensor's name, in each stack of layers. by="tensor": NAME_k for the
+    k-th of the vector's tensors, the "layer-wise" of AdaMerging and the blocks of aTLAS. For `learn` and `search`.
+    """
+    if by not in GRAINS:
+        raise RecipeError(f"by is {' or '.join(GRAINS)}, not {by!r}")
+    if not isinstance(vector, Weights):
+        raise RecipeError(f"layerwise works on a task vector, not on {type(vector).__name__}")
+    touched = [n for n, spec in vector.specs.items() if spec.arithmetic]
+    if by == "tensor":
+        return vector * per({**{n: knob(f"{name}_{k}") for k, n in enumerate(touched)}, "*": 0})
+    layers = {at: None for n in touched if (at := layer_of(n))}
+    several = len({stack for stack, _ in layers}) > 1
+    stacks = list(dict.fromkeys(stack for stack, _ in layers))
+    table: dict[str, Coefficient] = {}
+    for stack, layer in layers:
+        suffix = f"{stacks.index(stack)}_{layer}" if several else f"{layer}"
+        table[f"{stack}.{layer}.*" if stack else f"{layer}.*"] = knob(f"{name}_{suffix}")
+    rest = {"*": knob(f"{name}_rest") if any(layer_of(n) is None for n in touched) else Coefficient.of(0)}
+    return vector * per({**table, **rest})

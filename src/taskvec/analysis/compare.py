@@ -1,0 +1,186 @@
+"""Numbers that take a pass to know: norms, dots, cosines, sign conflicts; exact, streamed, bounded."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskvec.algebra.program import Linear, Program, operand_bytes
+from taskvec.algebra.weights import Weights
+from taskvec.errors import MismatchError, RecipeError
+from taskvec.executors.threads import default_threads, each
+from taskvec.numbers.operations import DOT, PAIR, RESULT
+from taskvec.recipes.recipe import load
+from taskvec.sources.positions import layer_of
+
+BLOCK = 256 << 10  # elements that a thread holds of every vector
+OUTSIDE = "(outside the layers)"
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Sums over a set of entries, for n vectors: each field is n x n, row by row."""
+
+    dot: tuple[tuple[float, ...], ...]  # sum of x_i * x_j, float64
+    both: tuple[tuple[int, ...], ...]  # entries where both are nonzero
+    against: tuple[tuple[int, ...], ...]  # those of them where the signs differ
+    base_square: float  # sum of squares of the base's weights; nan without a base
+
+    @property
+    def norms(self) -> list[float]:
+        """||x_i||, the Euclidean norm."""
+        return [math.sqrt(self.dot[k][k]) for k in range(len(self.dot))]
+
+    @property
+    def cosine(self) -> list[list[float]]:
+        """x_i . x_j / (||x_i|| ||x_j||); nan where a vector is zero."""
+        size = self.norms
+        return [
+            [d / (size[i] * size[j]) if size[i] * size[j] else math.nan for j, d in enumerate(row)]
+            for i, row in enumerate(self.dot)
+        ]
+
+    @property
+    def sign_conflict(self) -> list[list[float]]:
+        """Share of the entries nonzero in both that differ in sign; nan where there are none."""
+        rows = zip(self.against, self.both, strict=True)
+        return [[a / b if b else math.nan for a, b in zip(x, y, strict=True)] for x, y in rows]
+
+    @property
+    def relative(self) -> list[float]:
+        """||x_i|| / ||base||; nan without a base."""
+        base = math.sqrt(self.base_square)
+        return [n / base if base else math.nan for n in self.norms]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The measures of n vectors: whole, and by tensor and layer."""
+
+    names: tuple[str, ...]
+    tensors: Mapping[str, Pairs]
+
+    @property
+    def whole(self) -> Pairs:
+        """Over all tensors."""
+        return added(list(self.tensors.values()))
+
+    @property
+    def layers(self) -> dict[str, Pairs]:
+        """By layer, in the order of the model; tensors of no layer together."""
+        groups: dict[str, list[Pairs]] = {}
+        for name, pairs in self.tensors.items():
+            found = layer_of(name)
+            groups.setdefault(f"{found[0]}.{found[1]}".lstrip(".") if found else OUTSIDE, []).append(pairs)
+        return {layer: added(group) for layer, group in groups.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`: nan becomes null."""
+        return {
+            "names": list(self.names),
+            "whole": _table(self.whole),
+            "layers": {k: _table(v) for k, v in self.layers.items()},
+        }
+
+
+def _table(pairs: Pairs) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        return [plain(v) for v in value] if isinstance(value, list) else None if math.isnan(value) else value
+
+    names = ("norms", "relative", "cosine", "sign_conflict")
+    return {name: plain(getattr(pairs, name)) for name in names}
+
+
+def added(parts: Sequence[Pairs]) -> Pairs:
+    """The sums over all parts, exactly rounded, so that their order does not matter."""
+    n = range(len(parts[0].dot))
+    return Pairs(
+        tuple(tuple(math.fsum(p.dot[i][j] for p in parts) for j in n) for i in n),
+        tuple(tuple(sum(p.both[i][j] for p in parts) for j in n) for i in n),
+        tuple(tuple(sum(p.against[i][j] for p in parts) for j in n) for i in n),
+        math.fsum(p.base_square for p in parts),
+    )
+
+
+def compare(
+    vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLike[str]]",
+    *,
+    base: "Weights | str | os.PathLike[str] | None" = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Norms, cosines and sign conflicts of task vectors, in one pass over their sources.
+
+    vectors: by name, or a list of Weights or uris. From models (mass 1) `base` is subtracted, if given; `relative`
+    sizes refer to it. Tensors that are not floating point do not count. Raises MismatchError, MassError.
+    """
+    ground = base if base is None or isinstance(base, Weights) else load(base)
+    named = _named(vectors)
+    taus = [w - ground if ground is not None and w.kind() == 1 else w for w in named.values()]
+    if not taus:
+        raise RecipeError("there is nothing to compare")
+    taus = [w.placed_in(ground.reference if ground is not None else None) for w in taus]
+    everything = sum([ground, *taus], Weights({})) if ground is not None else sum(taus, Weights({}))
+    specs = {name: spec for name, spec in everything.specs.items() if spec.arithmetic}
+    if not specs:
+        raise MismatchError("no tensor is floating point: there is nothing to compare")
+    columns = taus if ground is None else [*taus, ground]
+    sums = {name: [w.linear(name, everything.places[name]) for w in columns] for name in specs}
+    parts = [dict.fromkeys(part for linear in its for part in linear.parts) for its in sums.values()]
+    room = RESULT * len(columns) + max(operand_bytes(its, BLOCK) for its in parts)
+    blocks = [(name, start) for name, spec in specs.items() for start in range(0, spec.numel, BLOCK)]
+    found: dict[str, list[Pairs]] = {name: [] for name in specs}
+    total, done = sum(spec.numel for spec in specs.values()), 0
+
+    def work(block: tuple[str, int], scratch: memoryview) -> tuple[str, int, Pairs]:
+        name, start = block
+        count = min(BLOCK, specs[name].numel - start)
+        return name, count, _pairs(sums[name], start, count, scratch, has_base=ground is not None)
+
+    def memory() -> memoryview:
+        return memoryview(bytearray(room))
+
+    for name, count, pairs in each(blocks, work, memory, threads or default_threads()):
+        found[name].append(pairs)
+        done += count
+        if progress:
+            progress(done, total)
+    return Comparison(tuple(named), {name: added(parts) for name, parts in found.items() if parts})
+
+
+def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLike[str]]") -> dict[str, Weights]:
+    if isinstance(vectors, Mapping):
+        return dict(vectors)
+    found: dict[str, Weights] = {}
+    for given in vectors:
+        weights = given if isinstance(given, Weights) else load(given)
+        paths = [getattr(source, "path", None) for source in weights.mentioned]
+        name = paths[0].name if len(paths) == 1 and paths[0] else str(weights)
+        found[name if name not in found else f"{name}_{len(found) + 1}"] = weights
+    return found
+
+
+def _pairs(sums: Sequence[Linear], start: int, count: int, scratch: memoryview, has_base: bool) -> Pairs:
+    """The measures of a range of elements; `sums`: each vector, and the base behind them if there is one."""
+    import numpy as np
+
+    n = len(sums) - has_base
+    wanted = [(i, j) for i in range(n) for j in range(i, n)]
+    found, square = np.zeros((len(wanted), 3)), np.full(1, math.nan)
+    program = Program(start, count, scratch)
+    refs = [program.sum(linear) for linear in sums]
+    for (i, j), sink in zip(wanted, found, strict=True):
+        program.add(PAIR, (refs[i], refs[j]), sink=sink)
+    if has_base:
+        program.add(DOT, (refs[-1], refs[-1]), sink=square)
+    program.run()
+    upper = {
+        pair: (float(dot), int(both), int(against)) for pair, (dot, both, against) in zip(wanted, found, strict=True)
+    }
+
+    def table(which: int) -> Iterator[tuple[Any, ...]]:
+        for i in range(n):
+            yield tuple(upper[min(i, j), max(i, j)][which] for j in range(n))
+
+    return Pairs(tuple(table(0)), tuple(table(1)), tuple(table(2)), float(square[0]))

@@ -1,0 +1,251 @@
+"""`match`: the permutations of one model's hidden units that bring it nearest to another, from the weights alone.
+
+Weight matching of Git Re-Basin (Ainsworth, Hayase & Srinivasa, ICLR 2023, arXiv 2209.04836): two networks that were
+trained from different initialisations compute alike in other orders of their units; a mean of them makes sense once the
+orders agree.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskvec.algebra.weights import Weights
+from taskvec.analysis.compare import compare
+from taskvec.errors import MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
+from taskvec.formats.header import write_header
+from taskvec.saving.outputs import Destination
+from taskvec.saving.staging import write_file
+from taskvec.views import families, symmetries
+from taskvec.views.permuted import bytes_of, in_memory, permute
+from taskvec.views.symmetries import Group, Symmetry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Orders = Mapping[str, NDArray[Any]]
+    Gram = NDArray[Any]
+
+SLAB = 1 << 22  # elements of a tensor that are held at once where the units are not its rows
+WIDTH = 1 << 20  # elements of a slab that are multiplied at once, in float64
+LEAST = 1e-12  # a gain below this share of the objective is rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What `match` found. `permutations` is what `permute` takes."""
+
+    symmetry: str  # the rules by which the units were found
+    units: Mapping[str, int]  # group -> how many units it has
+    moved: Mapping[str, int]  # group -> how many of them are in another place
+    uncovered: tuple[str, ...]  # tensors that no rule permutes
+    sweeps: int  # over the groups, the last of which found no gain if it `settled`
+    settled: bool
+    before: float  # cosine of a and b, over the whole model
+    after: float  # cosine of a and permute(b, permutations)
+    permutations: Weights
+
+    def save(self, uri: "str | os.PathLike[str]", *, overwrite: bool = False) -> None:
+        """Write the permutations as a safetensors file, whole or not at all. Raises OutputError."""
+        write(uri, self.permutations, overwrite)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        found = {name: getattr(self, name) for name in self.__slots__ if name != "permutations"}
+        return {key: dict(v) if isinstance(v, Mapping) else v for key, v in found.items()}
+
+    def __str__(self) -> str:
+        kept = f"; {len(self.uncovered)} tensors keep their order" if self.uncovered else ""
+        end = "" if self.settled else " and not settled: allow it more sweeps"
+        return (
+            f"{sum(self.moved.values())} of {sum(self.units.values())} units moved in {len(self.units)} groups "
+            f"({self.symmetry}){kept}\n"
+            f"cosine {self.before:.4f} -> {self.after:.4f} after {self.sweeps} sweep{'s' * (self.sweeps != 1)}{end}"
+        )
+
+
+def match(
+    a: Weights,
+    b: Weights,
+    *,
+    spec: "str | os.PathLike[str] | None" = None,
+    heads: int | None = None,
+    residual: bool = False,
+    seed: int = 0,
+    sweeps: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> Alignment:
+    """argmax over permutations pi of <vec(a), vec(pi(b))>: the order of b's units in which it is most like a.
+
+    Git Re-Basin, algorithm 1 (weight matching): with all other groups held, the best order of one is a linear
+    assignment on A_ij = sum over its tensors of <unit i of a, unit j of pi(b)>, solved exactly; group after group in an
+    order drawn from `seed`, until a sweep over all has no gain (at most `sweeps`, 100 as in the authors' code). A local
+    optimum: finding the best is NP-hard from three layers on. Then `permute(b, match(a, b).permutations)` computes what
+    b computes.
+
+    spec: the name of shipped rules (llama, bert, gpt2) or a JSON file (symmetries.from_json); chosen by the tensors'
+    names if not given, and only rules that know every tensor. heads: how many attention heads (of keys) the models
+    have, where no config.json says so. residual: permute the residual stream too, for models trained from different
+    initialisations; exact for RMSNorm and LayerNorm. Beyond the paper: attention heads move whole, with grouped queries
+    those that share a key together; within a head, and among the queries of one key, the order stays. A tensor that a
+    group permutes on two axes follows and has no vote.
+
+    Gram matrices are float64, n x n for the n units of one group at a time, summed a tensor at a time (by slabs of rows
+    where the units are not its rows); the assignment takes up to n^3 steps. The same arguments give the same orders; a
+    BLAS that rounds otherwise can change them only where two are equal to within its rounding. Needs the extra `align`
+    (scipy). Raises RecipeError, MismatchError, MassError, NonFiniteError, FormatError.
+    """
+    import numpy as np
+
+    if a.kind() != b.kind():
+        raise MassError("one of the two is a model, the other a task vector: they have no units in common")
+    if sweeps < 1:
+        raise RecipeError(f"sweeps must be at least 1, not {sweeps}")
+    specs = (a + b).specs
+    symmetry = families.symmetry_of(specs, spec)
+    groups = symmetries.groups(symmetry, specs, _config(symmetry, a, b), heads, residual)
+    orders, done, settled = _settle(a, b, groups, seed, sweeps, progress)
+    said = {"taskvec.base": b_print} if (b_print := _fingerprint(b)) else {}
+    said |= {"taskvec.like": a_print} if (a_print := _fingerprint(a)) else {}
+    permutations = in_memory(groups, orders, {"format": "pt", **said})
+    cosine = compare({"a": a, "b": b, "moved": permute(b, permutations)}).whole.cosine[0]
+    covered = {n for group in groups.values() for n, _, _ in group.axes}
+    return Alignment(
+        symmetry.name, {n: g.units for n, g in groups.items()},
+        {n: int((orders[n] != np.arange(g.units)).sum()) for n, g in groups.items()},
+        tuple(n for n in specs if n not in covered), done, settled, cosine[1], cosine[2], permutations,
+    )  # fmt: skip
+
+
+def _settle(
+    a: Weights,
+    b: Weights,
+    groups: Mapping[str, Group],
+    seed: int,
+    sweeps: int,
+    progress: Callable[[int, int], None] | None,
+) -> "tuple[Orders, int, bool]":
+    """Coordinate descent: (the order of every group's units, sweeps, whether the last one found no gain)."""
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise MissingExtra("match", "align") from None
+    import numpy as np
+
+    orders = {name: np.arange(group.units) for name, group in groups.items()}
+    sizes = {name: sum(8 * a.specs[n].numel for n, _, _ in group.axes) for name, group in groups.items()}
+    random = np.random.default_rng(seed)
+    stale = set(groups)  # groups of which a neighbour has moved since they were last matched
+    done = 0
+    while stale and done < sweeps:
+        done += 1
+        turn = [name for name in (list(groups)[k] for k in random.permutation(len(groups))) if name in stale]
+        total, read = sum(map(sizes.__getitem__, turn)), 0
+        for name in turn:
+            stale.discard(name)
+            gram = _gram(a, b, name, groups, orders)
+            _, best = linear_sum_assignment(gram, maximize=True)
+            index = np.arange(best.size)
+            old, new = gram[index, orders[name]].sum(), gram[index, best].sum()
+            if new - old > LEAST * np.abs(gram[index, best]).sum():
+                orders[name] = best.astype(np.int64)
+                stale |= _neighbours(name, groups)
+            read += sizes[name]
+            if progress:
+                progress(read, total)
+    return orders, done, not stale
+
+
+def _fingerprint(weights: Weights) -> str | None:
+    """The fingerprint of a model that is one source."""
+    ((source, c),) = weights.terms.items() if len(weights.terms) == 1 else ((None, None),)
+    return source.fingerprint if source is not None and c == 1 and source.mass else None
+
+
+def _config(symmetry: Symmetry, *models: Weights) -> dict[str, Any]:
+    """The first configuration that is there. MismatchError where another counts the units differently."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for source in dict.fromkeys(s for m in models for s in m.mentioned if s.mass):
+        folder = getattr(source, "folder", None)
+        path = folder / "config.json" if isinstance(folder, Path) else None
+        if path and path.is_file():
+            try:
+                table = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise MismatchError(f"{path} cannot be read: {error}") from None
+            if isinstance(table, dict):
+                found.append((source.text, table))
+    keys = {key for rule in symmetry.rules if isinstance(rule.units, tuple) for key in rule.units}
+    problems = [
+        f"{key} is {table.get(key)} in {text}, {found[0][1].get(key)} in {found[0][0]}"
+        for text, table in found[1:]
+        for key in sorted(keys)
+        if table.get(key) != found[0][1].get(key)
+    ]
+    if problems:
+        raise MismatchError("the models have other heads:", problems)
+    return found[0][1] if found else {}
+
+
+def _neighbours(name: str, groups: Mapping[str, Group]) -> set[str]:
+    """The groups that share a tensor with this one."""
+    mine = {n for n, _, _ in groups[name].axes}
+    return {other for other, g in groups.items() if other != name and any(n in mine for n, _, _ in g.axes)}
+
+
+def _gram(a: Weights, b: Weights, name: str, groups: Mapping[str, Group], orders: "Orders") -> "Gram":
+    """A_ij = the sum over the group's tensors of <unit i of a, unit j of b>, b as all other groups have it now."""
+    import numpy as np
+
+    group = groups[name]
+    named = [n for n, _, _ in group.axes]
+    near = _neighbours(name, groups)
+    b = permute(b, in_memory({n: groups[n] for n in near}, orders)) if near else b
+    total, bad = np.zeros((group.units, group.units)), []
+    for tensor, axis, parts in group.axes:
+        if named.count(tensor) > 1 or not a.specs[tensor].arithmetic:
+            continue
+        for rows in _slabs(a.specs[tensor].shape, axis):
+            x, y = (_units(w.read(tensor, rows), axis, group.units, parts) for w in (a, b))
+            if not (np.isfinite(x).all() and np.isfinite(y).all()):
+                bad.append(tensor)
+                break
+            step = max(1, WIDTH // group.units)
+            for at in range(0, x.shape[1], step):
+                total += x[:, at : at + step].astype(np.float64) @ y[:, at : at + step].astype(np.float64).T
+    if bad:
+        raise NonFiniteError("units with NaN or Inf cannot be matched:", [f"{n} has NaN or Inf" for n in bad])
+    return total
+
+
+def _slabs(shape: Sequence[int], axis: int) -> Iterator[slice]:
+    """Ranges of rows, all of them where the rows are the units."""
+    row = 1
+    for size in shape[1:]:
+        row *= size
+    step = shape[0] if axis == 0 else max(1, SLAB // row)
+    for first in range(0, shape[0], step):
+        yield slice(first, min(first + step, shape[0]))
+
+
+def _units(array: "NDArray[Any]", axis: int, units: int, parts: int) -> "NDArray[Any]":
+    """(units, everything else): a row for each unit."""
+    import numpy as np
+
+    front = np.moveaxis(array, axis, 0)
+    blocks = front.reshape(parts, units, front.shape[0] // parts // units, -1)
+    return blocks.transpose(1, 0, 2, 3).reshape(units, -1)
+
+
+def write(uri: "str | os.PathLike[str]", permutations: Weights, overwrite: bool = False) -> None:
+    """A safetensors file: an I64 vector a group, its axes in the metadata. Whole or absent. Raises OutputError."""
+    place = Destination.of(uri, overwrite)
+    if not place.alone:
+        raise OutputError(f"{place.target}: permutations are one file, give it a name that ends in .safetensors")
+    source = next(iter(permutations.terms))
+    header, offsets = write_header(source.specs, getattr(source, "metadata", {}))
+    ordered = sorted(offsets, key=offsets.__getitem__)
+    write_file(place, chain([header], (bytes_of(source, name) for name in ordered)))

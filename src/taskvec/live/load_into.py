@@ -1,0 +1,199 @@
+"""`load_into`: from an expression into a live torch module, in place (the `torch` extra)."""
+
+import ctypes
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from taskvec.algebra.derived import prepare
+from taskvec.algebra.weights import Weights
+from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
+from taskvec.executors.threads import default_threads, each
+from taskvec.live.targets import Target, fit, kinds, twins
+from taskvec.numbers.dtypes import BITS
+from taskvec.saving.batchnorm import VARIANCES, negative
+from taskvec.saving.blocks import arena, fill, sums
+from taskvec.saving.plan import arena_bytes
+from taskvec.sources.source import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 1 << 20  # bytes of a parameter that are computed at once
+
+
+def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | None = None) -> None:
+    """Set the parameters and buffers of a live torch module to the expression, in place and in the module's dtypes.
+
+    Always computed from the sources, so nothing drifts however often the coefficients change. Names must be those of
+    `module.state_dict()` or of buffers that it leaves out, with or without the parts that torch.compile, DataParallel
+    and other wrappers add; of tied parameters one name is enough, and two must agree. Parameters may have any strides
+    and lie on any device. Of a DTensor (FSDP2, tensor parallelism) each process computes the whole tensor, one after
+    the other, and keeps its own shard: all processes must call this, and they exchange nothing. Tensors that a graph
+    still needs count as changed, so that a backward pass through an older graph is an error, as after an optimiser's
+    step.
+    Raises MismatchError, which lists every difference, before anything is touched, also where the weights are arrays
+    over the module's own memory and where two elements to be set are one place in memory (expanded parameters, views
+    that overlap); and NonFiniteError after (the module then holds what was computed).
+    """
+    if not find_spec("torch"):
+        raise MissingExtra("load_into", "torch")
+    weights.kind()
+    weights = weights.placed
+    targets, dtypes = fit(module, weights), kinds()
+    if shared := _shared(weights, targets):
+        raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
+    specs = {name: Spec(spec.shape, dtypes[targets[name].tensor.dtype]) for name, spec in weights.specs.items()}
+    linear, count = sums(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
+    prepare([weights], count)
+    parts = {name: its.parts for name, its in linear.items() if specs[name].arithmetic}
+    room = arena_bytes(parts, specs, BLOCK)
+
+    def computed(name: str, block: Block, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
+        return fill(memory, name, specs[name], block.start, block.count, linear, weights.reference, out)
+
+    tied = twins(weights, targets)
+
+    def same(block: Block, memory: memoryview) -> tuple[str, bool]:
+        """Whether two names of one parameter have the same values."""
+        one, _ = computed(block.name, block, memory[:room])
+        two, _ = computed(tied[block.name], block, memory[room:])
+        return f"{tied[block.name]} and {block.name}", one == two
+
+    pairs = each(_blocks(specs, tied), same, partial(arena, 2 * room), count) if tied else ()
+    if apart := {names for names, equal in pairs if not equal}:
+        raise MismatchError("the module ties tensors that the weights hold apart:", sorted(apart))
+    try:
+        bad = _Writer(specs, computed, room, count).write({name: targets[name] for name in specs if name not in tied})
+    finally:
+        _changed(targets, specs)
+    if bad:
+        raise NonFiniteError("the module now holds NaN or Inf:", sorted(bad))
+    named = [name for name in specs if name.endswith(VARIANCES) and specs[name].numel] if weights.mass else []
+    if below := [name for name in named if bool((targets[name].memory < 0).any())]:
+        raise negative(below)
+
+
+def _shared(weights: Weights, targets: Mapping[str, Target]) -> list[str]:
+    """The arrays below the weights that lie in memory of the targets."""
+    arrays = [(source, *place) for source in weights.mentioned for place in getattr(source, "addresses", tuple)()]
+    if not arrays:  # files: nothing to look up for each candidate of a search
+        return []
+    storages = [t.memory.untyped_storage() for t in targets.values() if t.memory.device.type == "cpu"]
+    places = sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in storages})
+    reach = [0, *accumulate((last for _, last in places), max)]  # the end of the first k
+    return [f"{name} of {source.text}" for source, name, a, b in arrays if reach[bisect_left(places, (b, 0))] > a]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Elements start .. start+count of one parameter."""
+
+    name: str
+    start: int
+    count: int
+
+
+def _blocks(specs: Mapping[str, Spec], names: Iterable[str]) -> list[Block]:
+    found = []
+    for name in names:
+        step = BLOCK * 8 // BITS[specs[name].dtype]
+        size = specs[name].numel
+        found += [Block(name, start, min(step, size - start)) for start in range(0, size, step)]
+    return found
+
+
+Computed = Callable[..., tuple[memoryview, int]]  # (name, block, memory, out) -> bytes of the elements, flags
+
+
+class _Writer:
+    """Sets tensors: contiguous ones block by block, where they are; all others one after the other by way of a copy."""
+
+    def __init__(self, specs: Mapping[str, Spec], computed: Computed, room: int, threads: int):
+        self.specs, self.computed, self.room, self.threads = specs, computed, room, threads
+
+    def write(self, targets: Mapping[str, Target]) -> set[str]:
+        """Compute and set all of them; the names of those that are not finite."""
+        import torch
+
+        straight = {name: target.memory.view(-1) for name, target in targets.items() if _is_straight(target)}
+        bad = self._blocks(straight)
+        for name, target in targets.items():
+            if name not in straight:
+                whole = torch.empty(self.specs[name].shape, dtype=target.tensor.dtype)
+                bad |= self._blocks({name: whole.view(-1)})
+                _set(target, whole)
+        return bad
+
+    def _blocks(self, flat: "Mapping[str, torch.Tensor]") -> set[str]:
+        import torch
+
+        bytes_of = {n: _bytes_of(t) for n, t in flat.items() if t.device.type == "cpu"}
+
+        def write(block: Block, memory: memoryview) -> tuple[str, int]:
+            name = block.name
+            if name in bytes_of:  # computed where it is to be
+                bits = BITS[self.specs[name].dtype]
+                place = slice(bits * block.start // 8, bits * (block.start + block.count) // 8)
+                return name, self.computed(name, block, memory, bytes_of[name][place])[1]
+            out, flags = self.computed(name, block, memory)
+            target = flat[name][block.start : block.start + block.count]
+            with _writable(target):
+                target.copy_(torch.frombuffer(out, dtype=target.dtype, count=block.count))
+            return name, flags
+
+        written = each(_blocks(self.specs, flat), write, partial(arena, self.room), self.threads)
+        return {name for name, flags in written if flags}
+
+
+def _bytes_of(tensor: "torch.Tensor") -> memoryview:
+    """The memory of a contiguous tensor. (`numpy()` would forbid for good to resize it, which FSDP1 does.)"""
+    place = (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr()) if tensor.nbytes else bytearray()
+    return memoryview(place).cast("B")
+
+
+def _is_straight(target: Target) -> bool:
+    """Whether its elements lie one after the other, all of them here, as they are."""
+    memory = target.memory
+    return not target.is_sharded and memory.is_contiguous() and not memory.is_conj() and not memory.is_neg()
+
+
+def _set(target: Target, whole: "torch.Tensor") -> None:
+    """Copy a whole tensor; into a DTensor this process's part of it."""
+    if target.is_sharded:
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = target.tensor.device_mesh, target.tensor.placements  # type: ignore[attr-defined]
+        whole = distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
+    with _writable(target.memory):
+        target.memory.copy_(whole)
+
+
+def _writable(tensor: "torch.Tensor") -> AbstractContextManager[object]:
+    """Within this a tensor may be written to: outside every graph, and where it is one of inference mode, in there."""
+    import torch
+
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode(tensor.is_inference()))
+    stack.enter_context(torch.no_grad())
+    return stack
+
+
+def _changed(targets: Mapping[str, Target], written: Iterable[str]) -> None:
+    """Tell torch of writes that it cannot see, so that it refuses a graph which needs the old values.
+
+    Two parameters over one memory count their versions apart, so those that were set by another name are told, too.
+    """
+    import torch
+
+    place = {name: target.memory.untyped_storage().data_ptr() for name, target in targets.items()}
+    changed = {place[name] for name in written}
+    for name, target in targets.items():
+        for counted in (target.tensor, target.memory)[: 1 + target.is_sharded]:
+            if place[name] in changed and not counted.is_inference():  # those are in no graph
+                torch.autograd.graph.increment_version(counted)

@@ -1,0 +1,365 @@
+"""`stats`: what a model makes of data, as a file of tensors: Fisher information, or Gram matrices of inputs.
+
+Model and data are a function of the user's. It gets the model's path and returns `(module, batches)`:
+
+    def reviews(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        module = AutoModelForSequenceClassification.from_pretrained(path).eval()
+        return module, [tokenizer(few, padding=True, return_tensors="pt") for few in batched(TEXTS, 16)]
+
+    def stories(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        module = AutoModelForCausalLM.from_pretrained(path).eval()
+        return module, [tokenizer(few, padding=True, return_tensors="pt") for few in batched(TEXTS, 4)]
+
+- module: in eval mode, with the model's weights under the model's names; both are checked. What is not the model's (a
+  head made on the spot) must be frozen.
+- batches: dicts. Every tensor in one has the examples along its first dimension. The module is called with all of it
+  but `targets`.
+- the logits are the `.logits` of what the module returns, or that itself; another way is a third thing to return, a
+  function `logits(module, batch)`: (examples, classes), or (examples, positions, classes).
+- targets, for labels="given": (examples,) or (examples, positions). targets[i, t] is the class that logits[i, t] are
+  about (of a causal language model the token that comes next), -100 where nothing is.
+- positions count where targets are not -100; without targets where `attention_mask`, (examples, positions), is not 0;
+  without either everywhere. Of a layer's input those rows count whose leading shape is that of the mask and where it
+  is not 0; inputs of another shape count whole.
+
+Merge methods read the files (methods/statistics.py); nothing else takes them for weights.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskvec.algebra.program import alone, evaluate
+from taskvec.algebra.weights import SHOWN, Weights, statistic_of
+from taskvec.errors import (
+    MismatchError,
+    MissingExtra,
+    NonFiniteError,
+    NotEnoughSpace,
+    OutputError,
+    RecipeError,
+    TaskvecError,
+)
+from taskvec.formats import open_source
+from taskvec.formats.header import write_header
+from taskvec.live.collect import Collected, Data, Fisher, Gram, inputs_of, is_transposed, linear_layers, theirs
+from taskvec.methods.core.lift import code_digest
+from taskvec.numbers.dtypes import BITS, parse_dtype
+from taskvec.places.local import existing_parent, free_bytes, opened, stated, write_exactly
+from taskvec.places.moving import sync
+from taskvec.recipes.userfile import function_in
+from taskvec.saving import lineage
+from taskvec.saving.outputs import Destination
+from taskvec.saving.plan import PIECE, readable
+from taskvec.saving.staging import Staging, finished_before
+from taskvec.sources.source import ArraySource, Spec
+from taskvec.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+KINDS, LABELS = ("fisher", "gram"), ("exact", "sampled", "given")
+Progress = Callable[[int, int], None]  # examples done, examples in all (0 if nobody said)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What `stats` wrote."""
+
+    path: Path
+    kind: str
+    base: str  # the fingerprint of the model
+    fingerprint: str
+    examples: int
+    tensors: int
+    unreached: tuple[str, ...]  # weights of the model that no example used
+    bytes_out: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"path": str(self.path)}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.kind} statistics of {self.tensors} tensors over {self.examples} examples\n"
+            f"{readable(self.bytes_out)} in {self.seconds:.2f} s; fingerprint {self.fingerprint[:16]}"
+        )
+
+
+def stats(
+    model: str | os.PathLike[str],
+    data: str | Callable[..., Any],
+    out: str | os.PathLike[str],
+    *,
+    kind: str,
+    examples: int | None = None,
+    labels: str = "exact",
+    seed: int = 0,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Compute statistics of a model on data, and write them to `out`, one .safetensors file (the `torch` extra).
+
+    kind="fisher": the diagonal of the Fisher information, F = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2, for every
+    parameter that requires a gradient (Matena & Raffel, NeurIPS 2022, arXiv 2111.09832): example by example, averaged
+    over examples, in float32 (float64 for parameters of float64). labels="exact": the expectation over all classes, for
+    a forward pass and a backward pass a class; "sampled": one y an example, drawn with `seed`, for one backward pass;
+    "given": the data's own `targets` (the empirical Fisher). Of a sequence, log p(y|x) is the sum over its positions,
+    each given those before it as the data have them, and "exact" is not to be had. Memory: one F and one
+    gradient beside the model.
+
+    kind="gram": G = X^T X, (in, in), of the inputs of every nn.Linear and transformers' Conv1D, under the name of the
+    layer's weight (RegMean: Jin et al., ICLR 2023, arXiv 2212.09849), summed over examples and positions: products in
+    float32 (float64 for inputs of float64), their sum in float64, 8 in^2 bytes a layer of the machine's memory. Left
+    out: layers whose weight has a second name (tied to an embedding), and layers that no example reached.
+
+    `data` is a function, or "FILE.py:function"; the module's docstring says what it returns. `examples`: stop after so
+    many. Deterministic: a draw depends on the seed, the example and the position. Nothing is written before all is
+    computed. Raises TaskvecError and its kinds; RecipeError for arguments, MismatchError for a module that is not the
+    model, NonFiniteError, OutputError.
+    """
+    began = time.perf_counter()
+    encoding = _require_arguments(kind, labels, examples, dtype)
+    place = Destination.of(out, overwrite)
+    target = place.target
+    if target.suffix != ".safetensors":
+        raise OutputError(f"{os.fspath(out)}: statistics are one file, call it NAME.safetensors")
+    weights = _model(model)
+    (source,) = weights.terms
+    place = replace(place, sources=(source.path,))  # type: ignore[attr-defined]
+    finished_before(place)  # clears what a killed run has left
+    place.require_writable()
+    given, digest = _given(data, str(source.path))  # type: ignore[attr-defined]
+    parameters = _parameters(given.module, weights)
+    layers = _layers(given.module, weights) if kind == "gram" else {}
+    _require_space(target, BITS[encoding] // 8 * sum(_sizes(parameters, layers, kind)))
+    collected: Collected = Gram(given, layers) if kind == "gram" else Fisher(given, parameters, labels, seed)
+    with closing(collected):
+        count = _seen(given, collected, examples, progress)
+    arrays, unreached = collected.found(count)
+    about = {"examples": str(count), "data": digest}
+    if kind == "fisher":
+        about |= {"labels": labels, "norm": repr(_norm(arrays))}
+        about |= {"seed": str(seed)} if labels == "sampled" else {}
+    elif turned := [name for name in arrays if is_transposed(layers[name])]:
+        about["transposed"] = json.dumps(turned)
+    source.require_unchanged()
+    record = _record(kind, weights, about)
+    size = _stored(place, arrays, encoding, record)
+    return Statistics(
+        target, kind, source.fingerprint, record["fingerprint"], count, len(arrays), tuple(unreached), size,
+        time.perf_counter() - began,
+    )  # fmt: skip
+
+
+# ---- before any work -----------------------------------------------------------------------------
+def _require_arguments(kind: str, labels: str, examples: int | None, dtype: str) -> str:
+    """The dtype to write. Raises RecipeError."""
+    for name, value, known in (("kind", kind, KINDS), ("labels", labels, LABELS)):
+        if value not in known:
+            raise RecipeError(f"{name} is one of {', '.join(known)}, not {value!r}")
+    if kind == "gram" and labels != "exact":
+        raise RecipeError("Gram matrices are of inputs: they know no labels")
+    if examples is not None and examples < 1:
+        raise RecipeError(f"examples must be at least 1, not {examples}")
+    return parse_dtype(dtype)
+
+
+def _model(uri: str | os.PathLike[str]) -> Weights:
+    weights = Weights({open_source(uri): 1})
+    (source,) = weights.terms
+    if not source.mass:
+        what = f"{statistic_of(source)} statistics" if statistic_of(source) else "a task vector"
+        raise RecipeError(f"{source.text} is {what}: statistics are of a model")
+    return weights
+
+
+def _given(data: str | Callable[..., Any], path: str) -> tuple[Data, str]:
+    """What the user's function makes of the model's path, and the digest of its code."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("stats", "torch") from None
+    function, digest = function_in(data) if isinstance(data, str) else (data, code_digest(data))
+    name = function.__name__
+    with theirs(name):
+        found = function(path)
+    if not (isinstance(found, tuple) and len(found) in (2, 3) and isinstance(found[0], torch.nn.Module)):
+        what = f"({', '.join(type(x).__name__ for x in found)})" if isinstance(found, tuple) else type(found).__name__
+        raise TaskvecError(f"{name} returned {what}, not (module, batches) or (module, batches, logits)")
+    given = Data(*found)
+    if isinstance(given.batches, Mapping | torch.Tensor) or not hasattr(given.batches, "__iter__"):
+        raise TaskvecError(f"{name} returned a {type(given.batches).__name__} where batches belong, a list of dicts")
+    if given.logits is not None and not callable(given.logits):
+        raise TaskvecError(
+            f"{name} returned a {type(given.logits).__name__} where a function logits(module, batch) belongs"
+        )
+    if any(part.training for part in given.module.modules()):
+        raise TaskvecError(f"{name} returned a module in training mode, which is random: call its eval()")
+    return given, digest
+
+
+def _parameters(module: "torch.nn.Module", weights: Weights) -> "dict[str, torch.nn.Parameter]":
+    """The model's parameters that require a gradient. Raises MismatchError for a module that is not the model."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    known = {id(p) for name, p in named.items() if name in weights.specs}
+    text, problems = weights.text(), []
+    for name, p in named.items():
+        spec = weights.specs.get(name)
+        if spec is None:
+            if p.requires_grad and id(p) not in known:
+                problems.append(f"{name} is in the module, not in {text}")
+        elif spec.shape != tuple(p.shape):
+            problems.append(f"{name} is {list(p.shape)} in the module, {list(spec.shape)} in {text}")
+        elif not _holds(p, weights.read(name)):
+            problems.append(f"{name} has other values in the module than in {text}")
+    if not known:
+        problems.append(f"no parameter of the module has the name of a tensor of {text}")
+    if problems:
+        raise MismatchError(
+            "the module is not the model: load the model's weights, under their names, and freeze what is not its own "
+            "(requires_grad_(False)):",
+            problems[:SHOWN],
+        )
+    return {name: p for name, p in named.items() if name in weights.specs and p.requires_grad}
+
+
+def _holds(parameter: "torch.nn.Parameter", values: "NDArray[Any]") -> bool:
+    import torch
+
+    return torch.equal(torch.from_numpy(values).to(parameter.dtype), parameter.detach().cpu())
+
+
+def _layers(module: "torch.nn.Module", weights: Weights) -> "dict[str, torch.nn.Module]":
+    """The model's linear layers, by the names of their weights, but for weights that have another name too."""
+    names: dict[int, list[str]] = {}
+    for name, p in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(name)
+    found = linear_layers(module)
+    return {n: m for n, m in found.items() if n in weights.specs and len(names[id(m.weight)]) == 1}
+
+
+def _sizes(
+    parameters: "Mapping[str, torch.nn.Parameter]", layers: "Mapping[str, torch.nn.Module]", kind: str
+) -> list[int]:
+    """Elements of each tensor that will be written, at most. Raises TaskvecError if there is none."""
+    found = [inputs_of(m) ** 2 for m in layers.values()] if kind == "gram" else [p.numel() for p in parameters.values()]
+    if not found:
+        lack = "linear layer with a weight of its own" if kind == "gram" else "parameter that requires a gradient"
+        raise TaskvecError(f"the module has no {lack} among the model's")
+    return found
+
+
+def _require_space(target: Path, need: int) -> None:
+    parent = existing_parent(target.parent)
+    if (free := free_bytes(parent)) < need:
+        raise NotEnoughSpace(f"{target} needs {readable(need)}, the disk of {parent} has {readable(free)} left")
+
+
+# ---- the pass, and the file ----------------------------------------------------------------------
+def _seen(given: Data, collected: Collected, examples: int | None, progress: Progress | None) -> int:
+    """The number of examples that were seen: all, or as many as were asked for."""
+    count = 0
+    with theirs("the model or the data"):
+        for batch, size in given.pieces(examples):
+            collected.see(batch, size)
+            count += size
+            if progress:
+                progress(count, examples or 0)
+    if not count:
+        raise TaskvecError("the data function gave no examples")
+    return count
+
+
+def _norm(arrays: "Mapping[str, NDArray[Any]]") -> float:
+    import numpy as np
+
+    return math.sqrt(math.fsum(float(np.square(x, dtype=np.float64).sum()) for x in arrays.values()))
+
+
+def _record(kind: str, weights: Weights, about: Mapping[str, str]) -> dict[str, Any]:
+    """The lineage of the file, tensors and fingerprint still unknown."""
+    (source,) = weights.terms
+    return {
+        "taskvec": __version__,
+        "mass": 0,
+        "statistic": kind,
+        "recipe": f"{kind} statistics of model",
+        "base": source.fingerprint,
+        **lineage.origins({"model": source}),
+        **about,
+        "fingerprint": lineage.UNKNOWN,
+        "digest": lineage.METHOD,
+    }
+
+
+def _stored(
+    place: Destination,
+    arrays: "Mapping[str, NDArray[Any]]",
+    dtype: str,
+    record: dict[str, Any],
+) -> int:
+    """The file under its name, whole and durable, or nothing; its size."""
+    stage = Staging(place, "statistics", resume=False, durable=True)
+    try:
+        with stated(place.target, OutputError):
+            _write(stage.files / place.target.name, arrays, dtype, record)
+        stage.commit()
+    except BaseException:
+        stage.discard()
+        raise
+    return place.target.stat().st_size
+
+
+def _write(path: Path, arrays: "Mapping[str, NDArray[Any]]", dtype: str, record: dict[str, Any]) -> None:
+    """Data first, then the header that has their digests. Raises NonFiniteError that names every tensor."""
+    kinds = {"float32": "F32", "float64": "F64"}
+    source = ArraySource("statistics", arrays, {n: Spec(x.shape, kinds[x.dtype.name]) for n, x in arrays.items()}, 0)
+    specs = {name: Spec(x.shape, dtype) for name, x in arrays.items()}
+    record["tensors"] = {
+        n: {"dtype": dtype, "shape": list(spec.shape), "digest": lineage.UNKNOWN} for n, spec in specs.items()
+    }
+    header, offsets = write_header(specs, _metadata(record))
+    step, bad = PIECE * 8 // BITS[dtype], []
+    out, scratch = memoryview(bytearray(PIECE)), memoryview(bytearray(8 * step))
+    fd = opened(path, os.O_RDWR | os.O_CREAT)
+    try:
+        write_exactly(fd, memoryview(header), 0)
+        for name, spec in specs.items():
+            flags, found = 0, []
+            for start in range(0, spec.numel, step):
+                count = min(step, spec.numel - start)
+                piece = out[: count * BITS[dtype] // 8]
+                flags |= evaluate(alone(source, name), start, count, dtype, piece, scratch)
+                found += lineage.pieces(piece)
+                write_exactly(fd, piece, offsets[name] + start * BITS[dtype] // 8)
+            record["tensors"][name]["digest"] = lineage.digest(found)
+            bad += [name] if flags else []
+        if bad:
+            raise NonFiniteError(f"the statistics would not be finite in {dtype}; nothing was written:", bad[:SHOWN])
+        record["fingerprint"] = open_source(path).fingerprint
+        again, _ = write_header(specs, _metadata(record))
+        assert len(again) == len(header), "a header's length is known before the data"
+        write_exactly(fd, memoryview(again), 0)
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
+def _metadata(record: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says of itself: every entry of the record but those of its tensors, and the whole record."""
+    own = ("mass", "statistic", "base", "examples", "data", "labels", "seed", "norm", "transposed")
+    plain = {f"taskvec.{key}": str(record[key]) for key in own if key in record}
+    whole = {lineage.IN_FILE: json.dumps(record, separators=(",", ":"))}
+    return {"format": "pt", "taskvec.version": str(record["taskvec"]), **plain, **whole}

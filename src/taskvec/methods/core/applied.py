@@ -1,0 +1,342 @@
+"""A method applied to expressions is one more source: it adds and scales like a checkpoint, and nothing is computed
+until its elements are asked for.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from taskvec.algebra.derived import STRETCH, Names, Parameter, prepare
+from taskvec.algebra.program import Linear, Part, Program, alone, arranged, evaluate, operand_bytes, scratch_bytes
+from taskvec.algebra.weights import Weights
+from taskvec.errors import TaskvecError
+from taskvec.executors.threads import give_back
+from taskvec.methods.core.call import KEPT, TILE, Call
+from taskvec.methods.core.lanes import LANES, Lanes
+from taskvec.methods.core.method import Method
+from taskvec.numbers.operations import MASK, RESULT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+SPAN = 32 << 10  # elements that share a number of those that are told tile by tile; blocks begin at multiples of it
+
+
+class Applied(Call):
+    """A call that computes, range by range."""
+
+    def __init__(self, method: Method, args: tuple[Weights, ...], params: Mapping[str, Parameter]):
+        super().__init__(method, args, params)
+        self._lock = threading.RLock()
+        self._measured: dict[str, Mapping[str, Any]] = {}
+        self.kept: dict[str, memoryview] = {}  # tensor -> a bit an entry: whether the draw to measure kept it
+        self.remembers = False
+        self._sums: dict[str, list[Linear]] = {}
+        self._told: dict[str, dict[str, Any]] = {}
+        self._coefficients: dict[str, Sequence[Any]] = {}
+        self._whole: dict[str, NDArray[Any]] = {}
+        self._room = threading.local()
+
+    # ---- what it takes to know
+    def prepare(
+        self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
+    ) -> None:
+        """Measure what the function must be told, arguments first; once. `names`: of these tensors, if that is enough;
+        what is drawn for them is kept until others are asked for."""
+        self.prepare_all([self], threads, progress, names)
+
+    @property
+    def kin(self) -> Hashable:
+        """Calls of one method are measured together."""
+        return self.method, self.piecewise
+
+    @classmethod
+    def prepare_all(
+        cls, calls: Sequence["Applied"], threads: int, progress: Callable[[int], None], names: Names | None
+    ) -> None:
+        """`prepare` for calls of one kin, in the same passes."""
+        first = calls[0]
+        wanted = names if first.piecewise else None
+        prepare([a for call in calls for a in call.args], threads, progress, wanted)
+        with ExitStack() as held:
+            for call in sorted(calls, key=id):  # in one order everywhere, so that nobody waits for one another
+                held.enter_context(call._lock)
+            for call in calls:
+                if not call._measured:
+                    call._require_numbers()
+            todo = [(call, its) for call in calls if (its := call._unknown(wanted))]
+            for call, _ in todo:
+                call.kept.clear()
+            among = [call._among(its, wanted is not None) for call, its in todo]
+            measure = first.method.measure if todo else None
+            measured = measure(among, threads, progress) if measure else [{} for _ in todo]
+            for (call, its), found in zip(todo, measured, strict=True):
+                call._measured |= {name: found.get(name, {}) for name in its}
+
+    def _unknown(self, wanted: Names | None) -> list[str]:
+        """Which of the tensors have still to be measured."""
+        if len(self._measured) == len(self.specs):
+            return []
+        among = self.specs if wanted is None else (n for n in wanted if n in self.specs)
+        return [n for n in among if n not in self._measured]
+
+    def _require_numbers(self) -> None:
+        """Raise RecipeError for parameters that cannot be at some tensor, before any work."""
+        for name, spec in self.specs.items():
+            if spec.arithmetic:
+                self.numbers(name)
+
+    def _among(self, names: Names, remember: bool) -> "Applied":
+        """The same call of some of its tensors. remember: what it draws to measure them is kept, if there is room."""
+        found = copy(self)
+        found.specs = {name: self.specs[name] for name in names}
+        size = sum(spec.numel for spec in found.specs.values() if spec.arithmetic)
+        found.remembers = remember and self.draws_twice and size <= STRETCH
+        return found
+
+    def remembers_of(self, name: str) -> bool:
+        """Whether the bits of a tensor are kept: those of ranges that are drawn apart must not share a byte."""
+        return self.remembers and (not self.method.rows or self.width(name) % 8 == 0)
+
+    @property
+    def unmeasured(self) -> int:
+        """Elements that `prepare` has still to read."""
+        left = (spec.numel for name, spec in self.specs.items() if spec.arithmetic and name not in self._measured)
+        return self.own_passes * sum(left) + super().unmeasured
+
+    # ---- values
+    def readinto(self, name: str, start: int, out: memoryview) -> None:
+        """float32 elements from `start` on; tensors without arithmetic are the first model's."""
+        if self.specs[name].arithmetic:
+            import numpy as np
+
+            self.compute(name, start, np.frombuffer(out, np.float32))
+        else:
+            assert self.donor is not None
+            self.donor.readinto(name, start, out)
+
+    def compute(self, name: str, start: int, result: "NDArray[Any]") -> bool:
+        """Elements from `start` on; whether all arguments are known to be finite."""
+        told = self._knows(name)
+        if self.method.combines:
+            return self._combine(name, start, result, told)
+        if self._lowers_at(name, start, told):
+            return not self._evaluate(alone(self, name), start, result)
+        if self.method.local or self.method.rows:
+            return self._tiles(name, start, result, told)
+        result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
+        return False
+
+    def _knows(self, name: str) -> dict[str, Any]:
+        """What the function is told of a tensor: the parameters, and what was measured."""
+        if name not in self._told:
+            if name not in self._measured:
+                self.prepare(1, names=[name])
+            self._told[name] = self.numbers(name) | dict(self._measured[name])
+        return self._told[name]
+
+    def _lowers_at(self, name: str, start: int, told: Mapping[str, Any]) -> bool:
+        """What is known a tile can be given to the kernel from the beginning of one on."""
+        known = start % SPAN == 0 or not any(map(is_by_tile, told.values()))
+        return (self.lowers and known) or self._bits(name, start) is not None
+
+    def _bits(self, name: str, start: int) -> memoryview | None:
+        """What the draw to measure kept from `start` on, a bit an entry, where that is known and begins a byte."""
+        bits = self.kept.get(name)
+        return None if bits is None or start % 8 else bits[start // 8 :]
+
+    def lowered(self, program: Program, name: str) -> int | None:
+        """The operations that compute its elements, where it has some: a reference to their result."""
+        told = self._knows(name)
+        if (bits := self._bits(name, program.start)) is not None:
+            return program.add(MASK, self.operands(program, name), (told["ratio"],), bits)
+        if self.method.lower is None or not self._lowers_at(name, program.start, told):
+            return None
+        return self.method.lower(program, self.operands(program, name), name, here(told, program.start))
+
+    def operands(self, program: Program, name: str) -> list[int]:
+        """The arguments, as references."""
+        return [program.sum(linear) for linear in self.sums(name)]
+
+    def program(self, name: str, start: int, n: int, ops: int) -> Program:
+        """A program of elements of its arguments, with room for them and some operations beside."""
+        return together([self], name, start, n, ops)
+
+    def sums(self, name: str) -> list[Linear]:
+        """For each argument what is summed for one tensor; found once."""
+        if name not in self._sums:
+            self._sums[name] = [a.linear(name, self.places[name]) for a in self.args]
+        return self._sums[name]
+
+    def _combine(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
+        import numpy as np
+
+        if name not in self._coefficients:
+            given = {key: value for key, value in told.items() if key != "gram"}
+            by_lane = self.params.get("scope") in LANES  # then NaN is of a lane, and the function tells them apart
+            with np.errstate(all="ignore"):
+                if by_lane or np.isfinite(told["gram"]).all():
+                    self._coefficients[name] = self.method.fn(told["gram"], **given)
+                else:
+                    self._coefficients[name] = [math.nan] * len(self.args)
+        coefficients = self._coefficients[name]
+        if self.params.get("scope") in LANES:
+            self._by_lanes(name, start, out, coefficients)
+            return False
+        totals: dict[Part, float] = {}
+        for c, linear in zip(coefficients, self.sums(name), strict=True):
+            for source, inner, number in linear.terms:
+                totals[source, inner] = totals.get((source, inner), 0.0) + float(c) * number
+        combined = arranged({part: c for part, c in totals.items() if c}, self.mass and mass_of(coefficients))
+        finite = [self.values(combined, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
+        return all(finite)
+
+    def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
+        """A linear combination with coefficients of its own for each lane; summed in float32, argument by argument,
+        models around the first of them."""
+        import numpy as np
+
+        lanes = Lanes.of(self.specs[name].shape, str(self.params["scope"]))
+        numbers = [np.asarray(c, np.float64) for c in coefficients]
+        mass = np.sum(numbers, axis=0).astype(np.float32)
+        for at in range(0, out.size, TILE):
+            tile = out[at : at + TILE]
+            index = lanes.index(start + at, tile.size)
+            plain, total, first = (np.zeros(tile.size, np.float32) for _ in range(3))
+            with np.errstate(all="ignore"):  # what is not finite is reported by its tensor where it would be written
+                for k, (c, linear) in enumerate(zip(numbers, self.sums(name), strict=True)):
+                    self.values(linear, start + at, tile)
+                    scale = c.astype(np.float32)[index]
+                    plain += scale * tile
+                    if self.mass and not k:
+                        first[:] = tile
+                    else:
+                        total += scale * (tile - first)
+                if self.mass:  # what is zero is not added, so that -0 stays -0, as in the kernels
+                    last = mass[index] * first
+                    total = np.where(total == 0, last, last + total)
+                tile[:] = np.where(np.isfinite(total), total, plain)
+
+    def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
+        """Tile by tile; what is known a tile (an array in `told`) needs each from its beginning."""
+        import numpy as np
+
+        step, stop, all_finite = self.step(name), start + out.size, True
+        if getattr(self._room, "tiles", out[:0]).size < len(self.args) * step:
+            self._room.tiles = np.empty(len(self.args) * step, np.float32)
+        rows = self._room.tiles[: len(self.args) * step].reshape(len(self.args), step)
+        by_tile = any(map(is_by_tile, told.values()))
+        for at, size in self.spans(name, start - start % SPAN if by_tile else start, stop):
+            arrays = [row[:size] for row in rows]
+            finite = [self.values(linear, at, row) for row, linear in zip(arrays, self.sums(name), strict=True)]
+            found, first = self.tile(name, at, arrays, told, all(finite)), max(0, start - at)
+            last = min(size, stop - at)
+            out[at + first - start : at + last - start] = found[first:last]
+            all_finite &= all(finite)
+        return all_finite
+
+    def tile(
+        self, name: str, at: int, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any], finite: bool = False
+    ) -> "NDArray[Any]":
+        """What the function makes of a tile that begins at `at`; of an array in `told` it gets the tile's number."""
+
+        known = here(told, at)
+        key = {"name": name, "start": at} if self.method.keyed else {}
+        if self.method.rows:
+            matrices = [array.reshape(-1, self.width(name)) for array in arrays]
+            return self._called(name, matrices, known | key, finite).reshape(-1)
+        return self._called(name, arrays, known | key, finite)
+
+    def _tensor(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
+        """The whole tensor, computed once for the threads that want its parts."""
+        with self._lock:
+            if name not in self._whole:
+                while len(self._whole) >= KEPT:
+                    del self._whole[next(iter(self._whole))]
+                self._whole[name] = self._computed(name, told)
+                if self.specs[name].numel > TILE:
+                    give_back()
+            return self._whole[name]
+
+    def _computed(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
+        import numpy as np
+
+        arrays = []
+        every = [self.specs[name]] * len(self.models) + [self.known(a, name) for a in self.statistics]
+        for held, linear in zip(every, self.sums(name), strict=True):
+            array = np.empty(held.numel, np.float32)
+            for at in range(0, held.numel, TILE):
+                self.values(linear, at, array[at : at + TILE])
+            arrays.append(array.reshape(held.shape))
+        key = {"name": name, "start": 0} if self.method.keyed else {}
+        return self._called(name, arrays, {**told, **key})
+
+    def _called(
+        self, name: str, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any], finite: bool = False
+    ) -> "NDArray[Any]":
+        """What the function makes of the arrays, which must have their shape. `finite`: they are known to be."""
+        import numpy as np
+
+        try:
+            with np.errstate(all="ignore"):  # a NaN is reported by its tensor where it would be written
+                found = np.asarray(self.method.fn(*arrays, **told), np.float32)
+        except Exception as error:
+            if isinstance(error, TaskvecError) or not self.method.source:
+                raise
+            raise TaskvecError(f"{self.method.name} failed at {name}: {type(error).__name__}: {error}") from error
+        if found.shape != arrays[0].shape:
+            raise TaskvecError(
+                f"{self.method.name} made {list(found.shape)} of {name}, where it was given {list(arrays[0].shape)}"
+            )
+        # A comparison with NaN is false: what a method would drop in silence stays to be seen.
+        for array in [] if finite else [a for a in arrays if not math.isfinite(float(a.sum()))]:
+            good = np.isfinite(array)
+            found = np.where(good if good.shape == found.shape else good.all(), found, np.float32("nan"))
+        return found
+
+    def values(self, linear: Linear, start: int, out: "NDArray[Any]") -> bool:
+        """A linear combination, in float32; whether all of it is known to be finite."""
+        if not linear:
+            out[:] = 0
+            return True
+        (source, name, number), *more = linear.terms
+        if isinstance(source, Applied) and number == 1 and not more:
+            return source.compute(name, start, out)
+        return not self._evaluate(linear, start, out)
+
+    def _evaluate(self, linear: Linear, start: int, out: "NDArray[Any]") -> int:
+        return evaluate(linear, start, out.size, "F32", out, self.memory(scratch_bytes(linear.parts, out.size)))
+
+    def memory(self, size: int) -> memoryview:
+        """Scratch memory of this thread."""
+        if getattr(self._room, "size", 0) < size:
+            self._room.scratch, self._room.size = memoryview(bytearray(size)), size
+        found: memoryview = self._room.scratch
+        return found
+
+
+def together(calls: Sequence[Applied], name: str, start: int, n: int, ops: int) -> Program:
+    """A program of elements of the arguments of several calls, what they have in common once."""
+    arguments = [linear for call in calls for linear in call.sums(name)]
+    parts = dict.fromkeys(part for linear in arguments for part in linear.parts)
+    return Program(start, n, calls[0].memory(operand_bytes(parts, n) + RESULT * (len(arguments) + ops)))
+
+
+def mass_of(coefficients: Sequence[float]) -> float:
+    """The sum, which is 1 where all that keeps it from 1 is the rounding of the coefficients."""
+    total = math.fsum(coefficients)
+    return 1.0 if abs(total - 1) <= 2.0**-50 * len(coefficients) else total
+
+
+def is_by_tile(value: Any) -> bool:
+    """Whether what is told of a tensor is an array: a number a tile."""
+    return bool(getattr(value, "ndim", 0))
+
+
+def here(told: Mapping[str, Any], start: int) -> dict[str, Any]:
+    """What is told of the tile at `start`."""
+    return {key: value[start // SPAN] if is_by_tile(value) else value for key, value in told.items()}

@@ -1,0 +1,81 @@
+"""What lifts a pure function over arrays to one over Weights: `Lifted`, and `@method` for one of your own."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, overload
+
+from taskvec.algebra.weights import Weights
+from taskvec.errors import RecipeError
+from taskvec.methods.core.applied import Applied
+from taskvec.methods.core.method import ALIKE, Method, Range
+
+
+class Lifted(Method):
+    """A method that is called on Weights, and gives Weights: one more source, of which nothing is computed yet."""
+
+    def __call__(self, *args: Weights, **params: Any) -> Weights:
+        """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
+        return Applied.of(self, args, params)
+
+
+@overload
+def method(function: Callable[..., Any], /) -> Lifted: ...
+@overload
+def method(
+    *,
+    local: bool = False,
+    keyed: bool = False,
+    takes: str = ALIKE,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+) -> Callable[[Callable[..., Any]], Lifted]: ...
+def method(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    local: bool = False,
+    keyed: bool = False,
+    takes: str = ALIKE,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+) -> Lifted | Callable[[Callable[..., Any]], Lifted]:
+    """Lifts a function of float32 arrays of one shape, which returns an array of that shape, to one over Weights.
+
+    >>> @method(local=True)
+    ... def clip(tau, *, limit=0.01):
+    ...     return np.clip(tau, -limit, limit)
+
+    `@method` alone will do, too. Positional arguments are expressions, keyword-only ones are parameters with defaults:
+    numbers (which may differ from tensor to tensor), texts out of `choices`, or `()` for a tuple of numbers, one an
+    argument. `local`: the function may be given any range of elements, flat; if not, it sees whole tensors, and the
+    plan counts their memory. `keyed`: it also takes `name` and `start`, the tensor and the position of its first
+    element, to seed what it draws (methods/draws.py). `fn` of the result is the bare function.
+    """
+
+    def lift(fn: Callable[..., Any]) -> Lifted:
+        kinds = inspect.signature(fn).parameters.values()
+        count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in kinds)
+        many = any(p.kind is p.VAR_POSITIONAL for p in kinds)
+        if not count and not many:
+            raise RecipeError(f"{fn.__name__} takes no arrays: its positional arguments are expressions")
+        told = {"name", "start"} if keyed else set()
+        if bare := [p.name for p in kinds if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in told]:
+            raise RecipeError(f"{fn.__name__}: parameters need defaults: {', '.join(bare)}")
+        limits = {key: Range(low, high) for key, (low, high) in (ranges or {}).items()}
+        return Lifted(
+            fn, local, keyed=keyed, takes=takes, least=max(1, count), most=None if many else count, ranges=limits,
+            choices=choices or {}, source=code_digest(fn),
+        )  # fmt: skip
+
+    return lift if function is None else lift(function)
+
+
+def code_digest(fn: Callable[..., Any]) -> str:
+    """BLAKE3 of a function's source, or of its compiled code where there is no source to be had."""
+    from blake3 import blake3
+
+    try:
+        code = inspect.getsource(fn)
+    except (OSError, TypeError):
+        code = repr((fn.__code__.co_code, fn.__code__.co_consts, fn.__code__.co_names))
+    return blake3(code.encode()).hexdigest()

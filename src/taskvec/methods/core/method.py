@@ -1,0 +1,177 @@
+"""What a method of merging is, as data: a pure function over arrays, what it may be given, and what it costs."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.derived import Parameter
+from taskvec.algebra.program import Program
+from taskvec.algebra.weights import Weights, statistic_of
+from taskvec.errors import MassError, RecipeError
+from taskvec.numbers.rationals import as_float
+from taskvec.sources.source import Source, Spec
+
+VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
+Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
+Measure = Callable[[Sequence[Any], int, Callable[[int], None]], list[Measured]]  # (calls, threads, progress)
+Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
+Lower = Callable[[Program, list[int], str, Mapping[str, Any]], int]
+Passes = int | Callable[[Mapping[str, Parameter]], int]
+Check = Callable[[Mapping[str, Any], int], str]  # (parameters, number of arguments) -> what is wrong with them, or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval of numbers for a parameter; of whole ones, if `whole`."""
+
+    low: float
+    high: float
+    open_below: bool = False
+    whole: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if self.whole and not float(value).is_integer():
+            return False
+        return (self.low < value if self.open_below else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        interval = f"{'(' if self.open_below else '['}{self.low:g}, {self.high:g}]"
+        return f"{interval} and be a whole number" if self.whole else interval
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """`fn`, a pure function over float32 arrays, and what must be known to apply it; `fn` itself is the bare one.
+
+    local: `fn` may be given any range of elements, flat; otherwise whole tensors in their shape.
+    lower: the same as operations of the kernel, to the bit: (program, arguments, tensor, what `fn` is told of it) ->
+        the result. For local ones; what they are of is then read once, and computed while it is in the cache.
+    rows: `fn` may be given any run of whole rows, along the last axis, as a matrix.
+    keyed: it takes `name` and `start`, which seed what it draws.
+    combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
+    measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters);
+        for several calls at once, which may share what they read (passes.py has `one_by_one`).
+    thresholds: how many magnitudes of a given rank `measure` looks for, each with tables of its own in every thread.
+    statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
+        says what keeps a file of them from being of models with the given specs.
+    copies: float32 copies of its largest argument, statistics included, that `fn` holds beside arguments and result.
+    check: what numbers that each lie in their range cannot be together, or with so many arguments.
+    workspace: bytes that an `fn` of whole tensors holds at once beside its arguments and its result, by the tensor's
+    shape and the number of arguments; one more tensor in float32 if it is not given.
+    """
+
+    fn: Callable[..., Any]
+    local: bool = False
+    lower: Lower | None = None
+    keyed: bool = False
+    rows: bool = False
+    combines: bool = False
+    measure: Measure | None = None
+    passes: Passes = 0
+    thresholds: int = 0
+    takes: str = VECTORS
+    least: int = 1
+    most: int | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    statistics: str = ""
+    fits: Fits | None = None
+    check: Check | None = None
+    copies: int = 0
+    source: str = ""  # the digest of the code of a user's own method
+    workspace: Callable[[tuple[int, ...], int], int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What a recipe calls it."""
+        return self.fn.__name__
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.fn.__doc__
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters that a caller may give, and their values otherwise."""
+        found = inspect.signature(self.fn).parameters.values()
+        return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+    def require_arguments(self, args: Sequence[Any]) -> None:
+        """Raise RecipeError or MassError for arguments that it cannot take."""
+        if wrong := [type(a).__name__ for a in args if not isinstance(a, Weights)]:
+            raise RecipeError(f"{self.name} works on {self.takes}, not on {', '.join(wrong)}; parameters have names")
+        if self.statistics:
+            args = self._models_among(args)
+        if len(args) < self.least or (self.most is not None and len(args) > self.most):
+            many = f"exactly {self.least}" if self.most == self.least else f"at least {self.least}"
+            raise RecipeError(f"{self.name} takes {many} {self.takes}, not {len(args)}")
+        if any(a.knobs for a in args):
+            return  # the masses are known once they are bound
+        masses = [a.kind() for a in args]
+        if self.takes is MODELS and not all(masses):
+            raise MassError(
+                f"{self.name} works on models (mass 1), and argument {masses.index(0) + 1} is a task vector: "
+                "add its base"
+            )
+        if self.takes is VECTORS and any(masses):
+            raise MassError(
+                f"{self.name} works on task vectors (mass 0), and argument {masses.index(1) + 1} is a model: "
+                "subtract its base"
+            )
+        if len(set(masses)) > 1:
+            raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")
+
+    def _models_among(self, args: Sequence[Weights]) -> Sequence[Weights]:
+        """The first half, if the second half are statistics of the kind that is needed."""
+        kind, half = self.statistics, len(args) // 2
+        call = f"{self.name}(a, b, {kind}_a, {kind}_b)"
+        if len(args) % 2:
+            raise RecipeError(f"{self.name} takes models and then the statistics of each, {call}: not {len(args)}")
+        for k, a in enumerate(args[half:], half + 1):
+            found = [statistic_of(s) for s, c in a.terms.items() if c == 1] if len(a.summed) == 1 else []
+            if found != [kind]:
+                what = f"{found[0]} statistics" if found and found[0] else a.text()
+                raise RecipeError(
+                    f"{self.name} takes models and then the {kind} statistics of each, {call}: argument {k} of "
+                    f"{len(args)} is {what} (`taskvec stats MODEL --kind {kind}` makes them)"
+                )
+        return args[:half]
+
+    def given(self, params: Mapping[str, Any], count: int) -> dict[str, Parameter]:
+        """All parameters of a call with `count` arguments, checked. Raises RecipeError for what it cannot take."""
+        if unknown := params.keys() - self.defaults.keys():
+            name = sorted(unknown)[0]
+            near = difflib.get_close_matches(name, self.defaults, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise RecipeError(f"{self.name} has no parameter {name}{hint}; it has {', '.join(self.defaults) or 'none'}")
+        count = count // 2 if self.statistics else count
+        return {key: self._parameter(key, value, count) for key, value in (self.defaults | dict(params)).items()}
+
+    def _parameter(self, key: str, value: Any, count: int) -> Parameter:
+        if isinstance(self.defaults[key], tuple):
+            if not isinstance(value, tuple | list) or len(value) not in (0, count):
+                raise RecipeError(f"{self.name}: {key} is one number an argument, {count} in parentheses, not {value}")
+            return tuple(self._number(key, v) for v in value)
+        if isinstance(self.defaults[key], str):
+            if value not in self.choices[key]:
+                raise RecipeError(f"{self.name}: {key} is one of {', '.join(self.choices[key])}, not {value!r}")
+            return str(value)
+        return self._number(key, value)
+
+    def _number(self, key: str, value: Any) -> Coefficient:
+        if isinstance(value, str | tuple | Weights):
+            raise RecipeError(f"{self.name}: {key} is a number, not {type(value).__name__}")
+        number = Coefficient.of(value)
+        if number.constant is not None:
+            self.require(key, as_float(number.constant))
+        return number
+
+    def require(self, key: str, value: float, where: str = "") -> float:
+        """The value, if it lies in its range."""
+        if key in self.ranges and value not in self.ranges[key]:
+            raise RecipeError(f"{self.name}: {key} must lie in {self.ranges[key]}, not {value:g}{where}")
+        return value

@@ -1,0 +1,88 @@
+"""JSON and texts that other programs wrote, read at a bounded cost: regular files only, of a bounded size, and JSON of
+a bounded number of values.
+
+A text of n bytes can make 25 n bytes of Python objects (`[[],[],[],...`), so the values are counted before they are
+made. The limits are well above what the largest models need: an index or a header of 300,000 tensors, a tokenizer with
+a million merges.
+"""
+
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from taskvec.errors import FormatError
+from taskvec.places.local import stated
+
+LONGEST = 100_000_000  # bytes of a text
+MOST_TABLES, MOST_TEXTS, MOST_VALUES = 1_500_000, 4_000_000, 8_000_000  # lists and tables; texts; values in all
+_HALF = re.compile(rb"\\u[dD]")  # perhaps half a character, which UTF-8 cannot write
+
+
+def read_json(path: Path, longest: int = LONGEST, once: bool = False) -> Any:
+    """What a file holds. `once`: no table may have a key twice, of which one value would be lost. Raises FormatError if
+    it is no regular file, too large, or not JSON."""
+    repeated: list[str] = []
+    found = parsed(read_small(path, longest), str(path), noting_doubles(repeated) if once else None)
+    if repeated:
+        raise FormatError(f"{path} has keys twice, and one value of each would be lost:", repeated[:50])
+    return found
+
+
+def noting_doubles(repeated: list[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What makes the tables in `parsed`, and adds to `repeated` the keys that one has twice: one value is lost."""
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated.extend(sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+        return found
+
+    return table
+
+
+def read_small(path: Path, longest: int = LONGEST) -> bytes:
+    """The bytes of a regular file of at most `longest` bytes. A pipe or a device (`/dev/zero`), also behind a link, is
+    refused before anything of it is read. Raises FormatError."""
+    with stated(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FormatError(f"{path} is no regular file")
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise FormatError(f"{path} is no regular file")
+            found = file.read(longest + 1)
+    if len(found) > longest:
+        raise FormatError(f"{path} is larger than {longest} bytes")
+    return found
+
+
+def read_text(path: Path, longest: int = LONGEST) -> str:
+    """The text of a regular file of at most `longest` bytes, in UTF-8. Raises FormatError."""
+    try:
+        return read_small(path, longest).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is no UTF-8 text: {error}") from None
+
+
+def parsed(text: "bytes | bytearray", what: str, pairs: "Callable[[list[tuple[str, Any]]], Any] | None" = None) -> Any:
+    """The value of a JSON text. `pairs` makes its tables, as in json.loads. Raises FormatError that names `what`."""
+    quotes = text.count(b'"') - text.count(b'\\"')
+    tables, texts = text.count(b"[") + text.count(b"{"), quotes // 2
+    if tables > MOST_TABLES or texts > MOST_TEXTS or tables + text.count(b",") > MOST_VALUES:
+        raise FormatError(f"{what} holds more than {MOST_TABLES} lists and tables, or {MOST_VALUES} values")
+    try:
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
+        if _HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not JSON ({error})") from None
+    return found
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open without waiting for somebody to write into a pipe that took the file's place."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))

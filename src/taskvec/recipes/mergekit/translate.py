@@ -1,0 +1,300 @@
+"""From a mergekit configuration to the expression that it stands for, and to what `save` must be told beside it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskvec.algebra.coefficients import Coefficient
+from taskvec.algebra.weights import Weights
+from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
+from taskvec.places import yaml_files
+from taskvec.recipes.mergekit.config import Config, Input, Module, Problems, Reference, Settings, Slice, config, nearest
+from taskvec.recipes.mergekit.methods import IGNORED, METHODS, REQUIRED, SHARED, Call, Row
+from taskvec.recipes.mergekit.modules import names_of
+from taskvec.recipes.mergekit.parameters import Names, flag, number
+from taskvec.recipes.mergekit.templates import chat_template
+from taskvec.recipes.mergekit.vocabulary import prepared
+from taskvec.recipes.recipe import FUNCTIONS, load
+from taskvec.sources.positions import layer_of
+
+WIDTH = {"F8_E4M3": 0, "F8_E5M2": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 4}  # whose numbers hold those of the others
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One document: its expression, and what `save` is told. notes: what the file says to no effect."""
+
+    weights: Weights
+    dtype: str | None
+    chat_template: str | None
+    name: str | None
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path, names: Mapping[str, str] | None = None, seed: int = 0) -> list[Merge]:
+    """The documents of a mergekit file, those with a `name` before those that use it.
+
+    names: model in the file -> where it lies, for files whose paths are of another machine. seed: of DARE and DELLA.
+    Raises RecipeError with every problem of the file.
+    """
+    try:
+        documents = yaml_files.documents(path)
+    except FormatError as error:
+        raise RecipeError(str(error).partition("\n")[0], error.problems) from None
+    problems: Problems = []
+    found = [config(document, problems) for document in documents if document is not None]
+    configs = [c for c in found if c]
+    if not found:
+        problems.append("the file is empty")
+    _require_rows(configs, problems)
+    _raise(path, problems)
+    return _Documents(path, configs, names or {}, seed).merges()
+
+
+def _raise(path: Path, problems: Problems) -> None:
+    if problems:
+        raise RecipeError(f"{path} cannot be merged as it is:", problems)
+
+
+def _require_rows(configs: Iterable[Config], problems: Problems) -> None:
+    """Documents with names of their own, known methods, known parameters."""
+    names: set[str | None] = set()
+    for c in configs:
+        if c.name in names:
+            problems.append(f"two documents are named {c.name}" if c.name else "two documents have no name")
+        names.add(c.name)
+        row = METHODS.get(c.method)
+        if row is None:
+            problems.append(
+                f"no method is named {c.method}{nearest(c.method, METHODS)}; methods are {', '.join(METHODS)}"
+            )
+            continue
+        known = {key for r in METHODS.values() for key in (*r.numbers, *r.flags)}
+        for where, settings in _every_settings(c):
+            problems += [
+                f"{where}.{key} is no parameter{nearest(str(key), known)}; {c.method} has {', '.join(_named(row))}"
+                for key in settings
+                if key not in known
+            ]
+
+
+def _named(row: Row) -> list[str]:
+    return [*row.numbers, *row.flags] or ["none"]
+
+
+def _idle(c: Config) -> Iterator[str]:
+    """Parameters of other methods, which have no effect here: mergekit takes them in silence."""
+    row = METHODS[c.method]
+    for where, settings in _every_settings(c):
+        for key in settings.keys() - {*row.numbers, *row.flags}:
+            yield f"{where}.{key} has no effect: {c.method} has {', '.join(_named(row))}"
+
+
+def promoted(weights: Weights, models: Iterable[Weights]) -> str | None:
+    """The dtype of the output where the file names none: the widest, if the models differ; None if they do not."""
+    kinds: dict[str, set[str]] = {}
+    for source in [s for m in models for s in m.mentioned if s.mass]:
+        for name, spec in source.specs.items():
+            if spec.arithmetic:
+                kinds.setdefault(name, set()).add(spec.dtype)
+    if not weights.terms or all(len(found) == 1 for found in kinds.values()):
+        return None
+    return max({kind for found in kinds.values() for kind in found}, key=WIDTH.__getitem__)
+
+
+def _every_settings(c: Config) -> list[tuple[str, Settings]]:
+    found = [("parameters", c.parameters)]
+    for name, module in c.modules.items():
+        top = f"modules.{name}." if name else ""
+        found.append((f"{top}parameters", module.parameters))
+        for k, part in enumerate(module.slices):
+            listed = part.inputs and part.inputs[0].layers is None
+            found.append((f"{top}slices[{k}].parameters", part.parameters))
+            found += [
+                (
+                    f"{top}models[{j}].parameters" if listed else f"{top}slices[{k}].sources[{j}].parameters",
+                    one.parameters,
+                )
+                for j, one in enumerate(part.inputs)
+            ]
+    return found
+
+
+class _Documents:
+    """The documents of one file: a model that is named like a document is that document's expression."""
+
+    def __init__(self, path: Path, configs: list[Config], names: Mapping[str, str], seed: int):
+        self.path, self.names, self.seed = path, names, seed
+        self.configs = {c.name: c for c in configs}
+        self.made: dict[str | None, Merge] = {}
+        self.under_way: list[str | None] = []
+        self.problems: Problems = []
+        self.opened: dict[Reference, Weights] = {}
+
+    def merges(self) -> list[Merge]:
+        found = [self.merge(name) for name in self.configs]
+        _raise(self.path, list(dict.fromkeys(self.problems)))
+        return found
+
+    def merge(self, name: str | None) -> Merge:
+        if name in self.under_way:
+            circle = " -> ".join(str(n) for n in [*self.under_way, name])
+            raise RecipeError(f"{self.path}: these documents are made of one another: {circle}")
+        if name not in self.made:
+            self.under_way.append(name)
+            c = self.configs[name]
+            weights = self._expression(c)
+            template = chat_template(c.chat_template, map(self.open, c.references), self.problems)
+            dtype = c.out_dtype or c.dtype or promoted(weights, [self.opened[r] for r in c.references])
+            self.made[name] = Merge(weights, dtype, template, name, tuple(_idle(c)))
+            self.under_way.pop()
+        return self.made[name]
+
+    def _expression(self, c: Config) -> Weights:
+        opened = {reference: self.open(reference) for reference in c.references}
+        if not all(m.terms for m in opened.values()):
+            return Weights({})  # it is said what could not be read
+        models = prepared(c, opened, self.problems)
+        return Weights({}) if self.problems else _Translation(c, models, self.seed, self.problems).weights()
+
+    def open(self, reference: Reference) -> Weights:
+        if reference not in self.opened:
+            self.opened[reference] = self._load(reference)
+        return self.opened[reference]
+
+    def _load(self, reference: Reference) -> Weights:
+        named = reference.path in self.configs
+        model = self.merge(reference.path).weights if named else self._file(reference)
+        return model + self._file(reference.lora) if reference.lora and model.terms else model
+
+    def _file(self, reference: Reference) -> Weights:
+        try:
+            return load(self.names.get(reference.path, reference.path), revision=reference.revision)
+        except TaskvecError as error:
+            self.problems.append(str(error))
+            return Weights({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Translation:
+    """One document. Problems are collected; an expression that has any is never used."""
+
+    config: Config
+    models: Mapping[Reference, Weights]
+    seed: int
+    problems: Problems
+
+    def weights(self) -> Weights:
+        parts = {name: self._module(name, module) for name, module in self.config.modules.items()}
+        if self.problems:
+            return Weights({})
+        if [*parts] in ([""], ["default"]):
+            return next(iter(parts.values()))
+        return self._tried("modules", FUNCTIONS["join"], *parts.values())
+
+    def _module(self, name: str, module: Module) -> Weights:
+        prefix, done, parts = f"modules.{name}." if name else "", 0, []
+        for k, part in enumerate(module.slices):
+            where = f"{prefix}slices[{k}]" if part.inputs[0].layers else f"{prefix}models"
+            parts.append(self._slice(name, module, part, where, done))
+            done += sum(last - first for one in part.inputs[:1] if one.layers for first, last in [one.layers])
+        if self.problems or len(parts) == 1:
+            return parts[0]
+        return self._tried(f"{prefix}slices", FUNCTIONS["stack"], *parts)
+
+    def _slice(self, name: str, module: Module, part: Slice, where: str, done: int) -> Weights:
+        """The method on the inputs of one slice; `done`: layers of the output before it."""
+        row, base = METHODS[self.config.method], part.base or self.config.base
+        inputs = list(part.inputs)
+        if base and not inputs[0].layers and base not in [one.model for one in inputs]:
+            inputs.append(Input(base))  # as mergekit does
+        if row.base == IGNORED:  # all are alike in the sum, and the output has the base's files
+            inputs.sort(key=lambda one: one.model != base)
+        if not self._counted(row, inputs, base, where):
+            return Weights({})
+        opened = [self._opened(one, name, where) for one in inputs]
+        if self.problems:
+            return Weights({})
+        tuned = [k for k, one in enumerate(inputs) if row.base == IGNORED or one.model != base]
+        ground = next(
+            (w for w, one in zip(opened, inputs, strict=True) if row.base != IGNORED and one.model == base), None
+        )
+        shared = [part.parameters, module.parameters, self.config.parameters]
+
+        def value(key: str, default: float | None, k: int | None) -> Coefficient:
+            own = [] if k is None else [inputs[k].parameters]
+            first = done if k is None else (inputs[k].layers or (0,))[0]
+            names = Names(_seen(opened[k or 0], first), _layers(opened[k or 0]) == 1)
+            place = where if k is None else f"{where}: {inputs[k].model}"
+            return number(key, [*own, *shared], names, default, place, self.problems)
+
+        numbers = row.numbers.items()
+        call = Call(
+            base=ground,
+            models=tuple(opened[k] for k in tuned),
+            shared={key: value(key, default, None) for key, (scope, default) in numbers if scope == SHARED},
+            own={
+                key: tuple(value(key, default, k) for k in tuned)
+                for key, (scope, default) in numbers
+                if scope != SHARED
+            },
+            flags={key: flag(key, shared, default, where, self.problems) for key, default in row.flags.items()},
+            seed=self.seed,
+        )
+        return Weights({}) if self.problems else self._tried(where, row.build, call)
+
+    def _counted(self, row: Row, inputs: list[Input], base: Reference | None, where: str) -> bool:
+        """Whether the method can work on so many inputs, and has the base that it needs."""
+        method, named = self.config.method, [one.model for one in inputs]
+        problems = [f"{where}: {m} is named twice" for m in dict.fromkeys(named) if named.count(m) > 1]
+        if row.base == REQUIRED and base is None:
+            problems.append(f"{where}: {method} needs a base_model")
+        elif row.base != IGNORED and base is not None and base not in named:
+            problems.append(f"{where}: the base {base} is not among the sources")
+        if len(inputs) < row.least or (row.most is not None and len(inputs) > row.most):
+            most = "" if row.most == row.least else " at least" if row.most is None else f" {row.least} to"
+            count = row.least if row.most is None else row.most
+            problems.append(f"{where}: {method} takes{most} {count} models, the base included, not {len(inputs)}")
+        self.problems.extend(problems)
+        return not problems
+
+    def _opened(self, one: Input, module: str, where: str) -> Weights:
+        """A model, or the part of it that a module or a range of layers names."""
+        found, place = self.models[one.model], f"{where}: {one.model}"
+        if module not in ("", "default"):
+            if not (names := names_of(module, found.specs)):
+                self.problems.append(f"{place} has no module {module}")
+                return found
+            found = self._tried(place, FUNCTIONS["select"], found, *names)
+        if one.layers and one.layers != (0, _layers(found)):
+            found = self._tried(place, FUNCTIONS["take_layers"], found, *one.layers)
+        return found
+
+    def _tried(self, where: str, build: Callable[..., Weights], *args: Any) -> Weights:
+        """What `build` makes, whose tensors fit together."""
+        try:
+            found = build(*args)
+            found.specs  # noqa: B018 - raises what does not fit
+            return found
+        except TaskvecError as error:
+            hint = ""
+            if isinstance(error, MismatchError) and any("vocab" in problem for problem in error.problems):
+                hint = "\n  give the file tokenizer: {source: base}, which brings the vocabularies together"
+            self.problems.append(f"{where}: {error}{hint}")
+            return Weights({})
+
+
+def _layers(weights: Weights) -> int:
+    """The number of layers of the longest stack."""
+    return max((at[1] + 1 for name in weights.specs if (at := layer_of(name))), default=0)
+
+
+def _seen(weights: Weights, first: int) -> dict[str, str]:
+    """Tensor -> the name that it has where its layers are numbered from `first` on."""
+    found = {}
+    for name in weights.specs:
+        at = layer_of(name)
+        stack = f"{at[0]}." if at and at[0] else ""
+        found[name] = f"{stack}{at[1] + first}{name[len(f'{stack}{at[1]}') :]}" if at else name
+    return found

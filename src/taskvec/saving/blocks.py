@@ -1,0 +1,50 @@
+"""One block of an output, computed in memory that is never reallocated: what `save` and `load_into` share."""
+
+from collections.abc import Mapping
+
+from taskvec.algebra.program import Linear, aligned, evaluate
+from taskvec.algebra.weights import Weights
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.local import PAGE, address
+from taskvec.sources.source import Source, Spec
+
+Sums = Mapping[str, Linear]  # output tensor -> what is summed
+
+
+def sums(weights: Weights, specs: Mapping[str, Spec]) -> Sums:
+    """The sum of every tensor; an empty one for those that pass through."""
+    return {name: weights.linear(name) if spec.arithmetic else Linear() for name, spec in specs.items()}
+
+
+def arena(size: int) -> memoryview:
+    """One thread's memory, from the start of a page on; `planning.arena_bytes` says how much it needs."""
+    whole = memoryview(bytearray(size + PAGE))
+    first = -address(whole) % PAGE
+    return whole[first : first + size]
+
+
+def fill(
+    memory: memoryview,
+    name: str,
+    spec: Spec,
+    start: int,
+    count: int,
+    linear: Sums,
+    donor: Source | None,
+    out: memoryview | None = None,
+) -> tuple[memoryview, int]:
+    """Elements start .. start+count of an output tensor: (their bytes, in `memory` unless `out` is given,
+    flags of the arithmetic).
+
+    Tensors that are not floating point are the donor's.
+    """
+    size = count * BITS[spec.dtype] // 8
+    out = memory[:size] if out is None else out
+    if not spec.arithmetic:
+        assert donor is not None
+        donor.readinto(name, start, out)
+        return out, 0
+    if not linear[name]:  # no source names this tensor, or every coefficient is 0 here
+        out[:] = bytes(len(out))
+        return out, 0
+    return out, evaluate(linear[name], start, count, spec.dtype, out, memory[aligned(size) :])

@@ -1,0 +1,227 @@
+"""What was made from what: the record that every output carries, and the digests that prove it unchanged.
+
+A folder keeps the record in `taskvec.json`, a single file in its own metadata. It holds no time and no path but those
+that the user gave, so the same command makes the same bytes. What the inputs were made from is told in a table that has
+each ancestor once (ancestry.py).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskvec.algebra.weights import Weights, base_of, statistic_of
+from taskvec.errors import DigestError, FormatError
+from taskvec.executors.threads import default_threads, each
+from taskvec.formats import open_source
+from taskvec.notes import note
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.local import resolve, stated
+from taskvec.saving import ancestry
+from taskvec.saving.plan import PIECE
+from taskvec.sources.source import Source, Spec
+from taskvec.version import __version__
+
+RECORD = "taskvec.json"
+IN_FILE = "taskvec.lineage"  # the key of a single file's metadata
+METHOD = "blake3 of the blake3 digests of its 256 KiB pieces"
+UNKNOWN = "0" * 64  # stands for a digest until the data is written, so that a header's length is known before
+
+
+def pieces(data: memoryview) -> list[bytes]:
+    """The BLAKE3 digest of every 256 KiB piece."""
+    from blake3 import blake3
+
+    return [blake3(data[at : at + PIECE]).digest() for at in range(0, len(data), PIECE)]
+
+
+def digest(of_pieces: Iterable[bytes]) -> str:
+    """A tensor's digest from those of its pieces, in order: independent of blocks, shards and threads."""
+    from blake3 import blake3
+
+    return blake3(b"".join(of_pieces)).hexdigest()
+
+
+def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The lineage of an output, digests still unknown. `notes`: what was forced or allowed, empty when nothing was."""
+    names = weights.names()
+    own = {k: v for s in weights.terms for k, v in getattr(s, "methods", {}).items()}
+    if own:
+        notes = {**notes, "methods": {name: f"blake3 of its code: {digest}" for name, digest in own.items()}}
+    return {
+        "taskvec": __version__,
+        "mass": kind,
+        "recipe": weights.text(names),
+        "base": None if kind else base_of(weights),
+        **({"partial": True} if not kind and weights.reference and weights.reference.partial else {}),
+        **origins({name: source for source, name in names.items()}),
+        **notes,
+        "fingerprint": UNKNOWN,
+        "digest": METHOD,
+        "tensors": {n: {"dtype": s.dtype, "shape": list(s.shape), "digest": UNKNOWN} for n, s in specs.items()},
+    }
+
+
+def origins(sources: Mapping[str, Source]) -> dict[str, Any]:
+    """The entries `inputs` and `ancestors` of a record. Where the ancestors of all inputs together are longer than a
+    record should be (ancestry.LONGEST), the farthest are left out, counted in `ancestors_left_out`, and a note says so.
+    """
+    table: ancestry.Table = {}
+    inputs, lost_before = {}, 0
+    for name, source in sources.items():
+        inputs[name] = _input_of(source)
+        if parent := _record_of(source):  # one at a time: a record has an entry for each tensor
+            inputs[name]["made_from"] = ancestry.add(table, parent)
+            lost_before = max(lost_before, parent.get("ancestors_left_out", 0))
+    kept = ancestry.nearest(inputs, table)
+    lost = len(table) - len(kept)
+    if lost:
+        note(
+            f"the lineage leaves out {lost} of {len(table)} ancestors, the farthest ones: it would be longer than "
+            f"{ancestry.LONGEST / 1e6:g} MB"
+        )
+    lost += lost_before
+    return {
+        "inputs": inputs,
+        **({"ancestors": kept} if kept else {}),
+        **({"ancestors_left_out": lost} if lost else {}),
+    }
+
+
+def _input_of(source: Source) -> dict[str, Any]:
+    """What a record says of one source: where it is from and what it is."""
+    found = {
+        "uri": getattr(source, "uri", None),
+        "revision": getattr(source, "revision", None),
+        "mass": source.mass,
+        "statistic": statistic_of(source) or None,
+        "fingerprint": source.fingerprint,
+        "base": source.base,
+        "digest": (getattr(source, "metadata", None) or {}).get("taskvec.digest"),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _record_of(source: Source) -> dict[str, Any] | None:
+    """The record of a source that taskvec wrote. A single file is not opened again: the source has its metadata."""
+    path = getattr(source, "path", None)
+    if not isinstance(path, Path):
+        return None
+    if path.is_dir():
+        return read(path)
+    text = (getattr(source, "metadata", None) or {}).get(IN_FILE, "")
+    return _parsed(text, path) if text else None
+
+
+def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
+    """The `__metadata__` of an output file; one that stands alone carries its whole record."""
+    found = {
+        "format": "pt",
+        "taskvec.version": str(entry["taskvec"]),
+        "taskvec.mass": str(entry["mass"]),
+        "taskvec.recipe": str(entry["recipe"]),
+    }
+    if entry.get("partial"):
+        found["taskvec.partial"] = "1"
+    if entry["base"]:
+        found["taskvec.base"] = str(entry["base"])
+    if alone:
+        found[IN_FILE] = json.dumps(entry, separators=(",", ":"))
+    return found
+
+
+def as_text(entry: Mapping[str, Any]) -> str:
+    """The record as `taskvec.json` holds it: a line for each tensor."""
+    head = json.dumps({key: value for key, value in entry.items() if key != "tensors"}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in entry["tensors"].items())
+    return head.removesuffix("\n}") + f',\n "tensors": {{\n{lines}\n }}\n}}\n'
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The record of an output, its ancestors in a flat table, or None if it has none. Raises FormatError if it cannot
+    be read."""
+    where = path / RECORD if path.is_dir() else path
+    if not where.is_file():
+        return None
+    if where.name != RECORD:
+        text = getattr(open_source(where), "metadata", {}).get(IN_FILE, "")
+    else:
+        try:
+            with stated(where):
+                text = where.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise FormatError(f"{where} holds no record that can be read: {error}") from None
+    return _parsed(text, where) if text else None
+
+
+def _parsed(text: str, where: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+        if not (_has(found, inputs=dict, tensors=dict, fingerprint=str)) or not all(
+            _has(entry, dtype=str, shape=list, digest=str) for entry in found["tensors"].values()
+        ):
+            raise ValueError("it is not as taskvec writes it")
+        return ancestry.flat(found)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} holds no record that can be read: {error}") from None
+
+
+def _has(found: Any, **kinds: type) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+
+
+# ---- proof ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How many tensors and bytes still hold what was written."""
+
+    path: Path
+    tensors: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: all {self.tensors} tensors hold what was written"
+
+
+def verify(uri: str, *, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verified:
+    """Recompute the digest of every tensor and compare. Raises DigestError that lists every difference."""
+    path = resolve(uri)
+    expected = read(path)
+    if not expected:
+        raise DigestError(f"{uri} has no digests: taskvec did not write it")
+    source = open_source(path)
+    wanted: dict[str, Any] = expected["tensors"]
+    problems = [f"{name} is missing" for name in wanted if name not in source.specs]
+    problems += [f"{name} was not written by taskvec" for name in source.specs if name not in wanted]
+    shared = {name: spec for name, spec in source.specs.items() if name in wanted}
+    total, done = sum(spec.nbytes for spec in shared.values()), 0
+    for name, found in digests(source, shared, threads or default_threads()):
+        entry, spec = wanted[name], shared[name]
+        if (entry["dtype"], entry["shape"], entry["digest"]) != (spec.dtype, list(spec.shape), found):
+            problems.append(
+                f"{name} holds other {'data' if entry['dtype'] == spec.dtype else 'dtypes'} than were written"
+            )
+        done += spec.nbytes
+        if progress:
+            progress(done, total)
+    if not problems and source.fingerprint != expected["fingerprint"]:
+        problems.append("the fingerprint is another than the one that was written")
+    if problems:
+        raise DigestError(f"{uri} is not what was written:", sorted(problems))
+    return Verified(path, len(shared), total)
+
+
+def digests(source: Source, specs: Mapping[str, Spec], threads: int) -> Iterator[tuple[str, str]]:
+    """(name, digest) of each tensor, read in pieces."""
+
+    def work(name: str, buffer: bytearray) -> tuple[str, str]:
+        spec, found = specs[name], []
+        step = PIECE * 8 // BITS[spec.dtype]
+        for start in range(0, spec.numel, step):
+            view = memoryview(buffer)[: min(step, spec.numel - start) * BITS[spec.dtype] // 8]
+            source.readinto(name, start, view)
+            found += pieces(view)
+        return name, digest(found)
+
+    return each(specs, work, lambda: bytearray(PIECE), threads)

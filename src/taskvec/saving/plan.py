@@ -1,0 +1,340 @@
+"""The plan is the header: names, shapes and offsets of the output, blocks and memory, before any data."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from taskvec.algebra.derived import Derived, held, reads
+from taskvec.algebra.fitting import note_remarks
+from taskvec.algebra.idle_patterns import vanishing
+from taskvec.algebra.program import aligned, scratch_bytes
+from taskvec.algebra.weights import Weights, leaves_of
+from taskvec.errors import OutputError, RecipeError, TaskvecError
+from taskvec.executors.threads import default_threads
+from taskvec.formats import checkpoint
+from taskvec.formats.header import LONGEST as LONGEST_HEADER
+from taskvec.formats.header import write_header
+from taskvec.notes import note
+from taskvec.numbers.dtypes import BITS, accumulator, parse_dtype
+from taskvec.places.local import PAGE
+from taskvec.saving.copying import Beside
+from taskvec.sources.source import Source, Spec
+
+PIECE = 256 << 10  # bytes of output that are hashed and written at once
+BLOCKS = (2 << 20, 1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
+PROGRAM = 64 << 20  # bytes of anonymous memory of the program itself: interpreter, numpy, headers of usual size
+A_TENSOR, A_PIECE = 3000, 200  # bytes of bookkeeping
+LOADED = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights, up to a variant
+UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One output file: its tensors and where each begins; the header's own bytes are written last."""
+
+    filename: str
+    specs: Mapping[str, Spec]
+    offsets: Mapping[str, int]
+    header_size: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Elements start .. start+count of one tensor, which go to `offset` of a shard's file."""
+
+    index: int
+    shard: int
+    name: str
+    start: int
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `save` would do. str(plan) says it to a person, `as_dict()` to a machine."""
+
+    weights: Weights
+    kind: int  # the mass of the output: 1 a model, 0 a task vector
+    like: Source | None  # whose dtypes, integer tensors and side files the output has
+    shards: tuple[Shard, ...]
+    block: int  # bytes of output a block
+    arena: int  # bytes that a thread needs for one
+    threads: int
+    peak: int  # bytes of anonymous memory, the program included: a promise
+    ram: int
+    beside: tuple[Beside, ...] = ()  # the files that are copied beside the weights
+
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        """Every output tensor. Made once: there may be a hundred thousand of them, and each asks for its own."""
+        return {name: spec for shard in self.shards for name, spec in shard.specs.items()}
+
+    @cached_property
+    def bytes_in(self) -> int:
+        """Bytes that will be read, at most: every source once, those of each call of a method once more and once for
+        each of its passes, though calls mostly read what they share together."""
+        return sum(reads(self.weights, name) for name, spec in self.specs.items() if spec.arithmetic)
+
+    @property
+    def passes(self) -> int:
+        """Passes over the data: the one that writes, and before it those in which methods measure."""
+        return 1 + max((getattr(s, "passes", 0) for s in self.weights.terms), default=0)
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of the output files, headers included."""
+        return sum(shard.size for shard in self.shards)
+
+    def blocks(self) -> Iterator[Block]:
+        """The work, in the order of the output files. Any order gives the same bytes."""
+        index = 0
+        for number, shard in enumerate(self.shards):
+            for name, offset in sorted(shard.offsets.items(), key=lambda item: item[1]):
+                spec = shard.specs[name]
+                bits = BITS[spec.dtype]
+                step = self.block * 8 // bits
+                for start in range(0, spec.numel, step):
+                    count = min(step, spec.numel - start)
+                    yield Block(index, number, name, start, count, offset + start * bits // 8)
+                    index += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        names = self.weights.names()
+        return {
+            "recipe": self.weights.text(names),
+            "mass": self.kind,
+            "sources": {name: source.text for source, name in names.items()},
+            "like": self.like.text if self.like else None,
+            "tensors": len(self.specs),
+            "passes": self.passes,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "shards": [{"file": s.filename, "tensors": len(s.specs), "bytes": s.size} for s in self.shards],
+            "threads": self.threads,
+            "block_bytes": self.block,
+            "peak_memory_bytes": self.peak,
+            "ram_bytes": self.ram,
+        }
+
+    def __str__(self) -> str:
+        kinds = sorted({spec.dtype for spec in self.specs.values()})
+        names = self.weights.names()
+        lines = [
+            f"recipe   {self.weights.text(names)}",
+            *(f"         {name} = {source.text} (mass {source.mass})" for source, name in names.items()),
+            f"output   {'a model' if self.kind else 'a task vector'}: {len(self.specs)} tensors, {', '.join(kinds)}, "
+            f"{readable(self.bytes_out)} in {len(self.shards)} file{'s' * (len(self.shards) != 1)}",
+            f"reads    {readable(self.bytes_in)} in {self.passes} pass{'es' * (self.passes != 1)}",
+            f"memory   at most {readable(self.peak)} of {readable(self.ram)}: {self.threads} threads, "
+            f"blocks of {readable(self.block)}",
+        ]
+        return "\n".join(lines)
+
+
+def plan(
+    weights: Weights,
+    *,
+    like: Weights | None = None,
+    dtype: str | None = None,
+    shard_size: str | int = "5GB",
+    ram: str | int = "1GB",
+    threads: int | None = None,
+    filename: str | None = None,
+    durable: bool = True,
+) -> Plan:
+    """Lay out the output of `save` and check everything that the headers can tell. Reads no data.
+
+    Output dtypes, tensor by tensor: `dtype`, else that of `like`, else that of the first model in the expression; a
+    task vector is float32 (float64 if a source is), in which differences of 16-bit floats are exact as long as they are
+    within a factor of 2**13 or more, so that base + tau is the tuned model again. `durable`: whether writers wait for
+    the disk, for which there are more of them. Raises MassError, MismatchError,
+    UnboundKnob, RecipeError, TaskvecError (memory).
+    """
+    kind, weights = weights.kind(), weights.placed
+    if not weights.terms:
+        raise RecipeError("everything cancels: the expression is zero, there is nothing to write")
+    donor = _donor(weights, like, kind)
+    if donor is not None and donor not in weights.summed:
+        _require_same_names(weights, donor)
+    if kind and filename is None and isinstance(donor, Derived):
+        _require_settled(donor)
+    weights.check_patterns()
+    for line in vanishing(weights.terms):
+        note(line)
+    specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
+    note_remarks(weights.mentioned, weights.reference)
+    for c in weights.terms.values():  # a table or a gradient must have a value everywhere
+        for place in weights.places.values():
+            c.at(place)
+    stem = weights_stem(donor) if kind else checkpoint.VECTOR.removesuffix(".safetensors")
+    shards = _shards(specs, parse_size(shard_size, "shard size"), stem, filename)
+    limit = parse_size(ram, "memory")
+    busy = not durable or any(s.busy for s in weights.terms if isinstance(s, Derived))
+    most = threads or default_threads(busy)
+    block, room, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
+    return Plan(weights, kind, donor, shards, block, room, count, peak, limit)
+
+
+def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
+    if like is not None:
+        if len(like.terms) != 1:
+            raise RecipeError("like= must be one model, not an expression")
+        return next(iter(like.terms))
+    return weights.donor if kind else None
+
+
+def _require_settled(made: Derived) -> None:
+    """What config.json would say of the layers of a model that views have rebuilt, it can say."""
+    if problems := [f"{stack}: {problem}" for stack, found in made.settled()[1].items() for problem in found]:
+        raise RecipeError(
+            "config.json cannot say what these layers are, so that a loader would compute another model (write the "
+            "weights alone, -o NAME.safetensors, if you write a config.json of your own):",
+            problems,
+        )
+
+
+def _require_same_names(weights: Weights, donor: Source) -> None:
+    Weights({}, summed=(donor, *weights.summed)).specs  # noqa: B018 - raises MismatchError
+
+
+def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str | None) -> dict[str, Spec]:
+    found = {}
+    stored: Mapping[str, Spec] = getattr(donor, "stored", donor.specs) if donor else {}
+    for name, spec in weights.specs.items():
+        model = stored.get(name) or spec
+        if not spec.arithmetic:
+            if kind:  # a difference of integers that agree is zero: a task vector does without them
+                found[name] = spec
+        elif dtype:
+            found[name] = Spec(spec.shape, dtype)
+        elif kind:
+            found[name] = Spec(spec.shape, model.dtype)
+        else:
+            found[name] = Spec(
+                spec.shape, accumulator(*(s.specs[name].dtype for s in weights.terms if name in s.specs))
+            )
+    return found
+
+
+def weights_stem(donor: Source | None) -> str:
+    """What a loader expects the files to be called: as those of the model are that the output is like."""
+    leaves = leaves_of(donor) if donor else []
+    files = next((f for leaf in leaves if leaf.mass and (f := getattr(leaf, "files", None))), None)
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", next(iter(files or {}), checkpoint.MODEL).removesuffix(".safetensors"))
+    return name if name.partition(".")[0] in LOADED else checkpoint.MODEL.removesuffix(".safetensors")
+
+
+def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | None) -> tuple[Shard, ...]:
+    groups: list[dict[str, Spec]] = [{}]
+    room = limit
+    for name, spec in specs.items():
+        if groups[-1] and spec.nbytes > room and filename is None:
+            groups.append({})
+            room = limit
+        groups[-1][name] = spec
+        room -= spec.nbytes
+    if len(groups) > 1:  # the index of a variant ("model.fp16") has a name of its own, and not all read it
+        stem = stem.partition(".")[0]
+    many = [f"{stem}-{k + 1:05d}-of-{len(groups):05d}.safetensors" for k in range(len(groups))]
+    names = [filename] if filename else many if len(groups) > 1 else [f"{stem}.safetensors"]
+    return tuple(shard(name, group, {"format": "pt"}) for name, group in zip(names, groups, strict=True))
+
+
+def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Shard:
+    """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly.
+
+    Raises OutputError for a header that no reader would take.
+    """
+    header, offsets = write_header(specs, metadata, multiple=PAGE)
+    if len(header) - 8 > LONGEST_HEADER:
+        raise OutputError(
+            f"{filename} would begin with a header of {readable(len(header))} for {len(specs)} tensors, and the format "
+            f"allows {readable(LONGEST_HEADER)}: write a folder (-o NAME without .safetensors) with a smaller "
+            "--shard-size"
+        )
+    size = len(header) + sum(spec.nbytes for spec in specs.values())
+    return Shard(filename, specs, offsets, len(header), size)
+
+
+def _memory(
+    weights: Weights, specs: Mapping[str, Spec], limit: int, threads: int, fixed: bool
+) -> tuple[int, int, int, int]:
+    """(a block's bytes, a thread's, threads, bytes at the peak): the most that fits in `limit`, or an error that says
+    the least."""
+    if threads < 1:
+        raise RecipeError(f"threads must be at least 1, not {threads}")
+    pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
+    resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
+    texts = [_metadata_bytes(s) for s in weights.mentioned]
+    resident += sum(texts) + 5 * max(texts, default=0)  # kept; and what reading the header of one file takes meanwhile
+    resident += sum(getattr(s, "resident", 0) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
+
+    parts = {name: list(weights.parts(name)) for name, spec in specs.items() if spec.arithmetic}
+    beside = max((held(its) for its in parts.values()), default=0)
+    beside += max((getattr(s, "measuring", 0) for s in weights.terms), default=0)
+
+    @cache
+    def arena(block: int) -> int:
+        return arena_bytes(parts, specs, block)
+
+    def peak(block: int, count: int) -> int:
+        return resident + count * (arena(block) + beside + 2 * PAGE)
+
+    for count in [threads] if fixed else range(threads, 0, -1):
+        for block in BLOCKS:
+            if peak(block, count) <= limit:
+                return block, arena(block), count, peak(block, count)
+    least = peak(PIECE, threads if fixed else 1)
+    raise TaskvecError(
+        f"this needs at least {readable(least)} of memory ({threads if fixed else 1} threads), not {readable(limit)}"
+    )
+
+
+def _metadata_bytes(source: Source) -> int:
+    """Bytes of the texts in a file's header beside its tensors."""
+    return sum(len(key) + len(value) for key, value in (getattr(source, "metadata", None) or {}).items())
+
+
+Parts = Mapping[str, Sequence[tuple[Source, str]]]  # output tensor with arithmetic -> what is summed for it
+
+
+def arena_bytes(parts: Parts, specs: Mapping[str, Spec], block: int) -> int:
+    """One thread's memory for blocks: the bytes of the largest one, and the scratch memory of its sum."""
+
+    def needed(name: str, spec: Spec) -> int:
+        count = min(spec.numel, block * 8 // BITS[spec.dtype])
+        return aligned(count * BITS[spec.dtype] // 8) + (scratch_bytes(parts[name], count) if name in parts else 0)
+
+    return max((needed(name, spec) for name, spec in specs.items()), default=0)
+
+
+def parse_size(text: str | int, what: str) -> int:
+    """Bytes: "5GB", "200 MB", "1GiB", 1000. Raises RecipeError."""
+    if isinstance(text, int):
+        found = text
+    else:
+        compact = text.replace(" ", "").upper().removesuffix("B")
+        binary = compact.endswith("I")
+        number = compact.removesuffix("I").rstrip("KMGT")
+        unit = compact.removesuffix("I")[len(number) :]
+        try:
+            found = int(float(number) * (1024 ** ("BKMGT".index(unit or "B")) if binary else UNITS[unit]))
+        except (ValueError, KeyError, OverflowError):
+            raise RecipeError(f"{what}: {text!r} is no size; write 5GB, 200MB or 1GiB") from None
+    if found < 1:
+        raise RecipeError(f"{what}: {text!r} is not positive")
+    return found
+
+
+def readable(size: float) -> str:
+    """1234567 -> "1.23 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,0 +1,241 @@
+"""`save`: from an expression to files.
+
+Everything that can be checked is checked first; the data streams into a hidden folder (stream.py); headers are
+written last, and the folder gets its name after that.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from taskvec.algebra.derived import Derived
+from taskvec.algebra.weights import Weights, leaves_of
+from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
+from taskvec.formats.header import write_header
+from taskvec.notes import note
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.local import existing_parent, free_bytes, stated, write_exactly, write_text
+from taskvec.places.moving import sync
+from taskvec.saving import lineage, sidecars
+from taskvec.saving.batchnorm import require_positive
+from taskvec.saving.disagreements import disagreements
+from taskvec.saving.outputs import RECORD, Destination
+from taskvec.saving.plan import PIECE, Plan, plan, readable, shard
+from taskvec.saving.proofs import Proof, holds, proofs_of
+from taskvec.saving.staging import Staging, finished_before, hidden
+from taskvec.saving.stream import Progress, stream
+from taskvec.sources.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What `save` wrote."""
+
+    path: Path
+    kind: int
+    recipe: str
+    fingerprint: str
+    bytes_in: int
+    bytes_out: int
+    reused: int  # bytes that an interrupted run had left, checked and kept
+    seconds: float
+    nonfinite: tuple[str, ...] = ()  # tensors with NaN or Inf, if that was allowed
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"path": str(self.path)}
+
+    def __str__(self) -> str:
+        kept = f", {readable(self.reused)} of it kept from an interrupted run" if self.reused else ""
+        return (
+            f"{self.path}: {'a model' if self.kind else 'a task vector'} = {self.recipe}\n"
+            f"{readable(self.bytes_out)} in {self.seconds:.2f} s{kept}; fingerprint {self.fingerprint[:16]}"
+        )
+
+
+def save(
+    weights: Weights,
+    uri: str | os.PathLike[str],
+    *,
+    like: Weights | None = None,
+    dtype: str | None = None,
+    shard_size: str | int = "5GB",
+    ram: str | int = "1GB",
+    threads: int | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    force: bool = False,
+    allow_nonfinite: bool = False,
+    durable: bool = True,
+    chat_template: str | None = None,
+    progress: Progress | None = None,
+) -> Saved:
+    """Compute an expression and write it: a model's folder, a task vector's, or one file if `uri` ends in .safetensors.
+
+    Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
+    moment; killed and called again it goes on where it was (`resume`), if every source can prove that its bytes are the
+    same (docs/resuming.md; arrays in memory are hashed for it). The same proofs are compared when all is computed.
+    Same bytes for any `threads`, `ram`, `shard_size` and order of the summands. `force` accepts a vector that was made
+    from another base, `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves
+    flushing to it, as cp does: safe against kills, not against a power cut. `chat_template` (Jinja) replaces that of
+    the model. Raises TaskvecError and its kinds (errors.py).
+    """
+    began = time.perf_counter()
+    place = Destination.of(uri, overwrite)
+    target, alone = place.target, place.target.name if place.alone else None
+    todo = plan(
+        weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone,
+        durable=durable,
+    )  # fmt: skip
+    if not force:
+        weights.check_bases()
+    lost = todo.kind == 1 and like is None and not alone
+    _tell(disagreements(todo.weights, todo.like or todo.weights.donor, lost=lost, template=not chat_template))
+    todo = replace(todo, beside=() if alone else sidecars.survey(todo))
+    proof = Proof(_read_by(todo), [*todo.weights.terms], todo.like)
+    notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
+    entry = lineage.record(todo.weights, todo.specs, todo.kind, notes)
+    longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})
+    todo = replace(
+        todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(longest, bool(alone))) for s in todo.shards)
+    )
+    key = _key(todo, entry, proof)
+    if not finished_before(place, key, partial(holds, target, threads=todo.threads)):
+        place = replace(place, sources=tuple(p for s in proof.sources if (p := _path(s))))
+        with stated(target, OutputError):
+            place.require_writable()
+            _require_space(todo, target)
+        if todo.kind and like is None:  # a task vector does without them, and `like` says whose they are
+            _require_same_integers(todo)
+        stage = Staging(place, key, resume and proof.resumable, durable)
+        try:
+            reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
+            require_positive(todo, stage.files, allow_nonfinite)
+            _finish(todo, stage, entry, nonfinite, proof)
+        except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
+            stage.close()
+            raise
+        except BaseException:
+            stage.discard()
+            raise
+    else:
+        reused, nonfinite = todo.bytes_out, ()
+    written = lineage.read(target) or {}
+    return Saved(
+        target, todo.kind, entry["recipe"], written.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
+        time.perf_counter() - began, tuple(written.get("nonfinite", nonfinite)),
+    )  # fmt: skip
+
+
+def _tell(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        note(sentence)
+
+
+def _path(source: Source) -> Path | None:
+    return getattr(source, "path", None)
+
+
+def _key(todo: Plan, entry: Mapping[str, Any], proof: Proof) -> str:
+    """What must be the same for a finished block to be worth keeping: recipe, sources' bytes, layout, block size."""
+    from blake3 import blake3
+
+    prints = [source.fingerprint for source in todo.weights.terms]  # of a view: what it reads beside the weights, too
+    layout = [
+        (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()]) for s in todo.shards
+    ]
+    return blake3(repr((entry["recipe"], str(entry), proof.stamps, prints, layout, todo.block)).encode()).hexdigest()
+
+
+def _read_by(todo: Plan) -> list[Source]:
+    """Every source, and the model that the output is like."""
+    return list(dict.fromkeys([*todo.weights.mentioned, *(leaves_of(todo.like) if todo.like else ())]))
+
+
+def _require_space(todo: Plan, target: Path) -> None:
+    parent = existing_parent(target.parent)
+    staged = hidden(target) / "files"
+    already = sum(f.stat().st_blocks * 512 for f in staged.glob("*")) if staged.is_dir() else 0
+    free = free_bytes(parent) + already
+    if free < todo.bytes_out:
+        raise NotEnoughSpace(
+            f"{target} needs {readable(todo.bytes_out)}, the disk of {parent} has {readable(free)} left"
+        )
+
+
+def _require_same_integers(todo: Plan) -> None:
+    """Tensors that are not floating point must be the same in every model of a sum."""
+    if problems := list(dict.fromkeys(_apart(todo.weights))):
+        raise MismatchError(
+            "tensors that cannot be summed differ; name the model to take them from (--like, like=):", problems
+        )
+
+
+def _apart(*args: Weights) -> Iterator[str]:
+    """The tensors that are not floating point and differ between the models of expressions, or within a call's."""
+    first = [a.reference for a in args]
+    models = dict.fromkeys(s for s in [*first, *(s for a in args for s in a.terms)] if s and s.mass)
+    for source in [*models][1:]:
+        reference = next(iter(models))
+        for name, spec in reference.specs.items():
+            if not spec.arithmetic and not _same(name, reference, source):
+                yield f"{name} ({spec}) differs between {reference.text} and {source.text}"
+    for call in dict.fromkeys(s for a in args for s in a.terms if isinstance(s, Derived)):
+        for together in [call.args] if call.alike else [(a,) for a in call.args]:
+            yield from _apart(*together)
+
+
+def _same(name: str, a: Source, b: Source) -> bool:
+    spec = a.specs[name]
+    step = PIECE * 8 // BITS[spec.dtype]
+    for start in range(0, spec.numel, step):
+        size = min(step, spec.numel - start) * BITS[spec.dtype] // 8
+        one, two = bytearray(size), bytearray(size)
+        a.readinto(name, start, memoryview(one))
+        b.readinto(name, start, memoryview(two))
+        if one != two:
+            return False
+    return True
+
+
+# ---- finishing -----------------------------------------------------------------------------------
+def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...], proof: Proof) -> None:
+    """Headers, side files and the record; everything durable; the sources, which must be what they were; the name."""
+    per_tensor: dict[str, list[bytes]] = {name: [] for name in todo.specs}
+    for block in todo.blocks():
+        per_tensor[block.name] += stage.done[block.index].pieces
+    for name, found in per_tensor.items():
+        entry["tensors"][name]["digest"] = lineage.digest(found)
+    if nonfinite:
+        entry["nonfinite"] = list(nonfinite)
+    alone = stage.target.suffix == ".safetensors"
+    with stated(stage.target, OutputError):
+        _write_headers(todo, stage, entry, alone)
+        sidecars.write_index(stage.files, todo, stage.durable)
+        entry["fingerprint"] = sidecars.fingerprint_of(stage.files, todo)
+        if alone:
+            _write_headers(todo, stage, entry, True)
+        else:
+            sidecars.write(stage.files, todo, entry, stage.durable)
+            entry["files"] = proofs_of(stage.files, todo, weights=False)
+            write_text(stage.files / RECORD, lineage.as_text(entry), stage.durable)
+        proofs = proofs_of(stage.files, todo)
+    proof.require_unchanged()
+    stage.commit(proofs)
+
+
+def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: bool) -> None:
+    for s in todo.shards:
+        header, _ = write_header(s.specs, lineage.metadata(entry, alone), s.header_size)
+        assert len(header) == s.header_size, "a header's length is part of the plan"
+        fd = os.open(stage.files / s.filename, os.O_RDWR)
+        try:
+            write_exactly(fd, memoryview(header), 0)
+            if stage.durable:
+                sync(fd)
+        finally:
+            os.close(fd)

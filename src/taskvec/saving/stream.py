@@ -1,0 +1,188 @@
+"""The pass over the data: threads compute, hash and write blocks; the main thread makes them durable and notes them."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+
+from taskvec.algebra.derived import STRETCH, prepare
+from taskvec.algebra.program import alone, evaluate, scratch_bytes
+from taskvec.errors import NonFiniteError, OutputError
+from taskvec.executors.threads import each
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.local import PAGE, Output, stated
+from taskvec.saving import lineage
+from taskvec.saving.blocks import Sums, arena, fill, sums
+from taskvec.saving.plan import Block, Plan
+from taskvec.saving.staging import Done, Staging
+from taskvec.sources.source import Source
+
+SYNC = 64 << 20  # bytes of finished blocks that are made durable together
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress | None) -> tuple[int, tuple[str, ...]]:
+    """Compute and write what the journal does not have: (bytes that it had, tensors that are not finite).
+
+    Fills `stage.done`. After the first NaN, Inf or overflow nothing more is written, only looked for, so that the
+    NonFiniteError names every tensor. Interrupted, it notes what is done and raises on.
+    """
+    blocks, linear = list(todo.blocks()), sums(todo.weights, todo.specs)
+    with stated(stage.target, OutputError), _opened(todo, stage) as files:
+        kept = _kept(todo, stage, blocks, files, allow_nonfinite)
+        flagged = {index for index in kept if stage.done[index].flags}
+
+        def work(block: Block, memory: memoryview) -> Done:
+            spec = todo.shards[block.shard].specs[block.name]
+            memory = memory[block.offset % PAGE :]  # as the file lies, for Output.write
+            out, flags = fill(memory, block.name, spec, block.start, block.count, linear, todo.like)
+            if flags:
+                flagged.add(block.index)
+            found = lineage.pieces(out)
+            if allow_nonfinite or not flagged:
+                files[block.shard].write(out, block.offset)
+            return Done(block.index, tuple(found), flags)
+
+        memory = partial(arena, todo.arena + PAGE)
+        reused = sum(size_of(todo, blocks[index]) for index in kept)
+        total = sum(size_of(todo, block) for block in blocks)
+        bar, waiting = _Bar(4 * _unmeasured(todo), total, reused, progress), _Waiting(stage, files)
+        try:
+            for stretch in _stretches(todo, [block for block in blocks if block.index not in kept]):
+                prepare([todo.weights], todo.threads, bar.measured, dict.fromkeys(block.name for block in stretch))
+                bar.settle(_unmeasured(todo))
+                for done in each(stretch, work, memory, min(todo.threads, len(stretch))):
+                    size = size_of(todo, blocks[done.index])
+                    waiting.add(done, size, hold=bool(flagged) and not allow_nonfinite)
+                    bar.written(size)
+            bar.settle(0)
+        except KeyboardInterrupt:
+            waiting.record()
+            raise
+    if flagged and not allow_nonfinite:
+        raise _nonfinite(todo, [blocks[k] for k in sorted(flagged)], linear)
+    return reused, tuple(dict.fromkeys(blocks[k].name for k in sorted(flagged)))
+
+
+def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:
+    """Whole tensors, STRETCH elements of them or one: what methods measure of them is in the page cache when it is
+    read again to compute. All that is left once nothing is left to measure."""
+    first, last, size, limit = 0, 0, 0, math.inf
+    for name, its in groupby(blocks, key=lambda block: block.name):
+        if first == last:  # a new stretch begins
+            size, limit = 0, STRETCH if _unmeasured(todo) else math.inf
+        numel = todo.specs[name].numel
+        if last > first and size + numel > limit:
+            yield blocks[first:last]
+            first, size, limit = last, 0, STRETCH if _unmeasured(todo) else math.inf
+        size += numel
+        last += len([*its])
+    if last > first:
+        yield blocks[first:last]
+
+
+def _unmeasured(todo: Plan) -> int:
+    """Elements that methods have still to read before they can compute."""
+    return sum(getattr(source, "unmeasured", 0) for source in todo.weights.terms)
+
+
+class _Bar:
+    """Progress: bytes of float32 that are measured, `ahead` in all, and bytes that are written, `total` in all."""
+
+    def __init__(self, ahead: int, total: int, done: int, report: Progress | None):
+        self.ahead, self.total, self.done, self.report = ahead, total, done, report
+        self.known = 0
+
+    def measured(self, elements: int) -> None:
+        """A part of a pass, of which there may be more than were foreseen."""
+        self._tell(min(self.known + 4 * elements, self.ahead))
+
+    def settle(self, unmeasured: int) -> None:
+        """So many elements are left to measure."""
+        self._tell(max(self.known, self.ahead - 4 * unmeasured))
+
+    def written(self, size: int) -> None:
+        """A block."""
+        self.done += size
+        self._tell(self.known)
+
+    def _tell(self, known: int) -> None:
+        self.known = known
+        if self.report:
+            self.report(self.done + known, self.ahead + self.total)
+
+
+class _Waiting:
+    """Blocks that are written and not yet durable: recorded SYNC bytes at a time."""
+
+    def __init__(self, stage: Staging, files: list[Output]):
+        self.stage, self.files = stage, files
+        self.blocks: list[Done] = []
+        self.bytes = 0
+
+    def add(self, done: Done, size: int, hold: bool) -> None:
+        """One more; `hold` keeps a run that is going to fail out of the journal."""
+        self.stage.done[done.index] = done
+        if hold:
+            return
+        self.blocks.append(done)
+        self.bytes += size
+        if self.bytes >= SYNC:
+            self.record()
+
+    def record(self) -> None:
+        """Make them durable and note them."""
+        self.stage.record(self.blocks, [file.fd for file in self.files])
+        self.blocks, self.bytes = [], 0
+
+
+@contextmanager
+def _opened(todo: Plan, stage: Staging) -> Iterator[list[Output]]:
+    """Every shard's file. What must be durable goes to the disk at once, the rest where the system likes it."""
+    stage.keep_only({s.filename: s.size for s in todo.shards})
+    files: list[Output] = []
+    try:
+        for shard in todo.shards:
+            files.append(Output(stage.files / shard.filename, shard.size, direct=stage.durable))
+        yield files
+    finally:
+        for file in files:
+            file.close()
+
+
+def size_of(todo: Plan, block: Block) -> int:
+    """Bytes of a block."""
+    return block.count * BITS[todo.shards[block.shard].specs[block.name].dtype] // 8
+
+
+def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[Output], allow_nonfinite: bool) -> set[int]:
+    """The journal's blocks whose data is on disk as the journal says, and is as finite as it must be."""
+
+    def work(index: int, buffer: bytearray) -> tuple[int, bool]:
+        block = blocks[index]
+        view = memoryview(buffer)[: size_of(todo, block)]
+        done = 0
+        while done < len(view) and (count := os.preadv(files[block.shard].fd, [view[done:]], block.offset + done)):
+            done += count
+        return index, done == len(view) and tuple(lineage.pieces(view)) == stage.done[index].pieces
+
+    known = [k for k, done in stage.done.items() if 0 <= k < len(blocks) and (allow_nonfinite or not done.flags)]
+    return {index for index, good in each(known, work, lambda: bytearray(todo.block), todo.threads) if good}
+
+
+def _nonfinite(todo: Plan, blocks: list[Block], linear: Sums) -> NonFiniteError:
+    """Name the tensors, and the sources whose NaN or Inf it was; else it was the output dtype that overflowed."""
+    found: dict[str, None] = {}
+    for block in blocks:
+        guilty = [part for part in linear[block.name].parts if _is_nonfinite(*part, block)]
+        dtype = todo.shards[block.shard].specs[block.name].dtype
+        whose = [f"{name} has NaN or Inf in {s.text}" for s, name in guilty] or [f"{block.name} overflows {dtype}"]
+        found |= dict.fromkeys(whose)
+    return NonFiniteError("the output would not be finite (allow it with --allow-nonfinite):", found)
+
+
+def _is_nonfinite(source: Source, name: str, block: Block) -> bool:
+    out, scratch = bytearray(block.count * 8), memoryview(bytearray(scratch_bytes([(source, name)], block.count)))
+    return bool(evaluate(alone(source, name), block.start, block.count, "F64", out, scratch))

@@ -1,0 +1,308 @@
+"""What a search found: trials, the choice, and the evidence for it; as text, and as data for machines."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from taskvec.algebra.weights import Weights
+from taskvec.searching.entries import Numbers
+from taskvec.searching.evidence import Difference, Interval, Spread, are_hits, difference, holm, interval, spread
+from taskvec.searching.spaces import Knobs
+
+CHOSEN = "chosen"
+CHOSE = "who compares them chooses on test, too"
+ALPHA = 0.05  # below which a difference is called one
+MANY = 12  # knobs, above which they are not told one by one
+WITHIN = 0.01  # of the best objective: what counts as as good
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A candidate, and what it scored on validation examples."""
+
+    number: int
+    knobs: Knobs
+    scores: Mapping[str, Numbers]
+    seconds: float
+    goods: tuple[float, ...]  # the objectives; the first one's negative where that is to be small
+    broken: Mapping[str, float]  # the constraints that it does not keep, and by how much
+
+    def told(self) -> str:
+        """Its knobs in words."""
+        return ", ".join(f"{name} = {value:.4g}" for name, value in self.knobs.items())
+
+    @property
+    def breach(self) -> float:
+        """By how much constraints are broken, all together."""
+        return math.fsum(self.broken.values())
+
+    @property
+    def goodness(self) -> float:
+        """The objective that decides; larger is better."""
+        return self.goods[0]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean of every metric."""
+        return means(self.scores)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a journal knows of a search. str(record) says it to a person, `as_dict()` to a machine."""
+
+    recipe: str  # with knobs
+    model: str  # the recipe of what was chosen
+    file: str  # the same as a recipe file, which says where the models are
+    chosen: Trial | None  # None: no candidate keeps the constraints, and the answer is the base
+    how: str  # the rule by which it was chosen, in words
+    objectives: tuple[str, ...]  # the first one decides
+    minimised: bool
+    constraints: tuple[str, ...]
+    trials: tuple[Trial, ...]  # those judged on all validation examples
+    given_up: tuple[Trial, ...]  # those judged on a part of them alone, and found hopeless
+    validation: Mapping[str, Mapping[str, Numbers]]  # reference model -> its scores
+    test: Mapping[str, Mapping[str, Numbers]]  # "chosen" and the reference models -> their scores; empty if not wanted
+    seeds: Mapping[str, list[float]]  # metric -> what the chosen model scores with each seed's vectors; empty for one
+    looks: int  # how many candidates were judged on test examples with this journal, or were begun to be
+    notes: tuple[str, ...] = ()
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.trials[0].knobs) if self.trials else ()
+
+    def plateau(self, within: float = WITHIN) -> tuple[float, float] | None:
+        """The values of the one knob around the best objective at which it is at most `within` worse, without a gap.
+
+        None if there are several knobs. Constraints do not count; a candidate that was given up ends the plateau.
+        """
+        if len(self.knobs) != 1 or not self.trials:
+            return None
+        (knob,) = self.knobs
+        curve = [(t.knobs[knob], t.goodness) for t in self.trials]
+        curve = sorted([*curve, *((t.knobs[knob], -math.inf) for t in self.given_up)])
+        best = max(range(len(curve)), key=lambda k: curve[k][1])
+        first = last = best
+        while first and curve[first - 1][1] >= curve[best][1] - within:
+            first -= 1
+        while last + 1 < len(curve) and curve[last + 1][1] >= curve[best][1] - within:
+            last += 1
+        return curve[first][0], curve[last][0]
+
+    def front(self) -> tuple[Trial, ...]:
+        """The candidates that keep the constraints and that no other one beats: as good in every objective, better in
+        one. By the first objective, from its best."""
+        good = [t for t in self.trials if not t.broken]
+        kept = [t for t in good if not any(_beats(u.goods, t.goods) for u in good)]
+        first = {t.goods: t for t in reversed(kept)}  # of equal ones the first
+        return tuple(sorted(first.values(), key=lambda t: t.goods, reverse=True))
+
+    def compared(self, reference: str = "base") -> dict[str, Difference]:
+        """The chosen model against a reference on test examples, metric by metric; p-values hold for all together."""
+        if CHOSEN not in self.test or reference not in self.test:
+            return {}
+        one, two = self.test[reference], self.test[CHOSEN]
+        found = {
+            name: difference([before], [after], hits=name in self.hits)
+            for name, after in two.items()
+            if isinstance(after, list) and isinstance(before := one.get(name), list)
+        }
+        ps = holm({name: d.p for name, d in found.items()})
+        return {name: replace(d, p=ps[name]) for name, d in found.items()}
+
+    @cached_property
+    def hits(self) -> frozenset[str]:
+        """The metrics of hits and misses: no model ever scored anything but 0 and 1 on an example."""
+        return frozenset(name for name, lists in self._judged().items() if all(map(are_hits, lists)))
+
+    @cached_property
+    def shares(self) -> frozenset[str]:
+        """The metrics of hits and misses, and those that are means of them over seeds: between 0 and 1."""
+        base = {name for name, v in self.validation["base"].items() if isinstance(v, list) and are_hits(v)}
+        known = self._judged()
+        return frozenset(name for name in base if all(0 <= v <= 1 for scores in known[name] for v in scores))
+
+    def _judged(self) -> dict[str, list[list[float]]]:
+        """Metric -> what every model scored, of metrics that have a score an example."""
+        tables = [*self.validation.values(), *self.test.values(), *(t.scores for t in (*self.trials, *self.given_up))]
+        found = {name: [v for t in tables if isinstance(v := t.get(name), list)] for name in self.validation["base"]}
+        return {name: lists for name, lists in found.items() if lists}
+
+    def interval(self, metric: str, values: Numbers) -> Interval | None:
+        """Where the mean of a metric may lie, by what a model scored; None of a single number."""
+        if not isinstance(values, list):
+            return None
+        found = interval([values], hits=metric in self.hits)
+        if metric not in self.shares or metric in self.hits:
+            return found
+        if not found.known:  # a share varies no more than hits of the same mean do
+            return interval([values], hits=True)
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+
+    def unsure(self) -> list[str]:
+        """What test examples cannot say, and why: in sentences."""
+        found = [
+            f"no interval for {metric} of {model}: {i.why}"
+            for model, scores in self.test.items()
+            for metric, values in scores.items()
+            if (i := self.interval(metric, values)) and not i.known
+        ]
+        compared = self.compared()
+        for name, d in compared.items():
+            n = len(self.test[CHOSEN][name])  # type: ignore[arg-type]
+            if d.interval.why:
+                found.append(f"no interval for the difference in {name}: {d.interval.why}")
+            if 2.0 ** (1 - n) * len(compared) > ALPHA:  # the least p that so many examples can have
+                found.append(f"{name}: {n} test examples are too few for any difference to be significant")
+        return found
+
+    def spread(self) -> dict[str, Spread]:
+        """The chosen model over the seeds of its vectors, on test examples (validation, if test was not wanted)."""
+        return {name: spread(values) for name, values in self.seeds.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`: means of the scores, which the journal has example by example."""
+        plateau = self.plateau()
+        return {
+            "recipe": self.recipe, "chosen": self.chosen.knobs if self.chosen else None, "how": self.how,
+            "model": self.model, "objectives": list(self.objectives), "looks_at_test": self.looks,
+            "plateau": list(plateau) if plateau else None,
+            "validation": {name: means(scores) for name, scores in self.validation.items()},
+            "test": {name: means(scores) for name, scores in self.test.items()},
+            "intervals": {
+                name: {m: list(i.ends()) for m, values in scores.items() if (i := self.interval(m, values))}
+                for name, scores in self.test.items()
+            },
+            "compared": {
+                name: {
+                    "difference": d.interval.mean, "low": d.interval.ends()[0], "high": d.interval.ends()[1], "p": d.p,
+                    "test": d.test,
+                }
+                for name, d in self.compared().items()
+            },
+            "unsure": self.unsure(),
+            "seeds": {
+                name: {"mean": (i := s.interval).mean, "deviation": s.deviation, "low": i.low, "high": i.high}
+                for name, s in self.spread().items()
+            },
+            "trials": [
+                {"knobs": t.knobs, "metrics": t.metrics, "goodness": t.goodness, "broken": list(t.broken)}
+                for t in self.trials
+            ],
+            "given_up": [{"knobs": t.knobs, "metrics": t.metrics} for t in self.given_up],
+            "front": [t.number for t in self.front()], "notes": list(self.notes),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        none = f"no candidate will do, the answer is the base: {self.how}"
+        lines = [f"{self.told()}: {self.how}" if self.chosen else none]
+        if self.chosen:
+            lines += [*self._flatness(), f"model: {self.model}"]
+        lines += ["", *self._figures(), *self._in_words()]
+        if self.seeds:
+            split = "test" if CHOSEN in self.test else "validation"
+            lines += ["", f"the chosen recipe with the vectors of each seed, {split} (mean ± deviation [t interval]):"]
+            lines += [f"  {name}: {spread}" for name, spread in self.spread().items()]
+        if self.given_up:
+            lines.append(f"{len(self.given_up)} more candidates were given up after a part of the examples")
+        if len(self.objectives) > 1:
+            lines += ["", *self._front_table()]
+        if self.looks > 1:
+            lines.append(f"{self.looks} candidates were judged on test examples with this journal: {CHOSE}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def told(self) -> str:
+        """The chosen knobs in words; of many how many they are and within what."""
+        if self.chosen is None or len(self.knobs) <= MANY:
+            return self.chosen.told() if self.chosen else ""
+        knobs = self.chosen.knobs
+        return f"{len(knobs)} knobs from {min(knobs.values()):.3g} to {max(knobs.values()):.3g}"
+
+    def _figures(self) -> list[str]:
+        """A table: metrics against models, validation and test."""
+        on_validation = {"base": self.validation["base"], **({CHOSEN: self.chosen.scores} if self.chosen else {})}
+        head = ["", *(f"validation: {name}" for name in on_validation), *(f"test: {name}" for name in self.test)]
+        rows = []
+        for metric in self.validation["base"]:
+            row = [metric, *(f"{means(scores)[metric]:.4g}" for scores in on_validation.values())]
+            for scores in self.test.values():
+                values = scores.get(metric)
+                row.append("" if values is None else str(self.interval(metric, values) or f"{values:.4g}"))
+            rows.append(row)
+        return columns(head, rows)
+
+    def _in_words(self) -> list[str]:
+        """Where the chosen model and the base differ on test examples."""
+        found = self.compared()
+        sure = {name: d for name, d in found.items() if d.p <= ALPHA}
+        lines = [
+            f"{name}: {'up' if d.interval.mean > 0 else 'down'} by {abs(d.interval.mean):.4g}"
+            f"{_span(d.interval)}, {d.chance} ({d.test})"
+            for name, d in sure.items()
+        ]
+        if rest := [name for name in found if name not in sure]:
+            lines.append(f"no significant difference: {', '.join(rest)}")
+        about = f"on test against the base ({len(found)} comparisons together, Holm):"
+        return [*(["", about] if found else []), *(f"  {line}" for line in lines), *self.unsure()]
+
+    def table(self) -> str:
+        """Every trial: its knobs, its metrics, and the objective."""
+        metrics = list(self.trials[0].metrics) if self.trials else []
+        head = [*self.knobs, *metrics, *(["objective"] if len(self.objectives) == 1 else self.objectives), ""]
+        rows = []
+        for t in self.trials:
+            numbers = [*(f"{t.knobs[k]:g}" for k in self.knobs), *(f"{t.metrics[m]:.4g}" for m in metrics)]
+            values = [f"{v:.4g}" for v in self.values(t)]
+            rows.append([*numbers, *values, f"breaks {', '.join(t.broken)}" if t.broken else ""])
+        return "\n".join([*columns(head, rows), *self._flatness()])
+
+    def values(self, trial: Trial) -> tuple[float, ...]:
+        """Its objectives as they are written: the first one not negated where it is to be small."""
+        first, *rest = trial.goods
+        return (-first if self.minimised else first, *rest)
+
+    def _front_table(self) -> list[str]:
+        rows = [[*(f"{t.knobs[k]:g}" for k in self.knobs), *(f"{v:.4g}" for v in self.values(t))] for t in self.front()]
+        return ["no candidate beats these in all objectives:", *columns([*self.knobs, *self.objectives], rows)]
+
+    def _flatness(self) -> list[str]:
+        if (ends := self.plateau()) is None:
+            return []
+        return [f"{self.knobs[0]} from {ends[0]:g} to {ends[1]:g}: the objective is within {WITHIN:g} of its best"]
+
+
+@dataclass(frozen=True)
+class Result(Record):
+    """What a search found; `weights` is the model."""
+
+    weights: Weights = field(kw_only=True)  # the chosen model, or the base
+
+
+def _span(i: Interval) -> str:
+    return f" [{i.low:.4g}, {i.high:.4g}]" if i.known else ""
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+
+
+def means(scores: Mapping[str, Numbers]) -> dict[str, float]:
+    """The mean of every metric."""
+    return {name: _mean(v) if isinstance(v, list) else v for name, v in scores.items()}
+
+
+def _mean(values: list[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # the sum is beyond all floats, the mean is not
+        return math.fsum(v / len(values) for v in values)
+
+
+def columns(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of columns, to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [head, *rows]]
+    return [line.rstrip() for line in lines]

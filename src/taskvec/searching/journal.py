@@ -1,0 +1,218 @@
+"""The journal of a search, or of another row of trials: a line of JSON for all that is known, as it came to be known.
+
+Several processes may write to one journal. Each line is appended whole under a lock, and is on the disk when that
+returns. The first line says what is tried: a journal never goes on as another one. Who works on what is claimed in the
+journal (leases.py): every trial, and every look at test examples, is one process's.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from taskvec.errors import FormatError, OutputError
+from taskvec.places.local import stated
+from taskvec.searching.entries import Line, require_sound
+from taskvec.searching.leases import Watch, claim_of, drop, hold, kept
+from taskvec.searching.stores import URL, parsed, store_of
+
+FORMAT, KINDS = 2, ("search", "interference")
+POLL = 0.5  # seconds between two looks at what another process is doing
+Total = Callable[[Sequence[Line]], int]  # how many trials there are to be, from what is known
+
+
+class Journal:
+    """The lines of a file or a database, or with no place of memory. `lines()` has what every process wrote."""
+
+    def __init__(self, where: "str | os.PathLike[str] | None", about: Mapping[str, Any], kind: str = "search"):
+        """Begin it, or go on if it is of the same search (or what `kind` says). Raises OutputError, FormatError."""
+        self.store, self.kind = store_of(where), kind
+        self._watch, self._mutex, self._sound = Watch(), threading.RLock(), 1  # so many lines are checked
+        first = {kind: FORMAT, **json.loads(json.dumps(about))}
+        with self._locked():
+            lines = self.store.lines()
+            if not lines:
+                self.store.append(first)
+            elif lines[0] != first:
+                self._refuse(lines[0], first, kind)
+
+    def lines(self) -> list[Line]:
+        """Everything but the first line."""
+        with self._locked():
+            return self._lines()
+
+    def add(self, line: Line) -> None:
+        """One line more."""
+        with self._locked():
+            self.store.append(line)
+
+    def add_unless(self, line: Line, known: Callable[[Sequence[Line]], bool]) -> None:
+        """One line more, unless what is there already says the same."""
+        with self._locked():
+            if not known(self._lines()):
+                self.store.append(line)
+
+    # ---- work that is shared ---------------------------------------------------------------------
+    def work(self, total: "Total | int", do: Callable[[int], Line], in_turn: bool = False) -> None:
+        """Do every trial that nobody else does, and wait for the others: on return all are done.
+
+        do: the number of a trial -> its line, {"trial": number, ...}, or {"end": number} where there is nothing more to
+        try. in_turn: none is begun before all ahead of it are done. What `do` raises gives the trial back.
+        """
+        while True:
+            claim = self._claimed(total, in_turn)
+            if claim is not None:
+                with kept(claim, self.add):
+                    self._finish(claim, do(claim["claim"]))
+            elif self.waiting(total):
+                time.sleep(POLL)
+            else:
+                return
+
+    def once(self, what: Mapping[str, Any], do: Callable[[], Line]) -> Line:
+        """The line that has `what`: one that is there, or what `do` gives, in one process for all that ask."""
+        while True:
+            with self._locked():
+                lines = self._lines()
+                if (found := _line_with(what, lines)) is not None:
+                    return found
+                claim = None if self._taken(lines, [what]) else self._claim(what)
+            if claim is None:
+                time.sleep(POLL)
+                continue
+            with kept(claim, self.add):
+                return self._finish(claim, {**what, **do()})
+
+    def claim(self, total: "Total | int", in_turn: bool = False) -> int | None:
+        """The first trial that nobody has finished and no living process works on, now ours; None if there is none."""
+        claim = self._claimed(total, in_turn)
+        if claim is None:
+            return None
+        drop(claim)  # nobody says when the work is over: it counts while this process lives and does not ask again
+        return int(claim["claim"])
+
+    def waiting(self, total: "Total | int") -> bool:
+        """Whether a trial is still to be finished."""
+        done, count = _done(self.lines(), total)
+        return any(number not in done for number in range(count))
+
+    def _claimed(self, total: "Total | int", in_turn: bool) -> Line | None:
+        with self._locked():
+            lines = self._lines()
+            done, count = _done(lines, total)
+            missing = [number for number in range(count) if number not in done][: 1 if in_turn else None]
+            taken = self._taken(lines, missing)
+            free = next((number for number in missing if number not in taken), None)
+            return None if free is None else self._claim(free)
+
+    def _taken(self, lines: Sequence[Line], among: Sequence[Any]) -> list[Any]:
+        """Which of these a living process is at."""
+        last = {_key(line["claim"]): line for line in lines if "claim" in line}
+        beats = {line["beat"]: float(line["at"]) for line in lines if "beat" in line}
+        released = {line["release"] for line in lines if "release" in line}
+        return [
+            what for what in among if (claim := last.get(_key(what))) and self._watch.counts(claim, beats, released)
+        ]
+
+    def _claim(self, what: "int | Mapping[str, Any]") -> Line:
+        claim = claim_of(what)
+        if self.store.shared:
+            self.store.append(claim)
+        hold(claim)
+        return claim
+
+    def _finish(self, claim: Line, line: Line) -> Line:
+        """Write down what the claimed work gave, unless another process did meanwhile: then its line."""
+        what = claim["claim"] if isinstance(claim["claim"], Mapping) else {"trial": claim["claim"]}
+        with self._locked():
+            found = _line_with(what, self._lines())
+            if found is None:
+                self.store.append(line)
+            return found or line
+
+    def _lines(self) -> list[Line]:
+        """All but the first, each checked once."""
+        lines = self.store.lines()
+        if self._sound < len(lines):
+            require_sound(lines[self._sound :], self.kind, str(self.store), self._sound + 1)
+            self._sound = len(lines)
+        return lines[1:]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nobody else writes meanwhile: no other process, and no other thread of ours."""
+        with self._mutex, self.store.locked():
+            yield
+
+    def _refuse(self, old: Line, new: Line, kind: str) -> None:
+        if old.get(kind) in range(1, FORMAT):
+            shown = ". `taskvec report` still shows it if it came to its end" if kind == "search" else ""
+            raise OutputError(
+                f"{self.store} was begun by an earlier version of taskvec, which looked at examples in another order: "
+                f"take another name, or remove it{shown}"
+            )
+        raise OutputError(
+            f"{self.store} is the journal of another {kind}; take another name, or remove it. It differs in:",
+            _differences(old, new),
+        )
+
+
+def read_lines(where: "str | os.PathLike[str]") -> tuple[list[Line], bool]:
+    """(the lines of a journal that is only looked at, whether its last one is torn). Raises FormatError, of a database
+    OutputError."""
+    torn = False
+    if URL.match(os.fspath(where)):
+        store = store_of(where)
+        with store.locked():
+            lines = [*store.lines()]
+    else:
+        with stated(where, FormatError):
+            data = Path(where).read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines, torn = parsed(os.fspath(where), whole.splitlines(), 1), len(whole) < len(data)
+    if not lines or "search" not in lines[0]:
+        raise FormatError(f"{os.fspath(where)} is no journal of a search")
+    return lines, torn
+
+
+def _line_with(what: Mapping[str, Any], lines: Sequence[Line]) -> Line | None:
+    """The first line that has all of this, and is no claim of it."""
+    return next(
+        (line for line in lines if "claim" not in line and all(k in line and line[k] == v for k, v in what.items())),
+        None,
+    )
+
+
+def _key(what: Any) -> Any:
+    return what if isinstance(what, int) else json.dumps(what, sort_keys=True)
+
+
+def _done(lines: Sequence[Line], total: "Total | int") -> tuple[set[int], int]:
+    """(the finished trials, how many there are to be: fewer than `total` where a sampler came to its end)."""
+    done = {line["trial"] for line in lines if "trial" in line}
+    count = total if isinstance(total, int) else total(lines)
+    return done, min([count, *(line["end"] for line in lines if "end" in line)])
+
+
+def _differences(old: Line, new: Line) -> list[str]:
+    kind = next((kind for kind in KINDS if kind in old), None)
+    if kind is None:
+        return ["its first line, which is none of a journal"]
+    if kind not in new:
+        return [f"what is tried: it is of taskvec {kind}"]
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} here" for key in keys]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def now() -> str:
+    """The time of a line, to the second, in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,80 @@
+"""How good a candidate is, which bounds it breaks, and which one is taken."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from taskvec.searching.entries import Line, Numbers
+from taskvec.searching.findings import Trial, means
+from taskvec.searching.goals import Goal
+
+RULES = ("best", "largest")
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Objectives, the first of which decides, and constraints, with what the reference models scored."""
+
+    goals: Sequence[Goal]
+    minimise: bool  # make the first one small
+    bounds: Sequence[Goal]
+    references: Mapping[str, Mapping[str, float]]
+    # trials judged before, by number and kind of scores: lines never change
+    known: dict[tuple[int, str], Trial] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(
+        cls, goals: Sequence[Goal], minimise: bool, bounds: Sequence[Goal], found: Mapping[str, Mapping[str, Numbers]]
+    ) -> "Judge":
+        """`found`: the scores of the reference models."""
+        return cls(goals, minimise, bounds, {name: means(scores) for name, scores in found.items()})
+
+    def check(self, scores: Mapping[str, Numbers]) -> None:
+        """Raise for a metric that there is not, before candidates are measured."""
+        self.trial({"trial": -1, "knobs": {}, "scores": scores, "seconds": 0.0})
+
+    def goods(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The objectives, each to be made large."""
+        first, *rest = (goal.value({"": metrics, **self.references}) for goal in self.goals)
+        return (-first if self.minimise else first, *rest)
+
+    def trial(self, line: Line, scores: str = "scores") -> Trial:
+        """A line of the journal, judged once."""
+        key = line["trial"], scores
+        if key not in self.known:
+            metrics = means(line[scores])
+            table = {"": metrics, **self.references}
+            broken = {b.text: amount for b in self.bounds if (amount := b.broken(table))}
+            goods = self.goods(metrics)
+            self.known[key] = Trial(line["trial"], line["knobs"], line[scores], line["seconds"], goods, broken)
+        return self.known[key]
+
+    def all(self, lines: Sequence[Line]) -> list[Trial]:
+        """Every trial that was judged on all examples, by number."""
+        found = {line["trial"]: self.trial(line) for line in lines if "trial" in line and "scores" in line}
+        return [found[number] for number in sorted(found)]
+
+    def remembered(self, lines: Sequence[Line]) -> Iterator[tuple[Trial, Mapping[str, Any]]]:
+        """Every trial, also those that were given up, and what its sampler wrote down with it."""
+        for line in lines:
+            if "trial" in line:
+                yield self.trial(line, "scores" if "scores" in line else "partial"), line.get("memo", {})
+
+    def chosen(self, tried: Sequence[Trial], rule: str) -> tuple[Trial | None, str]:
+        """(the candidate, or None where none keeps the constraints; by which rule, in words)."""
+        under = f" that keeps {' and '.join(b.text for b in self.bounds)}" if self.bounds else ""
+        good = [t for t in tried if not t.broken]
+        if rule == "largest":
+            (name,) = tried[0].knobs
+            how = f"the largest {name} of {len(tried)}{under}"
+            return max(good, key=lambda t: t.knobs[name], default=None), how
+        if len(tried) == 1:
+            return max(good, default=None, key=_rank), f"the one candidate{under}"
+        how = f"the {'lowest' if self.minimise else 'highest'} {self.goals[0].text} of {len(tried)} candidates{under}"
+        return max(good, key=_rank, default=None), how
+
+
+def _rank(trial: Trial) -> tuple[float, float, int]:
+    """Of equal ones the smallest coefficients, of those the first."""
+    return trial.goodness, -math.fsum(map(abs, trial.knobs.values())), -trial.number

@@ -1,0 +1,127 @@
+"""Who is at work on what: claims in a journal that several processes share, and when a claim no longer counts.
+
+1. A process that begins something writes a claim: what it is, a token of its own, and who the process is: host, boot of
+   the host, process number and the time at which the process started.
+2. While it works, a thread writes a line {"beat": token, "at": time} every BEAT seconds. Work that is over within BEAT
+   seconds writes none. Where the work fails, {"release": token} gives the claim back.
+3. A claim is free, so that somebody else may take it, as soon as it is known that its process is gone: a process of the
+   same host and boot that does not run, is a zombie, or started at another time, since process numbers are used again.
+   Of other hosts and in other containers nobody can tell: a claim is free after LEASE seconds without a beat.
+
+A process that was only stopped for longer than that may find its work done by another one: the line that was written
+first counts.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from taskvec.errors import TaskvecError
+from taskvec.searching.entries import Line
+
+BEAT, LEASE = 20.0, 120.0  # seconds between two signs of life; without one for how long a claim counts
+_at_work: set[str] = set()  # the tokens of what this process is at
+
+
+def claim_of(what: "int | Mapping[str, Any]") -> Line:
+    """A new claim of this process. what: the number of a trial, or what the line will have that ends the work."""
+    return {
+        "claim": what, "id": secrets.token_hex(6), "host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(),
+        "start": _started(os.getpid()), "at": round(time.time(), 3),
+    }  # fmt: skip
+
+
+class Watch:
+    """What one process has heard of the claims of others."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, float]] = {}  # token -> (its last sign of life, when we first saw that)
+
+    def counts(self, claim: Line, beats: Mapping[str, float], released: set[str]) -> bool:
+        """Whether somebody living is at it."""
+        token = str(claim.get("id") or claim)
+        if token in _at_work:
+            return True
+        if token in released or _gone(claim):
+            return False
+        last = max(float(claim["at"]), beats.get(token, 0.0))
+        known, seen = self._heard.get(token, (None, 0.0))
+        if last != known:
+            self._heard[token] = last, seen = last, time.monotonic()
+        # by the clock of the machines; and by our own, should the other's be ahead
+        return time.time() - last < LEASE and time.monotonic() - seen < LEASE
+
+
+def hold(claim: Line) -> None:
+    """This process is at it: no other thread of it may begin it, too."""
+    _at_work.add(claim["id"])
+
+
+def drop(claim: Line) -> None:
+    """This process is not at it any more, or does not say."""
+    _at_work.discard(claim["id"])
+
+
+@contextmanager
+def kept(claim: Line, add: Callable[[Line], None]) -> Iterator[None]:
+    """A claim that is held counts while this lasts: beats are written. `add` writes a line, from another thread."""
+    token, over = claim["id"], threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            with suppress(TaskvecError):  # the work itself will meet what is wrong with the journal, and say so
+                add({"beat": token, "at": round(time.time(), 3)})
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        with suppress(TaskvecError):
+            add({"release": token})
+        raise
+    finally:
+        over.set()
+        thread.join()
+        drop(claim)
+
+
+def _gone(claim: Line) -> bool:
+    """Whether it is known that the process of a claim is not at it any more."""
+    pid = claim.get("pid")
+    if claim.get("host") != socket.gethostname() or claim.get("boot") != _boot() or pid is None or os.name != "posix":
+        return False
+    if pid == os.getpid() and claim.get("start") == _started(pid):
+        return True  # our own, of something that was given up
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return claim.get("start") != _started(pid)
+
+
+@cache
+def _boot() -> str:
+    """What this start of the machine is recognised by, with the namespace in which process numbers count; else ""."""
+    with suppress(OSError):
+        space = Path("/proc/self/ns/pid").readlink()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {space}"
+    return ""
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in ticks since the boot; None for a zombie, and where the system does not tell."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(fields[18])

@@ -1,0 +1,133 @@
+"""A journal, read back: what was tried and what was chosen. Needs neither the models nor the evaluator."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from taskvec.algebra.weights import Weights
+from taskvec.errors import FormatError, TaskvecError
+from taskvec.recipes.recipe import written
+from taskvec.searching.book import scores_of
+from taskvec.searching.entries import SPLITS, Line, Numbers, require_first, require_fitting, require_sound
+from taskvec.searching.findings import CHOSEN, Record
+from taskvec.searching.goals import constraint, objective
+from taskvec.searching.journal import FORMAT, read_lines
+from taskvec.searching.judge import Judge
+from taskvec.searching.spaces import Knobs
+
+BASE = "base"  # the reference model that there always is
+TORN = "the journal's last line is not whole and was left out: a process was stopped while it wrote it"
+
+
+def choice_line(
+    knobs: Knobs | None, rule: str, how: str, model: Weights, recipe: Weights, notes: Sequence[str]
+) -> Line:
+    """What the end of a search writes down. `recipe` has the names by which the chosen model's sources are called."""
+    return {
+        "choice": knobs, "rule": rule, "how": how, "model": model.text(recipe.names()), "file": written(model),
+        "family": recipe.text(recipe.names()), "notes": list(notes),
+    }  # fmt: skip
+
+
+def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
+    """What the lines of a journal say; the last choice counts. `about` is the journal's first line."""
+    choice = next((line for line in reversed(lines) if "choice" in line), None)
+    if choice is None:
+        raise FormatError("the search has not ended: run it again, and it goes on to its end")
+    knobs = choice["choice"]
+    validation, test = (_references(lines, split) for split in SPLITS)
+    if BASE not in validation:
+        raise FormatError("the base was not judged on validation examples")
+    goals, bounds = map(objective, about["objective"]), map(constraint, about["constraints"])
+    judge = Judge.of([*goals], about["minimise"], [*bounds], validation)
+    tried = judge.all(lines)
+    chosen = next((t for t in tried if t.knobs == knobs), None)
+    judged = next((line for line in lines if "test" in line and line["test"] == knobs), None)
+    if judged:
+        test[CHOSEN] = scores_of(judged)
+    whole = next((line for line in lines if "scores" in line and chosen and line.get("trial") == chosen.number), {})
+    notes = [*choice["notes"], *_at_ends(about["knobs"], knobs or {}), *_looked(lines, knobs)]
+    return Record(
+        recipe=choice["family"],
+        model=choice["model"],
+        file=choice["file"],
+        chosen=chosen,
+        how=choice["how"],
+        objectives=tuple(about["objective"]),
+        minimised=about["minimise"],
+        constraints=tuple(about["constraints"]),
+        trials=tuple(tried),
+        given_up=tuple(judge.trial(line, "partial") for line in lines if "partial" in line),
+        validation=validation,
+        test=test,
+        seeds=(judged or whole).get("seeds", {}),
+        looks=len({_key(what["test"]) for line in lines if (what := _tested(line))}),
+        notes=tuple(notes),
+    )
+
+
+def _references(lines: Sequence[Line], split: str) -> dict[str, Mapping[str, Numbers]]:
+    """Reference model -> its scores on a split. Of two judgements the first counts, as it does in the search."""
+    found: dict[str, Mapping[str, Numbers]] = {}
+    for line in lines:
+        if "reference" in line and line["split"] == split:
+            found.setdefault(line["reference"], scores_of(line))
+    return found
+
+
+def _tested(line: Line) -> Line | None:
+    """The candidate that this line judges, or claims, on test examples: {"test": its knobs}."""
+    what = line["claim"] if isinstance(line.get("claim"), dict) else line
+    return what if isinstance(what.get("test"), dict) else None
+
+
+def _looked(lines: Sequence[Line], knobs: Knobs | None) -> list[str]:
+    """That the chosen model was judged on test examples more than once, if it was: by a process that was stopped."""
+    begun = [line for line in lines if "claim" in line and (what := _tested(line)) and what["test"] == knobs]
+    ended = sum("test" in line and line["test"] == knobs for line in lines)
+    times = max(len(begun), ended)
+    if times < 2:
+        return []
+    return [
+        f"judging the chosen model on test examples was begun {times} times, since a process stopped before it was "
+        f"done: the scores are those that were written {'down first' if ended else 'down'}"
+    ]
+
+
+def _key(knobs: Knobs) -> str:
+    return json.dumps(knobs, sort_keys=True)
+
+
+def _at_ends(ranges: Mapping[str, str], chosen: Knobs) -> list[str]:
+    """Knobs whose chosen value is the last of its range, if it had more than two values; 0 is an end for good."""
+    found = []
+    for name, text in ranges.items():
+        values = text.replace(" to ", ", to, ").split(", ")
+        if len(values) > 2 and chosen.get(name) and f"{chosen[name]:g}" in (values[0], values[-1]):
+            found.append(f"{name} = {chosen[name]:g} is at the end of its range: further on may be better")
+    return found
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """The record of a journal on disk. Raises FormatError for what is none, or has no end yet."""
+    name, (lines, torn) = os.fspath(path), read_lines(path)
+    first, lines = lines[0], lines[1:]
+    if first["search"] not in range(1, FORMAT + 1):
+        raise FormatError(f"{name} is a journal of another version of taskvec")
+    require_first(first, name)
+    require_sound(lines, "search", name, 2)
+    require_fitting(first, lines, name)
+    try:
+        found = record(first, lines)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from None
+    except (TaskvecError, ArithmeticError, ValueError) as error:
+        raise FormatError(f"{name} does not fit together: {error}") from None
+    if not all(math.isfinite(v) for t in (*found.trials, *found.given_up) for v in (*t.goods, t.breach)):
+        raise FormatError(f"{name}: an objective or a constraint is no finite number")
+    if found.chosen is None and [line["choice"] for line in lines if "choice" in line][-1] is not None:
+        raise FormatError(f"{name}: what was chosen is none of the candidates")
+    return replace(found, notes=(*found.notes, TORN)) if torn else found

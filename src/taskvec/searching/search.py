@@ -1,0 +1,239 @@
+"""`search`: the knobs of a recipe, chosen on validation examples alone; test examples are looked at once, at the end.
+
+    search("base + lam*(a - base) + lam*(b - base)", evaluate, {"lam": (0, 1, 0.05)}, objective="mean('*')")
+
+Every candidate is the recipe with numbers for its knobs, judged by an evaluator (evals/) on its validation split. What
+is found goes line by line into a journal (journal.py), from which a search that was stopped goes on.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from taskvec.algebra.weights import Weights
+from taskvec.errors import RecipeError, TaskvecError
+from taskvec.evals import Evaluator, Scores, Told, as_evaluator, require_apart
+from taskvec.evals.order import FIRST
+from taskvec.recipes.recipe import parse, replaced
+from taskvec.searching.book import Book, fingerprints
+from taskvec.searching.entries import SPLITS, Line, require_fitting
+from taskvec.searching.findings import Result
+from taskvec.searching.goals import Goal, constraint, objective
+from taskvec.searching.journal import Journal, now
+from taskvec.searching.judge import RULES, Judge
+from taskvec.searching.race import hopeless
+from taskvec.searching.records import BASE, choice_line, record
+from taskvec.searching.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, scattered, total
+from taskvec.version import __version__
+
+Progress = Callable[[int, int], None]  # trials done, trials in all
+
+
+def search(
+    recipe: "str | Weights",
+    evaluate: "Evaluator | Callable[[Weights, str], Scores] | str",
+    knobs: Mapping[str, Any],
+    *,
+    objective: "str | Sequence[str]" = 'mean("*")',
+    minimise: bool = False,
+    constraints: Sequence[str] = (),
+    rule: str = "best",
+    early: bool = False,
+    race: bool = False,
+    references: Mapping[str, Weights] | None = None,
+    replicates: "Sequence[Mapping[str, Weights | str]]" = (),
+    sampler: str = "grid",
+    trials: int | None = None,
+    seed: int = 0,
+    journal: str | os.PathLike[str] | None = None,
+    test: bool = True,
+    progress: Progress | None = None,
+) -> Result:
+    """Try values for the knobs of `recipe`, a model, and choose by what `evaluate` finds on validation examples.
+
+    evaluate: a function (weights, split) -> {metric: a number an example, or one number}, an evaluator (evals/),
+    "FILE.py:function" or "FILE.yml".
+    knobs: {name: (low, high, step), (low, high), [values] or "0:1:0.05"}, all that the recipe has; "a_*" is a range
+    for all that fit (`layerwise` makes many).
+    objective: arithmetic on metrics (goals.py), made large, or small with `minimise`. Of several the first one chooses;
+    `front()` of the result has the candidates that none beats in all of them.
+    constraints: comparisons, with metrics of `references` too; the model `base`, the first one in the recipe unless
+    given, is always among them.
+    rule: "best" takes the best objective of those that keep the constraints, of equal ones the smallest coefficients;
+    with `minimise` that is a published rule, the lowest target that passes. "largest" takes the largest value of the
+    one knob that keeps them: the other rule, as Ilharco et al. choose lambda for negation (0.95 of the control).
+    early: with "largest" and a grid, from the largest down, and no further than the first that keeps the constraints.
+    race: give a candidate up after a quarter of its examples, a fair sample, if it has less than a hundredth of a
+    chance to beat the best so far (race.py); for evaluators that can judge by parts, and with the rule "best".
+    replicates: the recipe's models from other seeds, by the names that it calls them: [{"a": seed 2's}, {"a": ...}].
+    Every candidate is then judged with each of them and with the recipe's own; what counts is the mean, and the result
+    has standard deviations and t intervals over the seeds.
+    sampler: "grid", all points in order; "random", "tpe", "cmaes" and, for several objectives, "nsga2" (extra
+    `search`) for so many `trials`, seeded; "greedy" and "forward" build a sum up term by term (spaces.py).
+    journal: a file to write to and to go on from, or a database (stores.py: "postgresql://host/base#name").
+    test: judge the chosen and the reference models on test examples, once. Raises RecipeError, MismatchError if test
+    examples are among those of validation or are not all told, and what the evaluator does.
+    """
+    weights, evaluate = parse(recipe) if isinstance(recipe, str) else recipe, as_evaluator(evaluate)
+    spaces = _spaces(weights, knobs)
+    seeds = [weights, *(replaced(weights, given) for given in replicates)]
+    goals, bounds, models = _goals(weights, objective, constraints, references or {})
+    count = total(spaces, sampler, trials)
+    _require_rule(rule, early, sampler, spaces, len(goals))
+    if early:
+        spaces = {k: Space(v.low, v.high, tuple(sorted(v.values, reverse=True))) for k, v in spaces.items()}
+    if sampler in STUDIES:
+        propose(spaces, sampler, seed, 0, {}, len(goals))  # is it installed, and can it work with these knobs?
+    told = require_apart(evaluate)
+    about = {
+        "recipe": str(weights), "sources": fingerprints([*seeds, *models.values()]), "evaluator": evaluate.text,
+        "knobs": {name: str(space) for name, space in spaces.items()}, "objective": [g.text for g in goals],
+        "minimise": minimise, "constraints": [b.text for b in bounds], "sampler": sampler, "seed": seed, "race": race,
+        "version": __version__,
+    }  # fmt: skip
+    book = Book(Journal(journal or None, about), evaluate)
+    require_fitting(about, book.lines(), str(book))
+    found = {name: book.reference(name, model, "validation") for name, model in models.items()}
+    told.require_all(found[BASE], "validation")
+    judge, raced = Judge.of(goals, minimise, bounds, found), race and rule == "best"
+    judge.check(found[BASE])
+
+    def proposed(number: int) -> tuple[Knobs, dict[str, Any]] | None:
+        """The knobs of a trial, from what is known now."""
+        if raced and sampler == "grid":
+            number = scattered(count)[number]
+        tried = {t.number: Tried(t.knobs, t.goods, t.breach, memo) for t, memo in judge.remembered(book.lines())}
+        return propose(spaces, sampler, seed, number, tried, len(goals))
+
+    how = _How(count, early, raced, sampler in SEQUENTIAL)
+    _run(seeds, how, book, judge, proposed, progress)
+    return _ended(seeds, models, book, judge, rule, test, told, about)
+
+
+# ---- before anything is measured -----------------------------------------------------------------
+def _spaces(weights: Weights, given: Mapping[str, Any]) -> dict[str, Space]:
+    knobs = _expanded(given, weights.knobs)
+    problems = [f"{name} has no range: give one ({name}=0:1:0.05)" for name in sorted(weights.knobs - knobs.keys())]
+    problems += [f"{name} is no knob of the recipe" for name in sorted(knobs.keys() - weights.knobs)]
+    if problems:
+        raise RecipeError("knobs and ranges do not fit together:", problems)
+    spaces = {name: Space.of(knobs[name], name) for name in sorted(knobs)}
+    if not weights.bind(**{name: space.high for name, space in spaces.items()}).kind():
+        raise RecipeError("a search judges models, and this recipe is a task vector: add its base")
+    return spaces
+
+
+def _expanded(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Patterns replaced by the knobs that fit them; a knob that is named itself keeps its own range."""
+    found = {name: space for name, space in given.items() if not set(name) & set("*?[")}
+    for pattern in given.keys() - found.keys():
+        fitting = {name: given[pattern] for name in names if fnmatchcase(name, pattern)}
+        found = {pattern: given[pattern], **found} if not fitting else {**fitting, **found}
+    return found
+
+
+def _require_rule(rule: str, early: bool, sampler: str, spaces: Mapping[str, Space], goals: int) -> None:
+    if rule not in RULES:
+        raise RecipeError(f"no rule is called {rule}; there are {', '.join(RULES)}")
+    if rule == "largest" and len(spaces) != 1:
+        raise RecipeError(f'the rule "largest" is about one knob, and there are {len(spaces)}: {", ".join(spaces)}')
+    if early and (rule != "largest" or sampler != "grid"):
+        raise RecipeError('one can stop early with the rule "largest" on a grid; others must see all candidates')
+    if sampler in SEVERAL and goals < 2:
+        raise RecipeError(f"{sampler} weighs several objectives, and there is one: give another, or take tpe")
+
+
+def _goals(
+    weights: Weights, texts: "str | Sequence[str]", constraints: Sequence[str], references: Mapping[str, Weights]
+) -> tuple[list[Goal], list[Goal], dict[str, Weights]]:
+    """The objectives, the constraints, and the reference models by name, the base among them."""
+    goals = [objective(text) for text in ([texts] if isinstance(texts, str) else texts)]
+    bounds = [constraint(c) for c in constraints]
+    if not goals:
+        raise RecipeError("there is no objective: what is to be made large?")
+    models = {BASE: Weights({weights.donor: 1}) if weights.donor else weights, **references}
+    if unknown := sorted({name for g in (*goals, *bounds) for name in g.references()} - models.keys()):
+        raise RecipeError(f"no reference model is called {', '.join(unknown)}; there is {', '.join(models)}")
+    return goals, bounds, models
+
+
+# ---- the trials ----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The way through the trials."""
+
+    count: int
+    early: bool  # no further than the first that keeps the constraints
+    race: bool  # give up what has no chance
+    in_turn: bool  # none before those ahead of it are finished
+
+
+def _run(
+    seeds: Sequence[Weights],
+    how: _How,
+    book: Book,
+    judge: Judge,
+    proposed: Callable[[int], tuple[Knobs, dict[str, Any]] | None],
+    progress: Progress | None,
+) -> None:
+    """Trials until all are done, by us or by another process with the same journal."""
+
+    def total(lines: Sequence[Line]) -> int:
+        """All, or with `early` up to the first that keeps the constraints, once those ahead of it are judged."""
+        passing = [t.number for t in judge.all(lines) if not t.broken] if how.early else []
+        return min([how.count, *(number + 1 for number in passing)])
+
+    def tried(number: int) -> Line:
+        if (found := proposed(number)) is None:
+            return {"end": number}
+        knobs, memo = found
+        line = {"trial": number, "knobs": knobs} | ({"memo": memo} if memo else {})
+        try:
+            line |= _tried([weights.bind(**knobs) for weights in seeds], book, judge, how.race)
+        except TaskvecError as error:
+            told = ", ".join(f"{name}={value:g}" for name, value in knobs.items())
+            raise type(error)(f"trial {number} ({told}): {error}") from None
+        if progress:
+            progress(1 + sum("trial" in line for line in book.lines()), how.count)
+        return line | {"time": now()}
+
+    book.journal.work(total, tried, how.in_turn)
+
+
+def _ended(
+    seeds: Sequence[Weights],
+    models: Mapping[str, Weights],
+    book: Book,
+    judge: Judge,
+    rule: str,
+    test: bool,
+    told: Told,
+    about: Mapping[str, Any],
+) -> Result:
+    """The choice, judged on test examples where that is wanted and was not done yet, and written down."""
+    weights = seeds[0]
+    chosen, how = judge.chosen(judge.all(book.lines()), rule)
+    model = weights.bind(**chosen.knobs) if chosen else models[BASE]
+    if test:
+        for name, reference in models.items():
+            book.reference(name, reference, "test")
+        if chosen:
+            book.candidate([w.bind(**chosen.knobs) for w in seeds], chosen.knobs)
+    notes = told.notes({split: book.before(split) for split in SPLITS})
+    book.note(choice_line(chosen.knobs if chosen else None, rule, how, model, weights, notes))
+    found = record(about, book.lines())
+    return Result(**{f.name: getattr(found, f.name) for f in fields(found)}, weights=model)
+
+
+def _tried(models: Sequence[Weights], book: Book, judge: Judge, race: bool) -> Line:
+    """What a candidate scores on validation examples; with `race` perhaps on a part of them, and is given up."""
+    rival, _ = judge.chosen(judge.all(book.lines()), "best")
+    by = book.dealt() if race and rival else None
+    if by is None or rival is None:
+        return book.measured(models, "validation").line()
+    first, places = book.first_part(models, by)
+    if hopeless(judge, rival.scores, first.scores, places):
+        return first.line("partial") | {"share": FIRST}
+    return book.last_part(models, by, first).line()

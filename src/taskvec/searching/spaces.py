@@ -1,0 +1,257 @@
+"""What a knob may be, and which values to try next: grids, random draws, sums built term by term (subsets.py), and
+Optuna's samplers (the `search` extra).
+
+A proposal depends on the seed, the number of the trial and the trials that are finished, and on nothing else: so a
+search that was killed goes on as if it had not been.
+"""
+
+import io
+import math
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from importlib.util import find_spec
+from itertools import islice, pairwise, product
+from typing import Any
+
+from taskvec.errors import FormatError, MissingExtra, RecipeError
+from taskvec.searching import subsets
+
+LARGEST = 1_000_000  # points of a grid
+STUDIES = ("tpe", "cmaes", "nsga2")  # Optuna's
+SEVERAL = ("nsga2",)  # for more than one objective
+SEQUENTIAL = ("greedy", "forward")  # a trial depends on all before it; there may be fewer than at most
+SAMPLERS = ("grid", "random", *SEQUENTIAL, *STUDIES)
+POPULATION = 20  # candidates of a generation of NSGA-II
+STATE = {  # what the pickled state of CMA-ES is made of
+    "cmaes._cma.CMA", "numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
+}  # fmt: skip
+Knobs = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The values of a knob: `values` in their order, or with none everything from low to high."""
+
+    low: float
+    high: float
+    values: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, given: Any, name: str) -> "Space":
+        """(low, high), (low, high, step), a list of values, one value, or a text: "0:1:0.05", "0.1,0.3", "-1:2".
+
+        Raises RecipeError.
+        """
+        if isinstance(given, Space):
+            return given
+        if isinstance(given, str):
+            return _of_text(given, name)
+        if isinstance(given, int | float):
+            return cls.of([given], name)
+        numbers = [_finite(v, name) for v in given]
+        if isinstance(given, tuple) and len(numbers) in (2, 3):
+            return _range(numbers, name)
+        if not numbers:
+            raise RecipeError(f"{name} has no values to try")
+        return cls(min(numbers), max(numbers), tuple(dict.fromkeys(numbers)))
+
+    def nearest(self, value: float) -> float:
+        """The value that is meant: a sum of steps is rounded."""
+        return min(self.values, key=lambda v: abs(v - value)) if self.values else float(value)
+
+    def __str__(self) -> str:
+        if self.values:
+            return ", ".join(f"{v:g}" for v in self.values)
+        return f"{self.low:g} to {self.high:g}"
+
+
+def _finite(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{name}: {value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise RecipeError(f"{name}: {value!r} is no value to try")
+    return number
+
+
+def _of_text(text: str, name: str) -> Space:
+    if ":" in text:
+        return _range([_finite(part, name) for part in text.split(":")], name)
+    return Space.of([_finite(part, name) for part in text.split(",") if part.strip()], name)
+
+
+def _range(numbers: Sequence[float], name: str) -> Space:
+    low, high, *rest = numbers
+    if len(numbers) > 3 or low > high:
+        raise RecipeError(f"{name}: a range is low:high or low:high:step, with low not above high")
+    if not rest:
+        return Space(low, high, (low,) if low == high else ())
+    if rest[0] <= 0:
+        raise RecipeError(f"{name}: the step {rest[0]:g} is not positive")
+    first, last, step = (Fraction(str(v)) for v in (low, high, rest[0]))
+    count = int((last - first) / step) + 1  # exact, so that 0:1:0.05 has 21 values and ends in 1
+    if count > LARGEST:
+        raise RecipeError(f"{name}: {count} values are more than {LARGEST}")
+    return Space(low, high, tuple(float(first + k * step) for k in range(count)))
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A finished trial, as a sampler sees it: what it was, how good (larger is better), by how much it broke bounds."""
+
+    knobs: Mapping[str, float]
+    goods: tuple[float, ...]  # by objective
+    broken: float  # 0 if all constraints hold
+    memo: Mapping[str, Any]  # what its sampler wrote down when it proposed it
+
+
+def total(spaces: Mapping[str, Space], sampler: str, trials: int | None) -> int:
+    """How many trials there are to be. Raises RecipeError for a sampler that cannot work with these knobs."""
+    if sampler not in SAMPLERS:
+        raise RecipeError(f"no sampler is called {sampler}; there are {', '.join(SAMPLERS)}")
+    if not spaces:
+        raise RecipeError("the recipe has no knobs: there is nothing to search (a name without a value is a knob)")
+    if trials is not None and trials < 1:
+        raise RecipeError(f"trials must be at least 1, not {trials}")
+    if sampler in SEQUENTIAL:
+        most = subsets.most(sampler, {name: space.values for name, space in spaces.items()})
+        return min(most, trials or most)
+    if sampler != "grid":
+        if trials is None:
+            raise RecipeError(f"{sampler}: say how many trials there are to be (trials)")
+        return trials
+    if free := [name for name, space in spaces.items() if not space.values]:
+        told = ", ".join(f"{name} is {spaces[name]}" for name in free)
+        raise RecipeError(f"a grid needs a step: {told}; write low:high:step, or take random")
+    points = math.prod(len(space.values) for space in spaces.values())
+    if trials is None and points > LARGEST:
+        raise RecipeError(f"the grid has {points} points, more than {LARGEST}: take random or tpe, or fewer values")
+    return min(points, trials or points)
+
+
+def propose(
+    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried], goals: int = 1
+) -> tuple[Knobs, dict[str, Any]] | None:
+    """The knobs of a trial, and what the sampler must be told of it later; None: there is nothing more to try.
+
+    tried: the finished ones before it. goals: how many objectives there are.
+    """
+    if sampler == "grid":
+        point = next(islice(product(*(space.values for space in spaces.values())), number, None))
+        return dict(zip(spaces, point, strict=True)), {}
+    if sampler == "random":
+        return _random(spaces, seed, number), {}
+    if sampler in SEQUENTIAL:
+        past = [tried[k] for k in sorted(tried)]
+        ranks = [((not t.broken, -t.broken if t.broken else t.goods[0]), t.knobs) for t in past]
+        found = subsets.next_sum(sampler, {name: space.values for name, space in spaces.items()}, ranks)
+        return None if found is None else (found, {})
+    return _optuna(spaces, sampler, seed, number, tried, goals)
+
+
+@cache
+def scattered(count: int) -> tuple[int, ...]:
+    """The places 0 to count - 1, far apart ones first (their bits, reversed): a race soon has a rival worth beating."""
+    bits = max(1, (count - 1).bit_length())
+    return tuple(sorted(range(count), key=lambda k: int(f"{k:0{bits}b}"[::-1], 2)))
+
+
+def _random(spaces: Mapping[str, Space], seed: int, number: int) -> Knobs:
+    import numpy as np
+
+    draw = np.random.default_rng([seed, number])
+    found = {}
+    for name, space in spaces.items():
+        u = float(draw.random())
+        values = space.values
+        found[name] = values[int(u * len(values))] if values else space.low + u * (space.high - space.low)
+    return found
+
+
+def _optuna(
+    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried], goals: int
+) -> tuple[Knobs, dict[str, Any]]:
+    """A study of the finished trials, asked once. Its sampler is seeded by the trial, not by how often it was asked."""
+    try:
+        import optuna
+        from optuna.trial import TrialState, create_trial
+    except ImportError:
+        raise MissingExtra(f"the sampler {sampler}", "search") from None
+    if sampler == "cmaes" and (fixed := [name for name, space in spaces.items() if space.values]):
+        raise RecipeError(f"cmaes needs ranges without a step: {', '.join(fixed)}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    shapes = {name: _distribution(space) for name, space in spaces.items()}
+    several = goals if sampler != "cmaes" else 1
+    study = optuna.create_study(directions=["maximize"] * several, sampler=_sampler(optuna, sampler, seed + number))
+    for past in (tried[k] for k in sorted(tried)):
+        _require_harmless(past.memo)
+    try:
+        for past in (tried[k] for k in sorted(tried)):
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE, params=dict(past.knobs), distributions=shapes,
+                    values=past.goods[:several], system_attrs=dict(past.memo), constraints={"bounds": past.broken},
+                )
+            )  # fmt: skip
+        study.ask(shapes)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = f"{sampler} cannot go on from the trials of the journal: {type(error).__name__}: {error}"
+        raise FormatError(told) from error
+    asked = study.trials[-1]
+    return {name: spaces[name].nearest(value) for name, value in asked.params.items()}, dict(asked.system_attrs)
+
+
+class _Plain(pickle.Unpickler):
+    """Makes arrays and the state of CMA-ES, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Raises FormatError for anything that the state of a sampler has not."""
+        if f"{module}.{name}" not in STATE:
+            raise FormatError(
+                f"a journal's memo of a sampler would run {module}.{name}: it was not written by a search"
+            )
+        return super().find_class(module, name)
+
+
+def _require_harmless(memo: Mapping[str, Any]) -> None:
+    """Raise FormatError for a memo that would run code. Optuna unpickles the state of CMA-ES, which the journal has."""
+    pieces = {key: text for key, text in memo.items() if "optimizer" in key}
+    if not pieces:
+        return
+    try:
+        whole = "".join(pieces[key] for key in sorted(pieces, key=lambda key: int(key.rpartition(":")[2])))
+        _Plain(io.BytesIO(bytes.fromhex(whole))).load()
+    except FormatError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise FormatError(f"a journal's memo of a sampler cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _sampler(optuna: Any, name: str, seed: int) -> Any:
+    if name == "tpe":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+    if find_spec("cmaes") is None:  # Optuna's sampler imports it late
+        raise MissingExtra("the sampler cmaes", "search")
+    return optuna.samplers.CmaEsSampler(seed=seed)
+
+
+def _distribution(space: Space) -> Any:
+    """As Optuna calls it: evenly spaced values have an order, others are categories."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if not space.values:
+        return FloatDistribution(space.low, space.high)
+    steps = {Fraction(str(b)) - Fraction(str(a)) for a, b in pairwise(space.values)}
+    if len(steps) == 1 and (step := steps.pop()) > 0:
+        return FloatDistribution(space.low, space.high, step=float(step))
+    return CategoricalDistribution(space.values)

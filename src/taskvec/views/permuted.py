@@ -1,0 +1,289 @@
+"""`permute`: the same numbers in another order, and the file that says in which.
+
+Permuting is linear, so it goes through sums: `permute(b - base, p)` is `permute(b, p) - permute(base, p)`. What is left
+are views of single sources, which move the elements as they are stored: the same bits, whatever the dtype.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from taskvec.algebra.derived import Derived, Parameter, reads
+from taskvec.algebra.weights import Weights
+from taskvec.errors import FormatError, MismatchError, RecipeError
+from taskvec.formats import open_source
+from taskvec.numbers.dtypes import BITS
+from taskvec.sources.source import ArraySource, Source, Spec
+from taskvec.views.symmetries import Group, fitting, is_axis
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KIND, STATISTIC, AXES, DIGEST = "permutation", "taskvec.statistic", "taskvec.axes", "taskvec.digest"
+SLAB = 256 << 10  # bytes of rows that are gathered at once
+NARROW, WHOLE = 512, 1 << 20  # rows of fewer bytes are not read one by one if the whole tensor has at most this many
+
+
+def permute(weights: Weights, permutations: "Weights | str | os.PathLike[str]") -> Weights:
+    """The units of a model in the order that `permutations` says: unit i of the result is unit p[i] of the model.
+
+    permutations: what `taskvec align` wrote (a path, or `load(path)`), or `match(...).permutations`. It names the axes
+    that it permutes; a tensor that it does not name passes through. The network computes the same function, to the
+    rounding of sums that are taken in another order; every element keeps its bits. Raises RecipeError, FormatError and
+    MismatchError for what is no permutation or does not fit, before any of the model's data is read.
+
+    >>> 0.5 * a + 0.5 * permute(b, "perm.safetensors")
+    """
+    if isinstance(permutations, str | os.PathLike):
+        permutations = Weights({open_source(permutations): 1})
+    if not isinstance(weights, Weights) or not isinstance(permutations, Weights):
+        raise RecipeError("permute takes a model or a task vector, and permutations")
+    stored = stored_in(permutations)
+    if problems := [p for s in weights.summed for p in _misfits(stored, s)]:
+        raise MismatchError("the permutations do not fit the model:", problems)
+    mentioned = {**weights.mentioned, **permutations.mentioned}
+    moved = {source: Permuted(source, permutations, stored) for source in weights.summed}
+    return Weights({moved[s]: c for s, c in weights.terms.items()}, mentioned, moved.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Permutations as they are kept: the groups, and for each the order of its units."""
+
+    groups: Mapping[str, Group]
+    orders: "Mapping[str, NDArray[Any]]"
+    digest: str
+
+    @property
+    def axes(self) -> dict[str, list[tuple[int, str, int]]]:
+        """Tensor -> (axis, group, parts) of each of its axes that is permuted."""
+        found: dict[str, list[tuple[int, str, int]]] = {}
+        for g, group in self.groups.items():
+            for name, axis, parts in group.axes:
+                found.setdefault(name, []).append((axis, g, parts))
+        return found
+
+
+class Permuted(Derived):
+    """One source, its units in another order."""
+
+    alike = False
+
+    def __init__(self, source: Source, permutations: Weights, stored: Stored):
+        super().__init__("permute", (Weights({source: 1}), permutations), {}, {})
+        self.source, self.permutations = source, stored
+        self._moves: dict[str, tuple[NDArray[Any] | None, NDArray[Any] | None]] = {}
+
+    def rebuilt(self, args: tuple[Weights, ...], params: Mapping[str, Parameter]) -> Weights:
+        """The same view of other sources."""
+        return permute(*args)
+
+    # ---- what it is: the source's own headers
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        """The source's."""
+        return self.source.specs
+
+    @property
+    def stored(self) -> Mapping[str, Spec]:
+        """The source's."""
+        found: Mapping[str, Spec] = getattr(self.source, "stored", self.source.specs)
+        return found
+
+    @property
+    def base(self) -> str | None:
+        """The source's: of a vector in another order it is the base in that order, which nothing can check."""
+        return None
+
+    @property
+    def partial(self) -> bool:
+        """The source's."""
+        return self.source.partial
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """BLAKE3 of the source's fingerprint and of the permutations, every element of them."""
+        from blake3 import blake3
+
+        axes = {name: group.axes for name, group in self.permutations.groups.items()}
+        return blake3(json.dumps([KIND, axes, self.permutations.digest, self.source.fingerprint]).encode()).hexdigest()
+
+    @cached_property
+    def _axes(self) -> dict[str, list[tuple[int, str, int]]]:
+        return {name: axes for name, axes in self.permutations.axes.items() if name in self.specs}
+
+    def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
+        """What is not permuted is the source's own."""
+        return {(self, name): Fraction(1)} if name in self._axes else self.args[0].parts(name)
+
+    # ---- what it costs
+    @property
+    def resident(self) -> int:
+        """The orders of rows and of the elements within one."""
+        sizes = [self.specs[name] for name in self._axes]
+        return super().resident + sum(8 * (s.shape[0] + s.numel // max(1, s.shape[0])) for s in sizes)
+
+    def scratch(self, name: str) -> int:
+        """Two slabs of rows, and a small tensor that is read whole."""
+        spec = self.specs[name]
+        row = spec.nbytes // max(1, spec.shape[0])
+        return 2 * max(SLAB, row) + WHOLE
+
+    def reads(self, name: str) -> int:
+        """What the source reads; narrow rows are read whole for each block of the output."""
+        return reads(self.args[0], name)
+
+    # ---- values
+    def readinto(self, name: str, start: int, out: memoryview) -> None:
+        """Elements from `start` on, gathered a slab of rows at a time."""
+        if name not in self._axes:
+            self.source.readinto(name, start, out)
+            return
+        import numpy as np
+
+        spec = self.specs[name]
+        rows, inner = self._moves.get(name) or self._moves.setdefault(name, self._orders(name))
+        kind = np.dtype(f"u{BITS[spec.dtype] // 8}")
+        result, length = np.frombuffer(out, kind), spec.numel // spec.shape[0]
+        last, step = -(-(start + result.size) // length), max(1, SLAB // (length * kind.itemsize))
+        for first in range(start // length, last, step):
+            wanted = np.arange(first, min(first + step, last))
+            slab = self._rows(name, wanted if rows is None else rows[wanted], length, kind)
+            flat = (slab if inner is None else np.take(slab, inner, axis=1)).reshape(-1)
+            skip, at = max(0, start - first * length), max(0, first * length - start)
+            piece = flat[skip:][: result.size - at]
+            result[at : at + piece.size] = piece
+
+    def _rows(self, name: str, wanted: "NDArray[Any]", length: int, kind: Any) -> "NDArray[Any]":
+        """Rows of the source as they are stored; neighbours are read together."""
+        import numpy as np
+
+        spec = self.specs[name]
+        if length * kind.itemsize < NARROW and spec.nbytes <= WHOLE:
+            whole = np.empty((spec.shape[0], length), kind)
+            self.source.readinto(name, 0, whole.reshape(-1).view(np.uint8).data)
+            return np.asarray(whole[wanted])
+        found = np.empty((wanted.size, length), kind)
+        runs = np.flatnonzero(np.diff(wanted, prepend=-2) != 1).tolist()
+        for at, end in zip(runs, [*runs[1:], wanted.size], strict=True):
+            view = found[at:end].reshape(-1).view(np.uint8).data
+            self.source.readinto(name, int(wanted[at]) * length, view)
+        return found
+
+    def _orders(self, name: str) -> "tuple[NDArray[Any] | None, NDArray[Any] | None]":
+        """Which row each row comes from, and which element of it each element; None for the order as it is."""
+        import numpy as np
+
+        shape = self.specs[name].shape
+        rows: NDArray[Any] | None = None
+        inner: NDArray[Any] | None = None
+        for axis, group, parts in self._axes[name]:
+            order = expanded(self.permutations.orders[group], shape[axis], parts)
+            if axis == 0:
+                rows = order
+            else:
+                before = np.arange(self.specs[name].numel // shape[0]) if inner is None else inner
+                inner = np.take(before.reshape(shape[1:]), order, axis=axis - 1).reshape(-1)
+        return rows, inner
+
+
+def expanded(order: "NDArray[Any]", length: int, parts: int) -> "NDArray[Any]":
+    """The order of an axis' indices from that of its units, the same in each part."""
+    import numpy as np
+
+    width = length // parts // order.size
+    one = (order[:, None] * width + np.arange(width)).reshape(-1)
+    return np.asarray((np.arange(parts)[:, None] * (length // parts) + one).reshape(-1))
+
+
+def _misfits(stored: Stored, source: Source) -> list[str]:
+    """What keeps a source from being permuted so, a line a tensor."""
+    problems, seen = [], set()
+    for name, group in stored.groups.items():
+        missing = [n for n, _, _ in group.axes if n not in source.specs]
+        if not source.partial:
+            problems += [f"{n} is not in {source.text}" for n in missing]
+        axes = [axis for axis in group.axes if axis[0] in source.specs]
+        problems += [f"{p} in {source.text}" for p in fitting(name, group.units, axes, source.specs)]
+        problems += [f"{n} is {source.specs[n]}: no whole bytes" for n, _, _ in axes if BITS[source.specs[n].dtype] % 8]
+        problems += [f"axis {axis} of {n} is permuted twice" for n, axis, _ in axes if (n, axis) in seen]
+        seen |= {(n, axis) for n, axis, _ in axes}
+    return list(dict.fromkeys(problems))
+
+
+# ---- as they are kept ----------------------------------------------------------------------------
+class InMemory(ArraySource):
+    """Permutations that lie in no file, as a source."""
+
+    def __init__(self, arrays: "Mapping[str, NDArray[Any]]", metadata: Mapping[str, str]):
+        super().__init__(KIND, arrays, {n: Spec(a.shape, "I64") for n, a in arrays.items()}, 0)
+        self.metadata, self.base = dict(metadata), metadata.get("taskvec.base")  # type: ignore[assignment]
+
+
+def in_memory(
+    groups: Mapping[str, Group], orders: "Mapping[str, NDArray[Any]]", metadata: Mapping[str, str] | None = None
+) -> Weights:
+    """Permutations as what `permute` takes. orders: for each group int64, unit i of the result is unit orders[i]."""
+    import numpy as np
+
+    arrays = {name: np.ascontiguousarray(orders[name], np.int64) for name in groups}
+    said = {STATISTIC: KIND, "taskvec.mass": "0", AXES: json.dumps({n: g.axes for n, g in groups.items()})}
+    return Weights({InMemory(arrays, {**(metadata or {}), **said, DIGEST: _digest(arrays)}): 1})
+
+
+def stored_in(weights: Weights) -> Stored:
+    """Permutations, read and checked. RecipeError for what holds none, FormatError for what should and does not."""
+    import numpy as np
+
+    ((source, coefficient),) = weights.terms.items() if len(weights.terms) == 1 else ((None, None),)
+    metadata: Mapping[str, str] = getattr(source, "metadata", None) or {}
+    if source is None or coefficient != 1 or metadata.get(STATISTIC) != KIND:
+        raise RecipeError(f"{weights} holds no permutations: `taskvec align A B -o FILE` writes them")
+    axes = _axes_in(metadata, source)
+    problems = [f"{name} is {spec}, no list of I64 or I32" for name, spec in source.specs.items()
+                if spec.dtype not in ("I64", "I32") or len(spec.shape) != 1]  # fmt: skip
+    orders = {}
+    for name in () if problems else axes:
+        kind = np.int64 if source.specs[name].dtype == "I64" else np.int32
+        orders[name] = np.frombuffer(bytes_of(source, name), kind).astype(np.int64)
+        if not np.array_equal(np.sort(orders[name]), np.arange(orders[name].size)):
+            problems.append(f"{name} is no permutation: it must name each of 0 ... {orders[name].size - 1} once")
+    if not problems and metadata.get(DIGEST, digest := _digest(orders)) != digest:
+        problems.append("its digest is another than the one that was written")
+    if problems:
+        raise FormatError(f"{source.text} is not what it should be:", problems)
+    return Stored({n: Group(orders[n].size, axes[n]) for n in axes}, orders, _digest(orders))
+
+
+def _axes_in(metadata: Mapping[str, str], source: Source) -> dict[str, tuple[tuple[str, int, int], ...]]:
+    try:
+        table = json.loads(metadata.get(AXES, ""))
+        whole = isinstance(table, dict) and all(
+            isinstance(axes, list) and axes and all(is_axis(a) for a in axes) for axes in table.values()
+        )
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole or table.keys() != source.specs.keys():
+        raise FormatError(f"{source.text} does not say which axes its permutations are of ({AXES})")
+    return {name: tuple((a[0], a[1], a[2] if len(a) == 3 else 1) for a in axes) for name, axes in table.items()}
+
+
+def bytes_of(source: Source, name: str) -> bytearray:
+    """All bytes of one tensor."""
+    found = bytearray(source.specs[name].nbytes)
+    source.readinto(name, 0, memoryview(found))
+    return found
+
+
+def _digest(orders: "Mapping[str, NDArray[Any]]") -> str:
+    from blake3 import blake3
+
+    state = blake3()
+    for name in sorted(orders):
+        state.update(json.dumps([name, orders[name].size]).encode())
+        state.update(orders[name].astype("<i8").tobytes())
+    return state.hexdigest()
