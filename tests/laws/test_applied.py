@@ -5,7 +5,7 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError, UnboundKnob
-from taskvec.methods import applied
+from taskvec.methods.core import applied
 from taskvec.methods.core.call import TILE
 from taskvec.numbers import kernels
 from taskvec.numbers.operations import DROP

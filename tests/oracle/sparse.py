@@ -5,7 +5,7 @@ import math
 import numpy as np
 from bounds import U32, Val, either, exactly, times
 
-from taskvec.methods import draws
+from taskvec.methods.core import draws
 
 
 def _flat(args):

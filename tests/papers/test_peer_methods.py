@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError
-from taskvec.methods import counting
+from taskvec.methods.core import counting
 from taskvec.methods.core.call import PART, TILE
 from taskvec.methods.core.counting import Guess
 

@@ -401,7 +401,7 @@ def test_the_number_of_cores_does_not_change_a_bit():
 
 
 def test_the_number_of_blas_threads_is_set_back():
-    from taskvec.methods import blas
+    from taskvec.methods.core import blas
 
     if not (switch := blas._switch()):
         pytest.skip("numpy's BLAS is not OpenBLAS")

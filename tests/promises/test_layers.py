@@ -1,7 +1,10 @@
-"""The house: imports point down only, no cycle, small rooms, and the public names are those that are promised."""
+"""The house: a folder imports only from those below it, no file imports one that imports it, files are small, and the
+public names are those that are promised.
+"""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,20 +14,28 @@ import pytest
 import taskvec
 
 ROOT = Path(taskvec.__file__).parent
-ROOMS = (  # layer by layer: a room imports from its own layer and those above it in this list
-    "version escapes ancestry globs",
-    "errors rationals evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places "
-    "coefficients rooms notes json_files quantised hints entries moving outputs staging copying yaml_files "
-    "idle_patterns",
-    "formats terms weights arrays derived views symmetries families permuted fitting",
-    "methods recipe goals spaces subsets grains stores leases",
-    "planning measures lineage sidecars blocks streaming collecting alignment mergekit batchnorm targets proofs "
-    "disagreements",
-    "engine live statistics report evals trials findings judging records measuring racing searching interference "
-    "learning",
-    "cli __main__",
+TESTS = Path(__file__).parents[1]
+ORDER = (  # lowest first; a folder or file of the first level may import only from the lines above its own
+    "errors version lazy notes escapes",
+    "numbers",
+    "executors",
+    "places",
+    "sources",
+    "formats",
+    "algebra",
+    "views",
+    "methods",
+    "recipes",
+    "saving",
+    "analysis",
+    "live",
+    "evals",
+    "searching",
+    "report",
+    "cli",
+    "__main__",
 )
-LAYERS = {name: layer for layer, names in enumerate(ROOMS) for name in names.split()}
+HEIGHT = {name: height for height, names in enumerate(ORDER) for name in names.split()}
 PUBLIC = {
     "Plan", "Saved", "Source", "Spec", "TaskvecError", "Weights", "__version__", "compare", "disentanglement",
     "entropy", "from_arrays", "knob", "layers", "layerwise", "learn", "load", "load_into", "match", "method", "only",
@@ -40,41 +51,72 @@ PUBLIC = {
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
-def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def dotted(path: Path) -> str:
+    """The name of a module within taskvec: saving/save.py is "saving.save", saving/__init__.py is "saving"."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {dotted(path): path for path in MODULES}
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of taskvec that a file imports, also within functions and for type checking."""
+    """The modules of taskvec that a file imports, also within functions and for type checking only."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "taskvec":
-            names = [node.module.split(".", 1)[1]] if "." in node.module else [alias.name for alias in node.names]
-            found |= {name.split(".")[0] for name in names}
+            package = node.module.partition(".")[2]
+            for name in (f"{package}.{alias.name}".strip(".") for alias in node.names):
+                found.add(name if name in NAMES else package)
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("taskvec.")}
-    return found - {"_kernels"}
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("taskvec.")}
+    assert found <= NAMES.keys(), f"{path} imports {found - NAMES.keys()}, which are no modules"
+    return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_only_point_down(path):
-    here = LAYERS[room(path)]
-    upward = {name for name in imported(path) if LAYERS[name] > here or (LAYERS[name] == here and name == "__main__")}
-    assert not upward, f"{path.name} (layer {here}) imports {upward}"
+def test_a_folder_imports_only_from_those_below_it():
+    upward = [
+        f"{name} imports {other}"
+        for name, path in NAMES.items()
+        for other in imported(path)
+        if (here := name.split(".")[0]) != (there := other.split(".")[0]) and HEIGHT[there] >= HEIGHT[here]
+    ]
+    assert not upward, upward
 
 
-def test_no_import_cycle():
-    graph: dict[str, set[str]] = {}
-    for path in MODULES:
-        graph.setdefault(room(path), set()).update(imported(path) - {room(path)})
+def test_no_file_imports_one_that_imports_it_directly_or_through_others():
+    graph = {name: imported(path) - {name} for name, path in NAMES.items()}
     done: set[str] = set()
     while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
         done |= ready
-    assert done == graph.keys(), f"a cycle among {graph.keys() - done}"
+    assert done == graph.keys(), f"circles among {sorted(graph.keys() - done)}"
 
 
-def test_every_room_has_its_layer():
-    assert {room(p) for p in MODULES} <= LAYERS.keys()
+def test_every_folder_has_its_height():
+    assert {name.split(".")[0] for name in NAMES} == HEIGHT.keys()
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in MODULES} - {ROOT}), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_a_folder_says_what_each_of_its_files_is_for(folder):
+    """In the docstring of its __init__.py, a line a file."""
+    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    there = {p.name for p in folder.glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"^(\w+\.py) ", said, flags=re.M)) == there
+
+
+def test_tests_lie_where_their_modules_lie():
+    """tests/saving/test_plan.py is of saving/plan.py, and tests/cli/test_cli.py of all of cli/. What crosses folders is
+    in laws, papers, promises, oracle and peer."""
+    across = {"laws", "papers", "promises", "oracle", "peer"}
+    stray = [
+        str(path.relative_to(TESTS))
+        for path in TESTS.rglob("test_*.py")
+        if (parts := path.relative_to(TESTS).parts)[0] not in across
+        and not (ROOT.joinpath(*parts[:-1]) / parts[-1].removeprefix("test_")).is_file()
+        and parts[-1] != f"test_{parts[-2]}.py"
+    ]
+    assert not stray, stray
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,20 +1,15 @@
 """Merge methods, paper by paper: pure functions of float32 arrays (or of their Gram matrix), lifted to Weights.
 
-lift.py       what lifts them: Method, and @method for one of your own
-call.py       what a call of one is and costs; applied.py what it computes
-passes.py     what must be known before: Gram matrices, ratios of norms, overlaps; exact, streamed
-thresholds.py the magnitude of a given rank, exact, streamed; how those that are equal to it divide
-draws.py      random numbers with a key
 sparsify.py   one vector to a sparser one
 consensus.py  several vectors to one, entry by entry
 fusion.py     selections by size, variance or overlap
 geometry.py   combinations by the angles and norms of a span
 spectrum.py   matrix by matrix, by singular values and vectors
-blas.py       one thread for these, so that their bits do not depend on the number of cores
-stats.py models weighed by statistics of their data, from files that `stats` makes
+statistics.py models weighed by statistics of their data, from files that `stats` makes
 edits.py      layers in which two vectors conflict, left out
 ablation.py   directions that a model can no longer write
-composed.py   names for what the others say together
+composed.py   names for what several methods say together
+core/         what lifts these functions to Weights
 """
 
 from taskvec.lazy import Rooms

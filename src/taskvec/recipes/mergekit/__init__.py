@@ -1,12 +1,12 @@
 """mergekit's YAML as a second front door: the same file, translated to the recipe that it stands for.
 
-config.py      the file, checked key by key: every problem at once, unknown keys with the nearest known one
-parameters.py  filters, gradients and scopes as coefficients
-methods.py     mergekit's methods, one row each: parameters, inputs, and the expression that each stands for
-modules.py     the parts of models with several stacks, by mergekit's names
-vocabulary.py  one vocabulary for all models, as the tokenizer block says
-translate.py   models, slices, modules, documents -> Weights
-templates.py   chat templates by name
+config.py     a configuration as values, every key checked
+translate.py  from a configuration to the expression that it stands for
+methods.py    its methods, a row each
+parameters.py its parameters as coefficients
+modules.py    the modules of models with several stacks
+vocabulary.py its models with one vocabulary
+templates.py  its chat templates
 """
 
 from taskvec.recipes.mergekit.translate import Merge, read

@@ -336,7 +336,7 @@ SCRIPT = textwrap.dedent(
 
 
 def started(journal):
-    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(journal)]
+    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1]), str(journal)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(arguments, text=True, preexec_fn=heeds_ctrl_c, **pipes)
 
@@ -383,7 +383,15 @@ LOOKING = textwrap.dedent(
 
 
 def looking(home, seconds):
-    arguments = [sys.executable, "-c", LOOKING, str(Path(__file__).parent), home / "j", home / "looks", str(seconds)]
+    arguments = [
+        sys.executable,
+        "-c",
+        LOOKING,
+        str(Path(__file__).parents[1]),
+        home / "j",
+        home / "looks",
+        str(seconds),
+    ]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
@@ -420,7 +428,7 @@ def test_stopping_early_waits_for_larger_values_that_another_process_is_at(tmp_p
         "            return super()",
         "            time.sleep(0.4 * (0.5 < weights['w'][0] < 0.85))\n            return super()",
     )
-    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), tmp_path / "j", tmp_path / "looks", "0"]
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parents[1]), tmp_path / "j", tmp_path / "looks", "0"]
     processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     printed = {process.communicate()[0] for process in processes}
     assert len(printed) == 1 and printed.pop().startswith("1 ")
