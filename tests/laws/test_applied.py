@@ -6,7 +6,7 @@ import pytest
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError, UnboundKnob
 from taskvec.methods.core import applied
-from taskvec.methods.core.call import TILE
+from taskvec.methods.core.call import METHOD_TILE
 from taskvec.numbers import kernels
 from taskvec.numbers.operations import DROP
 from taskvec.saving import stream as streaming
@@ -36,7 +36,7 @@ def models(build, tmp_path_factory):
     """Three models in float16, with tensors longer than a tile, odd sizes and one that is not floating point."""
     home = tmp_path_factory.mktemp("models")
     shapes = {"model.embed.weight": (10, 4), "model.layers.0.mlp.weight": (9, 5), "model.layers.1.mlp.weight": (9, 5)}
-    shapes |= {"model.norm.bias": (7,), "model.big.weight": (3, TILE // 2 + 7), "model.wide.weight": (33, 64)}
+    shapes |= {"model.norm.bias": (7,), "model.big.weight": (3, METHOD_TILE // 2 + 7), "model.wide.weight": (33, 64)}
     for seed, name in enumerate(("base", "math", "code")):
         content = build.tensors(seed, shapes, np.float16) | {"model.ids": np.arange(5)}
         build.model(home / name, content, shards=2 if name == "math" else 1)

@@ -12,7 +12,7 @@ from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import Parameter
 from taskvec.executors.threads import each
 from taskvec.methods.core.applied import Applied
-from taskvec.methods.core.call import TILE
+from taskvec.methods.core.call import METHOD_TILE
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.method import ALIKE, MODELS, Measured, Range
 from taskvec.methods.core.passes import Part, fill, one_by_one, overlaps, parts, rows_of, total
@@ -54,7 +54,7 @@ def arcee_fusion(base: "NDArray[Any]", m: "NDArray[Any]") -> "NDArray[Any]":
     importance = np.abs(m - base)
     width = m.shape[-1] if m.ndim else 1
     rows = [x.reshape(-1, width) for x in (importance, m, base)]
-    step = max(1, TILE // max(1, width))
+    step = max(1, METHOD_TILE // max(1, width))
     for at in range(0, len(rows[0]), step):
         p, q = (_softmax(x[at : at + step].astype(np.float64)) + 1e-8 for x in rows[1:])
         rows[0][at : at + step] *= (p * np.log(p / q)).sum(axis=1, keepdims=True).astype(np.float32)
@@ -146,8 +146,8 @@ def _calculated(call: Applied, threads: int, progress: "Callable[[int], None]") 
         name, _, count = part
         fill(call, part, rows)
         sums = [0.0] * n
-        for at in range(0, count, TILE):
-            tiles = _selected([row[at : min(at + TILE, count)] for row in rows], least[name])
+        for at in range(0, count, METHOD_TILE):
+            tiles = _selected([row[at : min(at + METHOD_TILE, count)] for row in rows], least[name])
             sums = [s + kernels.pair(x, x, x.size)[0] for s, x in zip(sums, tiles, strict=True)]
         return name, count, sums
 

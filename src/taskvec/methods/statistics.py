@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
 from taskvec.methods.core.applied import Applied
-from taskvec.methods.core.call import TILE
+from taskvec.methods.core.call import METHOD_TILE
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.method import MODELS, Measured, Range
 from taskvec.methods.core.passes import one_by_one
@@ -172,9 +172,9 @@ def _norm(call: Applied, k: int) -> float:
         return found
     import numpy as np
 
-    row, squares = np.empty(TILE, np.float32), []
+    row, squares = np.empty(METHOD_TILE, np.float32), []
     for name, spec in source.specs.items():
-        for start in range(0, spec.numel, TILE):
+        for start in range(0, spec.numel, METHOD_TILE):
             part = row[: spec.numel - start]
             call.values(call.sums(name)[len(call.models) + k], start, part)
             squares.append(float(np.square(part, dtype=np.float64).sum()))

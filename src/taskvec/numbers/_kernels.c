@@ -34,7 +34,9 @@ typedef struct {
 
 typedef struct { int input, error; } Failure;                        /* which input could not be read, and errno or 0 */
 
-enum { SUM, AROUND, KEEP, DROP, MASK, ELECT, COUNT, EQUAL, SIZE, PAIR, NONZERO, DOT, CODES };  /* the codes of operations.py      */
+/* The codes of operations.py, in its order; what is listed here and in _tiles.h is compared with that at import.     */
+#define OPERATIONS(X) X(SUM) X(AROUND) X(KEEP) X(DROP) X(MASK) X(ELECT) X(COUNT) X(EQUAL) X(SIZE) X(PAIR) X(NONZERO) X(DOT)
+enum { OPERATIONS(LISTED) CODES };
 static const int NUMBERS[CODES] = {0, 3, 4, 5, 1, 3, 2, 2, 0, 0, 0, 0};    /* of each; sums and an election: one more a source */
 
 typedef struct {
@@ -552,4 +554,17 @@ static void choose_paths(void) {
     } else if (__builtin_cpu_supports("avx2")) philox_group = philox_avx2;
 #endif
 }
-PyMODINIT_FUNC PyInit__kernels(void) { fill_tables(); choose_paths(); return PyModule_Create(&module); }
+/* Names in the order of their codes, and sizes: kernels.py refuses a binary that was built from other sources.       */
+static int say_layout(PyObject *made) {
+    return PyModule_AddStringConstant(made, "OPERATIONS", OPERATIONS(NAMED)) ||
+           PyModule_AddStringConstant(made, "DTYPES", ARITHMETIC(NAMED)) ||
+           PyModule_AddIntConstant(made, "TILE", TILE) || PyModule_AddIntConstant(made, "MOST_INPUTS", MAX_INPUTS) ||
+           PyModule_AddIntConstant(made, "NONFINITE", NONFINITE) || PyModule_AddIntConstant(made, "OVERFLOWED", OVERFLOWED);
+}
+PyMODINIT_FUNC PyInit__kernels(void) {
+    PyObject *made = PyModule_Create(&module);
+    if (made && say_layout(made)) Py_CLEAR(made);
+    fill_tables();
+    choose_paths();
+    return made;
+}

@@ -3,6 +3,13 @@ from typing import Any
 
 Buffer = Any  # anything with the buffer protocol, contiguous
 
+OPERATIONS: str
+DTYPES: str
+TILE: int
+MOST_INPUTS: int
+NONFINITE: int
+OVERFLOWED: int
+
 def run(
     out: Buffer,
     dtype: int,

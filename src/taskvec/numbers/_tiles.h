@@ -17,7 +17,10 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { F32, F64, F16, BF16, F8_E4M3, F8_E5M2, DTYPES };
+#define LISTED(NAME) NAME,
+#define NAMED(NAME) #NAME " "
+#define ARITHMETIC(X) X(F32) X(F64) X(F16) X(BF16) X(F8_E4M3) X(F8_E5M2)
+enum { ARITHMETIC(LISTED) DTYPES };
 static const int WIDTH[DTYPES] = {4, 8, 2, 2, 1, 1};
 enum { NONFINITE = 1, OVERFLOWED = 2 };
 enum { TILE = 1024, MAX_INPUTS = 4096 };

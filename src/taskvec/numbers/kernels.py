@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskvec.numbers.dtypes import BITS, CODES
-from taskvec.numbers.operations import PAIR, RESULT, SUM, Buffer, Input, Op
+from taskvec.numbers.operations import (
+    MOST_INPUTS,
+    NAMES,
+    NONFINITE,
+    OVERFLOWED,
+    PAIR,
+    RESULT,
+    SUM,
+    TILE,
+    Buffer,
+    Input,
+    Op,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +32,30 @@ except ImportError:  # no compiler when this was installed
     _kernels = None  # type: ignore[assignment]
 
 COMPILED = _kernels is not None
+
+
+def layout() -> dict[str, Any]:
+    """What the compiled kernels and this package must agree on: the codes of operations and dtypes, and sizes."""
+    return {
+        "OPERATIONS": " ".join(NAMES), "DTYPES": " ".join(CODES), "TILE": TILE, "MOST_INPUTS": MOST_INPUTS,
+        "NONFINITE": NONFINITE, "OVERFLOWED": OVERFLOWED,
+    }  # fmt: skip
+
+
+def require_same_layout(compiled: object) -> None:
+    """Raise ImportError for kernels that were built from another version: they would take one operation for another."""
+    theirs = {key: getattr(compiled, key, None) for key in layout()}
+    said = {key: value.strip() if isinstance(value, str) else value for key, value in theirs.items()}
+    if said != layout():
+        apart = [key for key, value in layout().items() if said[key] != value]
+        raise ImportError(
+            f"taskvec's compiled kernels ({getattr(compiled, '__file__', '?')}) were built from another version "
+            f"({', '.join(apart)}): install taskvec again (pip install --force-reinstall taskvec, or -e . in a clone)"
+        )
+
+
+if COMPILED:
+    require_same_layout(_kernels)
 
 
 def run(

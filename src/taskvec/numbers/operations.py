@@ -35,6 +35,22 @@ NONZERO = 10  # sink: a bit an entry, as MASK reads them, set where x is anythin
 DOT = 11  # sink[0] = dot product of two; float64. The first number of PAIR alone
 
 
+NAMES = (
+    "SUM",
+    "AROUND",
+    "KEEP",
+    "DROP",
+    "MASK",
+    "ELECT",
+    "COUNT",
+    "EQUAL",
+    "SIZE",
+    "PAIR",
+    "NONZERO",
+    "DOT",
+)  # by code
+
+
 class Op(NamedTuple):
     """One operation. sources: k is the k-th input, ~k the result of the k-th operation, an earlier one."""
 

@@ -14,7 +14,7 @@ from taskvec.sources.positions import TIED
 from taskvec.sources.source import Source
 from taskvec.sources.text import quoted
 from taskvec.views.settings import Settings, with_entry
-from taskvec.views.view import TILE, View, lifted, require_weights, summed, texts, without_collisions
+from taskvec.views.view import VIEW_TILE, View, lifted, require_weights, summed, texts, without_collisions
 
 
 # ---- rename --------------------------------------------------------------------------------------
@@ -194,9 +194,9 @@ class Tie(Pair):
             progress(spec.numel)
             return
         width = 8 if spec.dtype == "F64" else 4
-        both = [memoryview(bytearray(TILE * width)) for _ in terms]
-        for start in range(0, spec.numel, TILE):
-            count = min(TILE, spec.numel - start)
+        both = [memoryview(bytearray(VIEW_TILE * width)) for _ in terms]
+        for start in range(0, spec.numel, VIEW_TILE):
+            count = min(VIEW_TILE, spec.numel - start)
             for out, of in zip(both, terms, strict=True):
                 summed(of, start, spec.dtype, out[: count * width])
             if both[0][: count * width] != both[1][: count * width]:

@@ -15,7 +15,7 @@ from taskvec.algebra.program import Linear, aligned, scratch_bytes
 from taskvec.numbers import kernels
 from taskvec.numbers.dtypes import BITS
 from taskvec.sources.source import Source, Spec
-from taskvec.views.view import TILE, View, summed
+from taskvec.views.view import VIEW_TILE, View, summed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,8 +142,8 @@ class Rows(View):
 
     def scratch(self, name: str) -> int:
         """Bytes that a thread holds while it makes rows."""
-        sums = max(scratch_bytes(a.parts(name), TILE) for a in self.args if name in a.specs)
-        return sums + 8 * (TILE + 3 * self._width(name)) * bool(self.plan(name).means or self.own_passes)
+        sums = max(scratch_bytes(a.parts(name), VIEW_TILE) for a in self.args if name in a.specs)
+        return sums + 8 * (VIEW_TILE + 3 * self._width(name)) * bool(self.plan(name).means or self.own_passes)
 
     def reads(self, name: str) -> int:
         """Bytes of the rows that are taken; of all rows once more where their mean is."""
@@ -219,7 +219,7 @@ class Rows(View):
         import numpy as np
 
         spec, width = self.args[0].specs[name], self._width(name)
-        total, step = np.zeros(width), max(1, TILE // max(1, width))
+        total, step = np.zeros(width), max(1, VIEW_TILE // max(1, width))
         for first in range(0, spec.shape[0], step):
             count = min(step, spec.shape[0] - first)
             some = np.empty((count, width))
@@ -243,7 +243,7 @@ class Rows(View):
         """This thread's memory for sums of any argument."""
         kept: dict[str, memoryview] = self._room.__dict__
         if name not in kept:
-            need = max(aligned(scratch_bytes(a.parts(name), TILE)) for a in self.args if name in a.specs)
+            need = max(aligned(scratch_bytes(a.parts(name), VIEW_TILE)) for a in self.args if name in a.specs)
             large = [memory for memory in kept.values() if len(memory) >= need]
             kept[name] = large[0] if large else memoryview(bytearray(need))
         return kept[name]

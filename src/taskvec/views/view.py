@@ -20,7 +20,7 @@ from taskvec.sources.source import Source, Spec, fingerprint
 from taskvec.views.settings import Settings, settings_of
 
 A_TENSOR = 2000  # bytes of bookkeeping
-TILE = 64 << 10  # elements that are summed at once
+VIEW_TILE = 64 << 10  # elements that are summed at once
 
 
 class View(Derived):
@@ -152,16 +152,16 @@ class View(Derived):
 
 
 def summed(linear: Linear, start: int, dtype: str, out: memoryview, scratch: memoryview | None = None) -> None:
-    """A linear combination, TILE elements at a time; `scratch` is what `scratch_bytes` says for TILE elements."""
+    """A linear combination, VIEW_TILE elements at a time; `scratch` is what `scratch_bytes` says for VIEW_TILE elements."""
     width = BITS[dtype] // 8
     n = len(out) // width
     if not linear:
         out[:] = bytes(len(out))
         return
     if scratch is None:
-        scratch = memoryview(bytearray(scratch_bytes(linear.parts, min(n, TILE))))
-    for at in range(0, n, TILE):
-        count = min(TILE, n - at)
+        scratch = memoryview(bytearray(scratch_bytes(linear.parts, min(n, VIEW_TILE))))
+    for at in range(0, n, VIEW_TILE):
+        count = min(VIEW_TILE, n - at)
         evaluate(linear, start + at, count, dtype, out[at * width : (at + count) * width], scratch)
 
 

@@ -14,7 +14,7 @@ from taskvec.algebra.program import Linear, Part, Program, alone, arranged, eval
 from taskvec.algebra.weights import Weights
 from taskvec.errors import TaskvecError
 from taskvec.executors.threads import give_back
-from taskvec.methods.core.call import KEPT, TILE, Call
+from taskvec.methods.core.call import KEPT, METHOD_TILE, Call
 from taskvec.methods.core.lanes import LANES, Lanes
 from taskvec.methods.core.method import Method
 from taskvec.numbers.operations import MASK, RESULT
@@ -192,7 +192,9 @@ class Applied(Call):
             for source, inner, number in linear.terms:
                 totals[source, inner] = totals.get((source, inner), 0.0) + float(c) * number
         combined = arranged({part: c for part, c in totals.items() if c}, self.mass and mass_of(coefficients))
-        finite = [self.values(combined, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
+        finite = [
+            self.values(combined, start + at, out[at : at + METHOD_TILE]) for at in range(0, out.size, METHOD_TILE)
+        ]
         return all(finite)
 
     def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
@@ -203,8 +205,8 @@ class Applied(Call):
         lanes = Lanes.of(self.specs[name].shape, str(self.params["scope"]))
         numbers = [np.asarray(c, np.float64) for c in coefficients]
         mass = np.sum(numbers, axis=0).astype(np.float32)
-        for at in range(0, out.size, TILE):
-            tile = out[at : at + TILE]
+        for at in range(0, out.size, METHOD_TILE):
+            tile = out[at : at + METHOD_TILE]
             index = lanes.index(start + at, tile.size)
             plain, total, first = (np.zeros(tile.size, np.float32) for _ in range(3))
             with np.errstate(all="ignore"):  # what is not finite is reported by its tensor where it would be written
@@ -258,7 +260,7 @@ class Applied(Call):
                 while len(self._whole) >= KEPT:
                     del self._whole[next(iter(self._whole))]
                 self._whole[name] = self._computed(name, told)
-                if self.specs[name].numel > TILE:
+                if self.specs[name].numel > METHOD_TILE:
                     give_back()
             return self._whole[name]
 
@@ -269,8 +271,8 @@ class Applied(Call):
         every = [self.specs[name]] * len(self.models) + [self.known(a, name) for a in self.statistics]
         for held, linear in zip(every, self.sums(name), strict=True):
             array = np.empty(held.numel, np.float32)
-            for at in range(0, held.numel, TILE):
-                self.values(linear, at, array[at : at + TILE])
+            for at in range(0, held.numel, METHOD_TILE):
+                self.values(linear, at, array[at : at + METHOD_TILE])
             arrays.append(array.reshape(held.shape))
         key = {"name": name, "start": 0} if self.method.keyed else {}
         return self._called(name, arrays, {**told, **key})

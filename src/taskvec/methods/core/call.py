@@ -18,9 +18,13 @@ from taskvec.sources.positions import Place
 from taskvec.sources.positions import places as positions
 from taskvec.sources.source import Source, Spec
 
-TILE = 128 << 10  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
+METHOD_TILE = (
+    128 << 10
+)  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
 COUNTS = 15 << 18  # bytes of the largest table in which magnitudes about a threshold are counted, and what is beside it
-PART = 2 * TILE  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
+PART = (
+    2 * METHOD_TILE
+)  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
 ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
 KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
 Value = float | str | tuple[float, ...]  # of a parameter, at one tensor
@@ -269,7 +273,7 @@ class Call(Derived):
         args = sum(RESULT + operand_bytes(a.parts(name), n) for a in self.args if name in a.specs)
         return args + 2 * RESULT if self.lowers else max(args + 2 * RESULT, aligned(4 * n))
 
-    def step(self, name: str, most: int = TILE) -> int:
+    def step(self, name: str, most: int = METHOD_TILE) -> int:
         """Elements of a tensor that the function is given at once: a tile, or the whole rows that make one."""
         width = self.width(name)
         return max(1, most // width) * width if self.by_rows else most
@@ -281,7 +285,7 @@ class Call(Derived):
             return max(1, math.prod(shape[1:]))
         return max(1, shape[-1]) if shape else 1
 
-    def spans(self, name: str, start: int, stop: int, most: int = TILE) -> "list[tuple[int, int]]":
+    def spans(self, name: str, start: int, stop: int, most: int = METHOD_TILE) -> "list[tuple[int, int]]":
         """(first element, how many) of what the function is given for the elements start .. stop."""
         step, numel = self.step(name, most), self.specs[name].numel
         if not self.by_rows:

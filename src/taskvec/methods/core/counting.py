@@ -10,7 +10,7 @@ from taskvec.algebra.program import Program
 from taskvec.errors import RecipeError
 from taskvec.executors.threads import each
 from taskvec.methods.core.applied import SPAN, Applied, together
-from taskvec.methods.core.call import PART, TILE
+from taskvec.methods.core.call import METHOD_TILE, PART
 from taskvec.methods.core.passes import Part, fill, rows_of
 from taskvec.numbers.operations import COUNT, EQUAL
 
@@ -172,7 +172,7 @@ def counted(
     def work(run: Part, mine: _Mine) -> int:
         name, start, size = run
         wanted = [(k, t, t.begin(name, size)) for k, t in enumerate(tallies) if t.wants(name)]
-        step = size if all(t.streams(name) for _, t, _ in wanted) else TILE
+        step = size if all(t.streams(name) for _, t, _ in wanted) else METHOD_TILE
         for at in range(0, size, step):
             count = min(step, size - at)
             sinks = [{value: np.zeros(-(-count // SPAN) + 1, np.uint32) for value in part.same} for *_, part in wanted]

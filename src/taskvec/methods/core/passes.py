@@ -13,7 +13,7 @@ from taskvec.algebra.program import Linear
 from taskvec.errors import NonFiniteError
 from taskvec.executors.threads import each
 from taskvec.methods.core.applied import Applied, here
-from taskvec.methods.core.call import PART, TILE
+from taskvec.methods.core.call import METHOD_TILE, PART
 from taskvec.methods.core.lanes import LANES, Lanes
 from taskvec.methods.core.method import Measured
 from taskvec.numbers.operations import DOT, NONZERO, PAIR, SIZE
@@ -213,8 +213,8 @@ def overlaps(
     def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, list[int], list[int]]:
         name, start, count = part
         shared, alone = [0] * n, [0] * n
-        for at in range(start, start + count, TILE):
-            size = min(TILE, start + count - at)
+        for at in range(start, start + count, METHOD_TILE):
+            size = min(METHOD_TILE, start + count - at)
             fill(call, (name, at, size), rows)
             active = np.abs(rows[:, :size]) > limits[name]
             many = active.sum(axis=0, dtype=np.int32) > 1
@@ -256,7 +256,7 @@ def fill(call: Applied, part: Part, rows: "NDArray[Any]") -> bool:
 
 
 def _values(call: Applied, linear: Linear, start: int, out: "NDArray[Any]") -> bool:
-    finite = [call.values(linear, start + at, out[at : at + TILE]) for at in range(0, out.size, TILE)]
+    finite = [call.values(linear, start + at, out[at : at + METHOD_TILE]) for at in range(0, out.size, METHOD_TILE)]
     return all(finite)
 
 
