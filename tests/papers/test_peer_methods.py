@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError
 from taskvec.methods.core import counting
-from taskvec.methods.core.call import METHOD_TILE, PART
+from taskvec.methods.core.call import METHOD_TILE as TILE
+from taskvec.methods.core.call import PART
 from taskvec.methods.core.counting import Guess
 
 SHAPES = {
@@ -474,7 +475,7 @@ STREAMED = [
 def models(build, tmp_path_factory):
     """Three models of few values, so that thresholds have equals, with tensors longer than a part."""
     home = tmp_path_factory.mktemp("models")
-    shapes = {"model.layers.0.w": (9, 5), "model.layers.1.w": (9, 5), "bias": (7,), "big": (5, METHOD_TILE + 7)}
+    shapes = {"model.layers.0.w": (9, 5), "model.layers.1.w": (9, 5), "bias": (7,), "big": (5, TILE + 7)}
     for seed, name in enumerate(("base", "math", "code")):
         content = arrays(seed, coarse=True, shapes=shapes) | {"ids": np.arange(5)}
         build.model(home / name, content)
@@ -502,12 +503,7 @@ def test_a_tile_is_cut_as_the_whole_where_a_range_begins_in_its_middle(models):
     w = loaded(models, 'trim(math - base, density=0.3, scope="tensor", ties="first")')
     (source,) = w.terms
     whole = w["big"].ravel()
-    for start, n in (
-        (1, 5),
-        (METHOD_TILE - 3, 7),
-        (METHOD_TILE + 1000, 2 * METHOD_TILE),
-        (3 * METHOD_TILE + 1, whole.size - 3 * METHOD_TILE - 1),
-    ):
+    for start, n in ((1, 5), (TILE - 3, 7), (TILE + 1000, 2 * TILE), (3 * TILE + 1, whole.size - 3 * TILE - 1)):
         out = np.empty(n, np.float32)
         source.readinto("big", start, memoryview(out).cast("B"))
         assert np.array_equal(out, whole[start : start + n])

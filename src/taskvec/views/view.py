@@ -152,7 +152,7 @@ class View(Derived):
 
 
 def summed(linear: Linear, start: int, dtype: str, out: memoryview, scratch: memoryview | None = None) -> None:
-    """A linear combination, VIEW_TILE elements at a time; `scratch` is what `scratch_bytes` says for VIEW_TILE elements."""
+    """A linear combination, VIEW_TILE elements at a time; `scratch` is what `scratch_bytes` says for so many."""
     width = BITS[dtype] // 8
     n = len(out) // width
     if not linear:

@@ -192,9 +192,8 @@ class Applied(Call):
             for source, inner, number in linear.terms:
                 totals[source, inner] = totals.get((source, inner), 0.0) + float(c) * number
         combined = arranged({part: c for part, c in totals.items() if c}, self.mass and mass_of(coefficients))
-        finite = [
-            self.values(combined, start + at, out[at : at + METHOD_TILE]) for at in range(0, out.size, METHOD_TILE)
-        ]
+        step = METHOD_TILE
+        finite = [self.values(combined, start + at, out[at : at + step]) for at in range(0, out.size, step)]
         return all(finite)
 
     def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
