@@ -33,22 +33,8 @@ SIZE = 8  # sink[0] = sum |x|; float64, where counts are uint32
 PAIR = 9  # sink = dot product of two, entries neither 0 nor NaN in both, those of them of opposite signs; float64
 NONZERO = 10  # sink: a bit an entry, as MASK reads them, set where x is anything but +0
 DOT = 11  # sink[0] = dot product of two; float64. The first number of PAIR alone
-
-
-NAMES = (
-    "SUM",
-    "AROUND",
-    "KEEP",
-    "DROP",
-    "MASK",
-    "ELECT",
-    "COUNT",
-    "EQUAL",
-    "SIZE",
-    "PAIR",
-    "NONZERO",
-    "DOT",
-)  # by code
+# The names of these operations, each at the place that is its code.
+NAMES = ("SUM", "AROUND", "KEEP", "DROP", "MASK", "ELECT", "COUNT", "EQUAL", "SIZE", "PAIR", "NONZERO", "DOT")
 
 
 class Op(NamedTuple):
