@@ -7,7 +7,6 @@
 5. Square weights that may be stored either way (orientation.py).
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from typing import Any
 
 from taskvec import floats_numpy
 from taskvec.dtypes import BITS
+from taskvec.errors import FormatError
 from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
+from taskvec.json_files import read_json
 from taskvec.places import TIED, layer_of
 from taskvec.source import Source, Spec, samples
 from taskvec.storage import File
@@ -232,9 +233,9 @@ def _settings(model: Source) -> dict[str, Any]:
     """config.json of the model's folder, with what views changed in it."""
     folder = getattr(model, "folder", None)
     table = {}
-    with suppress(OSError, ValueError, RecursionError):
-        if folder and (path := folder / "config.json").is_file() and path.stat().st_size <= LONGEST:
-            table = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(FormatError):
+        if folder:
+            table = read_json(folder / "config.json", LONGEST)
     changed = getattr(model, "config", None)
     return (table if isinstance(table, dict) else {}) | (changed if isinstance(changed, dict) else {})
 
