@@ -8,6 +8,7 @@ from taskvec.dtypes import BITS
 from taskvec.errors import FormatError
 from taskvec.formats.header import Header, metadata_size, read_header
 from taskvec.json_files import read_json
+from taskvec.quantised import codes
 from taskvec.source import Spec, fingerprint
 from taskvec.storage import File, stated
 
@@ -75,6 +76,11 @@ class Checkpoint:
     def quantised(self) -> str:
         """How the model's configuration says that its weights are quantised, "" if it does not."""
         return _quantised(self.folder)
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        """The tensors that are quantised, a line each that says why."""
+        return tuple(codes(self.specs, self.quantised))
 
     @cached_property
     def fingerprint(self) -> str:
