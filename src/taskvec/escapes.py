@@ -5,7 +5,6 @@ Markdown would read more in them than characters.
 import os
 import re
 import shlex
-from html import escape
 
 KEPT = "\n\t"  # control characters that a text for a terminal may hold
 ORDINARY = re.compile(r"[\w./:@+=,~ -]+")  # paths that mean nothing else to Markdown or HTML between backticks
@@ -31,6 +30,8 @@ def in_markdown(text: str) -> str:
     """The text as code in a line or a table's cell of Markdown, where it can neither end the code nor be HTML."""
     if ORDINARY.fullmatch(text):
         return f"`{text}`"
+    from html import escape  # few texts need it
+
     code = "".join(c if c.isalnum() or c in " ./" else f"&#{ord(c)};" for c in printable(text))
     return f"<code>{escape(code, quote=False).replace('&amp;#', '&#')}</code>"
 

@@ -86,7 +86,20 @@ def test_every_key_that_peft_writes_by_default_is_known(tmp_path, build, recwarn
 def test_a_key_that_stands_twice_is_refused(tmp_path, build):
     folder = build.lora(tmp_path / "lora", FACTORS)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "lora_alpha": 400}')
-    with pytest.raises(FormatError, match=r"says something twice:\n  - key 'lora_alpha'"):
+    with pytest.raises(FormatError, match=r"has keys twice, .*:\n  - lora_alpha"):
+        tv.load(folder)
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path, build):
+    """`[],` is three bytes of a file and a hundred of memory."""
+    folder = build.lora(tmp_path / "lora", FACTORS)
+    text = "[]," * 2_000_000
+    (folder / "adapter_config.json").write_text(f'{{"peft_type": "LORA", "target_modules": [{text}[]]}}')
+    with pytest.raises(FormatError, match=r"adapter_config\.json holds more than \d+ lists and tables"):
+        tv.load(folder)
+    with (folder / "adapter_config.json").open("wb") as file:
+        file.truncate(1 << 40)  # a hole
+    with pytest.raises(FormatError, match="is larger than 20000000 bytes"):
         tv.load(folder)
 
 

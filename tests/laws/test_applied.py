@@ -9,6 +9,7 @@ from taskvec.methods.core import applied
 from taskvec.methods.core.call import METHOD_TILE
 from taskvec.numbers import kernels
 from taskvec.numbers.operations import DROP
+from taskvec.saving import plan as planning
 from taskvec.saving import stream as streaming
 
 RECIPES = [
@@ -55,15 +56,19 @@ def test_a_recipe_with_methods_prints_what_parses_to_the_same(models, recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_same_bytes_for_any_threads_blocks_and_shards(models, recipe, tmp_path):
+def test_the_same_bytes_for_any_threads_blocks_and_shards(models, recipe, tmp_path, monkeypatch):
     w = tv.parse(recipe, **given(models, recipe))
     tv.save(w, tmp_path / "one", threads=1)
-    tv.save(tv.parse(str(w)), tmp_path / "two", threads=3, ram="400MB", shard_size="300KB")
+    monkeypatch.setattr(planning, "BLOCKS", (planning.PIECE,))
+    again = tv.parse(str(w))
+    assert sum(block.name == "model.big.weight" for block in tv.plan(again).blocks()) > 1
+    tv.save(again, tmp_path / "two", threads=3, ram="400MB", shard_size="300KB")
     one, two = tv.load(tmp_path / "one"), tv.load(tmp_path / "two")
     assert list(one) and one.keys() == two.keys()
     for name in one:
         assert np.array_equal(one[name], two[name], equal_nan=True), name
-    tv.verify(tmp_path / "one")
+    for folder in ("one", "two"):
+        tv.verify(tmp_path / folder)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -74,9 +74,9 @@ def test_shards_hold_the_same_tensors_with_the_same_digests(models, tmp_path, sh
     assert tensors(tmp_path / "whole") == tensors(tmp_path / "shards")
     records = [json.loads((tmp_path / d / "taskvec.json").read_text()) for d in ("whole", "shards")]
     assert records[0] == records[1]
-    assert tv.load(tmp_path / "shards") + tv.load(tmp_path / "whole") - tv.load(tmp_path / "shards") == tv.load(
-        tmp_path / "whole"
-    )
+    whole, shards = tv.load(tmp_path / "whole"), tv.load(tmp_path / "shards")
+    assert {s.fingerprint for w in (whole, shards) for s in w.terms} == {records[0]["fingerprint"]}
+    assert not any((whole - shards)[name].any() for name in SHAPES)
 
 
 def test_adding_a_stored_difference_gives_a_fine_tuned_model_byte_for_byte(models, tmp_path):
@@ -118,8 +118,8 @@ def test_the_plan_keeps_its_word_about_the_output(models, tmp_path):
     plan = tv.plan(b + 0.5 * (m - b), dtype="float32", shard_size="1MB")
     tv.save(b + 0.5 * (m - b), tmp_path / "out", dtype="float32", shard_size="1MB")
     files = {p.name: p.stat().st_size for p in (tmp_path / "out").glob("*.safetensors")}
-    assert files.keys() == {s.filename for s in plan.shards}
-    assert sum(files.values()) == pytest.approx(plan.bytes_out, abs=4096)
+    assert len(files) > 1 and files == {s.filename: s.size for s in plan.shards}
+    assert sum(files.values()) == plan.bytes_out
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
 
 

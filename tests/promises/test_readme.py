@@ -99,7 +99,10 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk():
 
 
 def test_no_file_names_a_machine_or_a_registry():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if not (ROOT / ".git").exists():
+        pytest.skip("which files are ours only the repository says")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "README.md" in listed.stdout.splitlines(), "these are not the files of the repository"
     suspicious = re.compile(r"/(?:root|home/\w+|work)/|pypi\.org|registry\.npmjs|deb\.debian")
     for name in listed.stdout.splitlines():
         path = ROOT / name

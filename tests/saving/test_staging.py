@@ -59,7 +59,7 @@ def test_a_torn_line_is_no_block(stage, tmp_path, end):
     first.close()
     with (tmp_path / ".out.taskvec/journal.jsonl").open("ab") as journal:
         journal.write(end)
-    assert stage().done in ({0: BLOCKS[0]}, {})
+    assert stage().done == {0: BLOCKS[0]}
 
 
 def test_a_second_writer_of_the_same_output_is_refused_until_the_first_is_done(stage):
@@ -442,14 +442,17 @@ ODD = ['[1, 0, "zz"]', "[1, 0, 3]", '[true, 0, ""]', '[1e400, 0, ""]', '{"whole"
 @pytest.mark.parametrize("line", ODD)
 def test_an_odd_line_costs_itself_alone(stage, tmp_path, line):
     one = stage()
+    (one.files / "model.safetensors").write_text("data")
     one.record(BLOCKS[:1], [])
     one.close()
     with (tmp_path / ".out.taskvec/journal.jsonl").open("a") as journal:
         journal.write(line + "\n")
     assert not finished_before(at(tmp_path / "out"), "k", lambda proofs: True)
     two = stage()
-    assert two.done in ({0: BLOCKS[0]}, {})
+    assert two.done == ({} if "files" in line else {0: BLOCKS[0]})  # other files than those of the blocks
     two.record(BLOCKS[1:], [])
+    two.close()
+    assert stage().done == two.done | {1: BLOCKS[1]}
 
 
 def test_what_follows_a_torn_line_is_read(stage, tmp_path):

@@ -134,6 +134,13 @@ def test_every_way_to_the_numbers_refuses_them_and_says_what_to_do(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_arrays_are_refused_as_files_are():
+    arrays = {f"{Q}.weight": np.ones((4, 4), np.int8), f"{Q}.SCB": np.ones(4, np.float32)}
+    a, b = tv.from_arrays(arrays, "a"), tv.from_arrays({n: 2 * x for n, x in arrays.items()}, "b")
+    with pytest.raises(MismatchError, match=f"a: {Q}.weight is I8.* with {Q}.SCB"):
+        tv.plan((a + b) / 2)
+
+
 def test_check_and_diff_refuse_them_too(tmp_path, run):
     for seed, name in enumerate("ab"):
         write(tmp_path / f"{name}.safetensors", QUANTISED["bitsandbytes, 8 bits"], seed)

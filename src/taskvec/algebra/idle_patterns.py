@@ -6,7 +6,6 @@ also be reached: one whose tensors earlier rows take all says something that is 
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from difflib import SequenceMatcher
 from fnmatch import translate
 from functools import cache
 from itertools import islice
@@ -78,6 +77,8 @@ def _likeness(pattern: str, name: str) -> float:
 
 @cache
 def _alike(a: str, b: str) -> float:
+    from difflib import SequenceMatcher  # for errors alone
+
     return SequenceMatcher(None, a, b).ratio()
 
 

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from taskvec.errors import FormatError
-from taskvec.formats import checkpoint, peft
+from taskvec.formats import checkpoint
 from taskvec.formats.factors import CONFIG, Found, found_in
 from taskvec.notes import note
 from taskvec.places.local import resolve, stated
@@ -30,8 +30,11 @@ def open_source(uri: str | os.PathLike[str], revision: str | None = None) -> Sou
     with stated(path):
         if path.is_dir():
             next(path.iterdir(), None)  # a folder that cannot be listed is no empty one
-        if factors := peft.weights_at(path):
-            return peft.open_source(path, factors, os.fspath(uri), revision)
+        if ((path if path.is_dir() else path.parent) / CONFIG).is_file():
+            from taskvec.formats import peft  # only when there is an adapter: most recipes name none
+
+            if factors := peft.weights_at(path):
+                return peft.open_source(path, factors, os.fspath(uri), revision)
         if checkpoint.sniff(path):
             found = checkpoint.open_source(path, os.fspath(uri), revision)
             if adapter := found_in(found.specs):

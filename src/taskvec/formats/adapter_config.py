@@ -5,7 +5,6 @@ HARMLESS, and an unknown one is refused unless it is switched off (null, false, 
 for each of its features, and most of them are off.
 """
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -15,8 +14,7 @@ from taskvec.errors import FormatError
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.patterns import Patterns
 from taskvec.notes import note
-from taskvec.places.json_files import noting_doubles
-from taskvec.places.local import stated
+from taskvec.places.json_files import read_json
 
 ATTENTION = ".base_layer.out_proj"  # in the name of the second pair of a torch.nn.MultiheadAttention
 MERGE = "merge it into a model first"
@@ -53,7 +51,7 @@ VARIANTS = {
 
 def read_config(path: Path, where: Path) -> dict[str, Any]:
     """The table in the file `path`. Raises FormatError about `where`, with every problem that the table has alone."""
-    config = _parsed(path)
+    config = read_json(path, LONGEST, once=True)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         what = f"{kind!r}: {MERGE} ({HOW})" if kind else "missing" if isinstance(config, dict) else "not there"
@@ -68,21 +66,6 @@ def cannot_be_read(where: Path, problems: list[str]) -> FormatError:
     """The error of an adapter that is no plain LoRA: its problems, and how to merge it if one asks for that."""
     more = [HOW] if any(MERGE in problem for problem in problems) else []
     return FormatError(f"{where} cannot be read as a task vector:", problems[:50] + more)
-
-
-def _parsed(path: Path) -> Any:
-    repeated: list[str] = []
-    try:
-        with stated(path):
-            size = path.stat().st_size
-            if size > LONGEST:
-                raise FormatError(f"{path} has {size} bytes: a configuration has at most {LONGEST}")
-            config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=noting_doubles(repeated))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
-    if repeated:
-        raise FormatError(f"{path} says something twice:", [f"key {key!r}" for key in sorted(repeated)[:50]])
-    return config
 
 
 def _numbers(config: Mapping[str, Any]) -> list[str]:

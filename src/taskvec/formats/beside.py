@@ -7,18 +7,19 @@
 5. Square weights that may be stored either way (orientation.py).
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from taskvec.errors import FormatError
 from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
 from taskvec.numbers import floats as floats_numpy
 from taskvec.numbers.dtypes import BITS
+from taskvec.places.json_files import read_json
 from taskvec.places.local import File
 from taskvec.sources.positions import TIED, layer_of
 from taskvec.sources.source import Source, Spec, samples
@@ -232,9 +233,9 @@ def _settings(model: Source) -> dict[str, Any]:
     """config.json of the model's folder, with what views changed in it."""
     folder = getattr(model, "folder", None)
     table = {}
-    with suppress(OSError, ValueError, RecursionError):
-        if folder and (path := folder / "config.json").is_file() and path.stat().st_size <= LONGEST:
-            table = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(FormatError):
+        if folder:
+            table = read_json(folder / "config.json", LONGEST)
     changed = getattr(model, "config", None)
     return (table if isinstance(table, dict) else {}) | (changed if isinstance(changed, dict) else {})
 

@@ -8,6 +8,7 @@ from taskvec.formats.header import Header, metadata_size, read_header
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import read_json
 from taskvec.places.local import File, stated
+from taskvec.sources.quantised import codes
 from taskvec.sources.source import Spec, fingerprint
 from taskvec.sources.text import quoted
 
@@ -75,6 +76,11 @@ class Checkpoint:
     def quantised(self) -> str:
         """How the model's configuration says that its weights are quantised, "" if it does not."""
         return _quantised(self.folder)
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        """The tensors that are quantised, a line each that says why."""
+        return tuple(codes(self.specs, self.quantised))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -38,30 +38,27 @@ PIECE = 256 << 10  # bytes of a factor that are read and decoded at once
 
 
 def weights_at(path: Path) -> Path | None:
-    """The file of factors that lies at `path` with its configuration: a folder's, or the file itself. None for what is
-    no LoRA of PEFT's; a folder with a LoRA and a model is a question. Raises FormatError."""
-    folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG).is_file():
-        return None
+    """The file of factors that lies at `path`, beside the configuration of an adapter: a folder's, or the file itself.
+    None for what is no LoRA of PEFT's; a folder with a LoRA and a model is a question. Raises FormatError."""
     if path.is_file():
         return _lone_file(path)
-    models = sorted(p.name for p in folder.glob("*.safetensors*") if p.name != WEIGHTS)
-    factors = [name for name in models if name.endswith(".safetensors") and _holds_factors(folder / name)]
+    models = sorted(p.name for p in path.glob("*.safetensors*") if p.name != WEIGHTS)
+    factors = [name for name in models if name.endswith(".safetensors") and _holds_factors(path / name)]
     models = [name for name in models if name not in factors and not name.startswith(f"{WEIGHTS}.")]
-    if (folder / WEIGHTS).is_file():
+    if (path / WEIGHTS).is_file():
         factors.insert(0, WEIGHTS)
     if models and factors:
         raise FormatError(
             f"{path} holds a LoRA ({factors[0]}) and a model ({models[0]}): name the one you mean, "
-            f"{folder / factors[0]} or {folder / models[0]}"
+            f"{path / factors[0]} or {path / models[0]}"
         )
     if len(factors) > 1 and factors[0] != WEIGHTS:
         if any(map(_SHARD.search, factors)):
             raise FormatError(f"{path} holds an adapter in parts: {_ONE_FILE}", factors)
         raise FormatError(f"{path} holds several files of factors: name the one you mean", factors)
     if factors or models:
-        return folder / factors[0] if factors else None
-    pickled = next((p.name for p in folder.glob("adapter_model.*")), None)
+        return path / factors[0] if factors else None
+    pickled = next((p.name for p in path.glob("adapter_model.*")), None)
     saved = f"; {pickled} cannot be read: load the adapter with PEFT and save_pretrained it" if pickled else ""
     raise FormatError(f"{path} has {CONFIG} and no {WEIGHTS}{saved}")
 

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -130,6 +130,27 @@ class File:
 def stamp_of(found: os.stat_result) -> tuple[int, ...]:
     """What tells that a file was written to; see `File`."""
     return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, found.st_ctime_ns
+
+
+def stamps_of(paths: Iterable[Path]) -> dict[Path, tuple[object, ...]]:
+    """The stamps of files; of a folder those of what lies in it, and () of what is not there, as behind a link to
+    nothing. `changed` compares two of these tables."""
+    return {path: _stamp(path) for path in paths}
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    try:
+        if not path.is_dir():
+            return stamp_of(path.stat())
+        with os.scandir(path) as inside:
+            return tuple(sorted((entry.name, stamp_of(entry.stat())) for entry in inside))
+    except OSError:
+        return ()
+
+
+def changed(before: Mapping[Path, object], now: Mapping[Path, object]) -> list[str]:
+    """The files that are not what they were: written to, come, or gone."""
+    return [str(path) for path in {**before, **now} if before.get(path) != now.get(path)]
 
 
 REFUSALS = {

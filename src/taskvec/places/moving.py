@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +85,8 @@ def _renamed(a: Path, b: Path, flags: int) -> bool:
 def remove(path: Path) -> None:
     """A file or a folder, gone. Of a link the link goes, not what it leads to."""
     if path.is_dir() and not path.is_symlink():
+        import shutil  # which imports every kind of archive, too
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ parsed, and every node that is not in this list is refused. A name with no value
 """
 
 import ast
-import difflib
 import operator
 import os
 from collections import Counter
@@ -289,5 +288,7 @@ def _what(node: ast.AST) -> str:
 
 
 def _nearest(name: str, known: "set[str]") -> str:
+    import difflib  # for errors alone
+
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from taskvec.algebra.derived import Derived
 from taskvec.errors import SourceChanged, TaskvecError
-from taskvec.places.local import opened, stamp_of
+from taskvec.places.local import changed, opened, stamps_of
 from taskvec.saving import lineage
 from taskvec.saving.outputs import RECORD, digest_of
 from taskvec.saving.plan import Plan
@@ -39,19 +39,19 @@ class Proof:
         self.stamps = [source.stamp() for source in self.sources]
         self.stamps += [proof for call in self._calls for proof in call.own_proof()]
         self._folders = {folder for source in (*calls, like) if source for folder in _folders(source)}
-        self._beside = dict(self._found())
+        self._beside = stamps_of(self._found())
 
     @property
     def resumable(self) -> bool:
         """Whether everything has a proof."""
         return None not in self.stamps
 
-    def _found(self) -> Iterator[tuple[Path, tuple[object, ...]]]:
-        """The stamps of the side files, as they are now."""
+    def _found(self) -> Iterator[Path]:
+        """The side files, as they are now."""
         for folder in sorted(self._folders):
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if any(fnmatchcase(path.name, pattern) for pattern in COPIED):
-                    yield path, _stamp(path)
+                    yield path
 
     def _require_sources_unchanged(self) -> None:
         for source in self.sources:
@@ -62,12 +62,11 @@ class Proof:
     def require_unchanged(self) -> None:
         """Raise SourceChanged for the first source, or for all side files, that are not what they were."""
         self._require_sources_unchanged()
-        now = dict(self._found())
-        if changed := [str(p) for p in {**self._beside, **now} if self._beside.get(p) != now.get(p)]:
+        if astray := changed(self._beside, stamps_of(self._found())):
             raise SourceChanged(
                 "files beside the weights changed while these were read; nothing was written, run the same command "
                 "again:",
-                changed,
+                astray,
             )
 
 
@@ -77,17 +76,6 @@ def _folders(source: Source) -> Iterator[Path]:
         folder = getattr(leaf, "folder", None)
         if isinstance(folder, Path):
             yield folder
-
-
-def _stamp(path: Path) -> tuple[object, ...]:
-    """Of a folder the stamps of what lies in it."""
-    try:
-        if not path.is_dir():
-            return stamp_of(path.stat())
-        with os.scandir(path) as inside:
-            return tuple(sorted((entry.name, stamp_of(entry.stat())) for entry in inside))
-    except OSError:
-        return ()  # a link to nothing
 
 
 # ---- an output -----------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ plain integers. No list of formats decides, but what a checkpoint holds:
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from weakref import WeakKeyDictionary
 
 from taskvec.errors import MismatchError
 from taskvec.sources.source import Source, Spec
@@ -32,7 +31,7 @@ OF_SCALES = ("F8_E8M0", "U8")  # dtypes of scales that are powers of two: their 
 BELOW_BYTES = ("F4", "F6_E2M3", "F6_E3M2")
 PLAIN = ("F16", "BF16", "F32", "F64")
 Words = tuple[str, ...]
-_HINT = re.compile(r"scal|amax|absmax|scb|zero|qbias", re.IGNORECASE)  # few names have one of these
+_HINTS = ("scal", "amax", "absmax", "scb", "zero", "qbias")  # few names have one of these in them
 _SPLIT = re.compile(r"[._:]+")
 _SCALE = re.compile(
     r"(?:q|w|de)?scales?|scaling|dequant|amax|absmax|scb|q?zeros?|qbiases"
@@ -48,26 +47,19 @@ _KIND = frozenset({  # words that say of what kind a scale is
 _BY_NAME = frozenset({"qweight", "qzeros", "weight_packed", "W_q"})
 _SMALL = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # integers that weights are packed into
 
-_known: "WeakKeyDictionary[Source, tuple[str, ...]]" = WeakKeyDictionary()
-
 
 def refuse(sources: Iterable[Source]) -> None:
-    """Raise MismatchError if one of the sources, which are files or arrays, holds quantised weights."""
-    found = [(source, line) for source in sources for line in _of(source)]
-    if not found:
+    """Raise MismatchError if one of the sources, which are files or arrays, holds quantised weights. Every part of an
+    expression asks this, so a checkpoint remembers the lines about it in an attribute of that name, `codes`."""
+    found = ((source, getattr(source, "codes", None)) for source in sources)
+    lines = [f"{s.text}: {line}" for s, its in found for line in (codes(s.specs) if its is None else its)]
+    if not lines:
         return
-    lines = [f"{source.text}: {line}" for source, line in found]
     more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     raise MismatchError(
         "quantised weights cannot be summed: their numbers mean something only together with their scales.",
         [*lines[:SHOWN], *more, WAY_OUT],
     )
-
-
-def _of(source: Source) -> tuple[str, ...]:
-    if source not in _known:
-        _known[source] = tuple(codes(source.specs, getattr(source, "quantised", "")))
-    return _known[source]
 
 
 def codes(specs: Mapping[str, Spec], method: str = "") -> Iterator[str]:
@@ -109,7 +101,9 @@ def _scales(words: Words, scale: Spec, spec: Spec) -> bool:
 
 def _companions(specs: Mapping[str, Spec]) -> dict[str, list[tuple[str, Words]]]:
     """Tensor -> the scales that belong to it (rule 2), each with the words of its name within their module."""
-    suspects = [name for name in specs if _HINT.search(name)]
+    text = "\n".join(specs).lower()  # of all names at once: most models have no such name
+    hints = [hint for hint in _HINTS if hint in text]
+    suspects = [name for name in specs if any(hint in name.lower() for hint in hints)] if hints else []
     owners: dict[tuple[str, Words], list[str]] = {}
     for name in specs if suspects else ():
         module, _, last = name.rpartition(".")

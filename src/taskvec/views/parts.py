@@ -22,10 +22,15 @@ def select(m: Weights, *patterns: str) -> Weights:
 
     A filter, `only(...)`, leaves the others zero; here they are gone. Raises RecipeError if a pattern fits nothing.
     """
-    (m,) = require_weights("select", [m])
+    return _called(Select, "select", m, patterns, "model.vision.*")
+
+
+def _called(kind: "type[Select]", name: str, m: Weights, patterns: tuple[str, ...], example: str) -> Weights:
+    """The call of `select` or `drop`. Raises RecipeError, which shows an example, unless all patterns are texts."""
+    (m,) = require_weights(name, [m])
     if not patterns or not all(isinstance(p, str) and p for p in patterns):
-        raise RecipeError(f'select: patterns are texts such as "model.vision.*", not {list(patterns)}')
-    return lifted(Select("select", (m,), {pattern: pattern for pattern in patterns}, {}))
+        raise RecipeError(f'{name}: patterns are texts such as "{example}", not {list(patterns)}')
+    return lifted(kind(name, (m,), {pattern: pattern for pattern in patterns}, {}))
 
 
 class Select(View):
@@ -62,10 +67,7 @@ def drop(m: Weights, *patterns: str) -> Weights:
 
     For buffers and heads that only one of two models has. Raises RecipeError if a pattern fits nothing, or everything.
     """
-    (m,) = require_weights("drop", [m])
-    if not patterns or not all(isinstance(p, str) and p for p in patterns):
-        raise RecipeError(f'drop: patterns are texts such as "*.inv_freq", not {list(patterns)}')
-    return lifted(Drop("drop", (m,), {pattern: pattern for pattern in patterns}, {}))
+    return _called(Drop, "drop", m, patterns, "*.inv_freq")
 
 
 class Drop(Select):

@@ -10,7 +10,7 @@ from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import Parameter
 from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError, SourceChanged
-from taskvec.places.local import stamp_of
+from taskvec.places.local import changed, stamps_of
 from taskvec.sources.source import Source
 from taskvec.views.rows import MEAN, ZERO, RowPlan, Rows
 from taskvec.views.settings import Settings, with_entry
@@ -197,19 +197,18 @@ class Aligned(Rows):
 
     _read: Mapping[Path, object] | None = None  # the stamps of the tokenizers, when the rows were put in order
 
-    def _stamps(self) -> dict[Path, object]:
+    def _stamps(self) -> Mapping[Path, object]:
         """Of the files of every tokenizer that counts."""
         found = [*(tokenizer_of(a) for a in self.args), self.tokenizer]
         folders = dict.fromkeys(t.folder for one in found for t in (one, *one.others))
-        return {path: stamp_of(path.stat()) for folder in folders for path in files_of(folder)}
+        return stamps_of(path for folder in folders for path in files_of(folder))
 
     def require_beside_unchanged(self) -> None:
         """Raise SourceChanged if a tokenizer is another than the one by which the rows were put in order."""
         now = self._stamps()
-        known = now if self._read is None else self._read
-        if changed := [str(path) for path in {**known, **now} if known.get(path) != now.get(path)]:
+        if astray := changed(now if self._read is None else self._read, now):
             raise SourceChanged(
-                "tokenizers changed after they were compared; nothing was written, run the same command again:", changed
+                "tokenizers changed after they were compared; nothing was written, run the same command again:", astray
             )
 
     @property

@@ -198,29 +198,33 @@ class Applied(Call):
 
     def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
         """A linear combination with coefficients of its own for each lane; summed in float32, argument by argument,
-        models around the first of them."""
+        models around the first of them; where that is not finite as they stand, as in the kernels."""
         import numpy as np
 
         lanes = Lanes.of(self.specs[name].shape, str(self.params["scope"]))
         numbers = [np.asarray(c, np.float64) for c in coefficients]
-        mass = np.sum(numbers, axis=0).astype(np.float32)
+        mass, scales = np.sum(numbers, axis=0).astype(np.float32), [c.astype(np.float32) for c in numbers]
         for at in range(0, out.size, METHOD_TILE):
             tile = out[at : at + METHOD_TILE]
             index = lanes.index(start + at, tile.size)
-            plain, total, first = (np.zeros(tile.size, np.float32) for _ in range(3))
+            total, first = (np.zeros(tile.size, np.float32) for _ in range(2))
             with np.errstate(all="ignore"):  # what is not finite is reported by its tensor where it would be written
-                for k, (c, linear) in enumerate(zip(numbers, self.sums(name), strict=True)):
+                for k, (scale, linear) in enumerate(zip(scales, self.sums(name), strict=True)):
                     self.values(linear, start + at, tile)
-                    scale = c.astype(np.float32)[index]
-                    plain += scale * tile
                     if self.mass and not k:
                         first[:] = tile
                     else:
-                        total += scale * (tile - first)
+                        total += scale[index] * (tile - first)
                 if self.mass:  # what is zero is not added, so that -0 stays -0, as in the kernels
                     last = mass[index] * first
                     total = np.where(total == 0, last, last + total)
-                tile[:] = np.where(np.isfinite(total), total, plain)
+                if not (finite := np.isfinite(total)).all():
+                    plain = np.zeros(tile.size, np.float32)
+                    for scale, linear in zip(scales, self.sums(name), strict=True):
+                        self.values(linear, start + at, tile)
+                        plain += scale[index] * tile
+                    total = np.where(finite, total, plain)
+                tile[:] = total
 
     def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
         """Tile by tile; what is known a tile (an array in `told`) needs each from its beginning."""
