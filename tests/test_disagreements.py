@@ -1,6 +1,7 @@
 """What models that are summed say differently beside their weights, and what is no difference."""
 
 import json
+import math
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 import tokenizers
 from safetensors.numpy import save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 import taskvec as tv
-from taskvec.disagreements import differing, disagreements, same_vocabulary
+from taskvec.disagreements import GENERATES, NOT_OF_GENERATION, _fits, differing, disagreements, same_vocabulary
 
 SIZES = {
     "hidden_size": 64,
@@ -91,6 +92,51 @@ def test_an_entry_that_changes_no_result_is_no_difference(key):
     assert list(differing(LLAMA, LLAMA | {key: IDLE[key]})) == []
 
 
+GEMMA, MAMBA = SIZES | {"model_type": "gemma"}, SIZES | {"model_type": "mamba2"}
+LLAMA_4, QWEN = SIZES | {"model_type": "llama4_text"}, LLAMA | {"model_type": "qwen2"}
+ALIKE = {
+    "Gemma's gelu is the approximation": (GEMMA | {"hidden_act": "gelu"}, GEMMA | {"hidden_act": "gelu_pytorch_tanh"}),
+    "Gemma's other key is not read": (
+        GEMMA | {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": None},
+        GEMMA | {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"},
+    ),
+    "Infinity has two forms": (
+        MAMBA | {"time_step_limit": [0.0, math.inf]}, MAMBA | {"time_step_limit": [0, {"__float__": "Infinity"}]},
+    ),
+    "the rank is one of shapes": (MAMBA | {"time_step_rank": "auto"}, MAMBA | {"time_step_rank": 4}),
+    "an empty list is the usual one": (LLAMA_4 | {"no_rope_layers": []}, LLAMA_4 | {"no_rope_layers": [1, 1, 1, 0]}),
+    "a window that is not used": (
+        QWEN | {"sliding_window": 4096, "use_sliding_window": False}, QWEN | {"sliding_window": None},
+    ),
+}  # fmt: skip
+APART = {
+    "hidden_act": (GEMMA | {"hidden_act": "relu"}, GEMMA | {"hidden_act": "gelu"}),
+    "time_step_limit": (MAMBA | {"time_step_limit": [0.0, math.inf]}, MAMBA | {"time_step_limit": [0.0, 0.1]}),
+    "no_rope_layers": (LLAMA_4, LLAMA_4 | {"no_rope_layers": [1, 1, 1, 1]}),
+    "sliding_window": (
+        QWEN | {"sliding_window": 4096, "use_sliding_window": True}, QWEN | {"sliding_window": None},
+    ),
+    "final_logit_softcapping": (
+        LLAMA | {"final_logit_softcapping": None}, LLAMA | {"final_logit_softcapping": 30.0},
+    ),
+    "layer_types": (LLAMA | {"layer_types": ["a", "a"]}, LLAMA | {"layer_types": ["a", "b"]}),
+    "encoder_attention_heads": ({"encoder_attention_heads": 8}, {"encoder_attention_heads": 4}),
+    "do_stable_layer_norm": ({"do_stable_layer_norm": True}, {"do_stable_layer_norm": False}),
+    "scale_embedding": ({"scale_embedding": True}, {"scale_embedding": False}),
+    "local_attention": ({"local_attention": 128}, {"local_attention": 64}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_what_transformers_computes_alike_is_no_difference(case):
+    assert list(differing(*ALIKE[case])) == []
+
+
+@pytest.mark.parametrize("key", APART)
+def test_what_it_computes_otherwise_is(key):
+    assert [found for found, _, _ in differing(*APART[key])] == [key]
+
+
 ACTIVE = {
     "rope_theta": 500000.0, "hidden_act": "gelu", "rms_norm_eps": 1e-6, "num_attention_heads": 8,
     "num_key_value_heads": 2, "model_type": "mistral", "rope_scaling": {"type": "linear", "factor": 2.0},
@@ -156,6 +202,25 @@ def test_a_template_counts_wherever_it_lies(tmp_path):
     named = [{"name": "tool", "template": "x"}, {"name": "default", "template": "{{ messages }}"}]
     c = write(tmp_path / "c", tokenizer_config_json={"chat_template": named})
     assert told(a, b) == told(b, c) == told(c, a) == []
+
+
+def test_settings_of_generation_that_spell_out_defaults_are_none(tmp_path):
+    defaults = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1, "min_length": 0,
+                "repetition_penalty": 1.0, "cache_implementation": "hybrid", "suppress_tokens": []}  # fmt: skip
+    bare, full = (write(tmp_path / n, generation_config_json=t) for n, t in (("bare", {}), ("full", defaults)))
+    assert told(bare, full) == told(full, bare) == []
+    cooler = write(tmp_path / "cooler", generation_config_json={"temperature": 0.6})
+    assert "temperature 1.0 in generation_config.json" in told(cooler, full)[0]
+
+
+def test_the_defaults_of_generation_are_those_of_transformers():
+    theirs = {
+        key: value for key, value in GenerationConfig._get_default_generation_params().items() if value is not None
+    }
+    shared = theirs.keys() & GENERATES.keys()
+    assert {key: theirs[key] for key in shared} == {key: GENERATES[key] for key in shared}
+    others = {key for key in theirs.keys() - shared if not _fits(key, NOT_OF_GENERATION)}
+    assert not others
 
 
 def test_what_an_instruct_model_would_lose_is_named_with_the_way_to_keep_it(tmp_path):

@@ -27,15 +27,21 @@ SHOWN = 5  # differences that a sentence names
 
 # Keys of config.json, at any depth, that change what is computed with the same tensors.
 COMPUTES = (
-    "model_type", "num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "num_kv_heads",
-    "head_dim", "hidden_act", "hidden_activation", "activation_function", "activation", "*_hidden_act", "*_eps",
-    "*_epsilon", "tie_word_embeddings", "attention_window", "sliding_window*", "layer_types", "no_rope_layers",
-    "query_pre_attn_scalar", "*_multiplier", "logits_scaling", "logit_scale*", "*logit_softcapping", "scale_emb",
-    "scale_depth", "dim_model_base", "routed_scaling_factor", "num_experts_per_tok", "norm_topk_prob", "scoring_func",
-    "topk_method", "n_group", "topk_group", "clip_qkv", "use_qk_norm", "use_parallel_residual", "parallel_attn",
-    "alibi", "position_embedding_type", "is_decoder", "use_bidirectional_attention", "do_layer_norm_before",
-    "scale_attn_*", "vision_feature_layer", "vision_feature_select_strategy", "add_cross_attention", "full_attn_idxs",
-    "sliding_window_pattern", "attention_chunk_size", "mlp_only_layers", "pooling_mode*", "time_step_*", "chunk_size",
+    "model_type", "*attention_heads", "*num_key_value_heads", "n_head", "n_heads", "num_heads", "num_kv_heads",
+    "head_dim", "hidden_act", "*activation", "*activation_function", "*_act", "dense_act_fn", "feed_forward_proj",
+    "eps", "*_eps", "*_epsilon", "tie_word_embeddings", "attention_window", "sliding_window*", "local_attention",
+    "window_size", "layer_types", "no_rope_layers", "global_attn_every_n_layers", "attention_type", "attention_layers",
+    "query_pre_attn_scalar", "*_multiplier", "logits_scaling", "logit_scale*", "*soft*cap*", "scale_emb",
+    "scale_embedding", "scale_depth", "dim_model_base", "*routed_scaling_factor", "router_scaling_factor",
+    "route_scale", "num_experts_per_tok*", "norm_topk_prob", "scoring_func", "topk_method", "n_group", "topk_group",
+    "moe_topk", "moe_top_k", "moe_k", "index_topk", "swiglu_*", "clip_qkv", "use_qk_norm", "use_parallel_residual",
+    "parallel_attn", "alibi", "alibi_bias_max", "softmax_scale", "position_embedding_type", "is_decoder", "causal",
+    "use_bidirectional_attention", "do_layer_norm_before", "do_stable_layer_norm", "normalize_before",
+    "apply_residual_connection_post_layernorm", "scale_attn_*", "attn_scale", "attn_temperature_tuning", "floor_scale",
+    "vision_feature_layer", "vision_feature_select_strategy", "add_cross_attention", "full_attn_idxs",
+    "sliding_window_pattern", "attention_chunk_size", "mlp_only_layers", "pooling_mode*", "time_step_limit",
+    "time_step_min", "chunk_size", "token_dropout", "relative_attention_max_distance", "rotary_dim", "rope_interleave",
+    "global_rope_theta", "local_rope_theta", "num_kv_shared_layers", "activation_sparsity_pattern",
 )  # fmt: skip
 OF_LAYERS = (
     "layer_types", "no_rope_layers", "mlp_only_layers", "full_attn_idxs", "sliding_window_pattern", "scale_depth",
@@ -53,15 +59,31 @@ UNTOLD_TIES = (
     "mt5",
     "umt5",
 )  # transformers 5 writes that they are tied, also where they have a head of their own
+TANH = "gelu_pytorch_tanh"
 SAME_ACTIVATION = {"swish": "silu", "gelu_python": "gelu"}  # two names of one function
+# Where one of these says null, nothing is cut off; a key that is not there may stand for some default.
+CUTS = ("sliding_window", "*soft*cap*", "clip_qkv", "attention_chunk_size", "swiglu_limit")
+ROPELESS = ("llama4_text", "smollm3")  # every fourth of whose layers has no rotation, if they say nothing of it
 AS_MANY = ("llama", "phi", "phi3", "olmo")  # which have as many heads for keys and values, if they say nothing of it
 # Keys of a processor's configuration that change what a model is given.
 PREPARES = (
     "do_*", "image_mean", "image_std", "size", "crop_size", "resample", "rescale_factor", "min_pixels", "max_pixels",
     "patch_size", "merge_size", "sampling_rate", "feature_size", "n_fft", "hop_length",
 )  # fmt: skip
-# Keys of generation_config.json that are said elsewhere, or say nothing.
-NOT_OF_GENERATION = ("*version*", "_*", "*_token_id", "use_cache", "output_*", "return_dict*", "max_length")
+# Keys of generation_config.json that are said elsewhere, or change no text: how fast it comes, and what is told of it.
+NOT_OF_GENERATION = (
+    "*version*", "_*", "*_token_id", "use_cache", "output_*", "return_dict*", "max_length", "*cache*", "*compile*",
+    "prefill_chunk_size", "*assistant*", "*lookup*", "*lookbehind", "max_matching_ngram_size", "speculation_type",
+    "use_mtp", "low_memory", "trust_remote_code", "architectures", "model_type", "dtype", "torch_dtype",
+)  # fmt: skip
+# What `generate` of transformers does where generation_config.json says nothing.
+GENERATES = {
+    "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "min_length": 0,
+    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "early_stopping": False, "length_penalty": 1.0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "diversity_penalty": 0.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "renormalize_logits": False,
+    "remove_invalid_values": False, "token_healing": False, "guidance_scale": 1.0,
+}  # fmt: skip
 
 
 def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, template: bool = True) -> list[str]:
@@ -155,21 +177,43 @@ def differing(ours: Entries, theirs: Entries, within: str = "") -> Iterator[tupl
 
 def plainly(table: Entries) -> dict[str, Any]:
     """What a table says of the computation, the same for all versions of transformers that wrote it."""
-    found = {key: value for key, value in table.items() if _fits(key, COMPUTES) and value is not None}
+    found = {key: _unlimited(value) for key, value in table.items() if _fits(key, COMPUTES) and value is not None}
+    found |= {key: "none" for key, value in table.items() if _fits(key, CUTS) and value is None}
     heads, width = table.get("num_attention_heads"), table.get("hidden_size")
     if table.get("model_type") in AS_MANY and type(heads) is int and type(width) is int and heads > 0:
         found = {"num_key_value_heads": heads, "head_dim": width // heads} | found
-    if table.get("use_sliding_window") is False or "layer_types" in table:
-        found.pop("sliding_window", None)
+    if not table.get("use_sliding_window", not str(table.get("model_type")).startswith("qwen")):
+        found["sliding_window"] = "none"
     kinds = found.get("layer_types")
-    if not isinstance(kinds, list) or len({str(kind) for kind in kinds}) <= 1:
-        found.pop("layer_types", None)
+    if isinstance(kinds, list) and "sliding_attention" not in kinds:
+        found.pop("sliding_window", None)
+    if not found.get("no_rope_layers") and ("no_rope_layers" in found or table.get("model_type") in ROPELESS):
+        found |= _rotated(table)
     if table.get("model_type") in UNTOLD_TIES:
         found.pop("tie_word_embeddings", None)
     found |= {key: SAME_ACTIVATION.get(str(value), value) for key, value in found.items() if "act" in key}
-    if "hidden_activation" in found:  # Gemma's hidden_act has no effect beside it
+    if table.get("model_type") == "gemma":  # where gelu means its approximation, and hidden_activation has no effect
+        found.pop("hidden_activation", None)
+        found["hidden_act"] = TANH if found.get("hidden_act", "gelu") == "gelu" else found["hidden_act"]
+    elif "hidden_activation" in found:  # the hidden_act of Gemma 2 and 3 has no effect beside it
         found.pop("hidden_act", None)
     return found | rope(table)
+
+
+def _unlimited(value: Any) -> Any:
+    """The value with infinity as a number, which transformers 5 writes as {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_unlimited(v) for v in value]
+    tagged = value.get("__float__") if isinstance(value, dict) and len(value) == 1 else value
+    return float(tagged) if tagged in ("Infinity", "-Infinity") else value
+
+
+def _rotated(table: Entries) -> dict[str, Any]:
+    """The list of the layers with a rotation, 1, and without one, 0, which an empty or missing list stands for."""
+    count, every = table.get("num_hidden_layers"), table.get("no_rope_layer_interval", 4)
+    if type(count) is not int or type(every) is not int or every < 1:
+        return {}
+    return {"no_rope_layers": [int((layer + 1) % every != 0) for layer in range(count)]}
 
 
 def rope(table: Entries) -> dict[str, Any]:
@@ -290,7 +334,8 @@ def _lost(ours: Path, theirs: Path, home: str, name: str, partial: bool, templat
     if two and one != two and template:
         found.append("another chat template" if one else "a chat template")
     g, h = (read_table(folder / "generation_config.json") for folder in (ours, theirs))
-    keys = [k for k, v in h.items() if v is not None and g.get(k) != v and not _fits(k, NOT_OF_GENERATION)]
+    g = GENERATES | {key: value for key, value in g.items() if value is not None}
+    keys = [k for k, v in h.items() if v not in (None, []) and g.get(k) != v and not _fits(k, NOT_OF_GENERATION)]
     found += [f"{key} {_short(h[key])} in generation_config.json" for key in keys]
     if found:
         way = f"copy them from {name}" if partial else f"--like {name} takes all files of that"
