@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig, GenerationConfig
 
 import taskvec as tv
-from taskvec.disagreements import GENERATES, NOT_OF_GENERATION, _fits, differing, disagreements, same_vocabulary
+from taskvec.configurations import differing, fits
+from taskvec.disagreements import GENERATES, NOT_OF_GENERATION, disagreements, same_vocabulary
 
 SIZES = {
     "hidden_size": 64,
@@ -219,7 +220,7 @@ def test_the_defaults_of_generation_are_those_of_transformers():
     }
     shared = theirs.keys() & GENERATES.keys()
     assert {key: theirs[key] for key in shared} == {key: GENERATES[key] for key in shared}
-    others = {key for key in theirs.keys() - shared if not _fits(key, NOT_OF_GENERATION)}
+    others = {key for key in theirs.keys() - shared if not fits(key, NOT_OF_GENERATION)}
     assert not others
 
 
@@ -246,9 +247,34 @@ def test_tokens_with_other_ids_and_tokens_that_only_one_has_are_named(tmp_path):
 
 def test_an_alignment_has_settled_the_tokens(tmp_path):
     a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "z"))
-    b = write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"))
+    b = write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"), config_json=LLAMA | {"eos_token_id": 1})
+    assert aligned(a, b) == aligned(b, a) == []
+
+
+def aligned(a, b):
     w = 0.5 * tv.align_vocab(a, a, b) + 0.5 * tv.align_vocab(b, a, b)
-    assert disagreements(w, w.donor) == []
+    return disagreements(w, w.donor)
+
+
+def test_an_alignment_loses_no_end_token_template_or_setting_without_a_word(tmp_path):
+    a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "z"))
+    b = write(
+        tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"), chat_template_jinja="{{ messages }}",
+        generation_config_json={"eos_token_id": [1, 2], "temperature": 0.6},
+    )  # fmt: skip
+    (found,) = aligned(a, b)
+    assert 'the end token "y", not "z", a chat template, temperature 0.6 in generation_config.json' in found
+    assert aligned(b, a) == []
+    w = 0.5 * tv.align_vocab(a, b, a) + 0.5 * tv.align_vocab(b, b, a)  # the tokenizer is b's, with its template
+    assert "chat template," not in disagreements(w, w.donor)[0]
+    w = tv.align_vocab(a, a, b) + 0.5 * (tv.align_vocab(b, a, b) - tv.align_vocab(a, a, b))
+    assert len(disagreements(w, w.donor)) == 1 and disagreements(w, w.donor, lost=False) == []
+
+
+def test_an_end_token_that_an_alignment_renumbers_is_not_lost(tmp_path):
+    a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "end"))
+    b = write(tmp_path / "b", tokenizer_json=vocabulary("end", "x", "y"), config_json=LLAMA | {"eos_token_id": 0})
+    assert aligned(a, b) == aligned(b, a) == []
 
 
 def test_untying_has_settled_the_heads(tmp_path):

@@ -2,47 +2,27 @@
 
 Only tensors are summed. All other files of an output are those of one model, the donor, so that what another model
 says in them is lost; and where two models compute differently with the same weights, the sum may do neither well.
-Every such difference becomes a sentence. Entries without influence on results (versions, dtypes, names, dropout) and
-the ways in which versions of transformers write the same thing are no differences.
+Every such difference becomes a sentence; what config.json says of the computation is compared in configurations.py.
 """
 
 import filecmp
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from taskvec.configurations import Entries, differing, fits
 from taskvec.derived import Derived
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.json_files import read_text
 from taskvec.source import Source
 from taskvec.views.settings import merged, read_table
-from taskvec.views.tokens import read, template_of
+from taskvec.views.tokens import Tokenizer, read, template_of
 from taskvec.weights import Weights, leaves_of
 
-Entries = Mapping[str, Any]
 SHOWN = 5  # differences that a sentence names
 
-# Keys of config.json, at any depth, that change what is computed with the same tensors.
-COMPUTES = (
-    "model_type", "*attention_heads", "*num_key_value_heads", "n_head", "n_heads", "num_heads", "num_kv_heads",
-    "head_dim", "hidden_act", "*activation", "*activation_function", "*_act", "dense_act_fn", "feed_forward_proj",
-    "eps", "*_eps", "*_epsilon", "tie_word_embeddings", "attention_window", "sliding_window*", "local_attention",
-    "window_size", "layer_types", "no_rope_layers", "global_attn_every_n_layers", "attention_type", "attention_layers",
-    "query_pre_attn_scalar", "*_multiplier", "logits_scaling", "logit_scale*", "*soft*cap*", "scale_emb",
-    "scale_embedding", "scale_depth", "dim_model_base", "*routed_scaling_factor", "router_scaling_factor",
-    "route_scale", "num_experts_per_tok*", "norm_topk_prob", "scoring_func", "topk_method", "n_group", "topk_group",
-    "moe_topk", "moe_top_k", "moe_k", "index_topk", "swiglu_*", "clip_qkv", "use_qk_norm", "use_parallel_residual",
-    "parallel_attn", "alibi", "alibi_bias_max", "softmax_scale", "position_embedding_type", "is_decoder", "causal",
-    "use_bidirectional_attention", "do_layer_norm_before", "do_stable_layer_norm", "normalize_before",
-    "apply_residual_connection_post_layernorm", "scale_attn_*", "attn_scale", "attn_temperature_tuning", "floor_scale",
-    "vision_feature_layer", "vision_feature_select_strategy", "add_cross_attention", "full_attn_idxs",
-    "sliding_window_pattern", "attention_chunk_size", "mlp_only_layers", "pooling_mode*", "time_step_limit",
-    "time_step_min", "chunk_size", "token_dropout", "relative_attention_max_distance", "rotary_dim", "rope_interleave",
-    "global_rope_theta", "local_rope_theta", "num_kv_shared_layers", "activation_sparsity_pattern",
-)  # fmt: skip
 OF_LAYERS = (
     "layer_types", "no_rope_layers", "mlp_only_layers", "full_attn_idxs", "sliding_window_pattern", "scale_depth",
 )  # fmt: skip
@@ -50,21 +30,6 @@ OF_LAYERS = (
 SETTLED = {
     "tie": ("tie_word_embeddings",), "untie": ("tie_word_embeddings",), "stack": OF_LAYERS, "take_layers": OF_LAYERS,
 }  # fmt: skip
-ROPE = ("rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_pct",
-        "partial_rotary_factor")  # fmt: skip
-THETA = 10_000.0  # where these architectures say nothing of it
-WITH_THETA = ("llama", "mistral", "mixtral", "qwen2", "gemma", "gemma2", "phi", "phi3", "stablelm", "olmo", "gpt_neox")
-UNTOLD_TIES = (
-    "t5",
-    "mt5",
-    "umt5",
-)  # transformers 5 writes that they are tied, also where they have a head of their own
-TANH = "gelu_pytorch_tanh"
-SAME_ACTIVATION = {"swish": "silu", "gelu_python": "gelu"}  # two names of one function
-# Where one of these says null, nothing is cut off; a key that is not there may stand for some default.
-CUTS = ("sliding_window", "*soft*cap*", "clip_qkv", "attention_chunk_size", "swiglu_limit")
-ROPELESS = ("llama4_text", "smollm3")  # every fourth of whose layers has no rotation, if they say nothing of it
-AS_MANY = ("llama", "phi", "phi3", "olmo")  # which have as many heads for keys and values, if they say nothing of it
 # Keys of a processor's configuration that change what a model is given.
 PREPARES = (
     "do_*", "image_mean", "image_std", "size", "crop_size", "resample", "rescale_factor", "min_pixels", "max_pixels",
@@ -97,7 +62,7 @@ def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, 
         return []
     home = _name(next((leaf for leaf in leaves_of(donor) if getattr(leaf, "folder", None) == folder), donor))
     made = {key for call in _calls(weights) for key in SETTLED.get(call.name, ())}
-    changes = donor.config if isinstance(donor, Derived) else {}
+    changes, tokenizer = (donor.config, donor.tokenizer) if isinstance(donor, Derived) else ({}, None)
     aligned = any(s.tokenizer for s in _calls(weights))
     found: list[str] = []
     for leaf in weights.mentioned:
@@ -110,7 +75,9 @@ def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, 
             found += _prepared(folder, other, home, name)
         if not aligned:
             found += _vocabularies(folder, other, home, name)
-        if lost and not aligned:
+        if lost and aligned:
+            found += _lost_aligned(folder, other, home, name, tokenizer or Tokenizer(folder), template)
+        elif lost:
             found += _lost(folder, other, home, name, leaf.partial, template)
     return found
 
@@ -128,10 +95,6 @@ def _calls(weights: Weights) -> Iterator[Derived]:
             known.add(call)
             yield call
             todo += call.inner()
-
-
-def _fits(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _listed(pairs: Sequence[str]) -> str:
@@ -161,109 +124,12 @@ def _computed(ours: Entries, theirs: Entries, home: str, name: str, made: set[st
         )
 
 
-def differing(ours: Entries, theirs: Entries, within: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, our value, their value) of what two configurations say differently of the computation.
-
-    A key that one of them lacks is no difference, since its default is not known here.
-    """
-    for key in ours.keys() & theirs.keys():
-        if isinstance(ours[key], dict) and isinstance(theirs[key], dict) and key not in ROPE and key.endswith("config"):
-            yield from sorted(differing(ours[key], theirs[key], f"{within}{key}."))
-    a, b = plainly(ours), plainly(theirs)
-    for key in sorted(a.keys() & b.keys()):
-        if a[key] != b[key]:
-            yield f"{within}{key}", a[key], b[key]
-
-
-def plainly(table: Entries) -> dict[str, Any]:
-    """What a table says of the computation, the same for all versions of transformers that wrote it."""
-    found = {key: _unlimited(value) for key, value in table.items() if _fits(key, COMPUTES) and value is not None}
-    found |= {key: "none" for key, value in table.items() if _fits(key, CUTS) and value is None}
-    heads, width = table.get("num_attention_heads"), table.get("hidden_size")
-    if table.get("model_type") in AS_MANY and type(heads) is int and type(width) is int and heads > 0:
-        found = {"num_key_value_heads": heads, "head_dim": width // heads} | found
-    if not table.get("use_sliding_window", not str(table.get("model_type")).startswith("qwen")):
-        found["sliding_window"] = "none"
-    kinds = found.get("layer_types")
-    if isinstance(kinds, list) and "sliding_attention" not in kinds:
-        found.pop("sliding_window", None)
-    if not found.get("no_rope_layers") and ("no_rope_layers" in found or table.get("model_type") in ROPELESS):
-        found |= _rotated(table)
-    if table.get("model_type") in UNTOLD_TIES:
-        found.pop("tie_word_embeddings", None)
-    found |= {key: SAME_ACTIVATION.get(str(value), value) for key, value in found.items() if "act" in key}
-    if table.get("model_type") == "gemma":  # where gelu means its approximation, and hidden_activation has no effect
-        found.pop("hidden_activation", None)
-        found["hidden_act"] = TANH if found.get("hidden_act", "gelu") == "gelu" else found["hidden_act"]
-    elif "hidden_activation" in found:  # the hidden_act of Gemma 2 and 3 has no effect beside it
-        found.pop("hidden_act", None)
-    return found | rope(table)
-
-
-def _unlimited(value: Any) -> Any:
-    """The value with infinity as a number, which transformers 5 writes as {"__float__": "Infinity"}."""
-    if isinstance(value, list):
-        return [_unlimited(v) for v in value]
-    tagged = value.get("__float__") if isinstance(value, dict) and len(value) == 1 else value
-    return float(tagged) if tagged in ("Infinity", "-Infinity") else value
-
-
-def _rotated(table: Entries) -> dict[str, Any]:
-    """The list of the layers with a rotation, 1, and without one, 0, which an empty or missing list stands for."""
-    count, every = table.get("num_hidden_layers"), table.get("no_rope_layer_interval", 4)
-    if type(count) is not int or type(every) is not int or every < 1:
-        return {}
-    return {"no_rope_layers": [int((layer + 1) % every != 0) for layer in range(count)]}
-
-
-def rope(table: Entries) -> dict[str, Any]:
-    """The rotation of positions, as entries of one form: theta, and what else is not as always."""
-    if not any(table.get(key) is not None for key in ROPE):
-        return {"rope_theta": THETA, "rope_scaling": "none"} if table.get("model_type") in WITH_THETA else {}
-    given = table.get("rope_parameters")
-    inner = {k: v for k, v in given.items() if isinstance(v, dict)} if isinstance(given, dict) else {}
-    found: dict[str, Any] = {}
-    if inner:
-        for kind, entries in inner.items():
-            found |= {_rope_key(kind, key): value for key, value in _turned(entries, {}).items()}
-    else:
-        older = table.get("rope_scaling")
-        found = _turned(given if isinstance(given, dict) else older if isinstance(older, dict) else {}, table)
-        if table.get("rope_local_base_freq") is not None:
-            found["rope_theta of sliding_attention"] = _number(table["rope_local_base_freq"])
-    return found
-
-
-def _rope_key(kind: str, key: str) -> str:
-    return f"{key} of {kind}" if kind != "full_attention" else key
-
-
-def _turned(entries: Entries, table: Entries) -> dict[str, Any]:
-    """One rotation; what is not said, and has no default that is known here, is left out."""
-    kind = entries.get("rope_type", entries.get("type", "default"))
-    always = THETA if table.get("model_type") in WITH_THETA else None
-    theta = entries.get("rope_theta", table.get("rope_theta", table.get("rotary_emb_base", always)))
-    part = entries.get("partial_rotary_factor", table.get("partial_rotary_factor", table.get("rotary_pct")))
-    found = {"rope_theta": _number(theta), "partial_rotary_factor": _number(part), "rope_scaling": "none"}
-    if kind not in (None, "default"):
-        within = {"original_max_position_embeddings": table.get("original_max_position_embeddings")} | dict(entries)
-        rest = {k: _number(v) for k, v in sorted(within.items()) if v is not None and k not in ("type", *ROPE)}
-        found["rope_scaling"] = {**rest, "rope_type": kind}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_number(v) for v in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 # ---- preparation -----------------------------------------------------------------------------------------------------
 def _prepared(ours: Path, theirs: Path, home: str, name: str) -> Iterator[str]:
     """What processors say of pictures and sound, and what sentence-transformers says of pooling."""
     for file in ("preprocessor_config.json", "1_Pooling/config.json"):
         a, b = read_table(ours / file), read_table(theirs / file)
-        keys = [k for k in sorted(a.keys() & b.keys()) if _fits(k, (*PREPARES, "pooling_mode*")) and a[k] != b[k]]
+        keys = [k for k in sorted(a.keys() & b.keys()) if fits(k, (*PREPARES, "pooling_mode*")) and a[k] != b[k]]
         if pairs := [f"{key} {_short(b[key])}, not {_short(a[key])}" for key in keys]:
             yield f"{file} of {name} differs from that of {home}, which the output has: {_listed(pairs)}"
 
@@ -330,27 +196,69 @@ def _lost(ours: Path, theirs: Path, home: str, name: str, partial: bool, templat
     a, b = (_eos(folder, partial) for folder in (ours, theirs))
     if b - a and a:
         found.append(f"eos_token_id {_ids(b)}, not {_ids(a)}")
-    one, two = template_of(ours), template_of(theirs)
-    if two and one != two and template:
-        found.append("another chat template" if one else "a chat template")
-    g, h = (read_table(folder / "generation_config.json") for folder in (ours, theirs))
-    g = GENERATES | {key: value for key, value in g.items() if value is not None}
-    keys = [k for k, v in h.items() if v not in (None, []) and g.get(k) != v and not _fits(k, NOT_OF_GENERATION)]
-    found += [f"{key} {_short(h[key])} in generation_config.json" for key in keys]
+    found += [*(_template(ours, theirs) if template else ()), *_generation(ours, theirs)]
     if found:
         way = f"copy them from {name}" if partial else f"--like {name} takes all files of that"
         yield f"{name} has {_listed(found)}; the output has the files of {home} ({way})"
 
 
+def _lost_aligned(
+    ours: Path, theirs: Path, home: str, name: str, tokenizer: Tokenizer, template: bool
+) -> Iterator[str]:
+    """The same where vocabularies were aligned: ids are other ones then, so that tokens are compared by their texts."""
+    found = []
+    with suppress(FormatError):  # a vocabulary that is not read here
+        table = tokenizer.renumbered(_ending(ours), ours, "config.json")
+        ids = {number: token for token, number in tokenizer.table().ids.items()}
+        a = {ids[n] for n in _numbers(table) if n in ids}
+        ids = {number: token for token, number in read(theirs).ids.items()}
+        b = {ids[n] for n in _numbers(_ending(theirs)) if n in ids}
+        if b - a and a:
+            new, old = (", ".join(map(_short, sorted(tokens))) for tokens in (b - a, a))
+            found.append(f"the end token {new}, not {old}")
+    found += [*(_template(tokenizer.folder, theirs) if template else ()), *_generation(ours, theirs)]
+    if found:
+        yield (
+            f"{name} has {_listed(found)}, which the output has not: its settings are those of the first model of the "
+            f"sum, {home}, its chat template is that of the first one in align_vocab (chat_template in a mergekit file "
+            "sets another)"
+        )
+
+
+def _template(ours: Path, theirs: Path) -> Iterator[str]:
+    """The chat template."""
+    one, two = template_of(ours), template_of(theirs)
+    if two and one != two:
+        yield "another chat template" if one else "a chat template"
+
+
+def _generation(ours: Path, theirs: Path) -> Iterator[str]:
+    """The settings of generation_config.json."""
+    g, h = (read_table(folder / "generation_config.json") for folder in (ours, theirs))
+    g = GENERATES | {key: value for key, value in g.items() if value is not None}
+    keys = [k for k, v in h.items() if v not in (None, []) and g.get(k) != v and not fits(k, NOT_OF_GENERATION)]
+    yield from (f"{key} {_short(h[key])} in generation_config.json" for key in keys)
+
+
 def _eos(folder: Path, partial: bool) -> set[int]:
     """The ids of the tokens at which generation ends."""
-    for file in ("generation_config.json", "config.json"):
+    return _numbers(_ending(folder, partial))
+
+
+def _ending(folder: Path, partial: bool = False) -> Entries:
+    """The entry eos_token_id that counts: that of generation_config.json before that of config.json."""
+    for file in ("generation_config.json", *(() if partial else ("config.json",))):
         table = read_table(folder / file)
         inner = table.get("text_config")
         value = table.get("eos_token_id", inner.get("eos_token_id") if isinstance(inner, dict) else None)
-        if value is not None and not (partial and file == "config.json"):
-            return {v for v in (value if isinstance(value, list) else [value]) if type(v) is int}
-    return set()
+        if value is not None:
+            return {"eos_token_id": value}
+    return {}
+
+
+def _numbers(ending: Entries) -> set[int]:
+    value = ending.get("eos_token_id")
+    return {v for v in (value if isinstance(value, list) else [value]) if type(v) is int}
 
 
 def _ids(found: set[int]) -> str:

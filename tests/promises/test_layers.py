@@ -19,7 +19,7 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
     "formats terms weights arrays derived views symmetries families permuted fitting",
     "methods recipe goals spaces subsets grains stores leases",
     "planning measures lineage sidecars blocks streaming collecting alignment mergekit batchnorm targets proofs "
-    "disagreements",
+    "configurations disagreements",
     "engine live statistics report evals trials findings judging records measuring racing searching interference "
     "learning",
     "cli __main__",
