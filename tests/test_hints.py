@@ -1,5 +1,6 @@
 """A refusal names its way out: what is proposed makes names and shapes meet, and is proposed only then."""
 
+import json
 import re
 
 import numpy as np
@@ -70,6 +71,57 @@ def test_names_that_differ_throughout_are_met_by_the_rename_that_is_proposed(pai
     name = "model.layers.2.self_attn.k_proj.weight"
     old = next(new for new, was in zip(renamed(BASE, *pairs), BASE, strict=True) if was == name)
     assert np.allclose(made[name], 0.5 * base[name] + 0.5 * tuned[old])
+
+
+BERT = {
+    "bert.embeddings.word_embeddings.weight": (32, 8),
+    "bert.embeddings.LayerNorm.weight": (8,),
+    "bert.embeddings.LayerNorm.bias": (8,),
+    **{
+        f"bert.encoder.layer.{k}.{part}.{end}": (8, 8) if (part, end[0]) == ("attention.self.query", "w") else (8,)
+        for k in range(12)
+        for part in ("attention.self.query", "attention.output.LayerNorm", "output.LayerNorm")
+        for end in ("weight", "bias")
+    },
+}
+OLD_BERT = renamed(BERT, (r"LayerNorm\.weight$", "LayerNorm.gamma"), (r"LayerNorm\.bias$", "LayerNorm.beta"))
+
+
+@pytest.mark.parametrize(("tuned", "base"), [(BERT, OLD_BERT), (OLD_BERT, BERT)], ids=["old base", "old fine-tune"])
+def test_gamma_and_beta_are_the_weight_and_the_bias_of_a_norm(tuned, base):
+    made, sides = proposal(weights(tuned, "tuned"), weights(base, "base"))
+    assert {n: s.shape for n, s in made.specs.items()} == base
+    name = "bert.encoder.layer.7.output.LayerNorm."
+    was, is_ = ("bias", "beta") if base is OLD_BERT else ("beta", "bias")
+    assert np.array_equal(
+        tv.parse(sides["tuned"], tuned=weights(tuned, "tuned"))[name + is_], weights(tuned, "tuned")[name + was]
+    )
+    problems = said(weights(tuned, "tuned"), weights(base, "base"))
+    assert len(problems) == 10 and problems[8] == f"... and {2 * 50 - 8} more"  # and the way out, which is seen
+
+
+def test_vocabularies_of_several_sizes_are_met_by_the_lines_that_are_proposed(tmp_path, build, run):
+    head = {"lm_head.weight": (32, 8)}
+    more = {n: (34, 8) if s[0] == 32 else s for n, s in (BASE | head).items()}
+    base, tuned = weights(BASE | head, "base"), weights(more, "tuned")
+    made, sides = proposal(tuned, base)
+    assert sides["base"] == "resize_vocab(base, 34)" and {n: s.shape for n, s in made.specs.items()} == more
+    made, sides = proposal(weights(BASE | head, "tuned"), weights(more, "base"))
+    assert sides["tuned"] == "resize_vocab(tuned, 34)" and {n: s.shape for n, s in made.specs.items()} == more
+    for name, w, size in (("base", base, 32), ("tuned", tuned, 34)):
+        build.model(tmp_path / name, {n: w[n] for n in w})
+        vocabulary = {"model": {"type": "BPE", "vocab": {f"t{k}": k for k in range(size)}}}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(vocabulary))
+    found = run("merge", "base + 0.5*(tuned - base)", "base=base", "tuned=tuned", "-o", "out")
+    (line,) = [line for line in found.stderr.splitlines() if "align_vocab(" in line]
+    assert "align_vocab(tuned, base, tuned) instead of tuned and align_vocab(base, base, tuned) instead of base" in line
+    recipe = "align_vocab(base, base, tuned) + 0.5*(align_vocab(tuned, base, tuned) - align_vocab(base, base, tuned))"
+    assert run("merge", recipe, "base=base", "tuned=tuned", "-o", "out").code == 0
+
+
+def test_no_size_is_proposed_where_more_than_rows_differs():
+    other = {n: (34, 8) if s[0] == 32 else (9,) if s == (8,) else s for n, s in BASE.items()}
+    assert not [p for p in said(weights(other, "tuned"), weights(BASE, "base")) if "instead of" in p]
 
 
 def test_the_layouts_of_a_vision_language_model_are_told_apart():

@@ -215,7 +215,7 @@ def _lost_aligned(
         b = {ids[n] for n in _numbers(_ending(theirs)) if n in ids}
         if b - a and a:
             new, old = (", ".join(map(_short, sorted(tokens))) for tokens in (b - a, a))
-            found.append(f"the end token {new}, not {old}")
+            found.append(f"the end token{'s' * (len(b - a) > 1)} {new}, not {old}")
     found += [*(_template(tokenizer.folder, theirs) if template else ()), *_generation(ours, theirs)]
     if found:
         yield (

@@ -4,9 +4,11 @@ A way out is proposed only if it has been tried on the names and shapes: after i
 
 1. Names that differ by a prefix, or by a renaming of segments, are met by `rename`: a table is grown rule by rule
    (`renaming`), each rule the one that brings most tensors to names of the other side with their shapes.
-2. What is left on one side is left out by `drop` (buffers, which nobody trains, and heads of one side only), if it is
+2. Embeddings and heads that differ by their rows alone are met by `align_vocab`, where both models have a vocabulary
+   that it reads, and by `resize_vocab`.
+3. What is left on one side is left out by `drop` (buffers, which nobody trains, and heads of one side only), if it is
    less than half; layers that only one side has, by `take_layers`.
-3. Experts that one side stores one by one and the other in one tensor are named; no view fuses or splits them.
+4. Experts that one side stores one by one and the other in one tensor are named; no view fuses or splits them.
 """
 
 import re
@@ -25,6 +27,8 @@ BUFFERS = (
     "inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias", "relative_position_index", "cos_cached",
     "sin_cached", "num_batches_tracked", "_extra_state",
 )  # fmt: skip
+ONE_NAME = {"gamma": "weight", "beta": "bias"}  # of a norm: TensorFlow's and PyTorch's
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -64,6 +68,8 @@ def _meet(one: Spec, two: Spec) -> bool:
 def ways_out(source: Source, reference: Source, a: str, b: str) -> list[str]:
     """What to write so that `source` and `reference`, which a recipe calls `a` and `b`, can be added; or why not."""
     ours, theirs = source.specs, reference.specs
+    if rows := _rows(source, reference, a, b):
+        return rows
     if reference.partial or any(name in theirs and not _meet(spec, theirs[name]) for name, spec in ours.items()):
         return []  # shapes that differ are no question of names
     if _experts(ours) != _experts(theirs) and _fused(ours) != _fused(theirs):
@@ -90,6 +96,35 @@ def ways_out(source: Source, reference: Source, a: str, b: str) -> list[str]:
         return []
     lines = _proposal(a, b, table, {name: found or [] for name, found in out.items()})
     return [*lines, f"{', '.join(heads)} is then a matter of tie or untie"] if lines and heads else lines
+
+
+def _rows(source: Source, reference: Source, a: str, b: str) -> list[str]:
+    """What makes two vocabularies alike, where rows of embedding and head are all that differs; [] where they are not.
+
+    The one with fewer rows is padded, so that no row is lost."""
+    sides = {a: source, b: reference}
+    rows = {
+        name: {s.shape[0] for n, s in side.specs.items() if by_token(n) and s.shape} for name, side in sides.items()
+    }
+    if any(len(found) != 1 for found in rows.values()) or rows[a] == rows[b]:
+        return []
+    (less, _), (more, (size,)) = sorted(rows.items(), key=lambda item: min(item[1]))
+    padded = {
+        name: Spec((size, *spec.shape[1:]), spec.dtype) if by_token(name) else spec
+        for name, spec in sides[less].specs.items()
+    }
+    others = sides[more].specs
+    if padded.keys() != others.keys() or not all(_meet(spec, others[name]) for name, spec in padded.items()):
+        return []
+    lines = [
+        f"they fit together in a recipe that says resize_vocab({less}, {size}) instead of {less}",
+        "resize_vocab adds rows of zeros, and rows meet by their numbers: right where tokens have the same ids in both",
+    ]
+    folders = [getattr(side, "folder", None) for side in sides.values() if side.mass]
+    if len(folders) == len(sides) and all(f and any((f / v).is_file() for v in VOCABULARIES) for f in folders):
+        both = " and ".join(f"align_vocab({name}, {b}, {a}) instead of {name}" for name in sides)
+        lines.insert(0, f"they fit together in a recipe that says {both}")
+    return lines
 
 
 def _proposal(a: str, b: str, table: Mapping[str, str], out: Mapping[str, list[str]]) -> list[str]:
@@ -211,7 +246,7 @@ def renaming(ours: Specs, theirs: Specs) -> dict[str, str]:
 
 def _best(name: str, left: Specs, free: Specs, met: list[str]) -> "tuple[str, str] | None":
     """The rule that brings most of the tensors that are left to names that are free."""
-    scored: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    scored: dict[tuple[int, bool, int], list[tuple[str, str]]] = {}
     for old, new in _rules(name, free, left[name]):
         if any(fits(old, n) for n in met):
             continue
@@ -219,11 +254,17 @@ def _best(name: str, left: Specs, free: Specs, met: list[str]) -> "tuple[str, st
         targets = [replaced(old, new, n) for n in names]
         if all(t in free and _meet(left[n], free[t]) for n, t in zip(names, targets, strict=True)):
             shared = Counter(old.split(".")) & Counter(new.split("."))
-            scored.setdefault((len(names), shared.total()), []).append((old, new))
+            alike = _one_name(old, new) or _one_name(new, old)
+            scored.setdefault((len(names), alike, shared.total()), []).append((old, new))
     if not scored:
         return None
     first, *others = scored[max(scored)]
     return None if any(old == first[0] for old, _ in others) else first
+
+
+def _one_name(old: str, new: str) -> bool:
+    """Whether two names or patterns end in two words for the same tensor of a norm."""
+    return ONE_NAME.get(old.rpartition(".")[2]) == new.rpartition(".")[2]
 
 
 def _rules(name: str, free: Specs, spec: Spec) -> list[tuple[str, str]]:
@@ -237,8 +278,10 @@ def _rules(name: str, free: Specs, spec: Spec) -> list[tuple[str, str]]:
         for keep in range(max(1, last - 3), last + 1) if last else ():  # the shortest beginnings, or some segments more
             rule = (".".join([*ours[: len(ours) - keep], "*"]), ".".join([*theirs[: len(theirs) - keep], "*"]))
             found[rule] = max(found.get(rule, 0), last)
-        if 0 < first < min(len(ours), len(theirs)):
-            rule = (".".join(["*", *ours[first:]]), ".".join(["*", *theirs[first:]]))
+        for keep in (
+            {first, max(1, first - 1)} if 0 < first < min(len(ours), len(theirs)) else ()
+        ):  # what differs, or one more
+            rule = (".".join(["*", *ours[keep:]]), ".".join(["*", *theirs[keep:]]))
             found[rule] = max(found.get(rule, 0), first)
     return sorted(found, key=lambda rule: -found[rule])[:TRIED]
 
