@@ -13,6 +13,7 @@ from keyword import iskeyword
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from taskvec.bases import strangers
 from taskvec.coefficients import ZERO, Coefficient, joined, monomial_text
 from taskvec.dtypes import accumulator, numpy_dtype
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
@@ -215,13 +216,8 @@ class Weights(Base):
         """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions, and
         for statistics of another model than the one that a method was given with them."""
         models = {s.fingerprint: s for s in (*self.mentioned, *self.terms) if s.mass}
-        problems = [
-            f"{s.text} was made from the model {s.base[:16]}; here are "
-            + ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
-            for s in dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
-            if models and s.base and s.base not in models and statistic_of(s) in MEET
-        ]
-        if problems:
+        leaves = dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
+        if problems := [*strangers((s for s in leaves if statistic_of(s) in MEET), models)] if models else []:
             raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)
         if astray := [p for term in self.terms for p in getattr(term, "astray", tuple)()]:
             raise FingerprintError("statistics stand beside a model that they are not of (force to go on):", astray)
