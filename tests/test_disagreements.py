@@ -65,6 +65,26 @@ HUB = {
                          "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096},
     },
     "stablelm": LLAMA | {"model_type": "stablelm", "partial_rotary_factor": 0.25, "rope_theta": 10000},
+    "qwen 2.5 with pictures": LLAMA | {
+        "model_type": "qwen2_5_vl", "num_key_value_heads": 2, "rope_theta": 1e6, "use_sliding_window": False,
+        "sliding_window": 32768, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "vision_config": {"depth": 2, "num_heads": 2, "hidden_size": 64, "window_size": 112},
+    },
+    "modernbert": SIZES | {
+        "model_type": "modernbert", "global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "local_attention": 128,
+        "hidden_activation": "gelu", "norm_eps": 1e-5, "global_attn_every_n_layers": 3,
+    },
+    "gpt oss": LLAMA | {
+        "model_type": "gpt_oss", "num_key_value_heads": 2, "head_dim": 16, "swiglu_limit": 7.0, "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "rope_theta": 150000, "num_experts_per_tok": 2,
+        "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                         "beta_slow": 1, "truncate": False},
+    },
+    "llama 4": {"model_type": "llama4", "text_config": LLAMA | {"model_type": "llama4_text", "no_rope_layers": []}},
+    "mamba 2": {"model_type": "mamba2", "hidden_size": 64, "num_heads": 8, "head_dim": 16, "time_step_rank": "auto",
+                "time_step_limit": [0.0, math.inf]},
+    "bart": {"model_type": "bart", "encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_model": 64,
+             "scale_embedding": True, "normalize_before": False},
     "bert": SIZES | {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12},
     "clip": {"model_type": "clip", "text_config": {"hidden_act": "quick_gelu"}, "vision_config": {"image_size": 64}},
 }  # fmt: skip
@@ -126,6 +146,23 @@ APART = {
     "scale_embedding": ({"scale_embedding": True}, {"scale_embedding": False}),
     "local_attention": ({"local_attention": 128}, {"local_attention": 64}),
 }  # fmt: skip
+
+
+TOLD = {
+    "qwen 2.5 with pictures": {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "num_key_value_heads": 4},
+    "modernbert": {"global_rope_theta": 1e4, "local_rope_theta": 2e4, "local_attention": 64},
+    "gpt oss": {"swiglu_limit": 5.0, "sliding_window": 64, "rope_theta": 1e4},
+    "mamba 2": {"time_step_limit": [0.0, 0.1]},
+    "bart": {"encoder_attention_heads": 2, "scale_embedding": False},
+    "mistral": {"sliding_window": None, "rope_theta": 1e6},
+}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, changes in TOLD.items() for key in changes])
+def test_a_difference_is_told_through_the_forms_of_two_versions(tmp_path, name, key):
+    (tmp_path / "config.json").write_text(json.dumps(HUB[name] | {key: TOLD[name][key]}))
+    AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "new")
+    assert list(differing(HUB[name], json.loads((tmp_path / "new/config.json").read_text())))
 
 
 @pytest.mark.parametrize("case", ALIKE)
@@ -317,6 +354,17 @@ def test_what_a_processor_and_a_pooling_do_is_compared(tmp_path):
     one, two = told(a, b)
     assert "image_mean [0.48], not [0.5]" in one and "use_fast" not in one
     assert "pooling_mode_cls_token false, not true" in two
+
+
+def test_sizes_of_pictures_have_older_and_newer_forms(tmp_path):
+    old = {"size": 224, "crop_size": 224, "image_mean": [0.5]}
+    new = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "image_mean": [0.5]}
+    a = write(tmp_path / "a", preprocessor_config_json=old)
+    assert told(a, write(tmp_path / "b", preprocessor_config_json=new)) == []
+    assert told(a, write(tmp_path / "c", processor_config_json={"image_processor": new})) == []
+    other = new | {"size": {"shortest_edge": 336}}
+    assert "size" in told(a, write(tmp_path / "d", preprocessor_config_json=other))[0]
+    assert "size" in told(a, write(tmp_path / "e", processor_config_json={"image_processor": other}))[0]
 
 
 # ---- tokenizers as the library writes them ------------------------------------------------------------

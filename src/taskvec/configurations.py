@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from taskvec.views.settings import OF_TEXT
+
 Entries = Mapping[str, Any]
 
 # Keys of config.json, at any depth, that change what is computed with the same tensors.
@@ -27,10 +29,12 @@ COMPUTES = (
     "vision_feature_layer", "vision_feature_select_strategy", "add_cross_attention", "full_attn_idxs",
     "sliding_window_pattern", "attention_chunk_size", "mlp_only_layers", "pooling_mode*", "time_step_limit",
     "time_step_min", "chunk_size", "token_dropout", "relative_attention_max_distance", "rotary_dim", "rope_interleave",
-    "global_rope_theta", "local_rope_theta", "num_kv_shared_layers", "activation_sparsity_pattern",
+    "num_kv_shared_layers", "activation_sparsity_pattern",
 )  # fmt: skip
-ROPE = ("rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_pct",
-        "partial_rotary_factor")  # fmt: skip
+OF_LOCAL = ("rope_local_base_freq", "local_rope_theta")  # the theta of layers with a window
+ROPE = ("rope_theta", "rotary_emb_base", "global_rope_theta", "rope_scaling", "rope_parameters", "rotary_pct",
+        "partial_rotary_factor", *OF_LOCAL)  # fmt: skip
+THETAS = ("rope_theta", "rotary_emb_base", "global_rope_theta")
 THETA = 10_000.0  # where these architectures say nothing of it
 WITH_THETA = ("llama", "mistral", "mixtral", "qwen2", "gemma", "gemma2", "phi", "phi3", "stablelm", "olmo", "gpt_neox")
 UNTOLD_TIES = (
@@ -54,8 +58,10 @@ def fits(key: str, patterns: Sequence[str]) -> bool:
 def differing(ours: Entries, theirs: Entries, within: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(key, our value, their value) of what two configurations say differently of the computation.
 
-    A key that one of them lacks is no difference, since its default is not known here.
+    A key that one of them lacks is no difference, since its default is not known here. Where one keeps what it says of
+    the text model in a table of its own and the other does not, the text model's entries are compared.
     """
+    ours, theirs = _level(ours, theirs), _level(theirs, ours)
     for key in ours.keys() & theirs.keys():
         if isinstance(ours[key], dict) and isinstance(theirs[key], dict) and key not in ROPE and key.endswith("config"):
             yield from sorted(differing(ours[key], theirs[key], f"{within}{key}."))
@@ -63,6 +69,13 @@ def differing(ours: Entries, theirs: Entries, within: str = "") -> Iterator[tupl
     for key in sorted(a.keys() & b.keys()):
         if a[key] != b[key]:
             yield f"{within}{key}", a[key], b[key]
+
+
+def _level(table: Entries, other: Entries) -> Entries:
+    """The table with the entries of its text model, if the other one has no table for them."""
+    inner: Entries = next((table[k] for k in OF_TEXT if isinstance(table.get(k), dict) and k not in other), {})
+    kind = {"model_type": table["model_type"]} if "model_type" in table else {}
+    return {**table, **inner, **kind}
 
 
 def plainly(table: Entries) -> dict[str, Any]:
@@ -119,8 +132,9 @@ def rope(table: Entries) -> dict[str, Any]:
     else:
         older = table.get("rope_scaling")
         found = _turned(given if isinstance(given, dict) else older if isinstance(older, dict) else {}, table)
-        if table.get("rope_local_base_freq") is not None:
-            found["rope_theta of sliding_attention"] = _number(table["rope_local_base_freq"])
+        for key in OF_LOCAL:
+            if table.get(key) is not None:
+                found["rope_theta of sliding_attention"] = _number(table[key])
     return found
 
 
@@ -132,10 +146,11 @@ def _turned(entries: Entries, table: Entries) -> dict[str, Any]:
     """One rotation; what is not said, and has no default that is known here, is left out."""
     kind = entries.get("rope_type", entries.get("type", "default"))
     always = THETA if table.get("model_type") in WITH_THETA else None
-    theta = entries.get("rope_theta", table.get("rope_theta", table.get("rotary_emb_base", always)))
+    theta = next((t[k] for t in (entries, table) for k in THETAS if t.get(k) is not None), always)
     part = entries.get("partial_rotary_factor", table.get("partial_rotary_factor", table.get("rotary_pct")))
     found = {"rope_theta": _number(theta), "partial_rotary_factor": _number(part), "rope_scaling": "none"}
-    if kind not in (None, "default"):
+    found["mrope_section"] = _number(entries.get("mrope_section"))  # Qwen's, which has the type mrope or default
+    if kind not in (None, "default", "mrope"):
         within = {"original_max_position_embeddings": table.get("original_max_position_embeddings")} | dict(entries)
         rest = {k: _number(v) for k, v in sorted(within.items()) if v is not None and k not in ("type", *ROPE)}
         found["rope_scaling"] = {**rest, "rope_type": kind}

@@ -128,10 +128,24 @@ def _computed(ours: Entries, theirs: Entries, home: str, name: str, made: set[st
 def _prepared(ours: Path, theirs: Path, home: str, name: str) -> Iterator[str]:
     """What processors say of pictures and sound, and what sentence-transformers says of pooling."""
     for file in ("preprocessor_config.json", "1_Pooling/config.json"):
-        a, b = read_table(ours / file), read_table(theirs / file)
-        keys = [k for k in sorted(a.keys() & b.keys()) if fits(k, (*PREPARES, "pooling_mode*")) and a[k] != b[k]]
+        a, b = _preparation(ours, file), _preparation(theirs, file)
+        known = [k for k in sorted(a.keys() & b.keys()) if fits(k, (*PREPARES, "pooling_mode*"))]
+        keys = [k for k in known if a[k] != b[k] and not (_is_edge(a[k], b[k]) or _is_edge(b[k], a[k]))]
         if pairs := [f"{key} {_short(b[key])}, not {_short(a[key])}" for key in keys]:
             yield f"{file} of {name} differs from that of {home}, which the output has: {_listed(pairs)}"
+
+
+def _preparation(folder: Path, file: str) -> Entries:
+    """A file's table, or the one that transformers 5 writes into processor_config.json instead."""
+    if (folder / file).is_file() or file != "preprocessor_config.json":
+        return read_table(folder / file)
+    both = read_table(folder / "processor_config.json")
+    return next((t for k in ("image_processor", "feature_extractor") if isinstance(t := both.get(k), dict)), {})
+
+
+def _is_edge(number: Any, sizes: Any) -> bool:
+    """Whether a number is how older versions wrote {"shortest_edge": number} or {"height": number, "width": number}."""
+    return type(number) is int and isinstance(sizes, dict) and set(map(str, sizes.values())) == {str(number)}
 
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------
