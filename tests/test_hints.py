@@ -100,6 +100,15 @@ def test_gamma_and_beta_are_the_weight_and_the_bias_of_a_norm(tuned, base):
     assert len(problems) == 10 and problems[8] == f"... and {2 * 50 - 8} more"  # and the way out, which is seen
 
 
+@pytest.mark.parametrize("other", ["", "model.bert"])
+@pytest.mark.parametrize("old", ["tuned", "base"])
+def test_so_they_are_under_another_prefix(other, old):
+    sides = {"tuned": BERT, "base": BERT} | {old: OLD_BERT}
+    base = weights(renamed(sides["base"], (r"^bert\.?", f"{other}.".lstrip("."))), "base")
+    made, written = proposal(weights(sides["tuned"], "tuned"), base)
+    assert made.specs == base.specs and written["tuned"].startswith("rename(tuned, {") and written["base"] == "base"
+
+
 def test_vocabularies_of_several_sizes_are_met_by_the_lines_that_are_proposed(tmp_path, build, run):
     head = {"lm_head.weight": (32, 8)}
     more = {n: (34, 8) if s[0] == 32 else s for n, s in (BASE | head).items()}
@@ -187,6 +196,13 @@ def test_nothing_is_proposed_that_would_not_mend_it(shapes):
 def test_a_rule_that_could_lead_elsewhere_is_not_taken():
     two = {f"{tower}.layers.{k}.w": Spec((4, 4), "F32") for tower in ("left", "right") for k in range(2)}
     assert renaming({f"x.layers.{k}.w": Spec((4, 4), "F32") for k in range(2)}, two) == {}
+
+
+def test_a_head_is_not_renamed_to_the_head_of_another_task():
+    """Two classes and two sentences have one shape."""
+    heads = ({f"{head}.weight": (2, 8), f"{head}.bias": (2,)} for head in ("classifier", "cls.seq_relationship"))
+    tuned, base = (weights(BERT | head, name) for head, name in zip(heads, ("tuned", "base"), strict=True))
+    assert "classifier" not in "".join(p for p in said(tuned, base) if "rename(" in p)
 
 
 def test_models_of_different_depth_are_met_by_take_layers():

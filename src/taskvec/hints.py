@@ -224,7 +224,9 @@ def renaming(ours: Specs, theirs: Specs) -> dict[str, str]:
 
     Every name that a rule fits meets one that nothing else has. A rule that could as well lead elsewhere is not taken.
     """
-    left = {name: spec for name, spec in ours.items() if name not in theirs}
+    norms = {_module(name) for name in (*ours, *theirs) if name.rpartition(".")[2] in ONE_NAME}
+    order = sorted(ours, key=lambda name: _module(name) not in norms)  # these first, so that the others have one rule
+    left = {name: ours[name] for name in order if name not in theirs}
     met = [name for name in ours if name in theirs]
     free = {name: spec for name, spec in theirs.items() if name not in ours}
     table: dict[str, str] = {}
@@ -252,6 +254,8 @@ def _best(name: str, left: Specs, free: Specs, met: list[str]) -> "tuple[str, st
             continue
         names = [n for n in left if fits(old, n)]
         targets = [replaced(old, new, n) for n in names]
+        if len(names) <= 2 and all(map(_strangers, names, targets)):  # two heads of one shape, of other tasks
+            continue
         if all(t in free and _meet(left[n], free[t]) for n, t in zip(names, targets, strict=True)):
             shared = Counter(old.split(".")) & Counter(new.split("."))
             alike = _one_name(old, new) or _one_name(new, old)
@@ -260,6 +264,17 @@ def _best(name: str, left: Specs, free: Specs, met: list[str]) -> "tuple[str, st
         return None
     first, *others = scored[max(scored)]
     return None if any(old == first[0] for old, _ in others) else first
+
+
+def _strangers(one: str, two: str) -> bool:
+    """Whether two names share nothing but their last segment, such as `weight`."""
+    before = [set(name.split(".")[:-1]) for name in (one, two)]
+    return all(before) and not before[0] & before[1]
+
+
+def _module(name: str) -> str:
+    """The last segment but one of a name."""
+    return name.rpartition(".")[0].rpartition(".")[2]
 
 
 def _one_name(old: str, new: str) -> bool:
@@ -283,6 +298,11 @@ def _rules(name: str, free: Specs, spec: Spec) -> list[tuple[str, str]]:
         ):  # what differs, or one more
             rule = (".".join(["*", *ours[keep:]]), ".".join(["*", *theirs[keep:]]))
             found[rule] = max(found.get(rule, 0), first)
+        if _one_name(name, other) or _one_name(other, name):
+            last = _common(reversed(ours[:-1]), reversed(theirs[:-1]))
+            if last > 1:  # the name of the norm, and something before it
+                old, new = (".".join([*segments[: -last - 1], "*", *segments[-2:]]) for segments in (ours, theirs))
+                found[old, new] = last
     return sorted(found, key=lambda rule: -found[rule])[:TRIED]
 
 
