@@ -202,7 +202,12 @@ def test_a_head_is_not_renamed_to_the_head_of_another_task():
     """Two classes and two sentences have one shape."""
     heads = ({f"{head}.weight": (2, 8), f"{head}.bias": (2,)} for head in ("classifier", "cls.seq_relationship"))
     tuned, base = (weights(BERT | head, name) for head, name in zip(heads, ("tuned", "base"), strict=True))
-    assert "classifier" not in "".join(p for p in said(tuned, base) if "rename(" in p)
+    assert "rename(" not in "".join(said(tuned, base))
+    old = weights(OLD_BERT | {"cls.seq_relationship.weight": (2, 8), "cls.seq_relationship.bias": (2,)}, "base")
+    line = said(tuned, old)[-1]
+    assert "and leaves classifier.weight, classifier.bias in tuned and cls.seq_relationship.weight," in line
+    made = tv.drop(tv.parse(re.match(r"rename\(.*?\}\)", line)[0], tuned=tuned), "classifier.*")
+    assert made.specs == tv.drop(old, "cls.*").specs
 
 
 def test_models_of_different_depth_are_met_by_take_layers():

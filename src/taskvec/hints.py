@@ -90,12 +90,26 @@ def ways_out(source: Source, reference: Source, a: str, b: str) -> list[str]:
     if len(olds) < len(ours) or len(alone) > len(ours) - len(extra) or (source.partial and extra):
         return []
     if extra and missing and not all(name.endswith(BUFFERS) for name in alone):
-        return []  # these may well be the same weights in two forms
+        return [_partly(a, b, table, extra, missing)] if table else []
     out = {a: patterns(extra, ours), b: patterns(missing, theirs)}
     if None in out.values():
         return []
     lines = _proposal(a, b, table, {name: found or [] for name, found in out.items()})
     return [*lines, f"{', '.join(heads)} is then a matter of tie or untie"] if lines and heads else lines
+
+
+def _partly(a: str, b: str, table: Mapping[str, str], extra: list[str], missing: list[str]) -> str:
+    """What a `rename` brings together, where it is not known what the rest is."""
+    one, two = (", ".join(names[:2]) + ", ..." * (len(names) > 2) for names in (extra, missing))
+    return (
+        f"{_rename(a, table)} brings names of {a} to those of {b} and leaves {one} in {a} and {two} in {b}: drop the "
+        "heads of two tasks from both; the same weights in two forms need one version of the library that wrote them"
+    )
+
+
+def _rename(a: str, table: Mapping[str, str]) -> str:
+    rows = ", ".join(f"{quoted(old)}: {quoted(new)}" for old, new in table.items())
+    return _call("rename", a, f"{{{rows}}}")
 
 
 def _rows(source: Source, reference: Source, a: str, b: str) -> list[str]:
@@ -131,8 +145,7 @@ def _proposal(a: str, b: str, table: Mapping[str, str], out: Mapping[str, list[s
     """What becomes of the two sides, by a `rename` of the first and by what each is to be without."""
     written = {name: _call("drop", name, *map(quoted, found)) if found else name for name, found in out.items()}
     if table:
-        rows = ", ".join(f"{quoted(old)}: {quoted(new)}" for old, new in table.items())
-        written[a] = _call("rename", written[a], f"{{{rows}}}")
+        written[a] = _rename(written[a], table)
     changed = [f"{new} instead of {name}" for name, new in written.items() if new != name]
     lines = [f"they fit together in a recipe that says {' and '.join(changed)}"] if changed else []
     for name, found in out.items():
