@@ -221,12 +221,13 @@ def _lost_aligned(
 ) -> Iterator[str]:
     """The same where vocabularies were aligned: ids are other ones then, so that tokens are compared by their texts."""
     found = []
+    endings = _ending(ours), _ending(theirs)
     with suppress(FormatError):  # a vocabulary that is not read here
-        table = tokenizer.renumbered(_ending(ours), ours, "config.json")
-        ids = {number: token for token, number in tokenizer.table().ids.items()}
+        table = tokenizer.renumbered(endings[0], ours, "config.json") if all(endings) else {}
+        ids = {number: token for token, number in tokenizer.table().ids.items()} if table else {}
         a = {ids[n] for n in _numbers(table) if n in ids}
-        ids = {number: token for token, number in read(theirs).ids.items()}
-        b = {ids[n] for n in _numbers(_ending(theirs)) if n in ids}
+        ids = {number: token for token, number in read(theirs).ids.items()} if a else {}
+        b = {ids[n] for n in _numbers(endings[1]) if n in ids}
         if b - a and a:
             new, old = (", ".join(map(_short, sorted(tokens))) for tokens in (b - a, a))
             found.append(f"the end token{'s' * (len(b - a) > 1)} {new}, not {old}")
