@@ -17,11 +17,12 @@ from typing import Any
 
 import cases
 import kernel
-import report
 import switching
 from agree import agree
 from checkpoints import CACHE, SIZES, checkpoints, numbers, weight_bytes, weight_files
 from measure import Case, Samples, clear, installed, measure, rounds, settle
+
+import report
 
 BENCH = Path(__file__).resolve().parent
 OUTPUTS = 3  # times what a merge writes: the memory that is warm when it starts

@@ -1,5 +1,6 @@
 """A refusal names its way out: what is proposed makes names and shapes meet, and is proposed only then."""
 
+import json
 import re
 
 import numpy as np
@@ -72,6 +73,66 @@ def test_names_that_differ_throughout_are_met_by_the_rename_that_is_proposed(pai
     assert np.allclose(made[name], 0.5 * base[name] + 0.5 * tuned[old])
 
 
+BERT = {
+    "bert.embeddings.word_embeddings.weight": (32, 8),
+    "bert.embeddings.LayerNorm.weight": (8,),
+    "bert.embeddings.LayerNorm.bias": (8,),
+    **{
+        f"bert.encoder.layer.{k}.{part}.{end}": (8, 8) if (part, end[0]) == ("attention.self.query", "w") else (8,)
+        for k in range(12)
+        for part in ("attention.self.query", "attention.output.LayerNorm", "output.LayerNorm")
+        for end in ("weight", "bias")
+    },
+}
+OLD_BERT = renamed(BERT, (r"LayerNorm\.weight$", "LayerNorm.gamma"), (r"LayerNorm\.bias$", "LayerNorm.beta"))
+
+
+@pytest.mark.parametrize(("tuned", "base"), [(BERT, OLD_BERT), (OLD_BERT, BERT)], ids=["old base", "old fine-tune"])
+def test_gamma_and_beta_are_the_weight_and_the_bias_of_a_norm(tuned, base):
+    made, sides = proposal(weights(tuned, "tuned"), weights(base, "base"))
+    assert {n: s.shape for n, s in made.specs.items()} == base
+    name = "bert.encoder.layer.7.output.LayerNorm."
+    was, is_ = ("bias", "beta") if base is OLD_BERT else ("beta", "bias")
+    assert np.array_equal(
+        tv.parse(sides["tuned"], tuned=weights(tuned, "tuned"))[name + is_], weights(tuned, "tuned")[name + was]
+    )
+    problems = said(weights(tuned, "tuned"), weights(base, "base"))
+    assert len(problems) == 10 and problems[8] == f"... and {2 * 50 - 8} more"  # and the way out, which is seen
+
+
+@pytest.mark.parametrize("other", ["", "model.bert"])
+@pytest.mark.parametrize("old", ["tuned", "base"])
+def test_so_they_are_under_another_prefix(other, old):
+    sides = {"tuned": BERT, "base": BERT} | {old: OLD_BERT}
+    base = weights(renamed(sides["base"], (r"^bert\.?", f"{other}.".lstrip("."))), "base")
+    made, written = proposal(weights(sides["tuned"], "tuned"), base)
+    assert made.specs == base.specs and written["tuned"].startswith("rename(tuned, {") and written["base"] == "base"
+
+
+def test_vocabularies_of_several_sizes_are_met_by_the_lines_that_are_proposed(tmp_path, build, run):
+    head = {"lm_head.weight": (32, 8)}
+    more = {n: (34, 8) if s[0] == 32 else s for n, s in (BASE | head).items()}
+    base, tuned = weights(BASE | head, "base"), weights(more, "tuned")
+    made, sides = proposal(tuned, base)
+    assert sides["base"] == "resize_vocab(base, 34)" and {n: s.shape for n, s in made.specs.items()} == more
+    made, sides = proposal(weights(BASE | head, "tuned"), weights(more, "base"))
+    assert sides["tuned"] == "resize_vocab(tuned, 34)" and {n: s.shape for n, s in made.specs.items()} == more
+    for name, w, size in (("base", base, 32), ("tuned", tuned, 34)):
+        build.model(tmp_path / name, {n: w[n] for n in w})
+        vocabulary = {"model": {"type": "BPE", "vocab": {f"t{k}": k for k in range(size)}}}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(vocabulary))
+    found = run("merge", "base + 0.5*(tuned - base)", "base=base", "tuned=tuned", "-o", "out")
+    (line,) = [line for line in found.stderr.splitlines() if "align_vocab(" in line]
+    assert "align_vocab(tuned, base, tuned) instead of tuned and align_vocab(base, base, tuned) instead of base" in line
+    recipe = "align_vocab(base, base, tuned) + 0.5*(align_vocab(tuned, base, tuned) - align_vocab(base, base, tuned))"
+    assert run("merge", recipe, "base=base", "tuned=tuned", "-o", "out").code == 0
+
+
+def test_no_size_is_proposed_where_more_than_rows_differs():
+    other = {n: (34, 8) if s[0] == 32 else (9,) if s == (8,) else s for n, s in BASE.items()}
+    assert not [p for p in said(weights(other, "tuned"), weights(BASE, "base")) if "instead of" in p]
+
+
 def test_the_layouts_of_a_vision_language_model_are_told_apart():
     """Towers of the same shapes: each must go where its own words are."""
     base = weights(renamed(BASE, ("^model", "language_model.model")) | VISION, "base")
@@ -135,6 +196,18 @@ def test_nothing_is_proposed_that_would_not_mend_it(shapes):
 def test_a_rule_that_could_lead_elsewhere_is_not_taken():
     two = {f"{tower}.layers.{k}.w": Spec((4, 4), "F32") for tower in ("left", "right") for k in range(2)}
     assert renaming({f"x.layers.{k}.w": Spec((4, 4), "F32") for k in range(2)}, two) == {}
+
+
+def test_a_head_is_not_renamed_to_the_head_of_another_task():
+    """Two classes and two sentences have one shape."""
+    heads = ({f"{head}.weight": (2, 8), f"{head}.bias": (2,)} for head in ("classifier", "cls.seq_relationship"))
+    tuned, base = (weights(BERT | head, name) for head, name in zip(heads, ("tuned", "base"), strict=True))
+    assert "rename(" not in "".join(said(tuned, base))
+    old = weights(OLD_BERT | {"cls.seq_relationship.weight": (2, 8), "cls.seq_relationship.bias": (2,)}, "base")
+    line = said(tuned, old)[-1]
+    assert "and leaves classifier.weight, classifier.bias in tuned and cls.seq_relationship.weight," in line
+    made = tv.drop(tv.parse(re.match(r"rename\(.*?\}\)", line)[0], tuned=tuned), "classifier.*")
+    assert made.specs == tv.drop(old, "cls.*").specs
 
 
 def test_models_of_different_depth_are_met_by_take_layers():

@@ -16,6 +16,7 @@ import sparse
 import spectra
 import votes
 from bounds import SLACK, Val, as_long, exactly, rounded, total
+
 from recipes import Leaf, Macro, Sum, View, layer_of
 
 METHODS = {

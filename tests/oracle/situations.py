@@ -7,9 +7,9 @@ import models
 import numpy as np
 from bounds import Val, exactly
 from eager import Oracle, Source
-from recipes import Knob, Leaf, Sum, Writer, layer_of, leaves
 
 import taskvec as tv
+from recipes import Knob, Leaf, Sum, Writer, layer_of, leaves
 
 REFUSED = (
     "shapes", "mass", "name", "function", "nan", "integers", "select", "rename", "lost", "idle", "parameter", "range",

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import torch
 from bounds import Undecided, nearest
-from recipes import Leaf, leaves
 from situations import refused, situation
 
 import taskvec as tv
+from recipes import Leaf, leaves
 
 pytestmark = pytest.mark.oracle
 ALONE, FIRST, COUNT = (os.environ.get(f"TASKVEC_SITUATION{end}") for end in ("", "_FIRST", "S"))

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 from bounds import SLACK, U32, Undecided, Val, between, either
+
 from recipes import layer_of
 
 

@@ -1,6 +1,7 @@
 """What models that are summed say differently beside their weights, and what is no difference."""
 
 import json
+import math
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import tokenizers
 from safetensors.numpy import save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 import taskvec as tv
-from taskvec.saving.disagreements import differing, disagreements, same_vocabulary
+from taskvec.saving.configurations import differing, fits
+from taskvec.saving.disagreements import GENERATES, NOT_OF_GENERATION, disagreements, same_vocabulary
 
 SIZES = {
     "hidden_size": 64,
@@ -63,6 +65,26 @@ HUB = {
                          "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096},
     },
     "stablelm": LLAMA | {"model_type": "stablelm", "partial_rotary_factor": 0.25, "rope_theta": 10000},
+    "qwen 2.5 with pictures": LLAMA | {
+        "model_type": "qwen2_5_vl", "num_key_value_heads": 2, "rope_theta": 1e6, "use_sliding_window": False,
+        "sliding_window": 32768, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "vision_config": {"depth": 2, "num_heads": 2, "hidden_size": 64, "window_size": 112},
+    },
+    "modernbert": SIZES | {
+        "model_type": "modernbert", "global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "local_attention": 128,
+        "hidden_activation": "gelu", "norm_eps": 1e-5, "global_attn_every_n_layers": 3,
+    },
+    "gpt oss": LLAMA | {
+        "model_type": "gpt_oss", "num_key_value_heads": 2, "head_dim": 16, "swiglu_limit": 7.0, "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "rope_theta": 150000, "num_experts_per_tok": 2,
+        "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 32,
+                         "beta_slow": 1, "truncate": False},
+    },
+    "llama 4": {"model_type": "llama4", "text_config": LLAMA | {"model_type": "llama4_text", "no_rope_layers": []}},
+    "mamba 2": {"model_type": "mamba2", "hidden_size": 64, "num_heads": 8, "head_dim": 16, "time_step_rank": "auto",
+                "time_step_limit": [0.0, math.inf]},
+    "bart": {"model_type": "bart", "encoder_attention_heads": 4, "decoder_attention_heads": 4, "d_model": 64,
+             "scale_embedding": True, "normalize_before": False},
     "bert": SIZES | {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12},
     "clip": {"model_type": "clip", "text_config": {"hidden_act": "quick_gelu"}, "vision_config": {"image_size": 64}},
 }  # fmt: skip
@@ -89,6 +111,68 @@ IDLE = {
 @pytest.mark.parametrize("key", IDLE)
 def test_an_entry_that_changes_no_result_is_no_difference(key):
     assert list(differing(LLAMA, LLAMA | {key: IDLE[key]})) == []
+
+
+GEMMA, MAMBA = SIZES | {"model_type": "gemma"}, SIZES | {"model_type": "mamba2"}
+LLAMA_4, QWEN = SIZES | {"model_type": "llama4_text"}, LLAMA | {"model_type": "qwen2"}
+ALIKE = {
+    "Gemma's gelu is the approximation": (GEMMA | {"hidden_act": "gelu"}, GEMMA | {"hidden_act": "gelu_pytorch_tanh"}),
+    "Gemma's other key is not read": (
+        GEMMA | {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": None},
+        GEMMA | {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"},
+    ),
+    "Infinity has two forms": (
+        MAMBA | {"time_step_limit": [0.0, math.inf]}, MAMBA | {"time_step_limit": [0, {"__float__": "Infinity"}]},
+    ),
+    "the rank is one of shapes": (MAMBA | {"time_step_rank": "auto"}, MAMBA | {"time_step_rank": 4}),
+    "an empty list is the usual one": (LLAMA_4 | {"no_rope_layers": []}, LLAMA_4 | {"no_rope_layers": [1, 1, 1, 0]}),
+    "a window that is not used": (
+        QWEN | {"sliding_window": 4096, "use_sliding_window": False}, QWEN | {"sliding_window": None},
+    ),
+}  # fmt: skip
+APART = {
+    "hidden_act": (GEMMA | {"hidden_act": "relu"}, GEMMA | {"hidden_act": "gelu"}),
+    "time_step_limit": (MAMBA | {"time_step_limit": [0.0, math.inf]}, MAMBA | {"time_step_limit": [0.0, 0.1]}),
+    "no_rope_layers": (LLAMA_4, LLAMA_4 | {"no_rope_layers": [1, 1, 1, 1]}),
+    "sliding_window": (
+        QWEN | {"sliding_window": 4096, "use_sliding_window": True}, QWEN | {"sliding_window": None},
+    ),
+    "final_logit_softcapping": (
+        LLAMA | {"final_logit_softcapping": None}, LLAMA | {"final_logit_softcapping": 30.0},
+    ),
+    "layer_types": (LLAMA | {"layer_types": ["a", "a"]}, LLAMA | {"layer_types": ["a", "b"]}),
+    "encoder_attention_heads": ({"encoder_attention_heads": 8}, {"encoder_attention_heads": 4}),
+    "do_stable_layer_norm": ({"do_stable_layer_norm": True}, {"do_stable_layer_norm": False}),
+    "scale_embedding": ({"scale_embedding": True}, {"scale_embedding": False}),
+    "local_attention": ({"local_attention": 128}, {"local_attention": 64}),
+}  # fmt: skip
+
+
+TOLD = {
+    "qwen 2.5 with pictures": {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "num_key_value_heads": 4},
+    "modernbert": {"global_rope_theta": 1e4, "local_rope_theta": 2e4, "local_attention": 64},
+    "gpt oss": {"swiglu_limit": 5.0, "sliding_window": 64, "rope_theta": 1e4},
+    "mamba 2": {"time_step_limit": [0.0, 0.1]},
+    "bart": {"encoder_attention_heads": 2, "scale_embedding": False},
+    "mistral": {"sliding_window": None, "rope_theta": 1e6},
+}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, changes in TOLD.items() for key in changes])
+def test_a_difference_is_told_through_the_forms_of_two_versions(tmp_path, name, key):
+    (tmp_path / "config.json").write_text(json.dumps(HUB[name] | {key: TOLD[name][key]}))
+    AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "new")
+    assert list(differing(HUB[name], json.loads((tmp_path / "new/config.json").read_text())))
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_what_transformers_computes_alike_is_no_difference(case):
+    assert list(differing(*ALIKE[case])) == []
+
+
+@pytest.mark.parametrize("key", APART)
+def test_what_it_computes_otherwise_is(key):
+    assert [found for found, _, _ in differing(*APART[key])] == [key]
 
 
 ACTIVE = {
@@ -158,6 +242,25 @@ def test_a_template_counts_wherever_it_lies(tmp_path):
     assert told(a, b) == told(b, c) == told(c, a) == []
 
 
+def test_settings_of_generation_that_spell_out_defaults_are_none(tmp_path):
+    defaults = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1, "min_length": 0,
+                "repetition_penalty": 1.0, "cache_implementation": "hybrid", "suppress_tokens": []}  # fmt: skip
+    bare, full = (write(tmp_path / n, generation_config_json=t) for n, t in (("bare", {}), ("full", defaults)))
+    assert told(bare, full) == told(full, bare) == []
+    cooler = write(tmp_path / "cooler", generation_config_json={"temperature": 0.6})
+    assert "temperature 1.0 in generation_config.json" in told(cooler, full)[0]
+
+
+def test_the_defaults_of_generation_are_those_of_transformers():
+    theirs = {
+        key: value for key, value in GenerationConfig._get_default_generation_params().items() if value is not None
+    }
+    shared = theirs.keys() & GENERATES.keys()
+    assert {key: theirs[key] for key in shared} == {key: GENERATES[key] for key in shared}
+    others = {key for key in theirs.keys() - shared if not fits(key, NOT_OF_GENERATION)}
+    assert not others
+
+
 def test_what_an_instruct_model_would_lose_is_named_with_the_way_to_keep_it(tmp_path):
     base = write(tmp_path / "base")
     tuned = write(
@@ -181,9 +284,34 @@ def test_tokens_with_other_ids_and_tokens_that_only_one_has_are_named(tmp_path):
 
 def test_an_alignment_has_settled_the_tokens(tmp_path):
     a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "z"))
-    b = write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"))
+    b = write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"), config_json=LLAMA | {"eos_token_id": 1})
+    assert aligned(a, b) == aligned(b, a) == []
+
+
+def aligned(a, b):
     w = 0.5 * tv.align_vocab(a, a, b) + 0.5 * tv.align_vocab(b, a, b)
-    assert disagreements(w, w.donor) == []
+    return disagreements(w, w.donor)
+
+
+def test_an_alignment_loses_no_end_token_template_or_setting_without_a_word(tmp_path):
+    a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "z"))
+    b = write(
+        tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"), chat_template_jinja="{{ messages }}",
+        generation_config_json={"eos_token_id": [1, 2], "temperature": 0.6},
+    )  # fmt: skip
+    (found,) = aligned(a, b)
+    assert 'the end token "y", not "z", a chat template, temperature 0.6 in generation_config.json' in found
+    assert aligned(b, a) == []
+    w = 0.5 * tv.align_vocab(a, b, a) + 0.5 * tv.align_vocab(b, b, a)  # the tokenizer is b's, with its template
+    assert "chat template," not in disagreements(w, w.donor)[0]
+    w = tv.align_vocab(a, a, b) + 0.5 * (tv.align_vocab(b, a, b) - tv.align_vocab(a, a, b))
+    assert len(disagreements(w, w.donor)) == 1 and disagreements(w, w.donor, lost=False) == []
+
+
+def test_an_end_token_that_an_alignment_renumbers_is_not_lost(tmp_path):
+    a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "end"))
+    b = write(tmp_path / "b", tokenizer_json=vocabulary("end", "x", "y"), config_json=LLAMA | {"eos_token_id": 0})
+    assert aligned(a, b) == aligned(b, a) == []
 
 
 def test_untying_has_settled_the_heads(tmp_path):
@@ -226,6 +354,17 @@ def test_what_a_processor_and_a_pooling_do_is_compared(tmp_path):
     one, two = told(a, b)
     assert "image_mean [0.48], not [0.5]" in one and "use_fast" not in one
     assert "pooling_mode_cls_token false, not true" in two
+
+
+def test_sizes_of_pictures_have_older_and_newer_forms(tmp_path):
+    old = {"size": 224, "crop_size": 224, "image_mean": [0.5]}
+    new = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "image_mean": [0.5]}
+    a = write(tmp_path / "a", preprocessor_config_json=old)
+    assert told(a, write(tmp_path / "b", preprocessor_config_json=new)) == []
+    assert told(a, write(tmp_path / "c", processor_config_json={"image_processor": new})) == []
+    other = new | {"size": {"shortest_edge": 336}}
+    assert "size" in told(a, write(tmp_path / "d", preprocessor_config_json=other))[0]
+    assert "size" in told(a, write(tmp_path / "e", processor_config_json={"image_processor": other}))[0]
 
 
 # ---- tokenizers as the library writes them ------------------------------------------------------------

@@ -4,9 +4,11 @@ A way out is proposed only if it has been tried on the names and shapes: after i
 
 1. Names that differ by a prefix, or by a renaming of segments, are met by `rename`: a table is grown rule by rule
    (`renaming`), each rule the one that brings most tensors to names of the other side with their shapes.
-2. What is left on one side is left out by `drop` (buffers, which nobody trains, and heads of one side only), if it is
+2. Embeddings and heads that differ by their rows alone are met by `align_vocab`, where both models have a vocabulary
+   that it reads, and by `resize_vocab`.
+3. What is left on one side is left out by `drop` (buffers, which nobody trains, and heads of one side only), if it is
    less than half; layers that only one side has, by `take_layers`.
-3. Experts that one side stores one by one and the other in one tensor are named; no view fuses or splits them.
+4. Experts that one side stores one by one and the other in one tensor are named; no view fuses or splits them.
 """
 
 import re
@@ -25,6 +27,8 @@ BUFFERS = (
     "inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias", "relative_position_index", "cos_cached",
     "sin_cached", "num_batches_tracked", "_extra_state",
 )  # fmt: skip
+ONE_NAME = {"gamma": "weight", "beta": "bias"}  # of a norm: TensorFlow's and PyTorch's
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -64,6 +68,8 @@ def _meet(one: Spec, two: Spec) -> bool:
 def ways_out(source: Source, reference: Source, a: str, b: str) -> list[str]:
     """What to write so that `source` and `reference`, which a recipe calls `a` and `b`, can be added; or why not."""
     ours, theirs = source.specs, reference.specs
+    if rows := _rows(source, reference, a, b):
+        return rows
     if reference.partial or any(name in theirs and not _meet(spec, theirs[name]) for name, spec in ours.items()):
         return []  # shapes that differ are no question of names
     if _experts(ours) != _experts(theirs) and _fused(ours) != _fused(theirs):
@@ -84,7 +90,7 @@ def ways_out(source: Source, reference: Source, a: str, b: str) -> list[str]:
     if len(olds) < len(ours) or len(alone) > len(ours) - len(extra) or (source.partial and extra):
         return []
     if extra and missing and not all(name.endswith(BUFFERS) for name in alone):
-        return []  # these may well be the same weights in two forms
+        return [_partly(a, b, table, extra, missing)] if table else []
     out = {a: patterns(extra, ours), b: patterns(missing, theirs)}
     if None in out.values():
         return []
@@ -92,12 +98,54 @@ def ways_out(source: Source, reference: Source, a: str, b: str) -> list[str]:
     return [*lines, f"{', '.join(heads)} is then a matter of tie or untie"] if lines and heads else lines
 
 
+def _partly(a: str, b: str, table: Mapping[str, str], extra: list[str], missing: list[str]) -> str:
+    """What a `rename` brings together, where it is not known what the rest is."""
+    one, two = (", ".join(names[:2]) + ", ..." * (len(names) > 2) for names in (extra, missing))
+    return (
+        f"{_rename(a, table)} brings names of {a} to those of {b} and leaves {one} in {a} and {two} in {b}: drop the "
+        "heads of two tasks from both; the same weights in two forms need one version of the library that wrote them"
+    )
+
+
+def _rename(a: str, table: Mapping[str, str]) -> str:
+    rows = ", ".join(f"{quoted(old)}: {quoted(new)}" for old, new in table.items())
+    return _call("rename", a, f"{{{rows}}}")
+
+
+def _rows(source: Source, reference: Source, a: str, b: str) -> list[str]:
+    """What makes two vocabularies alike, where rows of embedding and head are all that differs; [] where they are not.
+
+    The one with fewer rows is padded, so that no row is lost."""
+    sides = {a: source, b: reference}
+    rows = {
+        name: {s.shape[0] for n, s in side.specs.items() if by_token(n) and s.shape} for name, side in sides.items()
+    }
+    if any(len(found) != 1 for found in rows.values()) or rows[a] == rows[b]:
+        return []
+    (less, _), (more, (size,)) = sorted(rows.items(), key=lambda item: min(item[1]))
+    padded = {
+        name: Spec((size, *spec.shape[1:]), spec.dtype) if by_token(name) else spec
+        for name, spec in sides[less].specs.items()
+    }
+    others = sides[more].specs
+    if padded.keys() != others.keys() or not all(_meet(spec, others[name]) for name, spec in padded.items()):
+        return []
+    lines = [
+        f"they fit together in a recipe that says resize_vocab({less}, {size}) instead of {less}",
+        "resize_vocab adds rows of zeros, and rows meet by their numbers: right where tokens have the same ids in both",
+    ]
+    folders = [getattr(side, "folder", None) for side in sides.values() if side.mass]
+    if len(folders) == len(sides) and all(f and any((f / v).is_file() for v in VOCABULARIES) for f in folders):
+        both = " and ".join(f"align_vocab({name}, {b}, {a}) instead of {name}" for name in sides)
+        lines.insert(0, f"they fit together in a recipe that says {both}")
+    return lines
+
+
 def _proposal(a: str, b: str, table: Mapping[str, str], out: Mapping[str, list[str]]) -> list[str]:
     """What becomes of the two sides, by a `rename` of the first and by what each is to be without."""
     written = {name: _call("drop", name, *map(quoted, found)) if found else name for name, found in out.items()}
     if table:
-        rows = ", ".join(f"{quoted(old)}: {quoted(new)}" for old, new in table.items())
-        written[a] = _call("rename", written[a], f"{{{rows}}}")
+        written[a] = _rename(written[a], table)
     changed = [f"{new} instead of {name}" for name, new in written.items() if new != name]
     lines = [f"they fit together in a recipe that says {' and '.join(changed)}"] if changed else []
     for name, found in out.items():
@@ -189,7 +237,9 @@ def renaming(ours: Specs, theirs: Specs) -> dict[str, str]:
 
     Every name that a rule fits meets one that nothing else has. A rule that could as well lead elsewhere is not taken.
     """
-    left = {name: spec for name, spec in ours.items() if name not in theirs}
+    norms = {_module(name) for name in (*ours, *theirs) if name.rpartition(".")[2] in ONE_NAME}
+    order = sorted(ours, key=lambda name: _module(name) not in norms)  # these first, so that the others have one rule
+    left = {name: ours[name] for name in order if name not in theirs}
     met = [name for name in ours if name in theirs]
     free = {name: spec for name, spec in theirs.items() if name not in ours}
     table: dict[str, str] = {}
@@ -211,19 +261,38 @@ def renaming(ours: Specs, theirs: Specs) -> dict[str, str]:
 
 def _best(name: str, left: Specs, free: Specs, met: list[str]) -> "tuple[str, str] | None":
     """The rule that brings most of the tensors that are left to names that are free."""
-    scored: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    scored: dict[tuple[int, bool, int], list[tuple[str, str]]] = {}
     for old, new in _rules(name, free, left[name]):
         if any(fits(old, n) for n in met):
             continue
         names = [n for n in left if fits(old, n)]
         targets = [replaced(old, new, n) for n in names]
+        if len(names) <= 2 and all(map(_strangers, names, targets)):  # two heads of one shape, of other tasks
+            continue
         if all(t in free and _meet(left[n], free[t]) for n, t in zip(names, targets, strict=True)):
             shared = Counter(old.split(".")) & Counter(new.split("."))
-            scored.setdefault((len(names), shared.total()), []).append((old, new))
+            alike = _one_name(old, new) or _one_name(new, old)
+            scored.setdefault((len(names), alike, shared.total()), []).append((old, new))
     if not scored:
         return None
     first, *others = scored[max(scored)]
     return None if any(old == first[0] for old, _ in others) else first
+
+
+def _strangers(one: str, two: str) -> bool:
+    """Whether two names share nothing but their last segment, such as `weight`."""
+    before = [set(name.split(".")[:-1]) for name in (one, two)]
+    return all(before) and not before[0] & before[1]
+
+
+def _module(name: str) -> str:
+    """The last segment but one of a name."""
+    return name.rpartition(".")[0].rpartition(".")[2]
+
+
+def _one_name(old: str, new: str) -> bool:
+    """Whether two names or patterns end in two words for the same tensor of a norm."""
+    return ONE_NAME.get(old.rpartition(".")[2]) == new.rpartition(".")[2]
 
 
 def _rules(name: str, free: Specs, spec: Spec) -> list[tuple[str, str]]:
@@ -237,9 +306,16 @@ def _rules(name: str, free: Specs, spec: Spec) -> list[tuple[str, str]]:
         for keep in range(max(1, last - 3), last + 1) if last else ():  # the shortest beginnings, or some segments more
             rule = (".".join([*ours[: len(ours) - keep], "*"]), ".".join([*theirs[: len(theirs) - keep], "*"]))
             found[rule] = max(found.get(rule, 0), last)
-        if 0 < first < min(len(ours), len(theirs)):
-            rule = (".".join(["*", *ours[first:]]), ".".join(["*", *theirs[first:]]))
+        for keep in (
+            {first, max(1, first - 1)} if 0 < first < min(len(ours), len(theirs)) else ()
+        ):  # what differs, or one more
+            rule = (".".join(["*", *ours[keep:]]), ".".join(["*", *theirs[keep:]]))
             found[rule] = max(found.get(rule, 0), first)
+        if _one_name(name, other) or _one_name(other, name):
+            last = _common(reversed(ours[:-1]), reversed(theirs[:-1]))
+            if last > 1:  # the name of the norm, and something before it
+                old, new = (".".join([*segments[: -last - 1], "*", *segments[-2:]]) for segments in (ours, theirs))
+                found[old, new] = last
     return sorted(found, key=lambda rule: -found[rule])[:TRIED]
 
 

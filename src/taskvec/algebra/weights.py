@@ -13,6 +13,7 @@ from keyword import iskeyword
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from taskvec.algebra.bases import strangers
 from taskvec.algebra.coefficients import ZERO, Coefficient, joined, monomial_text
 from taskvec.algebra.fitting import in_form, objections
 from taskvec.algebra.hints import differences, ways_out
@@ -33,7 +34,7 @@ else:
     Base = Mapping
 
 MEET = ("", "permutation")  # kinds of files that must meet their base; other statistics stand beside theirs
-SHOWN = 50  # findings of one kind that an error prints
+SHOWN, FEW = 50, 8  # findings of one kind that an error prints; of which it knows the way out
 
 
 class Weights(Base):
@@ -166,20 +167,23 @@ class Weights(Base):
         refuse(dict.fromkeys(leaf for source in self.summed for leaf in leaves_of(source)))
         if len(self.summed) > 1:
             refuse_statistics(self.summed)
-        problems = [p for s in self.summed if s is not reference for p in differences(s, reference)]
-        problems += objections(self.mentioned, self.summed, reference)
+        problems = [*self._unlike(reference), *objections(self.mentioned, self.summed, reference)]
         if problems:
-            more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-            raise MismatchError("the sources do not fit together:", problems[:SHOWN] + more + self._ways_out(reference))
+            raise MismatchError("the sources do not fit together:", problems)
         everyone = self.summed if reference.partial else [reference]  # LoRAs alone: what any of them names
         return MappingProxyType({name: spec for source in everyone for name, spec in source.specs.items()})
 
-    def _ways_out(self, reference: Source) -> list[str]:
-        """What to write so that sources fit together that do not."""
+    def _unlike(self, reference: Source) -> Iterator[str]:
+        """What keeps each source from being added, and what to write so that it can be: a few tensors will do then."""
         names = self.names()
         called = {s: names.get(s) or getattr(s, "written", s.text.format)(names) for s in self.summed}
-        others = [s for s in self.summed if s is not reference and differences(s, reference)]
-        return [line for s in others for line in ways_out(s, reference, called[s], called[reference])]
+        found = {s: differences(s, reference) for s in self.summed if s is not reference}
+        for source, lines in found.items():
+            ways = ways_out(source, reference, called[source], called[reference]) if lines else []
+            most = FEW if ways else max(FEW, SHOWN // len(found))
+            yield from lines[:most]
+            yield from [f"... and {len(lines) - most} more"] if len(lines) > most else []
+            yield from ways
 
     @property
     def reference(self) -> Source | None:
@@ -212,13 +216,8 @@ class Weights(Base):
         """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions, and
         for statistics of another model than the one that a method was given with them."""
         models = {s.fingerprint: s for s in (*self.mentioned, *self.terms) if s.mass}
-        problems = [
-            f"{s.text} was made from the model {s.base[:16]}; here are "
-            + ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
-            for s in dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
-            if models and s.base and s.base not in models and statistic_of(s) in MEET
-        ]
-        if problems:
+        leaves = dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
+        if problems := [*strangers((s for s in leaves if statistic_of(s) in MEET), models)] if models else []:
             raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)
         if astray := [p for term in self.terms for p in getattr(term, "astray", tuple)()]:
             raise FingerprintError("statistics stand beside a model that they are not of (force to go on):", astray)

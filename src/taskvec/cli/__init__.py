@@ -1,12 +1,12 @@
 """The command line: one thin command a verb, in one tuple. Nothing heavy is imported before a command runs.
 
-common.py     what the verbs share: options, NAME=URI arguments, progress, and the two ways to print
-edit.py       the verbs that write: merge, plan, diff, negate, add, analogy
-search.py     the verbs that judge models: eval, search, sweep, learn, interference
-statistics.py the verb that runs a model on data: stats
-inspect.py    the verbs that look: show, check, compare, verify, log
-align.py      the verb that aligns one model's hidden units with another's
-report.py     the verb that shows what a search found
+common.py      what the verbs share: options, NAME=URI arguments, progress, and the two ways to print
+edit.py        the verbs that write: merge, plan, diff, negate, add, analogy
+search.py      the verbs that judge models: eval, search, sweep, learn, interference
+statistics.py  the verb that runs a model on data: stats
+inspect.py     the verbs that look: show, check, compare, verify, log
+align.py       the verb that aligns one model's hidden units with another's
+report.py      the verb that shows what a search found
 """
 
 import io

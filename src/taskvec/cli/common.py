@@ -53,7 +53,7 @@ reading = options(
     click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Bind a knob of the recipe."),
     click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file."),
     click.option("--document", metavar="NAME", help="Of a mergekit file with several documents, the one to make."),
-    click.option("--seed", default=0, show_default=True, help="Seed of what a mergekit file draws (DARE, DELLA)."),
+    click.option("--seed", type=int, help="Seed of a mergekit file's DARE and DELLA (default: its random_seed, or 0)."),
     click.option("--print-recipe", is_flag=True, help="Print the recipe that this stands for, and stop."),
 )
 laying_out = options(
@@ -127,7 +127,7 @@ def made(
     settings: tuple[str, ...],
     methods: str | None,
     document: str | None,
-    seed: int,
+    seed: int | None,
 ) -> Made:
     """The recipe of `merge`: text, a file with it, or a file of mergekit's."""
     if not (recipe.endswith((".yml", ".yaml")) and Path(recipe).is_file()):

@@ -2,15 +2,13 @@
 
 Only tensors are summed. All other files of an output are those of one model, the donor, so that what another model
 says in them is lost; and where two models compute differently with the same weights, the sum may do neither well.
-Every such difference becomes a sentence. Entries without influence on results (versions, dtypes, names, dropout) and
-the ways in which versions of transformers write the same thing are no differences.
+Every such difference becomes a sentence; what config.json says of the computation is compared in configurations.py.
 """
 
 import filecmp
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,13 @@ from taskvec.algebra.derived import Derived
 from taskvec.algebra.weights import Weights, leaves_of
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.places.json_files import read_text
+from taskvec.saving.configurations import Entries, differing, fits
 from taskvec.sources.source import Source
 from taskvec.views.settings import merged, read_table
-from taskvec.views.tokens import read, template_of
+from taskvec.views.tokens import Tokenizer, read, template_of
 
-Entries = Mapping[str, Any]
 SHOWN = 5  # differences that a sentence names
 
-# Keys of config.json, at any depth, that change what is computed with the same tensors.
-COMPUTES = (
-    "model_type", "num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "num_kv_heads",
-    "head_dim", "hidden_act", "hidden_activation", "activation_function", "activation", "*_hidden_act", "*_eps",
-    "*_epsilon", "tie_word_embeddings", "attention_window", "sliding_window*", "layer_types", "no_rope_layers",
-    "query_pre_attn_scalar", "*_multiplier", "logits_scaling", "logit_scale*", "*logit_softcapping", "scale_emb",
-    "scale_depth", "dim_model_base", "routed_scaling_factor", "num_experts_per_tok", "norm_topk_prob", "scoring_func",
-    "topk_method", "n_group", "topk_group", "clip_qkv", "use_qk_norm", "use_parallel_residual", "parallel_attn",
-    "alibi", "position_embedding_type", "is_decoder", "use_bidirectional_attention", "do_layer_norm_before",
-    "scale_attn_*", "vision_feature_layer", "vision_feature_select_strategy", "add_cross_attention", "full_attn_idxs",
-    "sliding_window_pattern", "attention_chunk_size", "mlp_only_layers", "pooling_mode*", "time_step_*", "chunk_size",
-)  # fmt: skip
 OF_LAYERS = (
     "layer_types", "no_rope_layers", "mlp_only_layers", "full_attn_idxs", "sliding_window_pattern", "scale_depth",
 )  # fmt: skip
@@ -44,24 +30,25 @@ OF_LAYERS = (
 SETTLED = {
     "tie": ("tie_word_embeddings",), "untie": ("tie_word_embeddings",), "stack": OF_LAYERS, "take_layers": OF_LAYERS,
 }  # fmt: skip
-ROPE = ("rope_theta", "rotary_emb_base", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_pct",
-        "partial_rotary_factor")  # fmt: skip
-THETA = 10_000.0  # where these architectures say nothing of it
-WITH_THETA = ("llama", "mistral", "mixtral", "qwen2", "gemma", "gemma2", "phi", "phi3", "stablelm", "olmo", "gpt_neox")
-UNTOLD_TIES = (
-    "t5",
-    "mt5",
-    "umt5",
-)  # transformers 5 writes that they are tied, also where they have a head of their own
-SAME_ACTIVATION = {"swish": "silu", "gelu_python": "gelu"}  # two names of one function
-AS_MANY = ("llama", "phi", "phi3", "olmo")  # which have as many heads for keys and values, if they say nothing of it
 # Keys of a processor's configuration that change what a model is given.
 PREPARES = (
     "do_*", "image_mean", "image_std", "size", "crop_size", "resample", "rescale_factor", "min_pixels", "max_pixels",
     "patch_size", "merge_size", "sampling_rate", "feature_size", "n_fft", "hop_length",
 )  # fmt: skip
-# Keys of generation_config.json that are said elsewhere, or say nothing.
-NOT_OF_GENERATION = ("*version*", "_*", "*_token_id", "use_cache", "output_*", "return_dict*", "max_length")
+# Keys of generation_config.json that are said elsewhere, or change no text: how fast it comes, and what is told of it.
+NOT_OF_GENERATION = (
+    "*version*", "_*", "*_token_id", "use_cache", "output_*", "return_dict*", "max_length", "*cache*", "*compile*",
+    "prefill_chunk_size", "*assistant*", "*lookup*", "*lookbehind", "max_matching_ngram_size", "speculation_type",
+    "use_mtp", "low_memory", "trust_remote_code", "architectures", "model_type", "dtype", "torch_dtype",
+)  # fmt: skip
+# What `generate` of transformers does where generation_config.json says nothing.
+GENERATES = {
+    "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "min_length": 0,
+    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "early_stopping": False, "length_penalty": 1.0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "diversity_penalty": 0.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "renormalize_logits": False,
+    "remove_invalid_values": False, "token_healing": False, "guidance_scale": 1.0,
+}  # fmt: skip
 
 
 def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, template: bool = True) -> list[str]:
@@ -75,7 +62,7 @@ def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, 
         return []
     home = _name(next((leaf for leaf in leaves_of(donor) if getattr(leaf, "folder", None) == folder), donor))
     made = {key for call in _calls(weights) for key in SETTLED.get(call.name, ())}
-    changes = donor.config if isinstance(donor, Derived) else {}
+    changes, tokenizer = (donor.config, donor.tokenizer) if isinstance(donor, Derived) else ({}, None)
     aligned = any(s.tokenizer for s in _calls(weights))
     found: list[str] = []
     for leaf in weights.mentioned:
@@ -88,7 +75,9 @@ def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, 
             found += _prepared(folder, other, home, name)
         if not aligned:
             found += _vocabularies(folder, other, home, name)
-        if lost and not aligned:
+        if lost and aligned:
+            found += _lost_aligned(folder, other, home, name, tokenizer or Tokenizer(folder), template)
+        elif lost:
             found += _lost(folder, other, home, name, leaf.partial, template)
     return found
 
@@ -106,10 +95,6 @@ def _calls(weights: Weights) -> Iterator[Derived]:
             known.add(call)
             yield call
             todo += call.inner()
-
-
-def _fits(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _listed(pairs: Sequence[str]) -> str:
@@ -139,89 +124,28 @@ def _computed(ours: Entries, theirs: Entries, home: str, name: str, made: set[st
         )
 
 
-def differing(ours: Entries, theirs: Entries, within: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, our value, their value) of what two configurations say differently of the computation.
-
-    A key that one of them lacks is no difference, since its default is not known here.
-    """
-    for key in ours.keys() & theirs.keys():
-        if isinstance(ours[key], dict) and isinstance(theirs[key], dict) and key not in ROPE and key.endswith("config"):
-            yield from sorted(differing(ours[key], theirs[key], f"{within}{key}."))
-    a, b = plainly(ours), plainly(theirs)
-    for key in sorted(a.keys() & b.keys()):
-        if a[key] != b[key]:
-            yield f"{within}{key}", a[key], b[key]
-
-
-def plainly(table: Entries) -> dict[str, Any]:
-    """What a table says of the computation, the same for all versions of transformers that wrote it."""
-    found = {key: value for key, value in table.items() if _fits(key, COMPUTES) and value is not None}
-    heads, width = table.get("num_attention_heads"), table.get("hidden_size")
-    if table.get("model_type") in AS_MANY and type(heads) is int and type(width) is int and heads > 0:
-        found = {"num_key_value_heads": heads, "head_dim": width // heads} | found
-    if table.get("use_sliding_window") is False or "layer_types" in table:
-        found.pop("sliding_window", None)
-    kinds = found.get("layer_types")
-    if not isinstance(kinds, list) or len({str(kind) for kind in kinds}) <= 1:
-        found.pop("layer_types", None)
-    if table.get("model_type") in UNTOLD_TIES:
-        found.pop("tie_word_embeddings", None)
-    found |= {key: SAME_ACTIVATION.get(str(value), value) for key, value in found.items() if "act" in key}
-    if "hidden_activation" in found:  # Gemma's hidden_act has no effect beside it
-        found.pop("hidden_act", None)
-    return found | rope(table)
-
-
-def rope(table: Entries) -> dict[str, Any]:
-    """The rotation of positions, as entries of one form: theta, and what else is not as always."""
-    if not any(table.get(key) is not None for key in ROPE):
-        return {"rope_theta": THETA, "rope_scaling": "none"} if table.get("model_type") in WITH_THETA else {}
-    given = table.get("rope_parameters")
-    inner = {k: v for k, v in given.items() if isinstance(v, dict)} if isinstance(given, dict) else {}
-    found: dict[str, Any] = {}
-    if inner:
-        for kind, entries in inner.items():
-            found |= {_rope_key(kind, key): value for key, value in _turned(entries, {}).items()}
-    else:
-        older = table.get("rope_scaling")
-        found = _turned(given if isinstance(given, dict) else older if isinstance(older, dict) else {}, table)
-        if table.get("rope_local_base_freq") is not None:
-            found["rope_theta of sliding_attention"] = _number(table["rope_local_base_freq"])
-    return found
-
-
-def _rope_key(kind: str, key: str) -> str:
-    return f"{key} of {kind}" if kind != "full_attention" else key
-
-
-def _turned(entries: Entries, table: Entries) -> dict[str, Any]:
-    """One rotation; what is not said, and has no default that is known here, is left out."""
-    kind = entries.get("rope_type", entries.get("type", "default"))
-    always = THETA if table.get("model_type") in WITH_THETA else None
-    theta = entries.get("rope_theta", table.get("rope_theta", table.get("rotary_emb_base", always)))
-    part = entries.get("partial_rotary_factor", table.get("partial_rotary_factor", table.get("rotary_pct")))
-    found = {"rope_theta": _number(theta), "partial_rotary_factor": _number(part), "rope_scaling": "none"}
-    if kind not in (None, "default"):
-        within = {"original_max_position_embeddings": table.get("original_max_position_embeddings")} | dict(entries)
-        rest = {k: _number(v) for k, v in sorted(within.items()) if v is not None and k not in ("type", *ROPE)}
-        found["rope_scaling"] = {**rest, "rope_type": kind}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_number(v) for v in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 # ---- preparation -----------------------------------------------------------------------------------------------------
 def _prepared(ours: Path, theirs: Path, home: str, name: str) -> Iterator[str]:
     """What processors say of pictures and sound, and what sentence-transformers says of pooling."""
     for file in ("preprocessor_config.json", "1_Pooling/config.json"):
-        a, b = read_table(ours / file), read_table(theirs / file)
-        keys = [k for k in sorted(a.keys() & b.keys()) if _fits(k, (*PREPARES, "pooling_mode*")) and a[k] != b[k]]
+        a, b = _preparation(ours, file), _preparation(theirs, file)
+        known = [k for k in sorted(a.keys() & b.keys()) if fits(k, (*PREPARES, "pooling_mode*"))]
+        keys = [k for k in known if a[k] != b[k] and not (_is_edge(a[k], b[k]) or _is_edge(b[k], a[k]))]
         if pairs := [f"{key} {_short(b[key])}, not {_short(a[key])}" for key in keys]:
             yield f"{file} of {name} differs from that of {home}, which the output has: {_listed(pairs)}"
+
+
+def _preparation(folder: Path, file: str) -> Entries:
+    """A file's table, or the one that transformers 5 writes into processor_config.json instead."""
+    if (folder / file).is_file() or file != "preprocessor_config.json":
+        return read_table(folder / file)
+    both = read_table(folder / "processor_config.json")
+    return next((t for k in ("image_processor", "feature_extractor") if isinstance(t := both.get(k), dict)), {})
+
+
+def _is_edge(number: Any, sizes: Any) -> bool:
+    """Whether a number is how older versions wrote {"shortest_edge": number} or {"height": number, "width": number}."""
+    return type(number) is int and isinstance(sizes, dict) and set(map(str, sizes.values())) == {str(number)}
 
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------
@@ -286,26 +210,70 @@ def _lost(ours: Path, theirs: Path, home: str, name: str, partial: bool, templat
     a, b = (_eos(folder, partial) for folder in (ours, theirs))
     if b - a and a:
         found.append(f"eos_token_id {_ids(b)}, not {_ids(a)}")
-    one, two = template_of(ours), template_of(theirs)
-    if two and one != two and template:
-        found.append("another chat template" if one else "a chat template")
-    g, h = (read_table(folder / "generation_config.json") for folder in (ours, theirs))
-    keys = [k for k, v in h.items() if v is not None and g.get(k) != v and not _fits(k, NOT_OF_GENERATION)]
-    found += [f"{key} {_short(h[key])} in generation_config.json" for key in keys]
+    found += [*(_template(ours, theirs) if template else ()), *_generation(ours, theirs)]
     if found:
         way = f"copy them from {name}" if partial else f"--like {name} takes all files of that"
         yield f"{name} has {_listed(found)}; the output has the files of {home} ({way})"
 
 
+def _lost_aligned(
+    ours: Path, theirs: Path, home: str, name: str, tokenizer: Tokenizer, template: bool
+) -> Iterator[str]:
+    """The same where vocabularies were aligned: ids are other ones then, so that tokens are compared by their texts."""
+    found = []
+    endings = _ending(ours), _ending(theirs)
+    with suppress(FormatError):  # a vocabulary that is not read here
+        table = tokenizer.renumbered(endings[0], ours, "config.json") if all(endings) else {}
+        ids = {number: token for token, number in tokenizer.table().ids.items()} if table else {}
+        a = {ids[n] for n in _numbers(table) if n in ids}
+        ids = {number: token for token, number in read(theirs).ids.items()} if a else {}
+        b = {ids[n] for n in _numbers(endings[1]) if n in ids}
+        if b - a and a:
+            new, old = (", ".join(map(_short, sorted(tokens))) for tokens in (b - a, a))
+            found.append(f"the end token{'s' * (len(b - a) > 1)} {new}, not {old}")
+    found += [*(_template(tokenizer.folder, theirs) if template else ()), *_generation(ours, theirs)]
+    if found:
+        yield (
+            f"{name} has {_listed(found)}, which the output has not: its settings are those of the first model of the "
+            f"sum, {home}, its chat template is that of the first one in align_vocab (chat_template in a mergekit file "
+            "sets another)"
+        )
+
+
+def _template(ours: Path, theirs: Path) -> Iterator[str]:
+    """The chat template."""
+    one, two = template_of(ours), template_of(theirs)
+    if two and one != two:
+        yield "another chat template" if one else "a chat template"
+
+
+def _generation(ours: Path, theirs: Path) -> Iterator[str]:
+    """The settings of generation_config.json."""
+    g, h = (read_table(folder / "generation_config.json") for folder in (ours, theirs))
+    g = GENERATES | {key: value for key, value in g.items() if value is not None}
+    keys = [k for k, v in h.items() if v not in (None, []) and g.get(k) != v and not fits(k, NOT_OF_GENERATION)]
+    yield from (f"{key} {_short(h[key])} in generation_config.json" for key in keys)
+
+
 def _eos(folder: Path, partial: bool) -> set[int]:
     """The ids of the tokens at which generation ends."""
-    for file in ("generation_config.json", "config.json"):
+    return _numbers(_ending(folder, partial))
+
+
+def _ending(folder: Path, partial: bool = False) -> Entries:
+    """The entry eos_token_id that counts: that of generation_config.json before that of config.json."""
+    for file in ("generation_config.json", *(() if partial else ("config.json",))):
         table = read_table(folder / file)
         inner = table.get("text_config")
         value = table.get("eos_token_id", inner.get("eos_token_id") if isinstance(inner, dict) else None)
-        if value is not None and not (partial and file == "config.json"):
-            return {v for v in (value if isinstance(value, list) else [value]) if type(v) is int}
-    return set()
+        if value is not None:
+            return {"eos_token_id": value}
+    return {}
+
+
+def _numbers(ending: Entries) -> set[int]:
+    value = ending.get("eos_token_id")
+    return {v for v in (value if isinstance(value, list) else [value]) if type(v) is int}
 
 
 def _ids(found: set[int]) -> str:

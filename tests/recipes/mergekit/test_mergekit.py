@@ -67,6 +67,47 @@ models:
 """
 
 
+DARE = """
+merge_method: dare_linear
+base_model: base
+models:
+  - {model: base}
+  - {model: math, parameters: {weight: 1, density: 0.5}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "option", "seed"), [("", (), 0), ("5", (), 5), ("null", (), 0), ("5", (7,), 7), ("5", (0,), 0)]
+)
+def test_a_random_seed_in_the_file_is_that_of_its_draws_unless_another_is_given(home, key, option, seed):
+    (found,) = read(written(home, DARE + (f"random_seed: {key}" if key else "")), None, *option)
+    assert found.weights == read(written(home, DARE), seed=seed)[0].weights
+    assert found.weights != read(written(home, DARE), seed=seed + 1)[0].weights
+
+
+def test_the_command_line_takes_the_seed_of_the_file_too(home, merge):
+    config = written(home, DARE + "random_seed: 5")
+    assert (
+        merge(config, "--print-recipe").stdout
+        == merge(written(home, DARE, "o.yml"), "--seed", 5, "--print-recipe").stdout
+    )
+    assert "random_seed is a whole number, not 'five'" in refused(home, DARE + "random_seed: five")
+
+
+def test_a_union_of_tokenizers_says_which_end_token_and_template_it_loses(home, merge):
+    words = {"x": 0, "end": 1, "stop": 2}
+    for name, ends in (("base", 1), ("math", 2)):
+        (home / name / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": words}}))
+        (home / name / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    (home / "math" / "chat_template.jinja").write_text("{{ messages }}")
+    text = LINEAR.replace("code", "base") + "base_model: base\n"
+    said = merge(written(home, text + "tokenizer_source: union"), "-o", "out").stderr
+    assert 'math has the end token "stop", not "end", a chat template, which the output has not' in said
+    said = merge(written(home, text + "tokenizer_source: union\nchat_template: auto"), "-o", "two").stderr
+    assert "the end token" in said and "a chat template," not in said
+    assert (home / "two/chat_template.jinja").read_text() == "{{ messages }}"
+
+
 # ---- the file itself ------------------------------------------------------------------------------------------------
 def test_a_key_that_is_there_twice_is_an_error_with_both_lines(home):
     said = refused(home, LINEAR.replace("weight: 1}", "weight: 1, weight: 2}") + "merge_method: slerp\n")

@@ -1,14 +1,14 @@
 """What lifts a pure function of arrays to Weights: calls, what they compute, and what is measured before.
 
-method.py     what a method is, as data: the function, what it may be given, what it costs
-lift.py       what makes it callable on Weights, and @method for one of your own
-call.py       one call: what it is, what its numbers are, what memory it needs
-applied.py    what a call computes, range by range
-passes.py     what must be known before: Gram matrices, ratios of norms, overlaps
-counting.py   counts of magnitudes, streamed
-thresholds.py the magnitude of a given rank, exact; how those that are equal to it divide
-lanes.py      rows and columns with numbers of their own
-draws.py      random numbers with a key
-blas.py       one thread for matrix products, so that their bits do not depend on the number of cores
-proof.py      whether a user's own function is the one of an earlier run
+method.py      what a method is, as data: the function, what it may be given, what it costs
+lift.py        what makes it callable on Weights, and @method for one of your own
+call.py        one call: what it is, what its numbers are, what memory it needs
+applied.py     what a call computes, range by range
+passes.py      what must be known before: Gram matrices, ratios of norms, overlaps
+counting.py    counts of magnitudes, streamed
+thresholds.py  the magnitude of a given rank, exact; how those that are equal to it divide
+lanes.py       rows and columns with numbers of their own
+draws.py       random numbers with a key
+blas.py        one thread for matrix products, so that their bits do not depend on the number of cores
+proof.py       whether a user's own function is the one of an earlier run
 """

@@ -11,7 +11,7 @@ Part = TypeVar("Part")
 
 TOP = (
     "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype", "tokenizer_source",
-    "tokenizer", "chat_template", "name",
+    "tokenizer", "chat_template", "name", "random_seed",
 )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ class Config:
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
     name: str | None = None
+    seed: int | None = None
 
     @property
     def references(self) -> list[Reference]:
@@ -129,6 +130,7 @@ def config(document: Any, problems: Problems) -> Config | None:
         tokenizer=_tokenizer(document, problems),
         chat_template=_text(document, "chat_template", problems),
         name=_text(document, "name", problems),
+        seed=_seed(document, problems),
     )
     return found if len(problems) == count else None
 
@@ -297,6 +299,14 @@ def _text(table: Mapping[str, Any], key: str, problems: Problems) -> str | None:
     value = table.get(key)
     if value is not None and not isinstance(value, str):
         problems.append(f"{key} is a text, not {value!r}")
+        return None
+    return value
+
+
+def _seed(table: Mapping[str, Any], problems: Problems) -> int | None:
+    value = table.get("random_seed")
+    if value is not None and type(value) is not int:
+        problems.append(f"random_seed is a whole number, not {value!r}")
         return None
     return value
 

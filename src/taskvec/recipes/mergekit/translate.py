@@ -32,10 +32,11 @@ class Merge:
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path, names: Mapping[str, str] | None = None, seed: int = 0) -> list[Merge]:
+def read(path: Path, names: Mapping[str, str] | None = None, seed: int | None = None) -> list[Merge]:
     """The documents of a mergekit file, those with a `name` before those that use it.
 
-    names: model in the file -> where it lies, for files whose paths are of another machine. seed: of DARE and DELLA.
+    names: model in the file -> where it lies, for files whose paths are of another machine. seed: of DARE and DELLA,
+    instead of a document's random_seed (0 where it has none).
     Raises RecipeError with every problem of the file.
     """
     try:
@@ -124,7 +125,7 @@ def _every_settings(c: Config) -> list[tuple[str, Settings]]:
 class _Documents:
     """The documents of one file: a model that is named like a document is that document's expression."""
 
-    def __init__(self, path: Path, configs: list[Config], names: Mapping[str, str], seed: int):
+    def __init__(self, path: Path, configs: list[Config], names: Mapping[str, str], seed: int | None):
         self.path, self.names, self.seed = path, names, seed
         self.configs = {c.name: c for c in configs}
         self.made: dict[str | None, Merge] = {}
@@ -156,7 +157,8 @@ class _Documents:
         if not all(m.terms for m in opened.values()):
             return Weights({})  # it is said what could not be read
         models = prepared(c, opened, self.problems)
-        return Weights({}) if self.problems else _Translation(c, models, self.seed, self.problems).weights()
+        seed = self.seed if self.seed is not None else c.seed or 0
+        return Weights({}) if self.problems else _Translation(c, models, seed, self.problems).weights()
 
     def open(self, reference: Reference) -> Weights:
         if reference not in self.opened:
