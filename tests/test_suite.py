@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -19,8 +19,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -28,7 +33,7 @@ from transformers import (
 
 import taskvec as tv
 from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
-from taskvec.evals import evaluator_from
+from taskvec.evals import evaluator_from, require_apart
 from taskvec.evals.suite import suite_from
 from taskvec.evals.texts import Data, read
 
@@ -43,6 +48,20 @@ WRITTEN = "tasks: {a: {kind: generation, model: lm-base, data: prompts.txt,"
 PROMPTS = {"bad": ["w1 w2", "w3"], "good": ["w30 w31", "w32 w5 w6"]}
 
 
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def made(make, seed, folder):
+    """A model of random weights in a folder."""
+    torch.manual_seed(seed)
+    model = make()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.4)
+    model.save_pretrained(folder)
+    tokenizer(folder)
+
+
 def tokenizer(folder):
     model = Tokenizer(WordLevel({w: k for k, w in enumerate(["[UNK]", "</s>", *WORDS])}, unk_token="[UNK]"))
     model.pre_tokenizer = Whitespace()
@@ -53,7 +72,7 @@ def tokenizer(folder):
 def home(tmp_path_factory):
     """base and tuned encoders, classifiers and language models, and data in every format."""
     root = tmp_path_factory.mktemp("suite")
-    tiny = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    tiny = TINY
     bert = BertConfig(vocab_size=42, max_position_embeddings=32, **tiny)
     llama = LlamaConfig(vocab_size=42, num_key_value_heads=1, max_position_embeddings=64, eos_token_id=1, **tiny)
     two = BertConfig(vocab_size=42, max_position_embeddings=32, id2label={0: "bad", 1: "good"}, **tiny)
@@ -63,13 +82,7 @@ def home(tmp_path_factory):
         "lm": lambda: LlamaForCausalLM(llama),
     }.items():
         for seed, name in enumerate(("base", "tuned")):
-            torch.manual_seed(seed)
-            model = make()
-            with torch.no_grad():
-                for p in model.parameters():
-                    p.normal_(0, 0.4)
-            model.save_pretrained(root / f"{kind}-{name}")
-            tokenizer(root / f"{kind}-{name}")
+            made(make, seed, root / f"{kind}-{name}")
     rows = [{"text": t, "label": y} for t, y in zip(TEXTS, LABELS, strict=True)]
     (root / "all.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (root / "val.tsv").write_text("label\ttext\n" + "".join(f"{r['label']}\t{r['text']}\n" for r in rows[:30]))
@@ -166,6 +179,62 @@ def test_a_given_head_and_the_model_s_own(home):
             assert task.scores(model(home, "encoder"), split, 0, 1)[""].tolist() == [hits[t] for t in texts]
 
 
+HEADED = {
+    "lm": None,
+    "classifier": None,
+    "masked": lambda: BertForMaskedLM(BertConfig(vocab_size=42, max_position_embeddings=32, **TINY)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=42, n_positions=32, n_embd=16, n_layer=2, n_head=2)),
+}
+
+
+@pytest.mark.parametrize("kind", HEADED)
+def test_texts_are_embedded_by_the_body_of_a_model_that_has_a_head(home, tmp_path, kind):
+    make = HEADED[kind]
+    for seed, name in enumerate(("base", "tuned")):
+        if make:
+            made(make, seed, home / f"{kind}-{name}")
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", f"{kind}-base")
+    suite, w = suite_from(described(home, text, "headed.yml")), model(home, kind)
+    found = suite(w, "test")["mood"]
+    tv.save(w, tmp_path / "out")
+    net, task = AutoModel.from_pretrained(tmp_path / "out").eval(), suite.tasks["mood"]
+    texts = [e.text for e in task.listed("test")]
+    with torch.no_grad():
+        ours, theirs = task._embedded(task.live.module, task._ids(texts)), embed(home, net, texts)
+        base = AutoModel.from_pretrained(home / f"{kind}-base").eval()
+        rows = torch.stack([embed(home, base, texts).mean(0) for texts in PROMPTS.values()])
+        best = (theirs @ torch.nn.functional.normalize(rows, dim=-1).T).argmax(1)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert found.tolist() == [float([*PROMPTS][k] == e.label) for k, e in zip(best, task.listed("test"), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "model.norm.weight is in the module, not in the weights"),
+        (lambda t: t.update({"model.extra.weight": np.ones(2, np.float32)}), "model.extra.weight is not in the module"),
+        (lambda t: t.update({"v_head.weight": np.ones(2, np.float32)}), "v_head.weight is not in the module"),
+        (lambda t: t.update({"norm.weight": np.ones(16, np.float32)}), "norm.weight is not in the module"),
+    ],
+)
+def test_beside_a_body_only_its_own_head_may_stand(home, change, what):
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", "lm-base")
+    suite, tensors = suite_from(described(home, text, "headed.yml")), load_file(home / "lm-base" / "model.safetensors")
+    del tensors["lm_head.weight"]
+    assert len(suite(tv.from_arrays(tensors), "test")["mood"])  # a head may be missing: nothing of it is looked at
+    change(tensors)
+    with pytest.raises(MismatchError, match=f"- {what}"):
+        suite(tv.from_arrays(tensors), "test")
+
+
+def test_a_model_that_wants_more_than_texts_is_stated(home):
+    parts = {"text_config": {"vocab_size": 42, **TINY}, "vision_config": {"image_size": 8, "patch_size": 4, **TINY}}
+    made(lambda: CLIPModel(CLIPConfig(projection_dim=8, **parts)), 0, home / "clip-base")
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", "clip-base")
+    with pytest.raises(FormatError, match="mood: a CLIPModel gives no states for a text alone"):
+        suite_from(described(home, text, "clip.yml"))(tv.load(home / "clip-base"), "test")
+
+
 def test_one_file_is_dealt_out_by_the_texts_alone(home, tmp_path):
     data = Data(data="all.jsonl")
     sides = {split: [e.text for e in data.examples(split, home)] for split in ("validation", "test")}
@@ -219,6 +288,25 @@ def _side(text):
     from taskvec.evals.order import digest, position
 
     return "validation" if position(digest(text)) < 0.5 else "test"
+
+
+def test_windows_are_shared_where_their_documents_are(home):
+    """Windows that are equal though their documents differ are no leak; a document in both splits is one."""
+    (home / "alike.txt").write_text("\n\n".join(f"w1 w2 w3 {'w4 ' * k}".strip() for k in range(1, 60)))
+    alike = evaluator_from(described(home, f"{PPL} data: alike.txt, window: 4}}}}"))
+    windows = {split: alike.function.tasks["a"].identities(split) for split in ("validation", "test")}
+    assert {*windows["validation"]} & {*windows["test"]}  # "w4 w4 w4 w4" is in both
+    assert require_apart(alike).notes({split: alike(model(home, "lm"), split) for split in windows}) == []
+    (home / "first.txt").write_text("\n\n".join(["w1 w2", *TEXTS[:20]]))
+    (home / "second.txt").write_text("\n\n".join([*TEXTS[40:], TEXTS[3], "w7 w8 w9"]))
+    both = f"{PPL} validation: first.txt, test: second.txt, window: 4}}}}"
+    leaking = evaluator_from(described(home, both))
+    with pytest.raises(
+        MismatchError, match=r"Leave these out of one of the two splits:\n  - a: [1-4] of [0-9]+\n  - a_loss"
+    ):
+        require_apart(leaking)
+    (home / "second.txt").write_text("\n\n".join([*TEXTS[40:], "w7 w8 w9"]))
+    require_apart(evaluator_from(described(home, both)))
 
 
 def test_what_is_written_is_scored(home):
@@ -340,11 +428,17 @@ def test_coefficients_are_learned_from_a_file_of_tasks(home, run):
     labelled = json.loads(run(*line, "--loss", "labels", "--json").stdout)
     assert labelled["knobs"] != found["knobs"] and labelled["losses"] != found["losses"]
     suite = suite_from(tasks)
-    module, loss = suite.learned(labels=False)
+    module, loss = suite.learned(model(home, "encoder"), labels=False)
     base = tv.load(home / "encoder-base")
     family = base + tv.layerwise(tv.load(home / "encoder-tuned") - base, "t")
     again = tv.learn(family, module, loss, steps=12, rate=0.02)
     assert again.knobs == pytest.approx(found["knobs"], abs=1e-5)
+    headed = [part.replace("encoder", "lm") if isinstance(part, str) else part for part in line]
+    described(home, Path(tasks).read_text().replace("encoder", "lm"), "learn-lm.yml")
+    headed[headed.index(tasks)] = home / "learn-lm.yml"
+    found = json.loads(run(*headed, "--json", "-o", home / "learned-lm").stdout)
+    assert found["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(found["losses"]) == 12
+    assert "lm_head.weight" in tv.load(home / "learned-lm").specs  # the head goes along, though nothing judged it
     out = run(*line[:4], "--evaluate", described(home, "tasks: {m: {kind: command, run: '{model} {split}'}}", "no.yml"))
     assert out.code == 1 and "must share one model" in out.stderr
 
@@ -353,13 +447,13 @@ def test_a_language_model_learns_from_its_texts(home):
     suite = suite_from(
         described(home, "model: lm-base\ntasks:\n  ppl: {kind: perplexity, data: story.txt, window: 16}")
     )
-    module, loss = suite.learned(labels=True)
+    module, loss = suite.learned(model(home, "lm"), labels=True)
     base = tv.load(home / "lm-base")
     found = tv.learn(base + tv.knob("lam") * (tv.load(home / "lm-tuned") - base), module, loss, steps=60, rate=0.02)
     ppl = {lam: suite(model(home, "lm", lam), "validation")["ppl"] for lam in (0.3, found.knobs["lam"])}
     assert ppl[found.knobs["lam"]] < ppl[0.3]
     with pytest.raises(RecipeError, match="learns from its texts"):
-        suite.learned(labels=False)[1](module, 0)
+        suite.learned(model(home, "lm"), labels=False)[1](module, 0)
 
 
 def test_other_examples_are_another_evaluator(home, tmp_path):

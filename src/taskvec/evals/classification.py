@@ -150,7 +150,12 @@ class Classification(Task):
         import torch
 
         given = padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)
-        states = module(**given).last_hidden_state.float()
+        try:
+            states = module(**given).last_hidden_state.float()
+        except (AttributeError, TypeError, ValueError) as error:  # of models that want pictures or a second text, too
+            kind = type(self.live.module).__name__
+            told = f"{self.name}: a {kind} gives no states for a text alone, so it cannot embed texts"
+            raise FormatError(f"{told} ({str(error).splitlines()[0]}): take the model of its texts") from error
         mask = given["attention_mask"][:, :, None]
         pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
         found: torch.Tensor = torch.nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled

@@ -52,10 +52,17 @@ class Perplexity(Task):
             else []
         )
         ids = [token for row in rows for token in (*row, *end)]
-        windows = [ids[k : k + self.window] for k in range(0, len(ids) - self.window + 1, self.window)]
+        owners = [d.identity for d, row in zip(documents, rows, strict=True) for _ in (*row, *end)]
+        windows = [slice(k, k + self.window) for k in range(0, len(ids) - self.window + 1, self.window)]
         if not windows:
             raise FormatError(f"{path} has {len(ids)} tokens for {split}, fewer than one window of {self.window}")
-        return self.limited([Example(" ".join(map(str, row))) for row in windows])
+        return self.limited([Example(" ".join(map(str, ids[w])), parts=frozenset(owners[w])) for w in windows])
+
+    def texts(self, split: str) -> Sequence[frozenset[str]]:
+        """The documents in each window: equal windows of two documents are no leak, a document in both splits is one,
+        also where its windows begin elsewhere.
+        """
+        return [e.parts for e in self.listed(split)]
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": perplexity, "loss": one a window}."""

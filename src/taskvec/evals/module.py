@@ -1,6 +1,12 @@
-"""One live module of transformers that takes on any weights: what candidates are judged in (the `eval` extra)."""
+"""One live module of transformers that takes on any weights: what candidates are judged in (the `eval` extra).
 
-from collections.abc import Iterator, Sequence
+An encoder is the body of a model, as AutoModel reads it. Checkpoints of models with a head (BertForMaskedLM,
+LlamaForCausalLM) have the body's tensors behind a prefix, `bert.` or `model.`, and the head's beside them. Weights with
+such names are set into a module in which the body bears that prefix, with room for the head, which nothing calls.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,10 +62,40 @@ class Live:
     def take(self, weights: Weights) -> Any:
         """The module with these weights; nothing is done where it holds them already."""
         if self.holds is not weights:
-            module, self.holds = self.module, None
+            module, self.holds = self.fitting(weights), None
             load_into(module, weights)
             self.holds = weights
         return self.module
+
+    def fitting(self, weights: Weights) -> Any:
+        """The module by the names that the weights have: itself, or with its prefix and its head around it."""
+        prefix = f"{getattr(self.module, 'base_model_prefix', '')}."
+        bare = self.kind != "encoder" or any(name.startswith(prefix) for name in self.module.state_dict())
+        return self.module if bare or not any(name.startswith(prefix) for name in weights.specs) else self._headed
+
+    @cached_property
+    def _headed(self) -> Any:
+        import torch
+
+        body = self.module
+
+        class Headed(torch.nn.Module):
+            def forward(self, *args: Any, **kwargs: Any) -> Any:
+                return body(*args, **kwargs)
+
+        found = Headed().eval()
+        found.add_module(body.base_model_prefix, body)
+        for name, tensor in _head_of(body).items():
+            *path, last = name.split(".")
+            inner: torch.nn.Module = found
+            for part in path:
+                if part not in dict(inner.named_children()):
+                    inner.add_module(part, torch.nn.Module())
+                inner = inner.get_submodule(part)
+            dtype = body.dtype if tensor.is_floating_point() else tensor.dtype
+            # not persistent: weights may leave a head out, such as one that is tied to the embedding
+            inner.register_buffer(last, torch.empty(tensor.shape, dtype=dtype, device=self.device), persistent=False)
+        return found
 
     def _read(self, read: Any) -> Any:
         try:
@@ -67,6 +103,21 @@ class Live:
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0]
             raise FormatError(f"{self.folder} cannot be opened by transformers as a {self.kind}: {first}") from None
+
+
+def _head_of(body: Any) -> "Mapping[str, torch.Tensor]":
+    """The tensors that the class of its config (`architectures`) has beside the body, without memory, by name."""
+    import torch
+
+    transformers, found = _transformers(), dict[str, torch.Tensor]()
+    for name in body.config.architectures or ():
+        kind: Any = getattr(transformers, name, None)
+        known = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+        if known and kind.base_model_prefix == body.base_model_prefix and not isinstance(body, kind):
+            with torch.device("meta"):
+                whole = kind(copy.deepcopy(body.config))
+            found |= {n: t for n, t in whole.state_dict().items() if not n.startswith(f"{body.base_model_prefix}.")}
+    return found
 
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}

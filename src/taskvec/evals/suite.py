@@ -58,13 +58,13 @@ class Suite:
         """Tasks that cannot tell which examples they use."""
         return [name for name, task in self.tasks.items() if task.identities("validation") is None]
 
-    def examples(self, split: str) -> Mapping[str, Sequence[str]]:
-        """By metric, of tasks that can tell."""
-        told = {name: task.identities(split) for name, task in self.tasks.items()}
+    def examples(self, split: str) -> Mapping[str, Sequence[Any]]:
+        """By metric, of tasks that can tell: for each example the text that it is, or the texts that it is made of."""
+        told = {name: task.texts(split) for name, task in self.tasks.items()}
         return {
-            f"{name}_{suffix}" if suffix else name: identities
-            for name, identities in told.items()
-            if identities is not None
+            f"{name}_{suffix}" if suffix else name: texts
+            for name, texts in told.items()
+            if texts is not None
             for suffix in self.tasks[name].told
         }
 
@@ -82,18 +82,22 @@ class Suite:
                 found[f"{name}_{suffix}" if suffix else name] = values
         return found
 
-    def learned(self, labels: bool) -> "tuple[Any, Callable[[Callable[..., Any], int], Any]]":
-        """(the live module that all tasks share, the sum of their losses) for `learn`. Raises RecipeError."""
-        modules = {id(task.live): task.live for task in self.tasks.values() if hasattr(task, "live")}
+    def learned(self, weights: Weights, labels: bool) -> "tuple[Any, Callable[[Callable[..., Any], int], Any]]":
+        """(the live module that all tasks share, by the names of the weights; the sum of their losses) for `learn`.
+
+        Raises RecipeError.
+        """
+        tasks = [*self.tasks.values()]
+        modules = {id(task.live): task.live for task in tasks if hasattr(task, "live")}
         if len(modules) != 1:
             raise RecipeError(
                 f"{Path(self.path).name}: to learn, all tasks must share one model, and these have {len(modules)}"
             )
-        for task in self.tasks.values():
+        for task in tasks:
             task.ready()
         (live,) = modules.values()
         live.holds = None  # whoever learns sets the module himself
-        return live.module, lambda model, step: sum(task.loss(model, step, labels) for task in self.tasks.values())
+        return live.fitting(weights), lambda model, step: sum(task.loss(model, step, labels) for task in tasks)
 
     def predictions(self, weights: Weights, split: str) -> dict[str, Any]:
         """The classes that the model puts the examples of its classification tasks in."""

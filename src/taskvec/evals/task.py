@@ -65,6 +65,10 @@ class Task(Data):
         """What each example is recognised by; None if it cannot be told."""
         return [e.identity for e in self.listed(split)]
 
+    def texts(self, split: str) -> "Sequence[str | frozenset[str]] | None":
+        """The text of each example, by its digest, or those of all documents that an example is made of."""
+        return self.identities(split)
+
     def ready(self) -> None:
         """What must be made of the file's own model, before its module is another one."""
 

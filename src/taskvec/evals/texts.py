@@ -18,10 +18,11 @@ LONGEST = 10**8  # characters of a field
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A text, and its label if it has one."""
+    """A text, and its label if it has one; of a window over several documents also their digests."""
 
     text: str
     label: str = ""
+    parts: frozenset[str] = frozenset()
 
     @property
     def identity(self) -> str:
