@@ -11,7 +11,7 @@ one live module there is of each architecture.
 
 import difflib
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from taskvec.evals.module import Live
 from taskvec.evals.order import digest
 from taskvec.evals.task import Task
 from taskvec.weights import Weights
-from taskvec.yaml_files import documents
+from taskvec.yaml_files import document
 
 KINDS: Mapping[str, type[Task]] = {
     kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Harness, Command)
@@ -110,7 +110,7 @@ def suite_from(path: str) -> Suite:
 
     Raises FormatError, RecipeError with all misspelt keys at once.
     """
-    given: Any = next(iter(documents(Path(path))), None)
+    given: Any = document(Path(path))
     tasks = given.pop("tasks", None) if isinstance(given, dict) else None
     if not isinstance(tasks, dict) or not tasks:
         raise FormatError(f"{path}: a file of tasks has tasks: {{NAME: {{kind: ...}}}}")
@@ -142,7 +142,8 @@ def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str])
     given = about.get("kind", shared.get("kind", ""))
     kind = KINDS.get(given) if isinstance(given, str) else None
     if kind is None:
-        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {reprlib.repr(given)}")
+        said = f"not {reprlib.repr(given)}{_near(given, KINDS)}" if given else "and none is given"
+        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, {said}")
         return None
     keys = _keys(kind)
     found = {key: value for key, value in {**shared, **about}.items() if key in keys}
@@ -163,10 +164,12 @@ def _keys(kind: type[Task]) -> dict[str, Any]:
 
 
 def _unknown(key: Any, known: Any, where: str) -> str:
-    close = difflib.get_close_matches(str(key), known, n=1)
-    return f"{where}: no key {key}" + (
-        f" (did you mean {close[0]}?)" if close else f"; there is {', '.join(sorted(known))}"
-    )
+    return f"{where}: no key {key}" + (_near(key, known) or f"; there is {', '.join(sorted(known))}")
+
+
+def _near(given: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(given), [*known], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _fits(value: Any, wanted: Any) -> bool:
