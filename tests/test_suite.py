@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -32,10 +33,10 @@ from transformers import (
 )
 
 import taskvec as tv
-from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
+from taskvec.errors import FormatError, MismatchError, NonFiniteError, RecipeError, TaskvecError
 from taskvec.evals import evaluator_from, require_apart
 from taskvec.evals.suite import suite_from
-from taskvec.evals.texts import Data, read
+from taskvec.evals.texts import Data, paragraphs, read
 
 WORDS = [f"w{k}" for k in range(40)]
 RNG = np.random.default_rng(0)
@@ -43,6 +44,7 @@ TEXTS = [" ".join(RNG.choice(WORDS, RNG.integers(3, 9))) for _ in range(60)]
 LABELS = ["good" if RNG.random() < 0.5 else "bad" for _ in TEXTS]
 MOOD = "model: encoder-base\ntasks:\n  mood: {kind: classification,"
 TEXTS_OF = "tasks: {a: {kind: classification, model: encoder-base,"
+HEADS_OF = f"{TEXTS_OF} data: all.jsonl, head: head.safetensors,"
 PPL = "tasks: {a: {kind: perplexity, model: lm-base,"
 WRITTEN = "tasks: {a: {kind: generation, model: lm-base, data: prompts.txt,"
 PROMPTS = {"bad": ["w1 w2", "w3"], "good": ["w30 w31", "w32 w5 w6"]}
@@ -495,6 +497,38 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
         (f"{WRITTEN} judge: 'judge.py:wrong'}}}}", TaskvecError, "a number for each of 29 texts, not .1."),
         (f"{WRITTEN} judge: classifier-base, label: x}}}}", RecipeError, "classes .bad, good., not 'x'"),
         (
+            f"{HEADS_OF} classes: [bad, good, ugly]}}}}",
+            MismatchError,
+            "3 classes .bad, good, ugly., and the head has 2",
+        ),
+        (f"{HEADS_OF} classes: [good, bad, good]}}}}", RecipeError, "every class stands once, and good does not"),
+        (f"{HEADS_OF} classes: [no, yes]}}}}", RecipeError, "put classes in quotes .a class is false"),
+        (f"{HEADS_OF} classes: [bad, good], max_tokens: 0}}}}", RecipeError, "max_tokens is at least 1"),
+        (f"{HEADS_OF} classes: [bad, good], dtype: float99}}}}", RecipeError, "dtype is one of auto, float32"),
+        (f"{HEADS_OF} classes: [bad, good], device: banana}}}}", RecipeError, "device: banana cannot be used"),
+        (f"{HEADS_OF} classes: [bad, good], label_column: y}}}}", MismatchError, "an example without a label"),
+        (f"{HEADS_OF} scale: .nan}}}}", RecipeError, "scale is a number, not nan"),
+        (
+            f"{TEXTS_OF} data: all.jsonl, prompts: {{x: [w1]}}, classes: [y]}}}}",
+            RecipeError,
+            "prompts name the classes",
+        ),
+        (f"{TEXTS_OF} data: all.jsonl, prompts: {{x: ['']}}}}}}", FormatError, "the tokenizer makes no token of ''"),
+        (f"{PPL} data: all.jsonl, text_column: body}}}}", FormatError, "no text under 'body'; there is text, label"),
+        (
+            f"{PPL.replace('lm-base', 'classifier-base')} data: story.txt, window: 8}}}}",
+            FormatError,
+            "no weights for a causal",
+        ),
+        (f"{WRITTEN} judge: 'judge.py:early', chat: true}}}}", RecipeError, "lm-base has no chat template"),
+        ("tasks: {a: {kind: command, run: '{model} {split}', timeout: -1}}", RecipeError, "seconds above 0, not -1"),
+        ("tasks: {class: {kind: command}}", RecipeError, "no word of Python"),
+        (
+            f"{PPL} data: story.txt, window: 8}}, a_loss: {{kind: command, run: 'echo 1 # {{model}} {{split}}'}}}}",
+            RecipeError,
+            "two tasks give the metric a_loss: rename a_loss",
+        ),
+        (
             "tasks: {a: {kind: classification, model: lm-base, data: all.jsonl}}",
             FormatError,
             "no weights for a classifier",
@@ -507,10 +541,67 @@ def test_what_is_wrong_with_a_file_of_tasks_is_stated(home, text, error, what):
         evaluator_from(described(home, text, "wrong.yml"))(model(home, kind), "validation")
 
 
+def test_logits_that_are_no_numbers_are_no_answers(home):
+    """The highest of several NaN would be the first class, and the likeliest token the first one."""
+    zero_shot = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}"
+    written = f"{WRITTEN} judge: 'judge.py:early', tokens: 2}}}}"
+    for text, kind, norm in (
+        (zero_shot, "encoder", "encoder.layer.1.output.LayerNorm.weight"), (written, "lm", "model.norm.weight"),
+    ):  # fmt: skip
+        tensors = load_file(home / f"{kind}-base" / "model.safetensors")
+        tensors[norm] = np.full_like(tensors[norm], 3e38)  # a number, but not what is computed with it
+        with pytest.raises(NonFiniteError, match="logits"):
+            suite_from(described(home, text, "nan.yml"))(tv.from_arrays(tensors), "validation")
+
+
+def test_what_sees_the_tokens_to_come_has_no_perplexity(home):
+    config = BertConfig(vocab_size=42, max_position_embeddings=32, **TINY)
+    for decoder in (True, False):
+        config.is_decoder = decoder
+        made(lambda: BertForMaskedLM(config), 0, home / "masked-lm")
+        suite = suite_from(
+            described(home, "tasks: {a: {kind: perplexity, model: masked-lm, data: story.txt, window: 8}}")
+        )
+        if decoder:
+            assert suite(tv.load(home / "masked-lm"), "test")["a"] > 1
+        else:
+            with pytest.raises(FormatError, match="masked-lm is no causal language model: a BertLMHeadModel sees"):
+                suite(tv.load(home / "masked-lm"), "test")
+
+
+def test_a_folder_without_a_tokenizer_is_stated(home):
+    """transformers would make one that knows no word."""
+    shutil.copytree(home / "encoder-base", home / "wordless")
+    for file in (home / "wordless").glob("tokenizer*"):
+        file.unlink()
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", "wordless")
+    with pytest.raises(FormatError, match="wordless has no tokenizer"):
+        suite_from(described(home, text, "wordless.yml"))(model(home, "encoder"), "test")
+
+
+def test_a_search_does_not_make_a_perplexity_large_unasked(home):
+    """Of the mean of all metrics, the objective unless one is given, the worst model would be the best."""
+    tasks = described(home, f"{PPL} data: story.txt, window: 16}}}}", "large.yml")
+    base = tv.load(home / "lm-base")
+    family = base + tv.knob("lam") * (tv.load(home / "lm-tuned") - base)
+    with pytest.raises(RecipeError, match="of a, a_loss less is better: say what counts"):
+        tv.search(family, tasks, {"lam": [0, 0.5]})
+    assert tv.search(family, tasks, {"lam": [0.5]}).chosen  # one candidate: nothing is chosen by it
+    found = tv.search(family, tasks, {"lam": [0, 0.5]}, objective="a_loss", minimise=True)
+    suite = suite_from(tasks)
+    losses = {lam: suite(model(home, "lm", lam), "validation")["a"] for lam in (0, 0.5)}
+    assert found.chosen.knobs["lam"] == min(losses, key=losses.get)
+
+
 def test_all_mistakes_of_a_file_are_told_at_once(home):
     with pytest.raises(RecipeError) as caught:
-        suite_from(described(home, "tasks: {a: {kind: x}, b: {kind: perplexity, windw: 3}, c: 4}", "wrong.yml"))
+        suite_from(
+            described(
+                home, "model: x\ntasks: {a: {kind: x}, b: {kind: command, timeout: 1, windw: 3}, c: 4}", "wrong.yml"
+            )
+        )
     assert all(part in str(caught.value) for part in ("a: kind", "b: no key windw", "c: a task is"))
+    assert "the file" not in str(caught.value)  # `model` may well be of the task that could not be read
 
 
 @pytest.mark.parametrize(
@@ -526,6 +617,13 @@ def test_what_is_wrong_with_data_is_stated_with_its_line(tmp_path, name, content
     (tmp_path / name).write_text(content)
     with pytest.raises(FormatError, match=what):
         [*read(Path(tmp_path / name))]
+
+
+def test_a_file_in_another_encoding_is_stated(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
+    for reader in (read, paragraphs):
+        with pytest.raises(FormatError, match=r"a.txt is no UTF-8 text"):
+            [*reader(tmp_path / "a.txt")]
 
 
 # ---- lm-evaluation-harness, where it is installed ------------------------------------------------

@@ -10,10 +10,12 @@ one live module there is of each architecture.
 """
 
 import difflib
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
@@ -68,6 +70,12 @@ class Suite:
             for suffix in self.tasks[name].told
         }
 
+    @property
+    def falling(self) -> list[str]:
+        """Metrics of which less is better."""
+        tasks = [(name, task) for name, task in self.tasks.items() if task.falling]
+        return [f"{name}_{suffix}" if suffix else name for name, task in tasks for suffix in task.told]
+
     def part(self, start: float, stop: float) -> "Suite | None":
         """The suite on a share of each task's examples; None if a task cannot be judged by parts."""
         return None if self.untold else replace(self, start=start, stop=stop)
@@ -79,7 +87,10 @@ class Suite:
             task.ready()
         for name, task in self.tasks.items():
             for suffix, values in task.scores(weights, split, self.start, self.stop).items():
-                found[f"{name}_{suffix}" if suffix else name] = values
+                metric = f"{name}_{suffix}" if suffix else name
+                if metric in found:
+                    raise RecipeError(f"two tasks give the metric {metric}: rename {name}")
+                found[metric] = values
         return found
 
     def learned(self, weights: Weights, labels: bool) -> "tuple[Any, Callable[[Callable[..., Any], int], Any]]":
@@ -116,7 +127,8 @@ def suite_from(path: str) -> Suite:
         raise FormatError(f"{path}: a file of tasks has tasks: {{NAME: {{kind: ...}}}}")
     problems: list[str] = []
     made = {str(name): _task(str(name), about, given, problems) for name, about in tasks.items()}
-    known = {key for task in made.values() if task for key in _keys(type(task))} | {"kind"}
+    kinds = {type(task) for task in made.values() if task} if all(made.values()) else {*KINDS.values()}
+    known = {key for kind in kinds for key in _keys(kind)} | {"kind"}
     problems += [_unknown(key, known, "the file") for key in given if key not in known]
     if problems:
         raise RecipeError(f"{path} cannot be used:", problems)
@@ -133,8 +145,8 @@ def suite_from(path: str) -> Suite:
 
 def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str]) -> Task | None:
     """A task as it is described; None and a problem more where it cannot be read."""
-    if not name.isidentifier():
-        problems.append(f"{name!r} is no name for a metric: letters, digits and _")
+    if not name.isidentifier() or iskeyword(name):
+        problems.append(f"{name!r} is no name for a metric: letters, digits and _, and no word of Python such as class")
         return None
     if not isinstance(about, dict):
         problems.append(f"{name}: a task is {{kind: ...}}, not {reprlib.repr(about)}")
@@ -173,13 +185,14 @@ def _near(given: Any, known: Iterable[str]) -> str:
 
 
 def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value of the file is of a field's type; whole numbers are numbers, true and false are not."""
+    """Whether a value of the file is of a field's type; whole numbers are numbers, true, .nan and .inf are not."""
     if wanted in (str, bool):
         return isinstance(value, wanted)
     if wanted in (int, float, int | None, float | None):
         whole = wanted in (int, int | None)
         missing = value is None and wanted in (int | None, float | None)
-        return missing or (isinstance(value, int if whole else int | float) and not isinstance(value, bool))
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        return missing or (number and abs(value) < math.inf)
     return isinstance(value, dict if "Mapping" in str(wanted) else list)
 
 

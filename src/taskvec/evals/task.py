@@ -11,6 +11,7 @@ from taskvec.evals.order import fair_order
 from taskvec.evals.texts import Data, Example
 from taskvec.weights import Weights
 
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 LiveOf = Callable[..., Live]  # folder, kind, dtype, device[, class] -> the one module there is of these
 
 
@@ -33,13 +34,21 @@ class Task(Data):
         "",
     )  # the suffixes of the metrics that have a score an example, or are of them all
 
+    falling: ClassVar[bool] = False  # whether less is better
+
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
         """`root`: the folder that paths are relative to. Raises RecipeError for settings that do not go together."""
+        self.settle(name, root)
+        self.live = self.opened(live_of, self.module)
+
+    def settle(self, name: str, root: Path) -> None:
+        """Check the settings that tasks of a live module share."""
         self.name, self.root = name, root
         self.check(name)
         if self.batch < 1:
             raise RecipeError(f"{name}: batch is at least 1, not {self.batch}")
-        self.live = self.opened(live_of, self.module)
+        if self.dtype not in DTYPES:
+            raise RecipeError(f"{name}: dtype is one of {', '.join(DTYPES)}, not {self.dtype}")
 
     def opened(self, live_of: LiveOf, kind: str) -> Live:
         """The live module of a kind."""
