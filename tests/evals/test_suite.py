@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -19,18 +20,23 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
 import taskvec as tv
-from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
-from taskvec.evals import evaluator_from
+from taskvec.errors import FormatError, MismatchError, NonFiniteError, RecipeError, TaskvecError
+from taskvec.evals import evaluator_from, require_apart
 from taskvec.evals.suite import suite_from
-from taskvec.evals.texts import Data, read
+from taskvec.evals.texts import Data, paragraphs, read
 
 WORDS = [f"w{k}" for k in range(40)]
 RNG = np.random.default_rng(0)
@@ -38,9 +44,24 @@ TEXTS = [" ".join(RNG.choice(WORDS, RNG.integers(3, 9))) for _ in range(60)]
 LABELS = ["good" if RNG.random() < 0.5 else "bad" for _ in TEXTS]
 MOOD = "model: encoder-base\ntasks:\n  mood: {kind: classification,"
 TEXTS_OF = "tasks: {a: {kind: classification, model: encoder-base,"
+HEADS_OF = f"{TEXTS_OF} data: all.jsonl, head: head.safetensors,"
 PPL = "tasks: {a: {kind: perplexity, model: lm-base,"
 WRITTEN = "tasks: {a: {kind: generation, model: lm-base, data: prompts.txt,"
 PROMPTS = {"bad": ["w1 w2", "w3"], "good": ["w30 w31", "w32 w5 w6"]}
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def made(make, seed, folder):
+    """A model of random weights in a folder."""
+    torch.manual_seed(seed)
+    model = make()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.4)
+    model.save_pretrained(folder)
+    tokenizer(folder)
 
 
 def tokenizer(folder):
@@ -53,7 +74,7 @@ def tokenizer(folder):
 def home(tmp_path_factory):
     """base and tuned encoders, classifiers and language models, and data in every format."""
     root = tmp_path_factory.mktemp("suite")
-    tiny = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    tiny = TINY
     bert = BertConfig(vocab_size=42, max_position_embeddings=32, **tiny)
     llama = LlamaConfig(vocab_size=42, num_key_value_heads=1, max_position_embeddings=64, eos_token_id=1, **tiny)
     two = BertConfig(vocab_size=42, max_position_embeddings=32, id2label={0: "bad", 1: "good"}, **tiny)
@@ -63,13 +84,7 @@ def home(tmp_path_factory):
         "lm": lambda: LlamaForCausalLM(llama),
     }.items():
         for seed, name in enumerate(("base", "tuned")):
-            torch.manual_seed(seed)
-            model = make()
-            with torch.no_grad():
-                for p in model.parameters():
-                    p.normal_(0, 0.4)
-            model.save_pretrained(root / f"{kind}-{name}")
-            tokenizer(root / f"{kind}-{name}")
+            made(make, seed, root / f"{kind}-{name}")
     rows = [{"text": t, "label": y} for t, y in zip(TEXTS, LABELS, strict=True)]
     (root / "all.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (root / "val.tsv").write_text("label\ttext\n" + "".join(f"{r['label']}\t{r['text']}\n" for r in rows[:30]))
@@ -166,6 +181,62 @@ def test_a_given_head_and_the_model_s_own(home):
             assert task.scores(model(home, "encoder"), split, 0, 1)[""].tolist() == [hits[t] for t in texts]
 
 
+HEADED = {
+    "lm": None,
+    "classifier": None,
+    "masked": lambda: BertForMaskedLM(BertConfig(vocab_size=42, max_position_embeddings=32, **TINY)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=42, n_positions=32, n_embd=16, n_layer=2, n_head=2)),
+}
+
+
+@pytest.mark.parametrize("kind", HEADED)
+def test_texts_are_embedded_by_the_body_of_a_model_that_has_a_head(home, tmp_path, kind):
+    make = HEADED[kind]
+    for seed, name in enumerate(("base", "tuned")):
+        if make:
+            made(make, seed, home / f"{kind}-{name}")
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", f"{kind}-base")
+    suite, w = suite_from(described(home, text, "headed.yml")), model(home, kind)
+    found = suite(w, "test")["mood"]
+    tv.save(w, tmp_path / "out")
+    net, task = AutoModel.from_pretrained(tmp_path / "out").eval(), suite.tasks["mood"]
+    texts = [e.text for e in task.listed("test")]
+    with torch.no_grad():
+        ours, theirs = task._embedded(task.live.module, task._ids(texts)), embed(home, net, texts)
+        base = AutoModel.from_pretrained(home / f"{kind}-base").eval()
+        rows = torch.stack([embed(home, base, texts).mean(0) for texts in PROMPTS.values()])
+        best = (theirs @ torch.nn.functional.normalize(rows, dim=-1).T).argmax(1)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert found.tolist() == [float([*PROMPTS][k] == e.label) for k, e in zip(best, task.listed("test"), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "model.norm.weight is in the module, not in the weights"),
+        (lambda t: t.update({"model.extra.weight": np.ones(2, np.float32)}), "model.extra.weight is not in the module"),
+        (lambda t: t.update({"v_head.weight": np.ones(2, np.float32)}), "v_head.weight is not in the module"),
+        (lambda t: t.update({"norm.weight": np.ones(16, np.float32)}), "norm.weight is not in the module"),
+    ],
+)
+def test_beside_a_body_only_its_own_head_may_stand(home, change, what):
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", "lm-base")
+    suite, tensors = suite_from(described(home, text, "headed.yml")), load_file(home / "lm-base" / "model.safetensors")
+    del tensors["lm_head.weight"]
+    assert len(suite(tv.from_arrays(tensors), "test")["mood"])  # a head may be missing: nothing of it is looked at
+    change(tensors)
+    with pytest.raises(MismatchError, match=f"- {what}"):
+        suite(tv.from_arrays(tensors), "test")
+
+
+def test_a_model_that_wants_more_than_texts_is_stated(home):
+    parts = {"text_config": {"vocab_size": 42, **TINY}, "vision_config": {"image_size": 8, "patch_size": 4, **TINY}}
+    made(lambda: CLIPModel(CLIPConfig(projection_dim=8, **parts)), 0, home / "clip-base")
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", "clip-base")
+    with pytest.raises(FormatError, match="mood: a CLIPModel gives no states for a text alone"):
+        suite_from(described(home, text, "clip.yml"))(tv.load(home / "clip-base"), "test")
+
+
 def test_one_file_is_dealt_out_by_the_texts_alone(home, tmp_path):
     data = Data(data="all.jsonl")
     sides = {split: [e.text for e in data.examples(split, home)] for split in ("validation", "test")}
@@ -219,6 +290,25 @@ def _side(text):
     from taskvec.evals.order import digest, position
 
     return "validation" if position(digest(text)) < 0.5 else "test"
+
+
+def test_windows_are_shared_where_their_documents_are(home):
+    """Windows that are equal though their documents differ are no leak; a document in both splits is one."""
+    (home / "alike.txt").write_text("\n\n".join(f"w1 w2 w3 {'w4 ' * k}".strip() for k in range(1, 60)))
+    alike = evaluator_from(described(home, f"{PPL} data: alike.txt, window: 4}}}}"))
+    windows = {split: alike.function.tasks["a"].identities(split) for split in ("validation", "test")}
+    assert {*windows["validation"]} & {*windows["test"]}  # "w4 w4 w4 w4" is in both
+    assert require_apart(alike).notes({split: alike(model(home, "lm"), split) for split in windows}) == []
+    (home / "first.txt").write_text("\n\n".join(["w1 w2", *TEXTS[:20]]))
+    (home / "second.txt").write_text("\n\n".join([*TEXTS[40:], TEXTS[3], "w7 w8 w9"]))
+    both = f"{PPL} validation: first.txt, test: second.txt, window: 4}}}}"
+    leaking = evaluator_from(described(home, both))
+    with pytest.raises(
+        MismatchError, match=r"Leave these out of one of the two splits:\n  - a: [1-4] of [0-9]+\n  - a_loss"
+    ):
+        require_apart(leaking)
+    (home / "second.txt").write_text("\n\n".join([*TEXTS[40:], "w7 w8 w9"]))
+    require_apart(evaluator_from(described(home, both)))
 
 
 def test_what_is_written_is_scored(home):
@@ -340,11 +430,17 @@ def test_coefficients_are_learned_from_a_file_of_tasks(home, run):
     labelled = json.loads(run(*line, "--loss", "labels", "--json").stdout)
     assert labelled["knobs"] != found["knobs"] and labelled["losses"] != found["losses"]
     suite = suite_from(tasks)
-    module, loss = suite.learned(labels=False)
+    module, loss = suite.learned(model(home, "encoder"), labels=False)
     base = tv.load(home / "encoder-base")
     family = base + tv.layerwise(tv.load(home / "encoder-tuned") - base, "t")
     again = tv.learn(family, module, loss, steps=12, rate=0.02)
     assert again.knobs == pytest.approx(found["knobs"], abs=1e-5)
+    headed = [part.replace("encoder", "lm") if isinstance(part, str) else part for part in line]
+    described(home, Path(tasks).read_text().replace("encoder", "lm"), "learn-lm.yml")
+    headed[headed.index(tasks)] = home / "learn-lm.yml"
+    found = json.loads(run(*headed, "--json", "-o", home / "learned-lm").stdout)
+    assert found["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(found["losses"]) == 12
+    assert "lm_head.weight" in tv.load(home / "learned-lm").specs  # the head goes along, though nothing judged it
     out = run(*line[:4], "--evaluate", described(home, "tasks: {m: {kind: command, run: '{model} {split}'}}", "no.yml"))
     assert out.code == 1 and "must share one model" in out.stderr
 
@@ -353,13 +449,13 @@ def test_a_language_model_learns_from_its_texts(home):
     suite = suite_from(
         described(home, "model: lm-base\ntasks:\n  ppl: {kind: perplexity, data: story.txt, window: 16}")
     )
-    module, loss = suite.learned(labels=True)
+    module, loss = suite.learned(model(home, "lm"), labels=True)
     base = tv.load(home / "lm-base")
     found = tv.learn(base + tv.knob("lam") * (tv.load(home / "lm-tuned") - base), module, loss, steps=60, rate=0.02)
     ppl = {lam: suite(model(home, "lm", lam), "validation")["ppl"] for lam in (0.3, found.knobs["lam"])}
     assert ppl[found.knobs["lam"]] < ppl[0.3]
     with pytest.raises(RecipeError, match="learns from its texts"):
-        suite.learned(labels=False)[1](module, 0)
+        suite.learned(model(home, "lm"), labels=False)[1](module, 0)
 
 
 def test_other_examples_are_another_evaluator(home, tmp_path):
@@ -377,6 +473,10 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
         (f"{TEXTS_OF} dta: all.jsonl}}}}", RecipeError, "no key dta .did you mean data"),
         ("modl: x\ntasks: {a: {kind: command, run: '{model} {split}'}}", RecipeError, "the file: no key modl"),
         ("tasks: {a: {kind: clasification}}", RecipeError, "kind is one of classification, images, perplexity"),
+        ("tasks: {a: {kind: perplexty}}", RecipeError, "harness, command, not 'perplexty' .did you mean perplexity"),
+        ("tasks: {a: {data: story.txt}}", RecipeError, "harness, command, and none is given"),
+        ("tasks: {a: {kind: command}}\n---\ntasks: {}", FormatError, "has 2 documents, .* join them"),
+        ("", FormatError, "a file of tasks has tasks"),
         (f"{PPL} data: story.txt, window: big}}}}", RecipeError, "window is a whole number, not 'big'"),
         ("tasks: {a-b: {kind: perplexity}}", RecipeError, "'a-b' is no name for a metric"),
         (f"{PPL} }}}}", RecipeError, "give `data`, which is dealt out, or both"),
@@ -397,6 +497,38 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
         (f"{WRITTEN} judge: 'judge.py:wrong'}}}}", TaskvecError, "a number for each of 29 texts, not .1."),
         (f"{WRITTEN} judge: classifier-base, label: x}}}}", RecipeError, "classes .bad, good., not 'x'"),
         (
+            f"{HEADS_OF} classes: [bad, good, ugly]}}}}",
+            MismatchError,
+            "3 classes .bad, good, ugly., and the head has 2",
+        ),
+        (f"{HEADS_OF} classes: [good, bad, good]}}}}", RecipeError, "every class stands once, and good does not"),
+        (f"{HEADS_OF} classes: [no, yes]}}}}", RecipeError, "put classes in quotes .a class is false"),
+        (f"{HEADS_OF} classes: [bad, good], max_tokens: 0}}}}", RecipeError, "max_tokens is at least 1"),
+        (f"{HEADS_OF} classes: [bad, good], dtype: float99}}}}", RecipeError, "dtype is one of auto, float32"),
+        (f"{HEADS_OF} classes: [bad, good], device: banana}}}}", RecipeError, "device: banana cannot be used"),
+        (f"{HEADS_OF} classes: [bad, good], label_column: y}}}}", MismatchError, "an example without a label"),
+        (f"{HEADS_OF} scale: .nan}}}}", RecipeError, "scale is a number, not nan"),
+        (
+            f"{TEXTS_OF} data: all.jsonl, prompts: {{x: [w1]}}, classes: [y]}}}}",
+            RecipeError,
+            "prompts name the classes",
+        ),
+        (f"{TEXTS_OF} data: all.jsonl, prompts: {{x: ['']}}}}}}", FormatError, "the tokenizer makes no token of ''"),
+        (f"{PPL} data: all.jsonl, text_column: body}}}}", FormatError, "no text under 'body'; there is text, label"),
+        (
+            f"{PPL.replace('lm-base', 'classifier-base')} data: story.txt, window: 8}}}}",
+            FormatError,
+            "no weights for a causal",
+        ),
+        (f"{WRITTEN} judge: 'judge.py:early', chat: true}}}}", RecipeError, "lm-base has no chat template"),
+        ("tasks: {a: {kind: command, run: '{model} {split}', timeout: -1}}", RecipeError, "seconds above 0, not -1"),
+        ("tasks: {class: {kind: command}}", RecipeError, "no word of Python"),
+        (
+            f"{PPL} data: story.txt, window: 8}}, a_loss: {{kind: command, run: 'echo 1 # {{model}} {{split}}'}}}}",
+            RecipeError,
+            "two tasks give the metric a_loss: rename a_loss",
+        ),
+        (
             "tasks: {a: {kind: classification, model: lm-base, data: all.jsonl}}",
             FormatError,
             "no weights for a classifier",
@@ -409,10 +541,67 @@ def test_what_is_wrong_with_a_file_of_tasks_is_stated(home, text, error, what):
         evaluator_from(described(home, text, "wrong.yml"))(model(home, kind), "validation")
 
 
+def test_logits_that_are_no_numbers_are_no_answers(home):
+    """The highest of several NaN would be the first class, and the likeliest token the first one."""
+    zero_shot = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}"
+    written = f"{WRITTEN} judge: 'judge.py:early', tokens: 2}}}}"
+    for text, kind, norm in (
+        (zero_shot, "encoder", "encoder.layer.1.output.LayerNorm.weight"), (written, "lm", "model.norm.weight"),
+    ):  # fmt: skip
+        tensors = load_file(home / f"{kind}-base" / "model.safetensors")
+        tensors[norm] = np.full_like(tensors[norm], 3e38)  # a number, but not what is computed with it
+        with pytest.raises(NonFiniteError, match="logits"):
+            suite_from(described(home, text, "nan.yml"))(tv.from_arrays(tensors), "validation")
+
+
+def test_what_sees_the_tokens_to_come_has_no_perplexity(home):
+    config = BertConfig(vocab_size=42, max_position_embeddings=32, **TINY)
+    for decoder in (True, False):
+        config.is_decoder = decoder
+        made(lambda: BertForMaskedLM(config), 0, home / "masked-lm")
+        suite = suite_from(
+            described(home, "tasks: {a: {kind: perplexity, model: masked-lm, data: story.txt, window: 8}}")
+        )
+        if decoder:
+            assert suite(tv.load(home / "masked-lm"), "test")["a"] > 1
+        else:
+            with pytest.raises(FormatError, match="masked-lm is no causal language model: a BertLMHeadModel sees"):
+                suite(tv.load(home / "masked-lm"), "test")
+
+
+def test_a_folder_without_a_tokenizer_is_stated(home):
+    """transformers would make one that knows no word."""
+    shutil.copytree(home / "encoder-base", home / "wordless")
+    for file in (home / "wordless").glob("tokenizer*"):
+        file.unlink()
+    text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", "wordless")
+    with pytest.raises(FormatError, match="wordless has no tokenizer"):
+        suite_from(described(home, text, "wordless.yml"))(model(home, "encoder"), "test")
+
+
+def test_a_search_does_not_make_a_perplexity_large_unasked(home):
+    """Of the mean of all metrics, the objective unless one is given, the worst model would be the best."""
+    tasks = described(home, f"{PPL} data: story.txt, window: 16}}}}", "large.yml")
+    base = tv.load(home / "lm-base")
+    family = base + tv.knob("lam") * (tv.load(home / "lm-tuned") - base)
+    with pytest.raises(RecipeError, match="of a, a_loss less is better: say what counts"):
+        tv.search(family, tasks, {"lam": [0, 0.5]})
+    assert tv.search(family, tasks, {"lam": [0.5]}).chosen  # one candidate: nothing is chosen by it
+    found = tv.search(family, tasks, {"lam": [0, 0.5]}, objective="a_loss", minimise=True)
+    suite = suite_from(tasks)
+    losses = {lam: suite(model(home, "lm", lam), "validation")["a"] for lam in (0, 0.5)}
+    assert found.chosen.knobs["lam"] == min(losses, key=losses.get)
+
+
 def test_all_mistakes_of_a_file_are_told_at_once(home):
     with pytest.raises(RecipeError) as caught:
-        suite_from(described(home, "tasks: {a: {kind: x}, b: {kind: perplexity, windw: 3}, c: 4}", "wrong.yml"))
+        suite_from(
+            described(
+                home, "model: x\ntasks: {a: {kind: x}, b: {kind: command, timeout: 1, windw: 3}, c: 4}", "wrong.yml"
+            )
+        )
     assert all(part in str(caught.value) for part in ("a: kind", "b: no key windw", "c: a task is"))
+    assert "the file" not in str(caught.value)  # `model` may well be of the task that could not be read
 
 
 @pytest.mark.parametrize(
@@ -428,6 +617,13 @@ def test_what_is_wrong_with_data_is_stated_with_its_line(tmp_path, name, content
     (tmp_path / name).write_text(content)
     with pytest.raises(FormatError, match=what):
         [*read(Path(tmp_path / name))]
+
+
+def test_a_file_in_another_encoding_is_stated(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
+    for reader in (read, paragraphs):
+        with pytest.raises(FormatError, match=r"a.txt is no UTF-8 text"):
+            [*reader(tmp_path / "a.txt")]
 
 
 # ---- lm-evaluation-harness, where it is installed ------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 
 from taskvec.errors import FormatError
-from taskvec.places.yaml_files import LARGEST, documents
+from taskvec.places.yaml_files import LARGEST, document, documents
 
 
 def found(tmp_path, text):
@@ -33,6 +33,17 @@ def refused(tmp_path, text):
 )
 def test_what_a_person_writes_is_read(tmp_path, text, values):
     assert found(tmp_path, text) == values
+
+
+def test_where_one_document_is_read_a_second_one_is_refused(tmp_path):
+    for text, value in (("", None), ("---\na: 1\n---\n", {"a": 1})):
+        found(tmp_path, text)
+        assert document(tmp_path / "a.yml") == value
+    found(tmp_path, "a: 1\n---\na: 1\n")
+    with pytest.raises(
+        FormatError, match=r"a.yml has 2 documents, each begun by a line ---, and one is read: join them"
+    ):
+        document(tmp_path / "a.yml")
 
 
 def test_every_doubled_key_is_named_with_both_its_lines(tmp_path):

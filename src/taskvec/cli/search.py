@@ -158,7 +158,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
     machine, silent, journal = kwargs["machine"], kwargs["quiet"], kwargs["journal"]
     weights, suite = weights_of(recipe, sources, (), kwargs["methods"]), suite_from(evaluate)
     clamp = None if kwargs["clamp"] == "none" else _ends(kwargs["clamp"])
-    module, loss = suite.learned(labels=kwargs["loss"] == "labels")
+    module, loss = suite.learned(weights, labels=kwargs["loss"] == "labels")
     with progress(silent or machine, "steps", examples=True) as report:
         found = find(
             weights, module, loss, start=kwargs["start"], steps=kwargs["steps"], rate=kwargs["rate"], clamp=clamp,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MismatchError, RecipeError
-from taskvec.evals.module import by_length, padded
+from taskvec.evals.module import best, by_length, padded
 from taskvec.evals.task import LiveOf, Task, batch_of
 from taskvec.evals.texts import Example, places
 from taskvec.live.learn import entropy
@@ -51,6 +51,16 @@ class Classification(Task):
             raise RecipeError(f"{name}: give prompts or a head, not both")
         if self.pooling not in POOLINGS:
             raise RecipeError(f"{name}: pooling is {' or '.join(POOLINGS)}, not {self.pooling}")
+        if self.max_tokens < 1 or self.scale <= 0:
+            raise RecipeError(f"{name}: max_tokens is at least 1, and scale is above 0")
+        if self.prompts and self.classes and {*map(str, self.prompts)} != {*map(str, self.classes)}:
+            raise RecipeError(f"{name}: prompts name the classes, and `classes` has others: leave it out")
+        given = [*(self.prompts or self.classes)]
+        if quoted := [f"{c!r}".lower() for c in given if isinstance(c, bool)]:
+            told = "YAML reads yes, no, on, off, true and false as truth values: put classes in quotes"
+            raise RecipeError(f"{name}: {told} (a class is {quoted[0]})")
+        if twice := sorted({str(c) for c in given if [*map(str, given)].count(str(c)) > 1}):
+            raise RecipeError(f"{name}: every class stands once, and {', '.join(twice)} does not")
         if empty := [c for c, texts in self.prompts.items() if not _texts(texts)]:
             raise RecipeError(f"{name}: prompts are lists of texts, which these classes do not have:", map(str, empty))
         self.module = "encoder" if self.prompts or self.head else "classifier"  # type: ignore[misc]
@@ -59,8 +69,8 @@ class Classification(Task):
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 an example}."""
         examples = self.part(split, start, stop)
-        best = self.predictions(weights, split, start, stop)
-        return {"": (best == places([e.label for e in examples], self.names, self.name)).astype(float)}
+        predicted = self.predictions(weights, split, start, stop)
+        return {"": (predicted == places([e.label for e in examples], self.names, self.name)).astype(float)}
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
         """(n,): the place of the class with the highest logit."""
@@ -77,12 +87,17 @@ class Classification(Task):
         found = np.zeros(len(examples), np.int64)
         for batch in by_length(ids, self.batch):
             with torch.inference_mode():
-                found[batch] = self._logits(module, [ids[k] for k in batch]).argmax(1).tolist()
+                found[batch] = best(self.name, self._logits(module, [ids[k] for k in batch]))
         return found
 
     def ready(self) -> None:
-        """The head."""
-        _ = self._head
+        """The head. Raises MismatchError where it has another number of classes than the file names."""
+        module = self.live.module  # first: is there such a model, and such a device?
+        rows = len(self._head[0]) if self.module == "encoder" else module.config.num_labels
+        if len(self.names) != rows:
+            raise MismatchError(
+                f"{self.name}: {len(self.names)} classes ({', '.join(self.names)}), and the head has {rows}"
+            )
 
     def loss(self, model: Callable[..., Any], step: int, labels: bool) -> "torch.Tensor":
         """Cross-entropy, or the entropy of the predictions, of a batch; logits of a zero-shot head times `scale`."""
@@ -108,6 +123,8 @@ class Classification(Task):
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         found: list[list[int]] = self.live.tokenizer([*texts], truncation=True, max_length=self.max_tokens)["input_ids"]
+        if empty := [text for text, ids in zip(texts, found, strict=True) if not ids]:
+            raise FormatError(f"{self.name}: the tokenizer makes no token of {empty[0]!r:.60}")
         return found
 
     @cached_property
@@ -134,15 +151,23 @@ class Classification(Task):
         found = load(path)
         if "weight" not in found.specs or len(found.specs["weight"].shape) != 2:
             raise FormatError(f"{path}: a head has `weight`, (classes, width); here are {', '.join(found.specs)}")
-        bias = torch.from_numpy(found["bias"]).to(self.device) if "bias" in found.specs else None
-        return torch.from_numpy(found["weight"]).to(self.device), bias
+        weight = torch.from_numpy(found["weight"]).to(self.device, torch.float32)
+        bias = torch.from_numpy(found["bias"]).to(self.device, torch.float32) if "bias" in found.specs else None
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise FormatError(f"{path}: bias is {[*bias.shape]}, and weight has {len(weight)} classes")
+        return weight, bias
 
     def _logits(self, module: Any, ids: Sequence[Sequence[int]]) -> "torch.Tensor":
         if self.module == "classifier":
-            found: torch.Tensor = module(**padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)).logits
-            return found
+            own: torch.Tensor = module(**padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)).logits
+            return own
         weight, bias = self._head
-        logits: torch.Tensor = self._embedded(module, ids) @ weight.T
+        found = self._embedded(module, ids)
+        if found.shape[1] != weight.shape[1]:
+            raise MismatchError(
+                f"{self.name}: the head takes {weight.shape[1]} numbers, and a text has {found.shape[1]}"
+            )
+        logits: torch.Tensor = found @ weight.T
         return logits if bias is None else logits + bias
 
     def _embedded(self, module: Any, ids: Sequence[Sequence[int]]) -> "torch.Tensor":
@@ -150,7 +175,12 @@ class Classification(Task):
         import torch
 
         given = padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)
-        states = module(**given).last_hidden_state.float()
+        try:
+            states = module(**given).last_hidden_state.float()
+        except (AttributeError, TypeError, ValueError) as error:  # of models that want pictures or a second text, too
+            kind = type(self.live.module).__name__
+            told = f"{self.name}: a {kind} gives no states for a text alone, so it cannot embed texts"
+            raise FormatError(f"{told} ({str(error).splitlines()[0]}): take the model of its texts") from error
         mask = given["attention_mask"][:, :, None]
         pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
         found: torch.Tensor = torch.nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled

@@ -36,6 +36,8 @@ class Command(Task):
         self.name, self.root = name, root
         if "{model}" not in self.run or "{split}" not in self.run:
             raise RecipeError(f"{name}: run is a command with {{model}} and {{split}}, not {self.run!r}")
+        if self.timeout is not None and self.timeout <= 0:
+            raise RecipeError(f"{name}: timeout is a number of seconds above 0, not {self.timeout:g}")
 
     def identities(self, split: str) -> Sequence[str] | None:
         """Nobody but the command knows."""

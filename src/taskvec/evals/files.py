@@ -67,6 +67,11 @@ class Named:
         """Whether its examples stand in a random order, so that the first of them are a fair sample."""
         return bool(getattr(self.function, "shuffled", False))
 
+    @property
+    def falling(self) -> Sequence[str]:
+        """Metrics of which less is better, as far as the function says."""
+        return [*getattr(self.function, "falling", ())]
+
     def part(self, start: float, stop: float) -> "Named | None":
         """On a share of the examples, if the function knows how."""
         inner = getattr(self.function, "part", None)

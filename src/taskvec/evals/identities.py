@@ -1,8 +1,11 @@
 """Which examples an evaluator uses: those of test must not be among those of validation, and what cannot be checked is
 said.
+
+An identity is anything that can be compared, a digest of the text for example. An example that is made of several
+documents has a frozenset of theirs: it is shared if one of its documents is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +56,22 @@ def require_apart(evaluate: Evaluator) -> Told:
     examples = {split: table for split, table in tables.items() if table is not None}
     if len(examples) < len(SPLITS):
         return Told(evaluate.text, {})
-    seen = {identity for identities in examples["validation"].values() for identity in identities}
-    shared = {metric: sum(i in seen for i in identities) for metric, identities in examples["test"].items()}
+    seen = {part for identities in examples["validation"].values() for i in identities for part in _parts(i)}
+    shared = {
+        metric: sum(not seen.isdisjoint(_parts(i)) for i in identities)
+        for metric, identities in examples["test"].items()
+    }
     if any(shared.values()):
         raise MismatchError(
-            "test examples are among the validation examples: what is chosen on them cannot be judged on them",
+            "test examples are among the validation examples: what is chosen on them cannot be judged on them. "
+            "Leave these out of one of the two splits:",
             [f"{metric}: {n} of {len(examples['test'][metric])}" for metric, n in shared.items() if n],
         )
     return Told(evaluate.text, examples)
+
+
+def _parts(identity: Any) -> Collection[Any]:
+    return identity if isinstance(identity, frozenset) else (identity,)
 
 
 def _examples(evaluate: Evaluator, split: str) -> "dict[str, list[Any]] | None":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MissingExtra, RecipeError
-from taskvec.evals.module import Live
+from taskvec.evals.module import Live, best
 from taskvec.evals.task import LiveOf, Task
 from taskvec.evals.texts import Example
 from taskvec.live.load_into import load_into
@@ -35,8 +35,7 @@ class Images(Task):
 
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
         """Also the head's settings."""
-        self.name, self.root = name, root
-        self.check(name)
+        self.settle(name, root)
         if not self.architecture or not self.prompts or not self.model:
             raise RecipeError(f"{name}: pictures are judged with model, architecture (ViT-B-32) and prompts")
         self.live = live_of(root / self.model, f"open_clip {self.architecture}", self.dtype, self.device, ClipLive)
@@ -65,8 +64,8 @@ class Images(Task):
         names = [*map(str, self.prompts)]
         if unknown := sorted({e.label for e in examples} - {*names}):
             raise FormatError(f"{self.name}: folders that are no class ({', '.join(names)}): {', '.join(unknown[:20])}")
-        best = self.predictions(weights, split, start, stop)
-        return {"": [float(names[k] == e.label) for k, e in zip(best, examples, strict=True)]}
+        predicted = self.predictions(weights, split, start, stop)
+        return {"": [float(names[k] == e.label) for k, e in zip(predicted, examples, strict=True)]}
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> list[int]:
         """The place of the nearest class, one a picture."""
@@ -83,7 +82,7 @@ class Images(Task):
             chosen = examples[k : k + self.batch]
             with torch.inference_mode():
                 pictures = torch.stack([self._picture(e.text) for e in chosen]).to(self.device)
-                found += (module.encode_image(pictures, normalize=True).float() @ head.T).argmax(1).tolist()
+                found += best(self.name, module.encode_image(pictures, normalize=True).float() @ head.T)
         return found
 
     def ready(self) -> None:
@@ -136,10 +135,12 @@ class ClipLive(Live):
         clip = _open_clip()
         if name not in clip.list_models():
             raise RecipeError(f"open_clip has no architecture {name}")
-        precision = {"auto": "fp32", "float32": "fp32", "bfloat16": "pure_bf16", "float16": "pure_fp16"}[self.dtype]
+        known = {"auto": "fp32", "float32": "fp32", "bfloat16": "pure_bf16", "float16": "pure_fp16"}
+        if (precision := known.get(self.dtype)) is None:
+            raise RecipeError(f"open_clip has no dtype {self.dtype}; there is {', '.join(known)}")
         module, _, prepare = clip.create_model_and_transforms(name, pretrained=None, precision=precision)
         load_into(module, load(self.folder))
-        return module.to(self.device).eval(), prepare
+        return self.placed(module), prepare
 
 
 def _open_clip() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import FormatError, RecipeError, TaskvecError
+from taskvec.errors import FormatError, NonFiniteError, RecipeError, TaskvecError
 from taskvec.evals.module import Live, by_length, padded
 from taskvec.evals.order import FIRST
 from taskvec.evals.task import LiveOf, Task, batch_of
@@ -33,6 +33,7 @@ class Perplexity(Task):
     kind: ClassVar[str] = "perplexity"
     module: ClassVar[str] = "causal"
     told: ClassVar[Sequence[str]] = ("", "loss")
+    falling: ClassVar[bool] = True
 
     def open(self, name: str, root: Any, live_of: LiveOf) -> None:
         """Also the window."""
@@ -43,7 +44,7 @@ class Perplexity(Task):
     def examples(self, split: str, root: Path) -> list[Example]:
         """Windows, each as its token ids in words."""
         path = self.place(split, root)
-        documents = [d for d in paragraphs(path) if self.dealt(d.identity, split)]
+        documents = [d for d in paragraphs(path, self.text_column) if self.dealt(d.identity, split)]
         tokenizer = self.live.tokenizer
         end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
         rows = (
@@ -52,10 +53,17 @@ class Perplexity(Task):
             else []
         )
         ids = [token for row in rows for token in (*row, *end)]
-        windows = [ids[k : k + self.window] for k in range(0, len(ids) - self.window + 1, self.window)]
+        owners = [d.identity for d, row in zip(documents, rows, strict=True) for _ in (*row, *end)]
+        windows = [slice(k, k + self.window) for k in range(0, len(ids) - self.window + 1, self.window)]
         if not windows:
             raise FormatError(f"{path} has {len(ids)} tokens for {split}, fewer than one window of {self.window}")
-        return self.limited([Example(" ".join(map(str, row))) for row in windows])
+        return self.limited([Example(" ".join(map(str, ids[w])), parts=frozenset(owners[w])) for w in windows])
+
+    def texts(self, split: str) -> Sequence[frozenset[str]]:
+        """The documents in each window: equal windows of two documents are no leak, a document in both splits is one,
+        also where its windows begin elsewhere.
+        """
+        return [e.parts for e in self.listed(split)]
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": perplexity, "loss": one a window}."""
@@ -150,14 +158,25 @@ class Generation(Task):
         for batch in by_length(ids, self.batch):
             given = padded([ids[k] for k in batch], tokenizer.pad_token_id, self.device, left=True)
             with torch.inference_mode():
-                out = module.generate(**given, max_new_tokens=self.tokens, pad_token_id=tokenizer.pad_token_id, **drawn)
+                out = module.generate(
+                    **given, max_new_tokens=self.tokens, pad_token_id=tokenizer.pad_token_id,
+                    logits_processor=[self._numbers], **drawn,
+                )  # fmt: skip
             new = out[:, given["input_ids"].shape[1] :]
             for k, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 texts[k] = text
         return texts
 
+    def _numbers(self, ids: Any, logits: "torch.Tensor") -> "torch.Tensor":
+        """The logits as they are. Raises NonFiniteError: with NaN the likeliest token would be any."""
+        if bool(logits.isnan().any()):
+            raise NonFiniteError(f"{self.name}: the model's logits are NaN")
+        return logits
+
     def _prompt_ids(self, tokenizer: Any, prompt: str) -> list[int]:
         if self.chat:
+            if not tokenizer.chat_template:
+                raise RecipeError(f"{self.name}: the tokenizer of {self.model} has no chat template: leave chat out")
             said = [{"role": "user", "content": prompt}]
             prompt = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
         found: list[int] = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]

@@ -10,10 +10,12 @@ one live module there is of each architecture.
 """
 
 import difflib
+import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
@@ -28,7 +30,7 @@ from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
 from taskvec.evals.order import digest
 from taskvec.evals.task import Task
-from taskvec.places.yaml_files import documents
+from taskvec.places.yaml_files import document
 
 KINDS: Mapping[str, type[Task]] = {
     kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Harness, Command)
@@ -58,15 +60,21 @@ class Suite:
         """Tasks that cannot tell which examples they use."""
         return [name for name, task in self.tasks.items() if task.identities("validation") is None]
 
-    def examples(self, split: str) -> Mapping[str, Sequence[str]]:
-        """By metric, of tasks that can tell."""
-        told = {name: task.identities(split) for name, task in self.tasks.items()}
+    def examples(self, split: str) -> Mapping[str, Sequence[Any]]:
+        """By metric, of tasks that can tell: for each example the text that it is, or the texts that it is made of."""
+        told = {name: task.texts(split) for name, task in self.tasks.items()}
         return {
-            f"{name}_{suffix}" if suffix else name: identities
-            for name, identities in told.items()
-            if identities is not None
+            f"{name}_{suffix}" if suffix else name: texts
+            for name, texts in told.items()
+            if texts is not None
             for suffix in self.tasks[name].told
         }
+
+    @property
+    def falling(self) -> list[str]:
+        """Metrics of which less is better."""
+        tasks = [(name, task) for name, task in self.tasks.items() if task.falling]
+        return [f"{name}_{suffix}" if suffix else name for name, task in tasks for suffix in task.told]
 
     def part(self, start: float, stop: float) -> "Suite | None":
         """The suite on a share of each task's examples; None if a task cannot be judged by parts."""
@@ -79,21 +87,28 @@ class Suite:
             task.ready()
         for name, task in self.tasks.items():
             for suffix, values in task.scores(weights, split, self.start, self.stop).items():
-                found[f"{name}_{suffix}" if suffix else name] = values
+                metric = f"{name}_{suffix}" if suffix else name
+                if metric in found:
+                    raise RecipeError(f"two tasks give the metric {metric}: rename {name}")
+                found[metric] = values
         return found
 
-    def learned(self, labels: bool) -> "tuple[Any, Callable[[Callable[..., Any], int], Any]]":
-        """(the live module that all tasks share, the sum of their losses) for `learn`. Raises RecipeError."""
-        modules = {id(task.live): task.live for task in self.tasks.values() if hasattr(task, "live")}
+    def learned(self, weights: Weights, labels: bool) -> "tuple[Any, Callable[[Callable[..., Any], int], Any]]":
+        """(the live module that all tasks share, by the names of the weights; the sum of their losses) for `learn`.
+
+        Raises RecipeError.
+        """
+        tasks = [*self.tasks.values()]
+        modules = {id(task.live): task.live for task in tasks if hasattr(task, "live")}
         if len(modules) != 1:
             raise RecipeError(
                 f"{Path(self.path).name}: to learn, all tasks must share one model, and these have {len(modules)}"
             )
-        for task in self.tasks.values():
+        for task in tasks:
             task.ready()
         (live,) = modules.values()
         live.holds = None  # whoever learns sets the module himself
-        return live.module, lambda model, step: sum(task.loss(model, step, labels) for task in self.tasks.values())
+        return live.fitting(weights), lambda model, step: sum(task.loss(model, step, labels) for task in tasks)
 
     def predictions(self, weights: Weights, split: str) -> dict[str, Any]:
         """The classes that the model puts the examples of its classification tasks in."""
@@ -106,13 +121,14 @@ def suite_from(path: str) -> Suite:
 
     Raises FormatError, RecipeError with all misspelt keys at once.
     """
-    given: Any = next(iter(documents(Path(path))), None)
+    given: Any = document(Path(path))
     tasks = given.pop("tasks", None) if isinstance(given, dict) else None
     if not isinstance(tasks, dict) or not tasks:
         raise FormatError(f"{path}: a file of tasks has tasks: {{NAME: {{kind: ...}}}}")
     problems: list[str] = []
     made = {str(name): _task(str(name), about, given, problems) for name, about in tasks.items()}
-    known = {key for task in made.values() if task for key in _keys(type(task))} | {"kind"}
+    kinds = {type(task) for task in made.values() if task} if all(made.values()) else {*KINDS.values()}
+    known = {key for kind in kinds for key in _keys(kind)} | {"kind"}
     problems += [_unknown(key, known, "the file") for key in given if key not in known]
     if problems:
         raise RecipeError(f"{path} cannot be used:", problems)
@@ -129,8 +145,8 @@ def suite_from(path: str) -> Suite:
 
 def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str]) -> Task | None:
     """A task as it is described; None and a problem more where it cannot be read."""
-    if not name.isidentifier():
-        problems.append(f"{name!r} is no name for a metric: letters, digits and _")
+    if not name.isidentifier() or iskeyword(name):
+        problems.append(f"{name!r} is no name for a metric: letters, digits and _, and no word of Python such as class")
         return None
     if not isinstance(about, dict):
         problems.append(f"{name}: a task is {{kind: ...}}, not {reprlib.repr(about)}")
@@ -138,7 +154,8 @@ def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str])
     given = about.get("kind", shared.get("kind", ""))
     kind = KINDS.get(given) if isinstance(given, str) else None
     if kind is None:
-        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, not {reprlib.repr(given)}")
+        said = f"not {reprlib.repr(given)}{_near(given, KINDS)}" if given else "and none is given"
+        problems.append(f"{name}: kind is one of {', '.join(KINDS)}, {said}")
         return None
     keys = _keys(kind)
     found = {key: value for key, value in {**shared, **about}.items() if key in keys}
@@ -159,20 +176,23 @@ def _keys(kind: type[Task]) -> dict[str, Any]:
 
 
 def _unknown(key: Any, known: Any, where: str) -> str:
-    close = difflib.get_close_matches(str(key), known, n=1)
-    return f"{where}: no key {key}" + (
-        f" (did you mean {close[0]}?)" if close else f"; there is {', '.join(sorted(known))}"
-    )
+    return f"{where}: no key {key}" + (_near(key, known) or f"; there is {', '.join(sorted(known))}")
+
+
+def _near(given: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(given), [*known], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value of the file is of a field's type; whole numbers are numbers, true and false are not."""
+    """Whether a value of the file is of a field's type; whole numbers are numbers, true, .nan and .inf are not."""
     if wanted in (str, bool):
         return isinstance(value, wanted)
     if wanted in (int, float, int | None, float | None):
         whole = wanted in (int, int | None)
         missing = value is None and wanted in (int | None, float | None)
-        return missing or (isinstance(value, int if whole else int | float) and not isinstance(value, bool))
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        return missing or (number and abs(value) < math.inf)
     return isinstance(value, dict if "Mapping" in str(wanted) else list)
 
 

@@ -11,6 +11,7 @@ from taskvec.evals.module import Live
 from taskvec.evals.order import fair_order
 from taskvec.evals.texts import Data, Example
 
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 LiveOf = Callable[..., Live]  # folder, kind, dtype, device[, class] -> the one module there is of these
 
 
@@ -33,13 +34,21 @@ class Task(Data):
         "",
     )  # the suffixes of the metrics that have a score an example, or are of them all
 
+    falling: ClassVar[bool] = False  # whether less is better
+
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
         """`root`: the folder that paths are relative to. Raises RecipeError for settings that do not go together."""
+        self.settle(name, root)
+        self.live = self.opened(live_of, self.module)
+
+    def settle(self, name: str, root: Path) -> None:
+        """Check the settings that tasks of a live module share."""
         self.name, self.root = name, root
         self.check(name)
         if self.batch < 1:
             raise RecipeError(f"{name}: batch is at least 1, not {self.batch}")
-        self.live = self.opened(live_of, self.module)
+        if self.dtype not in DTYPES:
+            raise RecipeError(f"{name}: dtype is one of {', '.join(DTYPES)}, not {self.dtype}")
 
     def opened(self, live_of: LiveOf, kind: str) -> Live:
         """The live module of a kind."""
@@ -64,6 +73,10 @@ class Task(Data):
     def identities(self, split: str) -> Sequence[str] | None:
         """What each example is recognised by; None if it cannot be told."""
         return [e.identity for e in self.listed(split)]
+
+    def texts(self, split: str) -> "Sequence[str | frozenset[str]] | None":
+        """The text of each example, by its digest, or those of all documents that an example is made of."""
+        return self.identities(split)
 
     def ready(self) -> None:
         """What must be made of the file's own model, before its module is another one."""

@@ -18,10 +18,11 @@ LONGEST = 10**8  # characters of a field
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A text, and its label if it has one."""
+    """A text, and its label if it has one; of a window over several documents also their digests."""
 
     text: str
     label: str = ""
+    parts: frozenset[str] = frozenset()
 
     @property
     def identity(self) -> str:
@@ -84,8 +85,7 @@ class Data:
 # ---- files ---------------------------------------------------------------------------------------
 def read(path: Path, text: str = "text", label: str = "label") -> Iterator[Example]:
     """The examples of a file, by its suffix: .jsonl (objects), .csv and .tsv (with a header), .txt (a text a line)."""
-    with stated(path, FormatError):
-        content = path.read_text(encoding="utf-8-sig")
+    content = _content(path)
     rows = ROWS.get(path.suffix)
     if rows is None:
         raise FormatError(f"{path}: examples come in files {', '.join(ROWS)}, not {path.suffix or 'without a suffix'}")
@@ -94,6 +94,15 @@ def read(path: Path, text: str = "text", label: str = "label") -> Iterator[Examp
             known = ", ".join(map(str, row)) or "none"
             raise FormatError(f"{path}, line {number}: no text under {text!r}; there is {known}")
         yield Example(row[text], "" if row.get(label) is None else str(row[label]))
+
+
+def _content(path: Path) -> str:
+    with stated(path, FormatError):
+        found = path.read_bytes()
+    try:
+        return found.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is no UTF-8 text: {error}") from None
 
 
 def _jsonl(path: Path, content: str, _: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -130,12 +139,11 @@ def _lines(path: Path, content: str, text: str) -> Iterator[tuple[int, Mapping[s
 ROWS: Mapping[str, Any] = {".jsonl": _jsonl, ".csv": _table(","), ".tsv": _table("\t"), ".txt": _lines}
 
 
-def paragraphs(path: Path) -> list[Example]:
+def paragraphs(path: Path, text: str = "text") -> list[Example]:
     """The documents of a text file, parted by empty lines; of the other formats, a document an example."""
     if path.suffix != ".txt":
-        return [*read(path)]
-    with stated(path, FormatError):
-        content = path.read_text(encoding="utf-8-sig")
+        return [*read(path, text)]
+    content = _content(path)
     return [Example(part.strip()) for part in content.split("\n\n") if part.strip()]
 
 
@@ -144,5 +152,6 @@ def places(labels: Sequence[str], classes: Sequence[str], name: str) -> list[int
     by_name = {c: k for k, c in enumerate(classes)}
     by_name |= {str(k): k for k in range(len(classes)) if str(k) not in by_name}
     if unknown := sorted({label for label in labels if label not in by_name}):
-        raise MismatchError(f"{name}: labels that are no class ({', '.join(classes)}):", unknown[:20])
+        told = [label or "an example without a label (label_column says where it is)" for label in unknown[:20]]
+        raise MismatchError(f"{name}: labels that are no class ({', '.join(classes)}):", told)
     return [by_name[label] for label in labels]

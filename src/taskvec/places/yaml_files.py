@@ -34,6 +34,14 @@ def documents(path: Path) -> list[Any]:
         raise FormatError(f"{path} is no YAML: it is nested too deeply") from None
 
 
+def document(path: Path) -> Any:
+    """The one document of a file, None of an empty one. Raises FormatError as `documents`, and for a second one."""
+    found = [made for made in documents(path) if made is not None]
+    if len(found) > 1:
+        raise FormatError(f"{path} has {len(found)} documents, each begun by a line ---, and one is read: join them")
+    return found[0] if found else None
+
+
 def _documents(path: Path, loader: Any) -> Iterator[Any]:
     while loader.check_node():
         node = loader.get_node()

@@ -28,6 +28,7 @@ from taskvec.searching.records import BASE, choice_line, record
 from taskvec.searching.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, scattered, total
 from taskvec.version import __version__
 
+EVERYTHING = 'mean("*")'
 Progress = Callable[[int, int], None]  # trials done, trials in all
 
 
@@ -36,7 +37,7 @@ def search(
     evaluate: "Evaluator | Callable[[Weights, str], Scores] | str",
     knobs: Mapping[str, Any],
     *,
-    objective: "str | Sequence[str]" = 'mean("*")',
+    objective: "str | Sequence[str]" = EVERYTHING,
     minimise: bool = False,
     constraints: Sequence[str] = (),
     rule: str = "best",
@@ -81,6 +82,7 @@ def search(
     seeds = [weights, *(replaced(weights, given) for given in replicates)]
     goals, bounds, models = _goals(weights, objective, constraints, references or {})
     count = total(spaces, sampler, trials)
+    _require_direction(evaluate, goals, minimise, count)
     _require_rule(rule, early, sampler, spaces, len(goals))
     if early:
         spaces = {k: Space(v.low, v.high, tuple(sorted(v.values, reverse=True))) for k, v in spaces.items()}
@@ -143,6 +145,16 @@ def _require_rule(rule: str, early: bool, sampler: str, spaces: Mapping[str, Spa
         raise RecipeError('one can stop early with the rule "largest" on a grid; others must see all candidates')
     if sampler in SEVERAL and goals < 2:
         raise RecipeError(f"{sampler} weighs several objectives, and there is one: give another, or take tpe")
+
+
+def _require_direction(evaluate: Evaluator, goals: Sequence[Goal], minimise: bool, count: int) -> None:
+    """Raise RecipeError where the mean of all metrics is made large, and of some of them less is better."""
+    falling = getattr(evaluate, "falling", ())
+    if falling and count > 1 and not minimise and any(g.text == EVERYTHING for g in goals):
+        raise RecipeError(
+            f"{EVERYTHING} would be made large, and of {', '.join(falling)} less is better: say what counts "
+            f'(--objective NAME, or --objective="-{falling[-1]}")'
+        )
 
 
 def _goals(
