@@ -6,7 +6,7 @@ depends on the tensor's name alone, so coefficients add and multiply pointwise, 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
@@ -171,13 +171,27 @@ class Coefficient:
     @property
     def knobs(self) -> frozenset[str]:
         """The names that must be bound before this is a number."""
-        found: set[str] = set()
+        return frozenset(factor.name for factor in self.walk() if isinstance(factor, Knob))
+
+    def walk(self) -> "Iterator[Factor]":
+        """Every factor, those within tables, gradients and divisors too."""
         for factor in self.factors:
-            inner = [v for _, v in factor.table] if isinstance(factor, Per) else []
+            yield factor
+            inner = [value for _, value in factor.table] if isinstance(factor, Per) else []
             inner += [*factor.points, *filter(None, [factor.outside])] if isinstance(factor, Layers) else []
             inner += [factor.divisor] if isinstance(factor, Inverse) else []
-            found |= {factor.name} if isinstance(factor, Knob) else {k for v in inner for k in v.knobs}
-        return frozenset(found)
+            for value in inner:
+                yield from value.walk()
+
+    def require_layers(self, vector: str) -> None:
+        """Raise RecipeError if this depends on how many layers a model has: `vector`, an adapter, does not say that."""
+        for factor in self.walk():
+            if isinstance(factor, Layers) and len(set(factor.points)) > 1:
+                raise RecipeError(
+                    f"{factor} runs from the first layer of the model to the last, and {vector} does not say how many "
+                    "there are: an adapter names only some of the tensors. Add the vector to its base, or write "
+                    f"base + {vector} - base in its place (within a view only the latter will do)"
+                )
 
     @property
     def factors(self) -> frozenset[Factor]:

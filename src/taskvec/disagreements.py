@@ -17,10 +17,10 @@ from typing import Any
 from taskvec.derived import Derived
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.json_files import read_text
-from taskvec.source import Source
+from taskvec.source import Source, leaves_of
 from taskvec.views.settings import merged, read_table
 from taskvec.views.tokens import read, template_of
-from taskvec.weights import Weights, leaves_of
+from taskvec.weights import Weights
 
 Entries = Mapping[str, Any]
 SHOWN = 5  # differences that a sentence names

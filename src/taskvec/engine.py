@@ -24,11 +24,11 @@ from taskvec.notes import note
 from taskvec.outputs import RECORD, Destination
 from taskvec.planning import PIECE, Plan, plan, readable, shard
 from taskvec.proofs import Proof, holds, proofs_of
-from taskvec.source import Source
+from taskvec.source import Source, leaves_of
 from taskvec.staging import Staging, finished_before, hidden
 from taskvec.storage import existing_parent, free_bytes, stated, write_exactly, write_text
 from taskvec.streaming import Progress, stream
-from taskvec.weights import Weights, leaves_of
+from taskvec.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from fnmatch import translate
 from functools import cache
 from itertools import islice
 
-from taskvec.coefficients import Coefficient, Factor, Inverse, Layers, Only, Per, quoted
+from taskvec.coefficients import Coefficient, Only, Per, quoted
 from taskvec.globs import matches
-from taskvec.places import places
+from taskvec.places import Place
 from taskvec.source import Source
 
 NEAR, CANDIDATES = 2, 300  # names that an error suggests, and that are looked at for it
@@ -22,7 +22,7 @@ WILD = frozenset("*?[")
 
 def unfit(coefficients: Iterable[Coefficient], names: Collection[str]) -> Iterator[str]:
     """What is wrong with the patterns in coefficients, for tensors of these names: a line each."""
-    factors = dict.fromkeys(factor for c in coefficients for factor in _factors(c))
+    factors = dict.fromkeys(factor for c in coefficients for factor in c.walk())
     known = names if isinstance(names, Mapping) else dict.fromkeys(names)  # fast to ask, and in order
     for factor in factors:
         if isinstance(factor, Only):
@@ -31,12 +31,12 @@ def unfit(coefficients: Iterable[Coefficient], names: Collection[str]) -> Iterat
             yield from _unreached([pattern for pattern, _ in factor.table], known)
 
 
-def vanishing(terms: Mapping[Source, Coefficient]) -> Iterator[str]:
+def vanishing(terms: Mapping[Source, Coefficient], places: Mapping[str, Place]) -> Iterator[str]:
     """Adapters of whose tensors a filter or a table leaves none, a line each: its patterns fit tensors of the model,
     and yet nothing of the adapter is added."""
     asked = {source: c for source, c in terms.items() if source.partial and c.constant is None and not c.knobs}
     for source, c in asked.items():
-        if not any(c.at(place) for place in places(source.specs).values()):
+        if not any(c.at(places[name]) for name in source.specs):
             few = ", ".join([*source.specs][:2])
             yield f"nothing of {source.text} is added: {c} is 0 on every tensor that it names ({few}, ...)"
 
@@ -108,14 +108,3 @@ def reached(patterns: list[str], names: Iterable[str]) -> set[str]:
         at = next((k for k, p in wild if matches(p, name)), len(patterns))
         first.add(min(at, literal.get(name, len(patterns))))
     return {patterns[k] for k in first if k < len(patterns)}
-
-
-def _factors(c: Coefficient) -> Iterator[Factor]:
-    """Every factor, those within tables, gradients and divisors too."""
-    for factor in c.factors:
-        yield factor
-        inner = [value for _, value in factor.table] if isinstance(factor, Per) else []
-        inner += [*factor.points, *filter(None, [factor.outside])] if isinstance(factor, Layers) else []
-        inner += [factor.divisor] if isinstance(factor, Inverse) else []
-        for value in inner:
-            yield from _factors(value)

@@ -18,10 +18,10 @@ from taskvec.executors import default_threads, each
 from taskvec.formats import open_source
 from taskvec.notes import note
 from taskvec.planning import PIECE
-from taskvec.source import Source, Spec
+from taskvec.source import Source, Spec, statistic_of
 from taskvec.storage import resolve, stated
 from taskvec.version import __version__
-from taskvec.weights import Weights, base_of, statistic_of
+from taskvec.weights import Weights, base_of
 
 RECORD = "taskvec.json"
 IN_FILE = "taskvec.lineage"  # the key of a single file's metadata

@@ -17,10 +17,10 @@ from taskvec.formats.header import LONGEST as LONGEST_HEADER
 from taskvec.formats.header import write_header
 from taskvec.idle_patterns import vanishing
 from taskvec.notes import note
-from taskvec.source import Source, Spec
+from taskvec.source import Source, Spec, leaves_of
 from taskvec.storage import PAGE
 from taskvec.terms import aligned, scratch_bytes
-from taskvec.weights import Weights, leaves_of
+from taskvec.weights import Weights
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
 BLOCKS = (2 << 20, 1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
@@ -164,7 +164,7 @@ def plan(
     if kind and filename is None and isinstance(donor, Derived):
         _require_settled(donor)
     weights.check_patterns()
-    for line in vanishing(weights.terms):
+    for line in vanishing(weights.terms, weights.places):
         note(line)
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
     note_remarks(weights.mentioned, weights.reference)

@@ -56,12 +56,12 @@ from taskvec.methods.user import function_in
 from taskvec.moving import sync
 from taskvec.outputs import Destination
 from taskvec.planning import PIECE, readable
-from taskvec.source import ArraySource, Spec
+from taskvec.source import ArraySource, Spec, statistic_of
 from taskvec.staging import Staging, finished_before
 from taskvec.storage import existing_parent, free_bytes, opened, stated, write_exactly
 from taskvec.terms import alone, evaluate
 from taskvec.version import __version__
-from taskvec.weights import SHOWN, Weights, statistic_of
+from taskvec.weights import SHOWN, Weights
 
 if TYPE_CHECKING:
     import torch

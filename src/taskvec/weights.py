@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from taskvec.coefficients import ZERO, Coefficient, joined, monomial_text
 from taskvec.dtypes import accumulator, numpy_dtype
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
-from taskvec.fitting import in_form, objections
+from taskvec.fitting import in_form, objections, told_by
 from taskvec.hints import differences, ways_out
 from taskvec.idle_patterns import unfit
 from taskvec.places import Place, places
 from taskvec.quantised import refuse
 from taskvec.rationals import Number, as_float
-from taskvec.source import Source, Spec
+from taskvec.source import Source, Spec, leaves_of, refuse_statistics, statistic_of, written
 from taskvec.terms import Linear, arranged, evaluate, scratch_bytes
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class Weights(Base):
         """The same within an expression whose names are those of `model`, if it is not itself one of whole models."""
         reference = self.reference
         model = reference if reference is not None and not reference.partial else model
+        for source, c in self.terms.items() if model is None else ():
+            c.require_layers(source.text)
         calls = {source: getattr(source, "placed", None) for source in self.terms}
         found = {source: call(model) if call else source for source, call in calls.items()}
         if all(found[source] is source for source in found):
@@ -177,7 +179,7 @@ class Weights(Base):
     def _ways_out(self, reference: Source) -> list[str]:
         """What to write so that sources fit together that do not."""
         names = self.names()
-        called = {s: names.get(s) or getattr(s, "written", s.text.format)(names) for s in self.summed}
+        called = {s: written(s, names) for s in self.summed}
         others = [s for s in self.summed if s is not reference and differences(s, reference)]
         return [line for s in others for line in ways_out(s, reference, called[s], called[reference])]
 
@@ -321,14 +323,16 @@ class Weights(Base):
         """The recipe, with `names` for sources where given; `parse` reads it back."""
         parts, order = [], [*self.mentioned]
         for source, c in sorted(self.terms.items(), key=lambda term: order.index(leaves_of(term[0])[0])):
-            call = getattr(source, "written", None)
-            name = call(names or {}) if call else (names or {}).get(source, source.text)
+            name = written(source, names or {})
             if len(c.terms) == 1:
                 ((factors, value),) = c.terms.items()
                 number = monomial_text(factors, value)
                 parts.append({"1": name, "-1": f"-{name}"}.get(number, f"{number}*{name}"))
             else:
                 parts.append(f"({c})*{name}")
+        if parts and (model := told_by(self.terms, self.summed)):
+            name = written(model, names or {})
+            parts += [name, f"-{name}"]
         return joined(parts) if parts else "0"
 
     __str__ = text
@@ -362,24 +366,6 @@ def base_of(weights: Weights) -> str | None:
         return subtracted[0].fingerprint
     bases = {s.base for s in weights.terms}
     return bases.pop() if len(bases) == 1 and not subtracted else None
-
-
-def leaves_of(source: Source) -> tuple[Source, ...]:
-    """The files and arrays that a source reads: itself, or what a method was given."""
-    return getattr(source, "leaves", (source,))
-
-
-def statistic_of(source: Source) -> str:
-    """The kind of statistics that a source holds instead of weights, or ""."""
-    return getattr(source, "statistic", "")
-
-
-def refuse_statistics(sources: Iterable[Source]) -> None:
-    """Raise MassError that names the sources which hold statistics: what is summed are weights."""
-    if found := [
-        f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
-    ]:
-        raise MassError("statistics are no weights:", found)
 
 
 def _merged(first: Mapping[Source, str], second: Mapping[Source, str]) -> dict[Source, str]:

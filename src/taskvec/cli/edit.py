@@ -23,7 +23,8 @@ from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
 from taskvec.planning import plan as make_plan
 from taskvec.recipe import load, written
-from taskvec.weights import Weights, statistic_of
+from taskvec.source import statistic_of
+from taskvec.weights import Weights
 
 scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
 

@@ -15,9 +15,9 @@ from taskvec.measures import compare as measure
 from taskvec.notes import note
 from taskvec.planning import readable
 from taskvec.recipe import load
-from taskvec.source import Source
+from taskvec.source import Source, statistic_of
 from taskvec.storage import resolve
-from taskvec.weights import Weights, statistic_of
+from taskvec.weights import Weights
 
 if TYPE_CHECKING:
     from rich.table import Table

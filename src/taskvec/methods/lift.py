@@ -12,9 +12,9 @@ from taskvec.derived import Parameter
 from taskvec.errors import MassError, RecipeError
 from taskvec.methods.applied import Applied, Measured
 from taskvec.rationals import as_float
-from taskvec.source import Source, Spec
+from taskvec.source import Source, Spec, statistic_of
 from taskvec.terms import Program
-from taskvec.weights import Weights, statistic_of
+from taskvec.weights import Weights
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
 Measure = Callable[[Sequence[Applied], int, Callable[[int], None]], list[Measured]]
