@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Real
 from types import MappingProxyType
 
 from taskvec.errors import RecipeError, UnboundKnob
@@ -151,13 +152,14 @@ class Coefficient:
     """A polynomial {factors: rational}. Immutable, hashable, exact under + - * and /."""
 
     __slots__ = ("terms",)
+    __array_ufunc__ = None  # a number of numpy leaves it to __rmul__ and the like
     terms: Mapping[Monomial, Fraction]
 
     def __init__(self, terms: Mapping[Monomial, Fraction]):
         self.terms = MappingProxyType({m: v for m, v in terms.items() if v})
 
     @classmethod
-    def of(cls, value: "Number | Coefficient") -> "Coefficient":
+    def of(cls, value: "Number | Real | Coefficient") -> "Coefficient":
         """A number as a coefficient."""
         return value if isinstance(value, Coefficient) else cls({(): exact(value)})
 
@@ -242,7 +244,7 @@ class Coefficient:
         return total
 
     def __add__(self, other: "Number | Coefficient") -> "Coefficient":
-        if not isinstance(other, Coefficient | int | float | Fraction):
+        if not isinstance(other, Coefficient | Real):
             return NotImplemented
         total = dict(self.terms)
         for factors, value in Coefficient.of(other).terms.items():
@@ -250,7 +252,7 @@ class Coefficient:
         return Coefficient(total)
 
     def __mul__(self, other: "Number | Coefficient") -> "Coefficient":
-        if not isinstance(other, Coefficient | int | float | Fraction):
+        if not isinstance(other, Coefficient | Real):
             return NotImplemented
         total: dict[Monomial, Fraction] = {}
         factor = Coefficient.of(other)
@@ -265,7 +267,7 @@ class Coefficient:
         return Coefficient(total)
 
     def __truediv__(self, other: "Number | Coefficient") -> "Coefficient":
-        if not isinstance(other, Coefficient | int | float | Fraction):
+        if not isinstance(other, Coefficient | Real):
             return NotImplemented
         divisor = Coefficient.of(other)
         if divisor.constant is None:
@@ -289,8 +291,11 @@ class Coefficient:
     __radd__, __rmul__ = __add__, __mul__
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, int | float | Fraction):
-            other = Coefficient.of(other)
+        if isinstance(other, Real):
+            try:
+                other = Coefficient.of(other)
+            except RecipeError:  # not finite
+                return False
         return self.terms == other.terms if isinstance(other, Coefficient) else NotImplemented
 
     def __hash__(self) -> int:

@@ -47,7 +47,8 @@ class Saved:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"path": str(self.path)}
+        kind = {"path": str(self.path), "kind": "model" if self.kind else "task vector", "mass": self.kind}
+        return {name: getattr(self, name) for name in self.__slots__} | kind
 
     def __str__(self) -> str:
         kept = f", {readable(self.reused)} of it kept from an interrupted run" if self.reused else ""

@@ -42,6 +42,8 @@ class Weights(Base):
     As a Mapping it computes on demand: `w["layer.weight"]` is the tensor in float32 (float64 if a source is float64).
     """
 
+    __array_ufunc__ = None  # a number of numpy in front leaves it to __rmul__
+
     def __init__(
         self,
         terms: Mapping[Source, Coefficient | Number],

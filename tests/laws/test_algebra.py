@@ -201,3 +201,13 @@ def test_a_range_of_rows_may_have_a_step():
     for rows in (slice(None, None, 2), slice(4, 1, -1), slice(1, 5, 1)):
         assert np.array_equal(weights.read("w", rows), values[rows])
         assert np.array_equal(weights.read("i", rows), np.arange(6)[rows])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.int8, np.float16])
+def test_numbers_of_numpy_are_numbers_on_either_side(kind):
+    w, lam = SOURCES["lora"], tv.knob("lam")
+    assert kind(2) * w == w * kind(2) == 2 * w and w / kind(2) == 0.5 * w
+    assert kind(2) * lam == lam * kind(2) == 2 * lam and kind(2) + lam == lam + kind(2) and kind(2) - lam == 2 - lam
+    assert kind(1) / lam == 1 / lam and Coefficient.of(kind(2)) == kind(2) and str(kind(2) * w) == "2*lora"
+    assert w.bind() == w and (lam * w).bind(lam=kind(2)) == 2 * w
+    assert lam != float("nan")

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
@@ -103,11 +103,7 @@ class Method:
     def __call__(self, *args: Weights, **params: Any) -> Weights:
         """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
         self._require_arguments(args)
-        if unknown := params.keys() - self.defaults.keys():
-            name = sorted(unknown)[0]
-            near = difflib.get_close_matches(name, self.defaults, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise RecipeError(f"{self.name} has no parameter {name}{hint}; it has {', '.join(self.defaults) or 'none'}")
+        require_known(self.name, params, self.defaults)
         count = len(args) // 2 if self.statistics else len(args)
         given = {key: self._parameter(key, value, count) for key, value in (self.defaults | params).items()}
         call = Applied(self, args, given)
@@ -184,6 +180,14 @@ class Method:
         if key in self.ranges and value not in self.ranges[key]:
             raise RecipeError(f"{self.name}: {key} must lie in {self.ranges[key]}, not {value:g}{where}")
         return value
+
+
+def require_known(call: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise RecipeError for a parameter that a method has not, with the nearest one."""
+    if unknown := sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise RecipeError(f"{call} has no parameter {unknown[0]}{hint}; it has {', '.join(known) or 'none'}")
 
 
 @overload
