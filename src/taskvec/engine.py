@@ -6,7 +6,7 @@ written last, and the folder gets its name after that.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,14 @@ from typing import Any
 
 from taskvec import lineage, sidecars
 from taskvec.batchnorm import require_positive
-from taskvec.derived import Derived
 from taskvec.disagreements import disagreements
-from taskvec.dtypes import BITS
-from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
+from taskvec.errors import NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
+from taskvec.integers import require_same
 from taskvec.moving import sync
 from taskvec.notes import note
 from taskvec.outputs import RECORD, Destination
-from taskvec.planning import PIECE, Plan, plan, readable, shard
+from taskvec.planning import Plan, plan, readable, shard
 from taskvec.proofs import Proof, holds, proofs_of
 from taskvec.source import Source, leaves_of
 from taskvec.staging import Staging, finished_before, hidden
@@ -111,7 +110,7 @@ def save(
             place.require_writable()
             _require_space(todo, target)
         if todo.kind and like is None:  # a task vector does without them, and `like` says whose they are
-            _require_same_integers(todo)
+            require_same(todo.weights, way="name the model to take them from (--like, like=)")
         stage = Staging(place, key, resume and proof.resumable, durable)
         try:
             reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
@@ -166,41 +165,6 @@ def _require_space(todo: Plan, target: Path) -> None:
         raise NotEnoughSpace(
             f"{target} needs {readable(todo.bytes_out)}, the disk of {parent} has {readable(free)} left"
         )
-
-
-def _require_same_integers(todo: Plan) -> None:
-    """Tensors that are not floating point must be the same in every model of a sum."""
-    if problems := list(dict.fromkeys(_apart(todo.weights))):
-        raise MismatchError(
-            "tensors that cannot be summed differ; name the model to take them from (--like, like=):", problems
-        )
-
-
-def _apart(*args: Weights) -> Iterator[str]:
-    """The tensors that are not floating point and differ between the models of expressions, or within a call's."""
-    first = [a.reference for a in args]
-    models = dict.fromkeys(s for s in [*first, *(s for a in args for s in a.terms)] if s and s.mass)
-    for source in [*models][1:]:
-        reference = next(iter(models))
-        for name, spec in reference.specs.items():
-            if not spec.arithmetic and not _same(name, reference, source):
-                yield f"{name} ({spec}) differs between {reference.text} and {source.text}"
-    for call in dict.fromkeys(s for a in args for s in a.terms if isinstance(s, Derived)):
-        for together in [call.args] if call.alike else [(a,) for a in call.args]:
-            yield from _apart(*together)
-
-
-def _same(name: str, a: Source, b: Source) -> bool:
-    spec = a.specs[name]
-    step = PIECE * 8 // BITS[spec.dtype]
-    for start in range(0, spec.numel, step):
-        size = min(step, spec.numel - start) * BITS[spec.dtype] // 8
-        one, two = bytearray(size), bytearray(size)
-        a.readinto(name, start, memoryview(one))
-        b.readinto(name, start, memoryview(two))
-        if one != two:
-            return False
-    return True
 
 
 # ---- finishing -----------------------------------------------------------------------------------

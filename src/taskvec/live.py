@@ -16,6 +16,7 @@ from taskvec.derived import prepare
 from taskvec.dtypes import BITS
 from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
 from taskvec.executors import default_threads, each
+from taskvec.integers import require_same
 from taskvec.planning import arena_bytes
 from taskvec.source import Spec
 from taskvec.targets import Target, fit, kinds, twins
@@ -43,9 +44,10 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     """
     if not find_spec("torch"):
         raise MissingExtra("load_into", "torch")
-    weights.kind()
-    weights = weights.placed
+    is_model, weights = weights.kind(), weights.placed
     targets, dtypes = fit(module, weights), kinds()
+    if is_model:
+        require_same(weights)
     if shared := _shared(weights, targets):
         raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
     specs = {name: Spec(spec.shape, dtypes[targets[name].tensor.dtype]) for name, spec in weights.specs.items()}
@@ -55,7 +57,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     room = arena_bytes(parts, specs, BLOCK)
 
     def computed(name: str, block: Block, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
-        return fill(memory, name, specs[name], block.start, block.count, linear, weights.reference, out)
+        return fill(memory, name, specs[name], block.start, block.count, linear, weights.donor, out)
 
     tied = twins(weights, targets)
 

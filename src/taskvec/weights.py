@@ -19,6 +19,7 @@ from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeErr
 from taskvec.fitting import in_form, objections, told_by
 from taskvec.hints import differences, ways_out
 from taskvec.idle_patterns import unfit
+from taskvec.integers import require_same
 from taskvec.places import Place, places
 from taskvec.quantised import refuse
 from taskvec.rationals import Number, as_float
@@ -147,6 +148,14 @@ class Weights(Base):
                 [f"mass {_readable(v)} at {name}" for v, name in first.items()],
             )
         return values[0] if values else Fraction(0)
+
+    @property
+    def _is_vector(self) -> bool:
+        """Whether the mass is 0 everywhere."""
+        try:
+            return self.mass == 0
+        except MassError:
+            return False
 
     def kind(self) -> int:
         """The mass, which must be 0 or 1. Raises MassError that says what to do."""
@@ -298,8 +307,10 @@ class Weights(Base):
     def _passed_through(self, name: str, spec: Spec, rows: slice | None) -> "NDArray[Any]":
         import numpy as np
 
-        source = self.reference
+        source = self.donor
         assert source is not None
+        if any(s.mass for s in self.terms) and not self._is_vector:
+            require_same(self, [name])
         raw = bytearray(spec.nbytes)
         source.readinto(name, 0, memoryview(raw))
         array = np.frombuffer(raw, numpy_dtype(spec.dtype))
@@ -307,6 +318,9 @@ class Weights(Base):
 
     def __getitem__(self, name: str) -> "NDArray[Any]":
         return self.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.specs  # that of Mapping would compute the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)

@@ -16,7 +16,7 @@ ROOMS = (  # layer by layer: a room imports from its own layer and those above i
     "errors rationals evidence dtypes executors source operations kernels kernels_numpy floats_numpy storage places "
     "coefficients rooms notes json_files quantised hints entries moving outputs staging copying yaml_files "
     "idle_patterns",
-    "formats terms weights arrays derived views symmetries families permuted fitting",
+    "formats terms weights arrays derived views symmetries families permuted fitting integers",
     "methods recipe goals spaces subsets grains stores leases",
     "planning measures lineage sidecars blocks streaming collecting alignment mergekit batchnorm targets proofs "
     "disagreements",
