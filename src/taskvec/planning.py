@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from types import MappingProxyType
 from typing import Any
 
 from taskvec.copying import Beside
@@ -156,6 +157,8 @@ def plan(
     UnboundKnob, RecipeError, TaskvecError (memory).
     """
     kind, weights = weights.kind(), weights.placed
+    if dtype is None and like is None:
+        weights = _as_copy(weights)
     if not weights.terms:
         raise RecipeError("everything cancels: the expression is zero, there is nothing to write")
     donor = _donor(weights, like, kind)
@@ -178,6 +181,16 @@ def plan(
     most = threads or default_threads(busy)
     block, room, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
     return Plan(weights, kind, donor, shards, block, room, count, peak, limit)
+
+
+def _as_copy(weights: Weights) -> Weights:
+    """The same; a file as it is, with nothing added and nothing scaled, may then hold quantised weights, too."""
+    source = next(iter(weights.terms), None)
+    if source is None or weights.summed != (source,) or leaves_of(source) != (source,) or weights.terms[source] != 1:
+        return weights
+    found = Weights(weights.terms, weights.mentioned)
+    found.specs = MappingProxyType(dict(source.specs))
+    return found
 
 
 def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
