@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Real
 from types import MappingProxyType
+from typing import Any
 
 from taskvec.errors import RecipeError, UnboundKnob
 from taskvec.globs import FirstMatch, matches
@@ -300,6 +301,9 @@ class Coefficient:
 
     def __hash__(self) -> int:
         return hash(frozenset(self.terms.items()))
+
+    def __reduce__(self) -> Any:
+        return Coefficient, (dict(self.terms),)
 
     def __bool__(self) -> bool:
         return bool(self.terms)

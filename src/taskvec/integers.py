@@ -5,11 +5,12 @@ wanted, and that is an error. A task vector does without them. What a view leave
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any, Protocol
 
 from taskvec.coefficients import quoted
 from taskvec.dtypes import BITS
-from taskvec.errors import MismatchError
+from taskvec.errors import MassError, MismatchError
 from taskvec.hints import patterns
 from taskvec.source import Source, Spec
 
@@ -28,6 +29,10 @@ class Expression(Protocol):
         """Whose integers a result has."""
 
     @property
+    def mass(self) -> Fraction:
+        """0 for a task vector. Raises MassError where it differs from tensor to tensor."""
+
+    @property
     def specs(self) -> Mapping[str, Spec]:
         """Name -> Spec."""
 
@@ -39,7 +44,7 @@ def require_same(weights: Expression, names: Iterable[str] | None = None, way: s
     """
     asked = [name for name in (weights.specs if names is None else names) if not weights.specs[name].arithmetic]
     found = dict.fromkeys(_apart(asked, weights) if asked else ())
-    if not found:
+    if not found or _is_vector(weights):
         return
     lines = [f"{name} ({one.specs[name]}) differs between {one.text} and {two.text}" for name, one, two in found]
     if not way:
@@ -68,6 +73,13 @@ def _apart(names: list[str], *args: Expression) -> Iterator[tuple[str, Source, S
         for k, argument in enumerate(call.args):
             if inner := [name for at, name in places if at == k]:
                 yield from _apart(inner, argument)
+
+
+def _is_vector(weights: Expression) -> bool:
+    try:
+        return weights.mass == 0
+    except MassError:
+        return False
 
 
 def _same(name: str, a: Source, b: Source) -> bool:

@@ -44,10 +44,10 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     """
     if not find_spec("torch"):
         raise MissingExtra("load_into", "torch")
-    is_model, weights = weights.kind(), weights.placed
+    weights.kind()
+    weights = weights.placed
     targets, dtypes = fit(module, weights), kinds()
-    if is_model:
-        require_same(weights)
+    require_same(weights)
     if shared := _shared(weights, targets):
         raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
     specs = {name: Spec(spec.shape, dtypes[targets[name].tensor.dtype]) for name, spec in weights.specs.items()}

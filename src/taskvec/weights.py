@@ -149,14 +149,6 @@ class Weights(Base):
             )
         return values[0] if values else Fraction(0)
 
-    @property
-    def _is_vector(self) -> bool:
-        """Whether the mass is 0 everywhere."""
-        try:
-            return self.mass == 0
-        except MassError:
-            return False
-
     def kind(self) -> int:
         """The mass, which must be 0 or 1. Raises MassError that says what to do."""
         refuse_statistics(self.terms)
@@ -309,8 +301,7 @@ class Weights(Base):
 
         source = self.donor
         assert source is not None
-        if any(s.mass for s in self.terms) and not self._is_vector:
-            require_same(self, [name])
+        require_same(self, [name])
         raw = bytearray(spec.nbytes)
         source.readinto(name, 0, memoryview(raw))
         array = np.frombuffer(raw, numpy_dtype(spec.dtype))
@@ -370,6 +361,15 @@ class Weights(Base):
             found[source] = name
             taken.add(name)
         return found
+
+    def __copy__(self) -> "Weights":
+        return self  # nothing in it ever changes
+
+    def __deepcopy__(self, memo: Any) -> "Weights":
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("weights cannot be pickled: send their text, str(weights), and parse it where it is needed")
 
     def __repr__(self) -> str:
         return f"Weights({self.text()})"

@@ -1,5 +1,7 @@
 """Weights are a vector space, exactly: the laws that let an expression be a dict."""
 
+import copy
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 import taskvec as tv
 from taskvec.coefficients import Coefficient
 from taskvec.errors import MassError, RecipeError, UnboundKnob
+from taskvec.places import Place
 from taskvec.weights import Weights
 
 NAMES = ("embed.weight", "layers.0.mlp.up", "layers.0.attn.q", "layers.1.mlp.up", "layers.1.attn.q", "norm")
@@ -211,3 +214,22 @@ def test_numbers_of_numpy_are_numbers_on_either_side(kind):
     assert kind(1) / lam == 1 / lam and Coefficient.of(kind(2)) == kind(2) and str(kind(2) * w) == "2*lora"
     assert w.bind() == w and (lam * w).bind(lam=kind(2)) == 2 * w
     assert lam != float("nan")
+
+
+@pytest.mark.parametrize(
+    "c",
+    [tv.knob("x"), tv.layers(1, 2, outside=tv.knob("y")), 1 - tv.only("a*", "b"),
+     tv.per({"a*": tv.only("*b"), "*": 1 / (tv.knob("z") + 1)})],
+    ids=str,
+)  # fmt: skip
+def test_coefficients_are_copied_and_pickled(c):
+    for found in (copy.copy(c), copy.deepcopy(c), pickle.loads(pickle.dumps(c))):
+        assert found == c and hash(found) == hash(c) and str(found) == str(c) and found.knobs == c.knobs
+        assert found.reduced(Place("ab", Fraction(1, 3))) == c.reduced(Place("ab", Fraction(1, 3)))
+
+
+def test_weights_are_copied_and_an_error_says_what_to_send_in_their_place():
+    w = SOURCES["base"] + 0.5 * SOURCES["lora"]
+    assert copy.copy(w) == copy.deepcopy(w) == copy.deepcopy({"w": w})["w"] == w
+    with pytest.raises(TypeError, match="send their text"):
+        pickle.dumps(w)
