@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from keyword import iskeyword
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
+from unicodedata import normalize
 
 from taskvec.errors import RecipeError, UnboundKnob
 from taskvec.globs import FirstMatch, matches
@@ -339,8 +341,9 @@ def joined(parts: Iterable[str]) -> str:
 # ---- what a recipe calls -------------------------------------------------------------------------
 def knob(name: str) -> Coefficient:
     """The coefficient that a name stands for until it is bound."""
-    if not name.isidentifier():
-        raise RecipeError(f"a knob's name must be an identifier, not {name!r}")
+    if not name.isidentifier() or iskeyword(name):
+        raise RecipeError(f"a knob's name must be an identifier, and no keyword of Python, not {name!r}")
+    name = normalize("NFKC", name)  # as the parser reads it
     return Coefficient({(Knob(name),): Fraction(1)})
 
 

@@ -13,7 +13,7 @@ from taskvec.coefficients import Coefficient, quoted
 from taskvec.errors import RecipeError
 from taskvec.idle_patterns import unfit
 from taskvec.source import Source, Spec
-from taskvec.weights import Weights, base_of
+from taskvec.weights import Weights
 
 DEEPEST, MOST_CALLS = 25, 1000  # calls within one another, which all that walks through them recurses into; in all
 STRETCH = 1 << 27  # elements at most of the tensors that are measured and then computed, before others are
@@ -290,6 +290,15 @@ class Derived:
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """Fill `out` with elements of `name` from flat index `start` on."""
         raise NotImplementedError
+
+
+def base_of(weights: Weights) -> str | None:
+    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
+    subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
+    if len(subtracted) == 1:
+        return subtracted[0].fingerprint
+    bases = {s.base for s in weights.terms}
+    return bases.pop() if len(bases) == 1 and not subtracted else None
 
 
 def prepare(

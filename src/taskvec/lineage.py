@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec import ancestry
+from taskvec.derived import base_of
 from taskvec.dtypes import BITS
 from taskvec.errors import DigestError, FormatError
 from taskvec.executors import default_threads, each
@@ -21,7 +22,7 @@ from taskvec.planning import PIECE
 from taskvec.source import Source, Spec, statistic_of
 from taskvec.storage import resolve, stated
 from taskvec.version import __version__
-from taskvec.weights import Weights, base_of
+from taskvec.weights import Weights
 
 RECORD = "taskvec.json"
 IN_FILE = "taskvec.lineage"  # the key of a single file's metadata

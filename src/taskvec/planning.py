@@ -156,6 +156,9 @@ def plan(
     the disk, for which there are more of them. Raises MassError, MismatchError,
     UnboundKnob, RecipeError, TaskvecError (memory).
     """
+    for given in (weights, like):
+        if not isinstance(given, Weights | None):
+            raise RecipeError(f"weights are what load or parse returns, not {type(given).__name__}")
     kind, weights = weights.kind(), weights.placed
     if dtype is None and like is None:
         weights = _as_copy(weights)
@@ -178,7 +181,7 @@ def plan(
     shards = _shards(specs, parse_size(shard_size, "shard size"), stem, filename)
     limit = parse_size(ram, "memory")
     busy = not durable or any(s.busy for s in weights.terms if isinstance(s, Derived))
-    most = threads or default_threads(busy)
+    most = default_threads(busy) if threads is None else threads
     block, room, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
     return Plan(weights, kind, donor, shards, block, room, count, peak, limit)
 
@@ -326,10 +329,10 @@ def arena_bytes(parts: Parts, specs: Mapping[str, Spec], block: int) -> int:
     return max((needed(name, spec) for name, spec in specs.items()), default=0)
 
 
-def parse_size(text: str | int, what: str) -> int:
+def parse_size(text: str | float, what: str) -> int:
     """Bytes: "5GB", "200 MB", "1GiB", 1000. Raises RecipeError."""
-    if isinstance(text, int):
-        found = text
+    if isinstance(text, int | float):
+        found = int(text)
     else:
         compact = text.replace(" ", "").upper().removesuffix("B")
         binary = compact.endswith("I")

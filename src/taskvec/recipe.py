@@ -72,6 +72,8 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Method"
     Names with no value become knobs (`weights.knobs`), to be bound with `weights.bind(lam=0.3)`. Raises RecipeError
     with the line and column, before anything is loaded that the text does not name.
     """
+    if not isinstance(text, str):
+        raise RecipeError(f"a recipe is a text, not {type(text).__name__}")
     tree = _tree(text)
     given = {name: _given(name, value) for name, value in names.items()}
     scope: dict[str, Value | Method] = dict(given)

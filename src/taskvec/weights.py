@@ -5,6 +5,7 @@ This module knows no file and no format.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -329,8 +330,9 @@ class Weights(Base):
     def text(self, names: Mapping[Source, str] | None = None) -> str:
         """The recipe, with `names` for sources where given; `parse` reads it back."""
         parts, order = [], [*self.mentioned]
+        names = self._told_apart() if names is None else names
         for source, c in sorted(self.terms.items(), key=lambda term: order.index(leaves_of(term[0])[0])):
-            name = written(source, names or {})
+            name = written(source, names)
             if len(c.terms) == 1:
                 ((factors, value),) = c.terms.items()
                 number = monomial_text(factors, value)
@@ -338,7 +340,7 @@ class Weights(Base):
             else:
                 parts.append(f"({c})*{name}")
         if parts and (model := told_by(self.terms, self.summed)):
-            name = written(model, names or {})
+            name = written(model, names)
             parts += [name, f"-{name}"]
         return joined(parts) if parts else "0"
 
@@ -348,6 +350,12 @@ class Weights(Base):
         """The same, its one source called `name` in lineage and model cards."""
         plain = [*self.mentioned] == [*self.terms]
         return Weights(self.terms, dict.fromkeys(self.mentioned, name), self.summed) if plain else self
+
+    def _told_apart(self) -> Mapping[Source, str]:
+        """Names for arrays that have one name and are not the same."""
+        counts = Counter(source.text for source in self.mentioned if not hasattr(source, "uri"))
+        alike = {text for text, count in counts.items() if count > 1}
+        return {s: name for s, name in self.names().items() if s.text in alike} if alike else {}
 
     def names(self) -> dict[Source, str]:
         """A distinct identifier for every source mentioned: the name it was given, else the end of its path."""
@@ -373,15 +381,6 @@ class Weights(Base):
 
     def __repr__(self) -> str:
         return f"Weights({self.text()})"
-
-
-def base_of(weights: Weights) -> str | None:
-    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
-    subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
-    if len(subtracted) == 1:
-        return subtracted[0].fingerprint
-    bases = {s.base for s in weights.terms}
-    return bases.pop() if len(bases) == 1 and not subtracted else None
 
 
 def _merged(first: Mapping[Source, str], second: Mapping[Source, str]) -> dict[Source, str]:

@@ -233,3 +233,35 @@ def test_weights_are_copied_and_an_error_says_what_to_send_in_their_place():
     assert copy.copy(w) == copy.deepcopy(w) == copy.deepcopy({"w": w})["w"] == w
     with pytest.raises(TypeError, match="send their text"):
         pickle.dumps(w)
+
+
+def test_arrays_of_one_name_are_told_apart_in_the_text():
+    """Else the text of their difference would be that of nothing."""
+    one, two = ({"w": np.full(3, k, np.float32)} for k in (1, 2))
+    p, q = tv.from_arrays(one), tv.from_arrays(two)
+    assert str(p - q) == "arrays - arrays_2" and str(tv.slerp(p, q)) == "slerp(arrays, arrays_2)" and str(p) == "arrays"
+    assert tv.parse(str(p - q), arrays=p, arrays_2=q) == p - q
+
+
+def test_a_knob_has_a_name_that_the_text_reads_back():
+    for name in ("for", "lambda", "a b", "1"):
+        with pytest.raises(RecipeError, match="must be an identifier"):
+            tv.knob(name)
+    for name in ("λ", "\ufb01x", "lam"):  # Python's parser reads the ligature as two letters
+        w = tv.knob(name) * SOURCES["base"]
+        assert tv.parse(str(w), base=SOURCES["base"]) == w
+
+
+def test_slips_of_types_are_stated_errors(tmp_path):
+    base = SOURCES["base"]
+    for call in (
+        lambda: tv.parse(None), lambda: tv.parse(5), lambda: tv.save("base", tmp_path / "x"),
+        lambda: tv.plan(base, like="base"), lambda: tv.plan(base, threads=0), lambda: tv.plan(base, dtype=np.int8),
+        lambda: tv.from_arrays({"w": np.ones(2)}, mass=2), lambda: tv.plan(base, shard_size=-1.0),
+    ):  # fmt: skip
+        with pytest.raises(tv.TaskvecError):
+            call()
+    assert tv.plan(base, shard_size=1e9, ram=1e9).shards == tv.plan(base, shard_size="1GB").shards
+    for dtype in (np.float16, np.dtype("float16"), "float16", "torch.float16"):
+        assert {spec.dtype for spec in tv.plan(base, dtype=dtype).specs.values()} == {"F16"}
+    assert tv.take_layers(base, np.int64(0), np.int8(1)) == tv.take_layers(base, 0, 1)
