@@ -19,6 +19,7 @@ from taskvec.executors import default_threads, each
 from taskvec.formats import open_source
 from taskvec.notes import note
 from taskvec.planning import PIECE
+from taskvec.recipe import FUNCTIONS
 from taskvec.source import Source, Spec, statistic_of
 from taskvec.storage import resolve, stated
 from taskvec.version import __version__
@@ -46,7 +47,7 @@ def digest(of_pieces: Iterable[bytes]) -> str:
 
 def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
     """The lineage of an output, digests still unknown. `notes`: what was forced or allowed, empty when nothing was."""
-    names = weights.names()
+    names = weights.names(FUNCTIONS)
     own = {k: v for s in weights.terms for k, v in getattr(s, "methods", {}).items()}
     if own:
         notes = {**notes, "methods": {name: f"blake3 of its code: {digest}" for name, digest in own.items()}}

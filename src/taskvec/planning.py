@@ -18,6 +18,7 @@ from taskvec.formats.header import LONGEST as LONGEST_HEADER
 from taskvec.formats.header import write_header
 from taskvec.idle_patterns import vanishing
 from taskvec.notes import note
+from taskvec.recipe import FUNCTIONS
 from taskvec.source import Source, Spec, leaves_of
 from taskvec.storage import PAGE
 from taskvec.terms import aligned, scratch_bytes
@@ -105,7 +106,7 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        names = self.weights.names()
+        names = self.weights.names(FUNCTIONS)
         return {
             "recipe": self.weights.text(names),
             "mass": self.kind,
@@ -124,7 +125,7 @@ class Plan:
 
     def __str__(self) -> str:
         kinds = sorted({spec.dtype for spec in self.specs.values()})
-        names = self.weights.names()
+        names = self.weights.names(FUNCTIONS)
         lines = [
             f"recipe   {self.weights.text(names)}",
             *(f"         {name} = {source.text} (mass {source.mass})" for source, name in names.items()),

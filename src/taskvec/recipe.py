@@ -101,7 +101,7 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Method"
 
 def written(weights: Weights) -> str:
     """A recipe file: a line for each source, then the expression. `parse` reads it back."""
-    names = {s: f"{n}_" if n in FUNCTIONS else n for s, n in weights.names().items()}
+    names = weights.names(FUNCTIONS)
     return "\n".join([*(f"{name} = {source.text}" for source, name in names.items()), weights.text(names)]) + "\n"
 
 
@@ -110,7 +110,7 @@ def replaced(weights: Weights, given: "Mapping[str, Weights | str]") -> Weights:
 
     Raises RecipeError for a name that it has not.
     """
-    names = {s: f"{n}_" if n in FUNCTIONS else n for s, n in weights.names().items()}
+    names = weights.names(FUNCTIONS)
     if unknown := sorted(given.keys() - names.values()):
         raise RecipeError(f"the recipe has no {', '.join(unknown)}; it has {', '.join(names.values())}")
     text = weights.text(names)

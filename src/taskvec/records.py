@@ -13,7 +13,7 @@ from taskvec.findings import CHOSEN, Record
 from taskvec.goals import constraint, objective
 from taskvec.judging import Judge
 from taskvec.measuring import scores_of
-from taskvec.recipe import written
+from taskvec.recipe import FUNCTIONS, written
 from taskvec.spaces import Knobs
 from taskvec.trials import FORMAT, read_lines
 from taskvec.weights import Weights
@@ -27,8 +27,8 @@ def choice_line(
 ) -> Line:
     """What the end of a search writes down. `recipe` has the names by which the chosen model's sources are called."""
     return {
-        "choice": knobs, "rule": rule, "how": how, "model": model.text(recipe.names()), "file": written(model),
-        "family": recipe.text(recipe.names()), "notes": list(notes),
+        "choice": knobs, "rule": rule, "how": how, "model": model.text(recipe.names(FUNCTIONS)), "file": written(model),
+        "family": recipe.text(recipe.names(FUNCTIONS)), "notes": list(notes),
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ This module knows no file and no format.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -357,13 +357,14 @@ class Weights(Base):
         alike = {text for text, count in counts.items() if count > 1}
         return {s: name for s, name in self.names().items() if s.text in alike} if alike else {}
 
-    def names(self) -> dict[Source, str]:
-        """A distinct identifier for every source mentioned: the name it was given, else the end of its path."""
+    def names(self, reserved: Container[str] = ()) -> dict[Source, str]:
+        """A distinct identifier for every source mentioned: the name it was given, else the end of its path. None is
+        one of `reserved`, such as the functions of recipes."""
         found: dict[Source, str] = {}
         taken, counts = set[str](), dict[str, int]()
         for source, given in self.mentioned.items():
             name = wanted = given or _identifier(source.text)
-            while name in taken or iskeyword(name):
+            while name in taken or name in reserved or iskeyword(name):
                 counts[wanted] = counts.get(wanted, 1) + 1
                 name = f"{wanted}_{counts[wanted]}"
             found[source] = name

@@ -13,6 +13,7 @@ import taskvec as tv
 from taskvec.coefficients import Coefficient
 from taskvec.errors import MassError, RecipeError, UnboundKnob
 from taskvec.places import Place
+from taskvec.recipe import FUNCTIONS, written
 from taskvec.weights import Weights
 
 NAMES = ("embed.weight", "layers.0.mlp.up", "layers.0.attn.q", "layers.1.mlp.up", "layers.1.attn.q", "norm")
@@ -265,3 +266,13 @@ def test_slips_of_types_are_stated_errors(tmp_path):
     for dtype in (np.float16, np.dtype("float16"), "float16", "torch.float16"):
         assert {spec.dtype for spec in tv.plan(base, dtype=dtype).specs.values()} == {"F16"}
     assert tv.take_layers(base, np.int64(0), np.int8(1)) == tv.take_layers(base, 0, 1)
+
+
+def test_models_in_folders_that_are_called_like_functions_have_names_that_a_recipe_reads(tmp_path, build):
+    for seed, name in enumerate(("ties", "load", "for", "ties_2")):
+        build.model(tmp_path / name, build.tensors(seed))
+    w = sum(tv.load(tmp_path / name) for name in ("ties", "load", "for", "ties_2")) / 4
+    saved = tv.save(w, tmp_path / "out")
+    given = {name: tv.Weights({source: 1}) for source, name in w.names(FUNCTIONS).items()}
+    assert tv.parse(saved.recipe, **given) == w == tv.parse(written(w))
+    assert tv.plan(w).as_dict()["recipe"] == saved.recipe

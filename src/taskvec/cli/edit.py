@@ -22,6 +22,7 @@ from taskvec.errors import RecipeError
 from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
 from taskvec.planning import plan as make_plan
+from taskvec.recipe import FUNCTIONS as RESERVED
 from taskvec.recipe import load, written
 from taskvec.source import statistic_of
 from taskvec.weights import Weights
@@ -188,5 +189,5 @@ def _like(weights: Weights, text: str | None) -> Weights | None:
     """A name that the recipe uses, or a uri."""
     if text is None:
         return None
-    by_name = {name: source for source, name in weights.names().items()}
+    by_name = {name: source for source, name in weights.names(RESERVED).items()}
     return Weights({by_name[text]: 1}) if text in by_name else load(text)
