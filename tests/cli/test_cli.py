@@ -151,3 +151,33 @@ def test_check_lists_everything_and_exits_with_one(home):
 def test_compare_writes_the_picture(home):
     run(home, "compare", "a", "b", "c", "--base", "base", "--plot", "cosine.png", "-q")
     assert (home / "cosine.png").read_bytes().startswith(b"\x89PNG")
+
+
+MINUS = (
+    "-0.4*(base - a) + base", "-(base - a) + base", "-lam*base + 1.5*a", "-base + a + base", "- base + 2*a",
+    "-.5*base + 1.5*a",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", MINUS)
+def test_a_recipe_may_begin_with_a_minus(home, tmp_path, recipe):
+    names = [f"{name}={home / name}" for name in ("base", "a")]
+    knob = ["--set", "lam=0.5"] * ("lam" in recipe)
+    run(tmp_path, "merge", recipe, *names, *knob, "-q", "-o", "-out")
+    run(tmp_path, "merge", *knob, "-q", "-o", "same", "--", recipe, *names)
+    assert np.array_equal(weight(tmp_path, "-out"), weight(tmp_path, "same"))
+    run(tmp_path, "plan", recipe, *names, *knob)
+
+
+def test_options_that_there_are_not_are_no_recipes(home):
+    for word in ("-x", "-ram=1GB", "--rum", "-threads"):
+        assert "No such option" in run(home, "merge", word, "a=a", "-o", "out", code=2)
+    assert "not in the range" in run(home, "merge", "a", "a=a", "-o", "out", "--threads", "-1", code=2)
+
+
+def test_the_json_of_what_was_written_says_what_it_is_in_words(home):
+    for recipe, kind, mass in (("a", "model", 1), ("a - base", "task vector", 0)):
+        names = [f"{name}={name}" for name in ("a", "base") if name in recipe]
+        found = json.loads(run(home, "merge", recipe, *names, "-o", "said", "--overwrite", "--json"))
+        assert (found["kind"], found["mass"]) == (kind, mass)
+    assert "--overwrite replaces it (in Python overwrite=True)" in run(home, "merge", "a", "a=a", "-o", "said", code=1)

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 import taskvec as tv
 from taskvec.errors import MismatchError
 from taskvec.formats.orientation import decide
+from taskvec.recipes.recipe import written
 from taskvec.sources.source import Spec
 
 
@@ -114,6 +115,51 @@ def test_what_is_turned_is_written_as_it_was_read_and_saved_right(trained, tmp_p
     assert saved.recipe == "base + adapter" and "adapter" in recipe
     found = tv.load(tmp_path / "out")
     assert all(np.allclose(found[n], merged[n].numpy(), rtol=1e-5, atol=1e-5) for n in merged)
+
+
+TURNED = (
+    "{} - base", "0.5*({} - base)", "trim({} - base, density=0.5)", "rename({} - base, {{'*.weight': '*.w'}})",
+    "layers(0, 1, outside=0)*({} - base)", "base + trim(layers(0, 1, outside=0)*({} - base))", "0*base + {} - base",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", TURNED)
+def test_the_text_of_a_vector_that_its_base_turned_still_says_so(trained, tmp_path, form):
+    base, adapter, _ = trained("query", "c_proj")
+    found = tv.parse(form.format("base + lora"), base=base, lora=adapter)
+    pasted, kept = tv.parse(str(found)), tv.parse(written(found))
+    assert pasted == kept == found
+    for k, weights in enumerate((found, pasted, kept)):
+        tv.save(weights, tmp_path / f"{k}.safetensors")
+    read = [tv.load(tmp_path / f"{k}.safetensors") for k in range(3)]
+    assert len(read[0]) and all(np.array_equal(read[0][n], r[n]) for r in read for n in read[0])
+
+
+def test_a_wrong_flag_that_the_base_put_right_is_not_in_the_text_again(tmp_path, build):
+    """Here the adapter alone is no error: it would be another vector."""
+    build.model(tmp_path / "base", {"c_fc.weight": np.zeros((2, 6), "f4")})
+    factors = {"c_fc.lora_A.weight": np.ones((1, 2), "f4"), "c_fc.lora_B.weight": np.arange(6, dtype="f4")[:, None]}
+    build.lora(tmp_path / "lora", factors, r=1, lora_alpha=1)
+    base, lora = tv.load(tmp_path / "base"), tv.load(tmp_path / "lora")
+    for found in (base + lora - base, tv.trim(base + lora - base, density=1)):
+        pasted = tv.parse(str(found))
+        assert pasted == found and pasted["c_fc.weight"].shape == (2, 6)
+
+
+def test_a_vector_that_no_base_turned_keeps_the_tensors_of_the_base(trained, tmp_path):
+    base, adapter, _ = trained("c_attn", "c_proj")
+    found = base + adapter - base
+    assert tv.parse(str(found)).keys() == found.keys() == base.keys() and len(adapter) < len(base)
+    assert str(base + adapter).count("load(") == 2 and str(adapter - 0.5 * adapter).count("load(") == 1
+
+
+def test_only_square_weights_are_called_square(trained):
+    _, adapter, _ = trained("c_attn", "lm_head")
+    with pytest.raises(MismatchError, match=r"whether decoder\.0\.c_attn.*there is no model beside it whose shapes"):
+        adapter["lm_head.weight"]
+    _, adapter, _ = trained("query", "c_proj")
+    with pytest.raises(MismatchError, match="they are square"):
+        adapter["encoder.0.query.weight"]
 
 
 # ---- the rule itself ------------------------------------------------------------------------------

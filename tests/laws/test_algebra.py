@@ -1,5 +1,7 @@
 """Weights are a vector space, exactly: the laws that let an expression be a dict."""
 
+import copy
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -11,6 +13,8 @@ import taskvec as tv
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError, UnboundKnob
+from taskvec.recipes.recipe import FUNCTIONS, written
+from taskvec.sources.positions import Place
 
 NAMES = ("embed.weight", "layers.0.mlp.up", "layers.0.attn.q", "layers.1.mlp.up", "layers.1.attn.q", "norm")
 
@@ -201,3 +205,74 @@ def test_a_range_of_rows_may_have_a_step():
     for rows in (slice(None, None, 2), slice(4, 1, -1), slice(1, 5, 1)):
         assert np.array_equal(weights.read("w", rows), values[rows])
         assert np.array_equal(weights.read("i", rows), np.arange(6)[rows])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.int8, np.float16])
+def test_numbers_of_numpy_are_numbers_on_either_side(kind):
+    w, lam = SOURCES["lora"], tv.knob("lam")
+    assert kind(2) * w == w * kind(2) == 2 * w and w / kind(2) == 0.5 * w
+    assert kind(2) * lam == lam * kind(2) == 2 * lam and kind(2) + lam == lam + kind(2) and kind(2) - lam == 2 - lam
+    assert kind(1) / lam == 1 / lam and Coefficient.of(kind(2)) == kind(2) and str(kind(2) * w) == "2*lora"
+    assert w.bind() == w and (lam * w).bind(lam=kind(2)) == 2 * w
+    assert lam != float("nan")
+
+
+@pytest.mark.parametrize(
+    "c",
+    [tv.knob("x"), tv.layers(1, 2, outside=tv.knob("y")), 1 - tv.only("a*", "b"),
+     tv.per({"a*": tv.only("*b"), "*": 1 / (tv.knob("z") + 1)})],
+    ids=str,
+)  # fmt: skip
+def test_coefficients_are_copied_and_pickled(c):
+    for found in (copy.copy(c), copy.deepcopy(c), pickle.loads(pickle.dumps(c))):
+        assert found == c and hash(found) == hash(c) and str(found) == str(c) and found.knobs == c.knobs
+        assert found.reduced(Place("ab", Fraction(1, 3))) == c.reduced(Place("ab", Fraction(1, 3)))
+
+
+def test_weights_are_copied_and_an_error_says_what_to_send_in_their_place():
+    w = SOURCES["base"] + 0.5 * SOURCES["lora"]
+    assert copy.copy(w) == copy.deepcopy(w) == copy.deepcopy({"w": w})["w"] == w
+    with pytest.raises(TypeError, match="send their text"):
+        pickle.dumps(w)
+
+
+def test_arrays_of_one_name_are_told_apart_in_the_text():
+    """Else the text of their difference would be that of nothing."""
+    one, two = ({"w": np.full(3, k, np.float32)} for k in (1, 2))
+    p, q = tv.from_arrays(one), tv.from_arrays(two)
+    assert str(p - q) == "arrays - arrays_2" and str(tv.slerp(p, q)) == "slerp(arrays, arrays_2)" and str(p) == "arrays"
+    assert tv.parse(str(p - q), arrays=p, arrays_2=q) == p - q
+
+
+def test_a_knob_has_a_name_that_the_text_reads_back():
+    for name in ("for", "lambda", "a b", "1"):
+        with pytest.raises(RecipeError, match="must be an identifier"):
+            tv.knob(name)
+    for name in ("λ", "\ufb01x", "lam"):  # Python's parser reads the ligature as two letters
+        w = tv.knob(name) * SOURCES["base"]
+        assert tv.parse(str(w), base=SOURCES["base"]) == w
+
+
+def test_slips_of_types_are_stated_errors(tmp_path):
+    base = SOURCES["base"]
+    for call in (
+        lambda: tv.parse(None), lambda: tv.parse(5), lambda: tv.save("base", tmp_path / "x"),
+        lambda: tv.plan(base, like="base"), lambda: tv.plan(base, threads=0), lambda: tv.plan(base, dtype=np.int8),
+        lambda: tv.from_arrays({"w": np.ones(2)}, mass=2), lambda: tv.plan(base, shard_size=-1.0),
+    ):  # fmt: skip
+        with pytest.raises(tv.TaskvecError):
+            call()
+    assert tv.plan(base, shard_size=1e9, ram=1e9).shards == tv.plan(base, shard_size="1GB").shards
+    for dtype in (np.float16, np.dtype("float16"), "float16", "torch.float16"):
+        assert {spec.dtype for spec in tv.plan(base, dtype=dtype).specs.values()} == {"F16"}
+    assert tv.take_layers(base, np.int64(0), np.int8(1)) == tv.take_layers(base, 0, 1)
+
+
+def test_models_in_folders_that_are_called_like_functions_have_names_that_a_recipe_reads(tmp_path, build):
+    for seed, name in enumerate(("ties", "load", "for", "ties_2")):
+        build.model(tmp_path / name, build.tensors(seed))
+    w = sum(tv.load(tmp_path / name) for name in ("ties", "load", "for", "ties_2")) / 4
+    saved = tv.save(w, tmp_path / "out")
+    given = {name: tv.Weights({source: 1}) for source, name in w.names(FUNCTIONS).items()}
+    assert tv.parse(saved.recipe, **given) == w == tv.parse(written(w))
+    assert tv.plan(w).as_dict()["recipe"] == saved.recipe

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import taskvec as tv
+from taskvec.errors import RecipeError
 from taskvec.notes import collected
 
 SHAPES = {f"model.layers.{k}.{m}.weight": (24, 16) for k in range(3) for m in ("q", "v", "up", "down")}
@@ -139,3 +140,41 @@ def test_a_filter_that_leaves_nothing_of_an_adapter_is_noted(files):
     with collected() as notes:
         tv.plan(tv.parse('base + only("*.q.*", "*.up.*")*lora', base=base, lora=lora))
     assert not notes
+
+
+GRADIENTS = (
+    "layers(0, 1)*l", "lines(l)", "per({'*.q.*': layers(0, 1), '*': 1})*l", "layers(0, 1)*magmax(l)",
+    "trim(l, density=layers(0.2, 1), scope='tensor')", "magmax(layers(0, 1)*l)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GRADIENTS)
+def test_an_adapter_alone_does_not_say_how_many_layers_there_are(files, tmp_path, text):
+    base, lora = tv.load(files / "base"), tv.load(files / "lora0")
+    alone = tv.parse(text, l=lora)
+    with pytest.raises(RecipeError, match=r"does not say how many there are.*write base \+ "):
+        tv.save(alone, tmp_path / "out")
+    with pytest.raises(RecipeError, match="does not say how many there are"):
+        alone["model.layers.0.q.weight"]
+    beside, told = base + alone - base, tv.parse(text, l=base + lora - base)  # the ways out that the message names
+    for name in ("model.layers.1.q.weight", "model.layers.2.v.weight"):
+        assert np.array_equal(beside[name], told[name])
+    with pytest.raises(RecipeError, match="does not say how many there are"):
+        tv.plan(tv.parse(f"b + rename({text}, {{'*': 'x*'}})", b=tv.rename(base, {"*": "x*"}), l=lora))
+
+
+def test_what_is_the_same_in_all_layers_needs_no_number_of_them(files):
+    lora = tv.load(files / "lora0")
+    assert np.array_equal((tv.layers(0.5, outside=1) * lora)["model.layers.2.q.weight"],
+                          (0.5 * lora)["model.layers.2.q.weight"])  # fmt: skip
+
+
+def test_the_last_layer_of_an_adapter_is_not_taken_for_that_of_the_model(tmp_path, build):
+    """A gradient that ends in 0 leaves something of an adapter of the first layers."""
+    build.model(tmp_path / "base", {f"layers.{k}.q.weight": np.ones((4, 4), "f4") for k in range(4)})
+    pair = {f"layers.1.q.lora_{f}.weight": np.ones(s, "f4") for f, s in (("A", (1, 4)), ("B", (4, 1)))}
+    build.lora(tmp_path / "lora", pair, r=1, lora_alpha=1)
+    notes = []
+    with collected(notes.append):
+        tv.plan(tv.load(tmp_path / "base") + tv.layers(1, 0) * tv.load(tmp_path / "lora"))
+    assert not any("nothing of" in text for text in notes)

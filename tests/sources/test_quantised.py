@@ -178,3 +178,27 @@ def test_config_json_says_what_the_names_do_not(tmp_path, config):
         tv.load(folder).specs  # noqa: B018 - raises
     write(folder / "model.safetensors", {f"{Q}.weight": (BF16, (16, 16))})
     assert len(tv.load(folder).specs) == 1
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_a_copy_changes_no_byte_and_may_hold_them(tmp_path, kind):
+    folder = tmp_path / "q"
+    folder.mkdir()
+    write(folder / "model.safetensors", QUANTISED[kind])
+    (folder / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "some"}}))
+    model = tv.load(folder)
+    for k, copied in enumerate((model, 1 * model, tv.parse("q", q=folder))):
+        tv.save(copied, tmp_path / f"{k}", shard_size="1KB")
+        one, two = (next(iter(tv.load(place).terms)) for place in (folder, tmp_path / f"{k}"))
+        assert one.specs == two.specs
+        for name, spec in one.specs.items():
+            first, second = bytearray(spec.nbytes), bytearray(spec.nbytes)
+            one.readinto(name, 0, memoryview(first))
+            two.readinto(name, 0, memoryview(second))
+            assert first == second, name
+        assert "quantization_config" in json.loads((tmp_path / f"{k}" / "config.json").read_text())
+    for changed in (lambda: tv.plan(model, dtype="float32"), lambda: tv.plan(tv.as_model(1.1 * model)),
+                    lambda: tv.plan(model, like=model),
+                    lambda: tv.plan(tv.select(model, "*")), lambda: len(model)):  # fmt: skip
+        with pytest.raises(MismatchError, match="de-quantise first"):
+            changed()

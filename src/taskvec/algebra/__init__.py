@@ -8,6 +8,7 @@ arrays.py         tensors in memory as Weights
 layerwise.py      layerwise: a knob for each layer or tensor of a vector
 bases.py          a vector beside the model that it was made from, or beside the same one in another dtype
 fitting.py        an adapter beside the model that it is added to
+integers.py       what cannot be summed must be the same in every model of a sum
 hints.py          what keeps two sources apart, and the recipe that brings them together
 idle_patterns.py  patterns that fit nothing, or are never reached
 """

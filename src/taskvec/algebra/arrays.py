@@ -23,6 +23,8 @@ def from_arrays(
     """
     import numpy as np
 
+    if mass not in (0, 1):
+        raise TaskvecError(f"mass is 1 for a model and 0 for a task vector, not {mass!r}")
     specs, kept = {}, {}
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray | np.generic) or isinstance(array, np.ma.MaskedArray):

@@ -6,10 +6,14 @@ depends on the tensor's name alone, so coefficients add and multiply pointwise, 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from keyword import iskeyword
+from numbers import Real
 from types import MappingProxyType
+from typing import Any
+from unicodedata import normalize
 
 from taskvec.errors import RecipeError, UnboundKnob
 from taskvec.numbers.rationals import Number, bounded, exact, number_text
@@ -146,13 +150,14 @@ class Coefficient:
     """A polynomial {factors: rational}. Immutable, hashable, exact under + - * and /."""
 
     __slots__ = ("terms",)
+    __array_ufunc__ = None  # a number of numpy leaves it to __rmul__ and the like
     terms: Mapping[Monomial, Fraction]
 
     def __init__(self, terms: Mapping[Monomial, Fraction]):
         self.terms = MappingProxyType({m: v for m, v in terms.items() if v})
 
     @classmethod
-    def of(cls, value: "Number | Coefficient") -> "Coefficient":
+    def of(cls, value: "Number | Real | Coefficient") -> "Coefficient":
         """A number as a coefficient."""
         return value if isinstance(value, Coefficient) else cls({(): exact(value)})
 
@@ -166,13 +171,27 @@ class Coefficient:
     @property
     def knobs(self) -> frozenset[str]:
         """The names that must be bound before this is a number."""
-        found: set[str] = set()
+        return frozenset(factor.name for factor in self.walk() if isinstance(factor, Knob))
+
+    def walk(self) -> "Iterator[Factor]":
+        """Every factor, those within tables, gradients and divisors too."""
         for factor in self.factors:
-            inner = [v for _, v in factor.table] if isinstance(factor, Per) else []
+            yield factor
+            inner = [value for _, value in factor.table] if isinstance(factor, Per) else []
             inner += [*factor.points, *filter(None, [factor.outside])] if isinstance(factor, Layers) else []
             inner += [factor.divisor] if isinstance(factor, Inverse) else []
-            found |= {factor.name} if isinstance(factor, Knob) else {k for v in inner for k in v.knobs}
-        return frozenset(found)
+            for value in inner:
+                yield from value.walk()
+
+    def require_layers(self, vector: str) -> None:
+        """Raise RecipeError if this depends on how many layers a model has: `vector`, an adapter, does not say that."""
+        for factor in self.walk():
+            if isinstance(factor, Layers) and len(set(factor.points)) > 1:
+                raise RecipeError(
+                    f"{factor} runs from the first layer of the model to the last, and {vector} does not say how many "
+                    "there are: an adapter names only some of the tensors. Add the vector to its base, or write "
+                    f"base + {vector} - base in its place (within a view only the latter will do)"
+                )
 
     @property
     def factors(self) -> frozenset[Factor]:
@@ -223,7 +242,7 @@ class Coefficient:
         return total
 
     def __add__(self, other: "Number | Coefficient") -> "Coefficient":
-        if not isinstance(other, Coefficient | int | float | Fraction):
+        if not isinstance(other, Coefficient | Real):
             return NotImplemented
         total = dict(self.terms)
         for factors, value in Coefficient.of(other).terms.items():
@@ -231,7 +250,7 @@ class Coefficient:
         return Coefficient(total)
 
     def __mul__(self, other: "Number | Coefficient") -> "Coefficient":
-        if not isinstance(other, Coefficient | int | float | Fraction):
+        if not isinstance(other, Coefficient | Real):
             return NotImplemented
         total: dict[Monomial, Fraction] = {}
         factor = Coefficient.of(other)
@@ -246,7 +265,7 @@ class Coefficient:
         return Coefficient(total)
 
     def __truediv__(self, other: "Number | Coefficient") -> "Coefficient":
-        if not isinstance(other, Coefficient | int | float | Fraction):
+        if not isinstance(other, Coefficient | Real):
             return NotImplemented
         divisor = Coefficient.of(other)
         if divisor.constant is None:
@@ -270,12 +289,18 @@ class Coefficient:
     __radd__, __rmul__ = __add__, __mul__
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, int | float | Fraction):
-            other = Coefficient.of(other)
+        if isinstance(other, Real):
+            try:
+                other = Coefficient.of(other)
+            except RecipeError:  # not finite
+                return False
         return self.terms == other.terms if isinstance(other, Coefficient) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(frozenset(self.terms.items()))
+
+    def __reduce__(self) -> Any:
+        return Coefficient, (dict(self.terms),)
 
     def __bool__(self) -> bool:
         return bool(self.terms)
@@ -311,8 +336,9 @@ def joined(parts: Iterable[str]) -> str:
 # ---- what a recipe calls -------------------------------------------------------------------------
 def knob(name: str) -> Coefficient:
     """The coefficient that a name stands for until it is bound."""
-    if not name.isidentifier():
-        raise RecipeError(f"a knob's name must be an identifier, not {name!r}")
+    if not name.isidentifier() or iskeyword(name):
+        raise RecipeError(f"a knob's name must be an identifier, and no keyword of Python, not {name!r}")
+    name = normalize("NFKC", name)  # as the parser reads it
     return Coefficient({(Knob(name),): Fraction(1)})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.idle_patterns import unfit
-from taskvec.algebra.weights import Weights, base_of
+from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
@@ -291,6 +291,15 @@ class Derived:
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """Fill `out` with elements of `name` from flat index `start` on."""
         raise NotImplementedError
+
+
+def base_of(weights: Weights) -> str | None:
+    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
+    subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
+    if len(subtracted) == 1:
+        return subtracted[0].fingerprint
+    bases = {s.base for s in weights.terms}
+    return bases.pop() if len(bases) == 1 and not subtracted else None
 
 
 def prepare(

@@ -34,12 +34,28 @@ def _forms(sources: Iterable[Source]) -> Mapping[Source, Source]:
     adaptable = [(source, fit) for source in every if (fit := getattr(source, "fitted", None))]
     if not adaptable or len(adaptable) == len(every):
         return {}
-    model = next((source for source in every if _is_model(source)), None)
-    model = model or next((source for source in every if _is_whole(source)), None)
+    model = whole(every)
     if model is None:
         return {}
     found = {source: fit(model) for source, fit in adaptable}
     return {source: form for source, form in found.items() if form is not source}
+
+
+def whole(sources: Iterable[Source]) -> Source | None:
+    """The first model among sources, else the first task vector that names every tensor: what adapters are beside."""
+    every = tuple(sources)
+    model = next((source for source in every if _is_model(source)), None)
+    return model or next((source for source in every if _is_whole(source)), None)
+
+
+def told_by(terms: Iterable[Source], summed: Iterable[Source]) -> Source | None:
+    """The model that cancelled, as in `base + lora - base`, and yet says of what is left, adapters, which tensors there
+    are, in how many layers, and which way round they are stored. None where no model cancelled, or there still is one.
+    """
+    left = tuple(terms)
+    if whole(left):
+        return None
+    return whole(summed) or next((model for s in left if (model := getattr(s, "beside", None))), None)
 
 
 def objections(leaves: Iterable[Source], summed: Collection[Source], reference: Source) -> list[str]:

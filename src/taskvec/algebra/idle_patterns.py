@@ -10,8 +10,8 @@ from fnmatch import translate
 from functools import cache
 from itertools import islice
 
-from taskvec.algebra.coefficients import Coefficient, Factor, Inverse, Layers, Only, Per
-from taskvec.sources.positions import places
+from taskvec.algebra.coefficients import Coefficient, Only, Per
+from taskvec.sources.positions import Place
 from taskvec.sources.source import Source
 from taskvec.sources.text import matches, quoted
 
@@ -21,7 +21,7 @@ WILD = frozenset("*?[")
 
 def unfit(coefficients: Iterable[Coefficient], names: Collection[str]) -> Iterator[str]:
     """What is wrong with the patterns in coefficients, for tensors of these names: a line each."""
-    factors = dict.fromkeys(factor for c in coefficients for factor in _factors(c))
+    factors = dict.fromkeys(factor for c in coefficients for factor in c.walk())
     known = names if isinstance(names, Mapping) else dict.fromkeys(names)  # fast to ask, and in order
     for factor in factors:
         if isinstance(factor, Only):
@@ -30,12 +30,12 @@ def unfit(coefficients: Iterable[Coefficient], names: Collection[str]) -> Iterat
             yield from _unreached([pattern for pattern, _ in factor.table], known)
 
 
-def vanishing(terms: Mapping[Source, Coefficient]) -> Iterator[str]:
+def vanishing(terms: Mapping[Source, Coefficient], places: Mapping[str, Place]) -> Iterator[str]:
     """Adapters of whose tensors a filter or a table leaves none, a line each: its patterns fit tensors of the model,
     and yet nothing of the adapter is added."""
     asked = {source: c for source, c in terms.items() if source.partial and c.constant is None and not c.knobs}
     for source, c in asked.items():
-        if not any(c.at(place) for place in places(source.specs).values()):
+        if not any(c.at(places[name]) for name in source.specs):
             few = ", ".join([*source.specs][:2])
             yield f"nothing of {source.text} is added: {c} is 0 on every tensor that it names ({few}, ...)"
 
@@ -109,14 +109,3 @@ def reached(patterns: list[str], names: Iterable[str]) -> set[str]:
         at = next((k for k, p in wild if matches(p, name)), len(patterns))
         first.add(min(at, literal.get(name, len(patterns))))
     return {patterns[k] for k in first if k < len(patterns)}
-
-
-def _factors(c: Coefficient) -> Iterator[Factor]:
-    """Every factor, those within tables, gradients and divisors too."""
-    for factor in c.factors:
-        yield factor
-        inner = [value for _, value in factor.table] if isinstance(factor, Per) else []
-        inner += [*factor.points, *filter(None, [factor.outside])] if isinstance(factor, Layers) else []
-        inner += [factor.divisor] if isinstance(factor, Inverse) else []
-        for value in inner:
-            yield from _factors(value)

@@ -5,7 +5,8 @@ This module knows no file and no format.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -15,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.bases import strangers
 from taskvec.algebra.coefficients import ZERO, Coefficient, joined, monomial_text
-from taskvec.algebra.fitting import in_form, objections
+from taskvec.algebra.fitting import in_form, objections, told_by
 from taskvec.algebra.hints import differences, ways_out
 from taskvec.algebra.idle_patterns import unfit
+from taskvec.algebra.integers import require_same
 from taskvec.algebra.program import Linear, arranged, evaluate, scratch_bytes
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
 from taskvec.numbers.dtypes import accumulator, numpy_dtype
 from taskvec.numbers.rationals import Number, as_float
 from taskvec.sources.positions import Place, places
 from taskvec.sources.quantised import refuse
-from taskvec.sources.source import Source, Spec
+from taskvec.sources.source import Source, Spec, leaves_of, refuse_statistics, statistic_of, written
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +44,8 @@ class Weights(Base):
 
     As a Mapping it computes on demand: `w["layer.weight"]` is the tensor in float32 (float64 if a source is float64).
     """
+
+    __array_ufunc__ = None  # a number of numpy in front leaves it to __rmul__
 
     def __init__(
         self,
@@ -114,6 +118,8 @@ class Weights(Base):
         """The same within an expression whose names are those of `model`, if it is not itself one of whole models."""
         reference = self.reference
         model = reference if reference is not None and not reference.partial else model
+        for source, c in self.terms.items() if model is None else ():
+            c.require_layers(source.text)
         calls = {source: getattr(source, "placed", None) for source in self.terms}
         found = {source: call(model) if call else source for source, call in calls.items()}
         if all(found[source] is source for source in found):
@@ -176,7 +182,7 @@ class Weights(Base):
     def _unlike(self, reference: Source) -> Iterator[str]:
         """What keeps each source from being added, and what to write so that it can be: a few tensors will do then."""
         names = self.names()
-        called = {s: names.get(s) or getattr(s, "written", s.text.format)(names) for s in self.summed}
+        called = {s: written(s, names) for s in self.summed}
         found = {s: differences(s, reference) for s in self.summed if s is not reference}
         for source, lines in found.items():
             ways = ways_out(source, reference, called[source], called[reference]) if lines else []
@@ -293,8 +299,9 @@ class Weights(Base):
     def _passed_through(self, name: str, spec: Spec, rows: slice | None) -> "NDArray[Any]":
         import numpy as np
 
-        source = self.reference
+        source = self.donor
         assert source is not None
+        require_same(self, [name])
         raw = bytearray(spec.nbytes)
         source.readinto(name, 0, memoryview(raw))
         array = np.frombuffer(raw, numpy_dtype(spec.dtype))
@@ -302,6 +309,9 @@ class Weights(Base):
 
     def __getitem__(self, name: str) -> "NDArray[Any]":
         return self.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.specs  # that of Mapping would compute the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -319,15 +329,18 @@ class Weights(Base):
     def text(self, names: Mapping[Source, str] | None = None) -> str:
         """The recipe, with `names` for sources where given; `parse` reads it back."""
         parts, order = [], [*self.mentioned]
+        names = self._told_apart() if names is None else names
         for source, c in sorted(self.terms.items(), key=lambda term: order.index(leaves_of(term[0])[0])):
-            call = getattr(source, "written", None)
-            name = call(names or {}) if call else (names or {}).get(source, source.text)
+            name = written(source, names)
             if len(c.terms) == 1:
                 ((factors, value),) = c.terms.items()
                 number = monomial_text(factors, value)
                 parts.append({"1": name, "-1": f"-{name}"}.get(number, f"{number}*{name}"))
             else:
                 parts.append(f"({c})*{name}")
+        if parts and (model := told_by(self.terms, self.summed)):
+            name = written(model, names)
+            parts += [name, f"-{name}"]
         return joined(parts) if parts else "0"
 
     __str__ = text
@@ -337,48 +350,37 @@ class Weights(Base):
         plain = [*self.mentioned] == [*self.terms]
         return Weights(self.terms, dict.fromkeys(self.mentioned, name), self.summed) if plain else self
 
-    def names(self) -> dict[Source, str]:
-        """A distinct identifier for every source mentioned: the name it was given, else the end of its path."""
+    def _told_apart(self) -> Mapping[Source, str]:
+        """Names for arrays that have one name and are not the same."""
+        counts = Counter(source.text for source in self.mentioned if not hasattr(source, "uri"))
+        alike = {text for text, count in counts.items() if count > 1}
+        return {s: name for s, name in self.names().items() if s.text in alike} if alike else {}
+
+    def names(self, reserved: Container[str] = ()) -> dict[Source, str]:
+        """A distinct identifier for every source mentioned: the name it was given, else the end of its path. None is
+        one of `reserved`, such as the functions of recipes."""
         found: dict[Source, str] = {}
         taken, counts = set[str](), dict[str, int]()
         for source, given in self.mentioned.items():
             name = wanted = given or _identifier(source.text)
-            while name in taken or iskeyword(name):
+            while name in taken or name in reserved or iskeyword(name):
                 counts[wanted] = counts.get(wanted, 1) + 1
                 name = f"{wanted}_{counts[wanted]}"
             found[source] = name
             taken.add(name)
         return found
 
+    def __copy__(self) -> "Weights":
+        return self  # nothing in it ever changes
+
+    def __deepcopy__(self, memo: Any) -> "Weights":
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("weights cannot be pickled: send their text, str(weights), and parse it where it is needed")
+
     def __repr__(self) -> str:
         return f"Weights({self.text()})"
-
-
-def base_of(weights: Weights) -> str | None:
-    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
-    subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
-    if len(subtracted) == 1:
-        return subtracted[0].fingerprint
-    bases = {s.base for s in weights.terms}
-    return bases.pop() if len(bases) == 1 and not subtracted else None
-
-
-def leaves_of(source: Source) -> tuple[Source, ...]:
-    """The files and arrays that a source reads: itself, or what a method was given."""
-    return getattr(source, "leaves", (source,))
-
-
-def statistic_of(source: Source) -> str:
-    """The kind of statistics that a source holds instead of weights, or ""."""
-    return getattr(source, "statistic", "")
-
-
-def refuse_statistics(sources: Iterable[Source]) -> None:
-    """Raise MassError that names the sources which hold statistics: what is summed are weights."""
-    if found := [
-        f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
-    ]:
-        raise MassError("statistics are no weights:", found)
 
 
 def _merged(first: Mapping[Source, str], second: Mapping[Source, str]) -> dict[Source, str]:

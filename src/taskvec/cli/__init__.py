@@ -11,6 +11,7 @@ report.py      the verb that shows what a search found
 
 import io
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import Any
@@ -29,6 +30,7 @@ VERBS = {  # verb -> module that has it
 }  # fmt: skip
 
 
+MINUS = re.compile(r"-(?!-)(?![A-Za-z_]\w*(=|$))")  # how a recipe begins that is no misspelt option
 FUNCTIONS = {"eval": "evaluate"}  # verb -> its function, where that is another name
 
 
@@ -48,6 +50,15 @@ class Verbs(click.Group):
         command: click.Command = getattr(import_module(f"taskvec.cli.{VERBS[name]}"), FUNCTIONS.get(name, name))
         return command
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb and its arguments, of which a recipe may begin with a minus."""
+        name, command, words = super().resolve_command(context, args)
+        if command and any(parameter.name == "recipe" for parameter in command.params):
+            words = _spaced(command, words)
+        return name, command, words
+
     def invoke(self, context: click.Context) -> Any:
         """Run the verb. Its notes go to stderr at once, unless the verb is to be quiet."""
         from taskvec.notes import collected
@@ -60,6 +71,20 @@ class Verbs(click.Group):
 
         with collected(tell):
             return super().invoke(context)
+
+
+def _spaced(command: click.Command, words: list[str]) -> list[str]:
+    """The arguments with a space before a recipe such as -0.3*(a - b), so that it is not taken for options."""
+    given = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    known = {option for parameter in given for option in parameter.opts}
+    with_value = {option for parameter in given if not parameter.is_flag for option in parameter.opts}
+    found: list[str] = []
+    for k, word in enumerate(words):
+        if word == "--":
+            return found + words[k:]
+        is_value = k > 0 and words[k - 1] in with_value
+        found.append(f" {word}" if MINUS.match(word) and not is_value and word[:2] not in known else word)
+    return found
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from taskvec.algebra.weights import Weights, statistic_of
+from taskvec.algebra.weights import Weights
 from taskvec.cli.common import (
     Made,
     as_json,
@@ -22,8 +22,10 @@ from taskvec.cli.common import (
 from taskvec.errors import RecipeError
 from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
+from taskvec.recipes.recipe import FUNCTIONS as RESERVED
 from taskvec.recipes.recipe import load, written
 from taskvec.saving.plan import plan as make_plan
+from taskvec.sources.source import statistic_of
 
 scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
 
@@ -187,5 +189,5 @@ def _like(weights: Weights, text: str | None) -> Weights | None:
     """A name that the recipe uses, or a uri."""
     if text is None:
         return None
-    by_name = {name: source for source, name in weights.names().items()}
+    by_name = {name: source for source, name in weights.names(RESERVED).items()}
     return Weights({by_name[text]: 1}) if text in by_name else load(text)

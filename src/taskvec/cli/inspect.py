@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskvec.algebra.weights import Weights, statistic_of
+from taskvec.algebra.weights import Weights
 from taskvec.analysis.compare import Comparison
 from taskvec.analysis.compare import compare as measure
 from taskvec.cli.common import as_json, cell, options, progress, quiet, say, show_json, threads
@@ -17,7 +17,7 @@ from taskvec.places.local import resolve
 from taskvec.recipes.recipe import load
 from taskvec.saving.disagreements import disagreements
 from taskvec.saving.plan import readable
-from taskvec.sources.source import Source
+from taskvec.sources.source import Source, statistic_of
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -60,8 +60,10 @@ def _listed(names: "list[str] | tuple[str, ...]") -> str:
 
 def _undecided(adapter: Adapter) -> Iterator[str]:
     if adapter.undecided:
+        square = all(len({*adapter.specs[name].shape}) == 1 for name in adapter.undecided)
+        why = "they are square" if square else "there is no model beside it whose shapes show that"
         yield (
-            f"{adapter.text}: whether {_listed(adapter.undecided)} must be transposed cannot be told: they are square, "
+            f"{adapter.text}: whether {_listed(adapter.undecided)} must be transposed cannot be told: {why}, "
             f"and the one fan_in_fan_out in {CONFIG} is that of the last module only. Add the adapter to its base "
             f"itself (base + lora, and of that what you like), or {MERGE}, with PEFT"
         )

@@ -123,6 +123,7 @@ class Lora:
         self._become(found.pairs, self._decide(found.pairs, None).undecided)
         self.resident = sum(4 * self._header.specs[n].numel for p in self._pairs.values() for n in (p.a, p.b))
         self._fits: dict[Source, Lora] = {}
+        self.beside: Source | None = None  # the model that told which way round tensors are stored, if it was asked
 
     def _become(self, pairs: Mapping[str, Pair], undecided: tuple[str, ...]) -> None:
         """Take these pairs, with nothing read of them yet."""
@@ -156,7 +157,7 @@ class Lora:
             fit = copy.copy(self)
             fit.__dict__.pop("fingerprint", None)
             fit._become(turned, found.undecided)
-            fit._fits = {}
+            fit._fits, fit.beside = {}, model
         if len(self._fits) > 8:
             self._fits.clear()
         self._fits[model] = fit

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from taskvec.algebra.derived import prepare
+from taskvec.algebra.integers import require_same
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MismatchError, MissingExtra, NonFiniteError
 from taskvec.executors.threads import default_threads, each
@@ -46,6 +47,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     weights.kind()
     weights = weights.placed
     targets, dtypes = fit(module, weights), kinds()
+    require_same(weights)
     if shared := _shared(weights, targets):
         raise MismatchError("arrays lie in the module's own memory, which is to be set from them (copy them):", shared)
     specs = {name: Spec(spec.shape, dtypes[targets[name].tensor.dtype]) for name, spec in weights.specs.items()}
@@ -55,7 +57,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     room = arena_bytes(parts, specs, BLOCK)
 
     def computed(name: str, block: Block, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
-        return fill(memory, name, specs[name], block.start, block.count, linear, weights.reference, out)
+        return fill(memory, name, specs[name], block.start, block.count, linear, weights.donor, out)
 
     tied = twins(weights, targets)
 

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.program import alone, evaluate
-from taskvec.algebra.weights import SHOWN, Weights, statistic_of
+from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import (
     MismatchError,
     MissingExtra,
@@ -60,7 +60,7 @@ from taskvec.saving import lineage
 from taskvec.saving.outputs import Destination
 from taskvec.saving.plan import PIECE, readable
 from taskvec.saving.staging import Staging, finished_before
-from taskvec.sources.source import ArraySource, Spec
+from taskvec.sources.source import ArraySource, Spec, statistic_of
 from taskvec.version import __version__
 
 if TYPE_CHECKING:

@@ -1,9 +1,15 @@
 """Names for what several methods say together. Each returns the expression it stands for, which prints as such."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
 from taskvec.algebra.coefficients import Coefficient, layers, only
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError
 from taskvec.methods import consensus, geometry, sparsify
+from taskvec.methods.core.method import require_known
 from taskvec.numbers.rationals import Number
 from taskvec.sources.text import matches
 
@@ -11,8 +17,27 @@ TRIM, BREADCRUMBS, DARE, DELLA, RANDOM = sparsify.METHODS
 ELECT = consensus.METHODS[0]
 STOCK = geometry.METHODS[3]
 Value = Number | Coefficient
+P = ParamSpec("P")
 
 
+def _checked(function: Callable[P, Weights]) -> Callable[P, Weights]:
+    """The function, whose callers are told of wrong arguments as those of any other method are."""
+    signature = inspect.signature(function)
+    known = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL]
+
+    @wraps(function)
+    def call(*args: P.args, **params: P.kwargs) -> Weights:
+        require_known(function.__name__, params, known)
+        try:
+            signature.bind(*args, **params)
+        except TypeError as error:
+            raise RecipeError(f"{function.__name__}: {error}") from None
+        return function(*args, **params)
+
+    return call
+
+
+@_checked
 def ties(
     *taus: Weights, density: Value = 0.2, scope: str = "model", reduce: str = "mean", vote: str = "sum"
 ) -> Weights:
@@ -24,15 +49,19 @@ def ties(
     return ELECT(*(TRIM(t, density=density, scope=scope) for t in taus), reduce=reduce, vote=vote)
 
 
+@_checked
 def dare_ties(*taus: Weights, drop: Value = 0.5, seed: Value = 0, reduce: str = "mean", vote: str = "sum") -> Weights:
     """elect(dare(tau_1), ..., dare(tau_n)), each with a seed of its own: seed, seed + 1, ...
 
     DARE (Yu et al., ICML 2024) before TIES' election. Without the election it is a sum, where each needs a seed of
     its own, too: `dare(a, seed=0) + dare(b, seed=1)`.
     """
-    return ELECT(*(DARE(t, drop=drop, seed=seed + k) for k, t in enumerate(taus)), reduce=reduce, vote=vote)
+    return ELECT(
+        *(DARE(t, drop=drop, seed=seed + k if k else seed) for k, t in enumerate(taus)), reduce=reduce, vote=vote
+    )
 
 
+@_checked
 def della_ties(
     *taus: Weights,
     density: Value = 0.7,
@@ -45,10 +74,11 @@ def della_ties(
 
     density + epsilon/2 may be at most 1, and density - epsilon/2 must be above 0, as for `della`.
     """
-    parts = (DELLA(t, density=density, epsilon=epsilon, seed=seed + k) for k, t in enumerate(taus))
+    parts = (DELLA(t, density=density, epsilon=epsilon, seed=seed + k if k else seed) for k, t in enumerate(taus))
     return ELECT(*parts, reduce=reduce, vote=vote)
 
 
+@_checked
 def model_stock(base: Weights, *models: Weights, scope: str = "tensor", floor: Value = 0) -> Weights:
     """base + stock(model_1 - base, ..., model_n - base): Model Stock (Jang et al., ECCV 2024)."""
     if len(models) < 2:
@@ -56,6 +86,7 @@ def model_stock(base: Weights, *models: Weights, scope: str = "tensor", floor: V
     return base + STOCK(*(m - base for m in models), scope=scope, floor=floor)
 
 
+@_checked
 def patch(base: Weights, model: Weights, *patterns: str) -> Weights:
     """base + only(patterns)*(model - base): the tensors that fit a pattern from `model`, exactly, all others from base.
 
@@ -70,6 +101,7 @@ def patch(base: Weights, model: Weights, *patterns: str) -> Weights:
     return base + where * (model - base)
 
 
+@_checked
 def lines(tau: Weights, *, alpha: Value = 0.1, beta: Value = 0.9) -> Weights:
     """layers(alpha, alpha + beta, outside=alpha) * tau: layer l of L times alpha + beta l/(L-1), alpha outside them.
 

@@ -29,7 +29,7 @@ SHORT_NAMES = MappingProxyType({"fp64": "F64", "fp32": "F32", "float": "F32", "f
 
 def parse_dtype(name: str) -> str:
     """`"bfloat16"`, `"torch.bfloat16"` or `"BF16"` -> `"BF16"`. Raises RecipeError for a dtype we cannot write."""
-    plain = name.removeprefix("torch.")
+    plain = str(getattr(name, "__name__", name)).removeprefix("torch.")  # numpy's and torch's own dtypes, too
     short = LONG_NAMES.get(plain) or SHORT_NAMES.get(plain.lower(), plain.upper())
     if short not in CODES:
         raise RecipeError(f"dtype {name!r} is not one we can compute: use one of {', '.join(LONG_NAMES)}")

@@ -10,10 +10,10 @@ Number = int | float | Fraction
 LONGEST_NUMBER = 8192  # bits of a numerator or denominator
 
 
-def exact(number: Number) -> Fraction:
+def exact(number: Number | Real) -> Fraction:
     """The rational that was written: 0.1 is 1/10. Raises RecipeError for NaN, infinities and what is not a number."""
     if isinstance(number, Rational) and not isinstance(number, bool):
-        return bounded(Fraction(number))
+        return bounded(Fraction(int(number.numerator), int(number.denominator)))  # numpy has integers of its own
     if not isinstance(number, Real) or isinstance(number, bool):
         raise RecipeError(f"a coefficient must be a number, not {type(number).__name__}")
     if not math.isfinite(number):

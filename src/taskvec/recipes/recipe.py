@@ -71,6 +71,8 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Lifted"
     Names with no value become knobs (`weights.knobs`), to be bound with `weights.bind(lam=0.3)`. Raises RecipeError
     with the line and column, before anything is loaded that the text does not name.
     """
+    if not isinstance(text, str):
+        raise RecipeError(f"a recipe is a text, not {type(text).__name__}")
     tree = _tree(text)
     given = {name: _given(name, value) for name, value in names.items()}
     scope: dict[str, Value | Lifted] = dict(given)
@@ -98,7 +100,7 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Lifted"
 
 def written(weights: Weights) -> str:
     """A recipe file: a line for each source, then the expression. `parse` reads it back."""
-    names = {s: f"{n}_" if n in FUNCTIONS else n for s, n in weights.names().items()}
+    names = weights.names(FUNCTIONS)
     return "\n".join([*(f"{name} = {source.text}" for source, name in names.items()), weights.text(names)]) + "\n"
 
 
@@ -107,7 +109,7 @@ def replaced(weights: Weights, given: "Mapping[str, Weights | str]") -> Weights:
 
     Raises RecipeError for a name that it has not.
     """
-    names = {s: f"{n}_" if n in FUNCTIONS else n for s, n in weights.names().items()}
+    names = weights.names(FUNCTIONS)
     if unknown := sorted(given.keys() - names.values()):
         raise RecipeError(f"the recipe has no {', '.join(unknown)}; it has {', '.join(names.values())}")
     text = weights.text(names)

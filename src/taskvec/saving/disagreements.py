@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.algebra.derived import Derived
-from taskvec.algebra.weights import Weights, leaves_of
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.places.json_files import read_text
 from taskvec.saving.configurations import Entries, differing, fits
-from taskvec.sources.source import Source
+from taskvec.sources.source import Source, leaves_of
 from taskvec.views.settings import merged, read_table
 from taskvec.views.tokens import Tokenizer, read, template_of
 

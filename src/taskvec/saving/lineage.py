@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskvec.algebra.weights import Weights, base_of, statistic_of
+from taskvec.algebra.derived import base_of
+from taskvec.algebra.weights import Weights
 from taskvec.errors import DigestError, FormatError
 from taskvec.executors.threads import default_threads, each
 from taskvec.formats import open_source
 from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.local import resolve, stated
+from taskvec.recipes.recipe import FUNCTIONS
 from taskvec.saving import ancestry
 from taskvec.saving.plan import PIECE
-from taskvec.sources.source import Source, Spec
+from taskvec.sources.source import Source, Spec, statistic_of
 from taskvec.version import __version__
 
 RECORD = "taskvec.json"
@@ -45,7 +47,7 @@ def digest(of_pieces: Iterable[bytes]) -> str:
 
 def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
     """The lineage of an output, digests still unknown. `notes`: what was forced or allowed, empty when nothing was."""
-    names = weights.names()
+    names = weights.names(FUNCTIONS)
     own = {k: v for s in weights.terms for k, v in getattr(s, "methods", {}).items()}
     if own:
         notes = {**notes, "methods": {name: f"blake3 of its code: {digest}" for name, digest in own.items()}}

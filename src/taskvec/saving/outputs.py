@@ -68,7 +68,7 @@ class Destination:
             if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
                 if not self.overwrite:
                     what = " and is not empty" if target.is_dir() else ""
-                    raise OutputError(f"{target} exists{what}; --overwrite replaces it")
+                    raise OutputError(f"{target} exists{what}; --overwrite replaces it (in Python overwrite=True)")
                 self.require_replaceable(target)
             above = next((p for p in target.parents if os.path.lexists(p)), None)
         if above is None or not above.is_dir():

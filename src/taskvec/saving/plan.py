@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from types import MappingProxyType
 from typing import Any
 
 from taskvec.algebra.derived import Derived, held, reads
 from taskvec.algebra.fitting import note_remarks
 from taskvec.algebra.idle_patterns import vanishing
 from taskvec.algebra.program import aligned, scratch_bytes
-from taskvec.algebra.weights import Weights, leaves_of
+from taskvec.algebra.weights import Weights
 from taskvec.errors import OutputError, RecipeError, TaskvecError
 from taskvec.executors.threads import default_threads
 from taskvec.formats import checkpoint
@@ -19,8 +20,9 @@ from taskvec.formats.header import write_header
 from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS, accumulator, parse_dtype
 from taskvec.places.local import PAGE
+from taskvec.recipes.recipe import FUNCTIONS
 from taskvec.saving.copying import Beside
-from taskvec.sources.source import Source, Spec
+from taskvec.sources.source import Source, Spec, leaves_of
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
 BLOCKS = (2 << 20, 1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
@@ -104,7 +106,7 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        names = self.weights.names()
+        names = self.weights.names(FUNCTIONS)
         return {
             "recipe": self.weights.text(names),
             "mass": self.kind,
@@ -123,7 +125,7 @@ class Plan:
 
     def __str__(self) -> str:
         kinds = sorted({spec.dtype for spec in self.specs.values()})
-        names = self.weights.names()
+        names = self.weights.names(FUNCTIONS)
         lines = [
             f"recipe   {self.weights.text(names)}",
             *(f"         {name} = {source.text} (mass {source.mass})" for source, name in names.items()),
@@ -155,7 +157,12 @@ def plan(
     the disk, for which there are more of them. Raises MassError, MismatchError,
     UnboundKnob, RecipeError, TaskvecError (memory).
     """
+    for given in (weights, like):
+        if not isinstance(given, Weights | None):
+            raise RecipeError(f"weights are what load or parse returns, not {type(given).__name__}")
     kind, weights = weights.kind(), weights.placed
+    if dtype is None and like is None:
+        weights = _as_copy(weights)
     if not weights.terms:
         raise RecipeError("everything cancels: the expression is zero, there is nothing to write")
     donor = _donor(weights, like, kind)
@@ -164,7 +171,7 @@ def plan(
     if kind and filename is None and isinstance(donor, Derived):
         _require_settled(donor)
     weights.check_patterns()
-    for line in vanishing(weights.terms):
+    for line in vanishing(weights.terms, weights.places):
         note(line)
     specs = _output_specs(weights, donor, kind, parse_dtype(dtype) if dtype else None)
     note_remarks(weights.mentioned, weights.reference)
@@ -175,9 +182,19 @@ def plan(
     shards = _shards(specs, parse_size(shard_size, "shard size"), stem, filename)
     limit = parse_size(ram, "memory")
     busy = not durable or any(s.busy for s in weights.terms if isinstance(s, Derived))
-    most = threads or default_threads(busy)
+    most = default_threads(busy) if threads is None else threads
     block, room, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
     return Plan(weights, kind, donor, shards, block, room, count, peak, limit)
+
+
+def _as_copy(weights: Weights) -> Weights:
+    """The same; a file as it is, with nothing added and nothing scaled, may then hold quantised weights, too."""
+    source = next(iter(weights.terms), None)
+    if source is None or weights.summed != (source,) or leaves_of(source) != (source,) or weights.terms[source] != 1:
+        return weights
+    found = Weights(weights.terms, weights.mentioned)
+    found.specs = MappingProxyType(dict(source.specs))
+    return found
 
 
 def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
@@ -313,10 +330,10 @@ def arena_bytes(parts: Parts, specs: Mapping[str, Spec], block: int) -> int:
     return max((needed(name, spec) for name, spec in specs.items()), default=0)
 
 
-def parse_size(text: str | int, what: str) -> int:
+def parse_size(text: str | float, what: str) -> int:
     """Bytes: "5GB", "200 MB", "1GiB", 1000. Raises RecipeError."""
-    if isinstance(text, int):
-        found = text
+    if isinstance(text, int | float):
+        found = int(text)
     else:
         compact = text.replace(" ", "").upper().removesuffix("B")
         binary = compact.endswith("I")

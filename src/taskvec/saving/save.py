@@ -6,29 +6,28 @@ written last, and the folder gets its name after that.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskvec.algebra.derived import Derived
-from taskvec.algebra.weights import Weights, leaves_of
-from taskvec.errors import MismatchError, NotEnoughSpace, OutputError
+from taskvec.algebra.integers import require_same
+from taskvec.algebra.weights import Weights
+from taskvec.errors import NotEnoughSpace, OutputError
 from taskvec.formats.header import write_header
 from taskvec.notes import note
-from taskvec.numbers.dtypes import BITS
 from taskvec.places.local import existing_parent, free_bytes, stated, write_exactly, write_text
 from taskvec.places.moving import sync
 from taskvec.saving import lineage, sidecars
 from taskvec.saving.batchnorm import require_positive
 from taskvec.saving.disagreements import disagreements
 from taskvec.saving.outputs import RECORD, Destination
-from taskvec.saving.plan import PIECE, Plan, plan, readable, shard
+from taskvec.saving.plan import Plan, plan, readable, shard
 from taskvec.saving.proofs import Proof, holds, proofs_of
 from taskvec.saving.staging import Staging, finished_before, hidden
 from taskvec.saving.stream import Progress, stream
-from taskvec.sources.source import Source
+from taskvec.sources.source import Source, leaves_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,8 @@ class Saved:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"path": str(self.path)}
+        kind = {"path": str(self.path), "kind": "model" if self.kind else "task vector", "mass": self.kind}
+        return {name: getattr(self, name) for name in self.__slots__} | kind
 
     def __str__(self) -> str:
         kept = f", {readable(self.reused)} of it kept from an interrupted run" if self.reused else ""
@@ -110,7 +110,7 @@ def save(
             place.require_writable()
             _require_space(todo, target)
         if todo.kind and like is None:  # a task vector does without them, and `like` says whose they are
-            _require_same_integers(todo)
+            require_same(todo.weights, way="name the model to take them from (--like, like=)")
         stage = Staging(place, key, resume and proof.resumable, durable)
         try:
             reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
@@ -165,41 +165,6 @@ def _require_space(todo: Plan, target: Path) -> None:
         raise NotEnoughSpace(
             f"{target} needs {readable(todo.bytes_out)}, the disk of {parent} has {readable(free)} left"
         )
-
-
-def _require_same_integers(todo: Plan) -> None:
-    """Tensors that are not floating point must be the same in every model of a sum."""
-    if problems := list(dict.fromkeys(_apart(todo.weights))):
-        raise MismatchError(
-            "tensors that cannot be summed differ; name the model to take them from (--like, like=):", problems
-        )
-
-
-def _apart(*args: Weights) -> Iterator[str]:
-    """The tensors that are not floating point and differ between the models of expressions, or within a call's."""
-    first = [a.reference for a in args]
-    models = dict.fromkeys(s for s in [*first, *(s for a in args for s in a.terms)] if s and s.mass)
-    for source in [*models][1:]:
-        reference = next(iter(models))
-        for name, spec in reference.specs.items():
-            if not spec.arithmetic and not _same(name, reference, source):
-                yield f"{name} ({spec}) differs between {reference.text} and {source.text}"
-    for call in dict.fromkeys(s for a in args for s in a.terms if isinstance(s, Derived)):
-        for together in [call.args] if call.alike else [(a,) for a in call.args]:
-            yield from _apart(*together)
-
-
-def _same(name: str, a: Source, b: Source) -> bool:
-    spec = a.specs[name]
-    step = PIECE * 8 // BITS[spec.dtype]
-    for start in range(0, spec.numel, step):
-        size = min(step, spec.numel - start) * BITS[spec.dtype] // 8
-        one, two = bytearray(size), bytearray(size)
-        a.readinto(name, start, memoryview(one))
-        b.readinto(name, start, memoryview(two))
-        if one != two:
-            return False
-    return True
 
 
 # ---- finishing -----------------------------------------------------------------------------------

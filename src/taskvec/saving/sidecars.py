@@ -20,6 +20,7 @@ from taskvec.saving import lineage
 from taskvec.saving.copying import Beside, copy
 from taskvec.saving.copying import survey as beside
 from taskvec.saving.plan import Plan, weights_stem
+from taskvec.sources.quantised import codes
 from taskvec.views.settings import merged, read_table
 from taskvec.views.tokens import TEMPLATES, TOKENIZER
 
@@ -159,7 +160,8 @@ def _unquantised(plan: Plan, source: Path) -> Iterator[str]:
 
 def plain(plan: Plan) -> bool:
     """Whether no matrix holds codes of quantised numbers (8-bit floats, packed integers)."""
-    return not any(s.dtype.startswith(CODES) for s in plan.specs.values() if len(s.shape) > 1)
+    packed = any(s.dtype.startswith(CODES) for s in plan.specs.values() if len(s.shape) > 1)
+    return not packed and not any(codes(plan.specs))
 
 
 def without_quantisation(table: Any) -> Any:

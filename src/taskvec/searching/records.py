@@ -9,7 +9,7 @@ from typing import Any
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, TaskvecError
-from taskvec.recipes.recipe import written
+from taskvec.recipes.recipe import FUNCTIONS, written
 from taskvec.searching.book import scores_of
 from taskvec.searching.entries import SPLITS, Line, Numbers, require_first, require_fitting, require_sound
 from taskvec.searching.findings import CHOSEN, Record
@@ -27,8 +27,8 @@ def choice_line(
 ) -> Line:
     """What the end of a search writes down. `recipe` has the names by which the chosen model's sources are called."""
     return {
-        "choice": knobs, "rule": rule, "how": how, "model": model.text(recipe.names()), "file": written(model),
-        "family": recipe.text(recipe.names()), "notes": list(notes),
+        "choice": knobs, "rule": rule, "how": how, "model": model.text(recipe.names(FUNCTIONS)), "file": written(model),
+        "family": recipe.text(recipe.names(FUNCTIONS)), "notes": list(notes),
     }  # fmt: skip
 
 

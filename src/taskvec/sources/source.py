@@ -1,13 +1,13 @@
 """What anything readable looks like: named tensors, headers known, elements readable in any range."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from taskvec.errors import SourceChanged
+from taskvec.errors import MassError, SourceChanged
 from taskvec.numbers.dtypes import BITS, CODES
 
 if TYPE_CHECKING:
@@ -123,6 +123,30 @@ def samples(spec: Spec) -> list[tuple[int, int]]:
         return [(0, spec.numel)] if spec.numel else []
     step = (spec.numel - most) // (PROBES - 1) // 8 * 8  # whole bytes for sub-byte dtypes too
     return [(k * step, most) for k in range(PROBES)]
+
+
+def leaves_of(source: Source) -> tuple[Source, ...]:
+    """The files and arrays that a source reads: itself, or what a method was given."""
+    return getattr(source, "leaves", (source,))
+
+
+def statistic_of(source: Source) -> str:
+    """The kind of statistics that a source holds instead of weights, or ""."""
+    return getattr(source, "statistic", "")
+
+
+def refuse_statistics(sources: Iterable[Source]) -> None:
+    """Raise MassError that names the sources which hold statistics: what is summed are weights."""
+    if found := [
+        f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
+    ]:
+        raise MassError("statistics are no weights:", found)
+
+
+def written(source: Source, names: Mapping[Source, str]) -> str:
+    """A source as a recipe writes it."""
+    call = getattr(source, "written", None)
+    return str(call(names)) if call else names.get(source, source.text)
 
 
 class ArraySource:

@@ -7,6 +7,7 @@ Views are linear: f(a) - f(b) and f(a - b) are the same sums of the same tensors
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ def require_weights(call: str, args: Iterable[Any]) -> tuple[Weights, ...]:
 def whole(call: str, key: str, value: Any, least: int, most: int | None = None) -> Coefficient:
     """A whole number of at least `least` and at most `most`, as a parameter."""
     number = value if isinstance(value, Coefficient) else None
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, Integral) and not isinstance(value, bool):
         number = Coefficient.of(value)
     found = number.constant if number is not None else None
     if number is None or found is None or found.denominator != 1 or found < least:

@@ -7,6 +7,7 @@ from typing import Any
 
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import STRETCH, Derived, Parameter
+from taskvec.algebra.fitting import told_by
 from taskvec.algebra.program import aligned, operand_bytes, scratch_bytes
 from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MismatchError, RecipeError, UnboundKnob
@@ -72,6 +73,8 @@ class Call(Derived):
         assert isinstance(found, Call)
         if found.lacks_entries:
             found = found.with_entries(model)
+        for c in self.coefficients() if model is None else ():
+            c.require_layers(self.args[0].text())
         if model is None or found.within is model or not found.lacks_layers:
             return found
         if found is self:  # what this call already knows is of other layers
@@ -93,7 +96,7 @@ class Call(Derived):
             )
         self.specs  # noqa: B018 - raises MismatchError for what the model does not have
         entries = sum(spec.numel for spec in model.specs.values() if spec.arithmetic)
-        args = tuple(Weights(a.terms, a.mentioned) for a in self.args)  # nothing else of the model is needed
+        args = tuple(a if _needs_model(a) else Weights(a.terms, a.mentioned) for a in self.args)
         (found,) = self.rebuilt(args, self.params | {"entries": Coefficient.of(entries)}).terms
         assert isinstance(found, Call)
         return found
@@ -291,3 +294,8 @@ class Call(Derived):
         if not self.by_rows:
             return [(at, min(step, stop - at)) for at in range(start, stop, step)]
         return [(at, min(step, numel - at)) for at in range(start - start % self.width(name), stop, step)]
+
+
+def _needs_model(weights: Weights) -> bool:
+    """Whether adapters need more of the model that cancelled beside them than the number of its entries."""
+    return any(c.constant is None for c in weights.terms.values()) or told_by(weights.terms, ()) is not None

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import Parameter
 from taskvec.algebra.program import Program
-from taskvec.algebra.weights import Weights, statistic_of
+from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError
 from taskvec.numbers.rationals import as_float
-from taskvec.sources.source import Source, Spec
+from taskvec.sources.source import Source, Spec, statistic_of
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
 Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
@@ -143,11 +143,7 @@ class Method:
 
     def given(self, params: Mapping[str, Any], count: int) -> dict[str, Parameter]:
         """All parameters of a call with `count` arguments, checked. Raises RecipeError for what it cannot take."""
-        if unknown := params.keys() - self.defaults.keys():
-            name = sorted(unknown)[0]
-            near = difflib.get_close_matches(name, self.defaults, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise RecipeError(f"{self.name} has no parameter {name}{hint}; it has {', '.join(self.defaults) or 'none'}")
+        require_known(self.name, params, self.defaults)
         count = count // 2 if self.statistics else count
         return {key: self._parameter(key, value, count) for key, value in (self.defaults | dict(params)).items()}
 
@@ -175,3 +171,11 @@ class Method:
         if key in self.ranges and value not in self.ranges[key]:
             raise RecipeError(f"{self.name}: {key} must lie in {self.ranges[key]}, not {value:g}{where}")
         return value
+
+
+def require_known(call: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise RecipeError for a parameter that a method has not, with the nearest one."""
+    if unknown := sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise RecipeError(f"{call} has no parameter {unknown[0]}{hint}; it has {', '.join(known) or 'none'}")
