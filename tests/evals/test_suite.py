@@ -89,6 +89,9 @@ def home(tmp_path_factory):
     (root / "all.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (root / "val.tsv").write_text("label\ttext\n" + "".join(f"{r['label']}\t{r['text']}\n" for r in rows[:30]))
     (root / "test.csv").write_text("text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in rows[30:]))
+    (root / "long.jsonl").write_text(
+        "".join(json.dumps({"text": "w1 " * k, "label": "x"}) + "\n" for k in range(70, 80))
+    )
     (root / "prompts.txt").write_text("\n".join(TEXTS))
     (root / "story.txt").write_text("\n\n".join(TEXTS))
     save_file({"weight": np.float32(RNG.normal(size=(2, 16))), "bias": np.float32([0.3, 0])}, root / "head.safetensors")
@@ -514,6 +517,11 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
             "prompts name the classes",
         ),
         (f"{TEXTS_OF} data: all.jsonl, prompts: {{x: ['']}}}}}}", FormatError, "the tokenizer makes no token of ''"),
+        (
+            f"{TEXTS_OF} data: long.jsonl, max_tokens: 99, prompts: {{x: [w1]}}}}}}",
+            RecipeError,
+            "a text has 7. tokens, and the model has 32 positions: shorten texts .max_tokens: 32.",
+        ),
         (f"{PPL} data: all.jsonl, text_column: body}}}}", FormatError, "no text under 'body'; there is text, label"),
         (
             f"{PPL.replace('lm-base', 'classifier-base')} data: story.txt, window: 8}}}}",
@@ -610,6 +618,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(home):
         ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', "line 2: no text under 'text'; there is txt"),
         ("a.jsonl", '{"text": "x"}\nnope\n', "line 2: no JSON"),
         ("a.jsonl", "[1]\n", "line 1: no JSON .it is no object"),
+        ("a.jsonl", '{"text": ' + "[" * 100_000, "line 1: no JSON"),
         ("a.csv", "txt,label\nx,y\n", "line 2: no text under 'text'; there is txt, label"),
     ],
 )
@@ -619,8 +628,11 @@ def test_what_is_wrong_with_data_is_stated_with_its_line(tmp_path, name, content
         [*read(Path(tmp_path / name))]
 
 
-def test_a_file_in_another_encoding_is_stated(tmp_path):
+def test_what_is_no_text_file_is_stated(tmp_path):
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
+    for name, what in (("/dev/zero", "is no regular file"), ("a\0.txt", "null byte")):
+        with pytest.raises(FormatError, match=what):
+            [*read(tmp_path / name)]
     for reader in (read, paragraphs):
         with pytest.raises(FormatError, match=r"a.txt is no UTF-8 text"):
             [*reader(tmp_path / "a.txt")]

@@ -87,7 +87,15 @@ class Classification(Task):
         found = np.zeros(len(examples), np.int64)
         for batch in by_length(ids, self.batch):
             with torch.inference_mode():
-                found[batch] = best(self.name, self._logits(module, [ids[k] for k in batch]))
+                try:
+                    logits = self._logits(module, [ids[k] for k in batch])
+                except (IndexError, RuntimeError) as error:
+                    most, longest = getattr(module.config, "max_position_embeddings", None), len(ids[batch[-1]])
+                    if most is None or longest <= most:
+                        raise
+                    told = f"{self.name}: a text has {longest} tokens, and the model has {most} positions"
+                    raise RecipeError(f"{told}: shorten texts (max_tokens: {most})") from error
+            found[batch] = best(self.name, logits)
         return found
 
     def ready(self) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.order import digest, fair_order, position
-from taskvec.places.local import stated
+from taskvec.places.json_files import read_small
 
 SHARE = 0.5  # of a file's examples that validate, unless said otherwise
 LONGEST = 10**8  # characters of a field
+MOST = 2**32  # bytes of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,10 @@ def read(path: Path, text: str = "text", label: str = "label") -> Iterator[Examp
 
 
 def _content(path: Path) -> str:
-    with stated(path, FormatError):
-        found = path.read_bytes()
+    try:
+        found = read_small(path, MOST)
+    except ValueError as error:  # a null character in its name
+        raise FormatError(f"{str(path)!r} cannot be read: {error}") from None
     try:
         return found.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -112,7 +115,7 @@ def _jsonl(path: Path, content: str, _: str) -> Iterator[tuple[int, Mapping[str,
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("it is no object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise FormatError(f"{path}, line {number}: no JSON ({error})") from None
             yield number, row
 
