@@ -323,7 +323,7 @@ def test_a_sampler_goes_on_as_if_it_had_not_been_stopped(tmp_path, sampler):
 SCRIPT = textwrap.dedent(
     """
     import sys, time
-    sys.path.insert(0, sys.argv[1])
+    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
     from test_search import GRID, ONE, Near, search
     class Slow(Near):
         def __call__(self, weights, split):
@@ -336,7 +336,7 @@ SCRIPT = textwrap.dedent(
 
 
 def started(journal):
-    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1]), str(journal)]
+    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(journal)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(arguments, text=True, preexec_fn=heeds_ctrl_c, **pipes)
 
@@ -367,7 +367,7 @@ def test_several_processes_share_a_journal_and_find_what_one_finds(tmp_path):
 LOOKING = textwrap.dedent(
     """
     import sys, time
-    sys.path.insert(0, sys.argv[1])
+    sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
     from test_search import ONE, Near, search
     class Looking(Near):
         def __call__(self, weights, split):
@@ -387,7 +387,7 @@ def looking(home, seconds):
         sys.executable,
         "-c",
         LOOKING,
-        str(Path(__file__).parents[1]),
+        str(Path(__file__).parent),
         home / "j",
         home / "looks",
         str(seconds),
@@ -428,7 +428,7 @@ def test_stopping_early_waits_for_larger_values_that_another_process_is_at(tmp_p
         "            return super()",
         "            time.sleep(0.4 * (0.5 < weights['w'][0] < 0.85))\n            return super()",
     )
-    arguments = [sys.executable, "-c", code, str(Path(__file__).parents[1]), tmp_path / "j", tmp_path / "looks", "0"]
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), tmp_path / "j", tmp_path / "looks", "0"]
     processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     printed = {process.communicate()[0] for process in processes}
     assert len(printed) == 1 and printed.pop().startswith("1 ")
