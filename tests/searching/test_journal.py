@@ -108,7 +108,7 @@ def test_several_processes_do_every_trial_once_and_lose_no_line(tmp_path):
 
 def test_a_claim_of_a_process_that_is_gone_counts_for_nothing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from taskvec.trials import Journal; "
+        "import sys; from pathlib import Path; from taskvec.searching.journal import Journal; "
         "print(Journal(Path(sys.argv[1]), {}).claim(3))"
     )
     for _ in range(2):

@@ -132,7 +132,7 @@ def test_work_that_fails_gives_its_claim_back_and_work_that_is_short_writes_no_b
     with pytest.raises(ValueError, match="no"):
         journal.work(1, failing)
     assert [next(iter(line)) for line in journal.lines()] == ["claim", "release"]
-    code = f"from taskvec.trials import Journal; print(Journal({str(tmp_path / 'j')!r}, {ABOUT!r}).claim(1))"
+    code = f"from taskvec.searching.journal import Journal; print(Journal({str(tmp_path / 'j')!r}, {ABOUT!r}).claim(1))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
     assert {*threading.enumerate()} <= before
@@ -156,7 +156,7 @@ def test_threads_of_one_process_do_every_trial_once(tmp_path):
 
 def test_what_is_asked_for_once_is_done_once_by_several_processes(tmp_path):
     code = (
-        "import sys, time; from taskvec.trials import Journal\n"
+        "import sys, time; from taskvec.searching.journal import Journal\n"
         "def do():\n    print('did', flush=True); time.sleep(0.5); return {'scores': {'x': 1}, 'seconds': 1}\n"
         "line = Journal(sys.argv[1], {'recipe': 'r'}).once({'reference': 'base', 'split': 'test'}, do)\n"
         "assert line['scores'] == {'x': 1}"
