@@ -89,7 +89,8 @@ def test_processes_share_the_trials_and_lose_none(url):
 
 
 def test_a_killed_process_leaves_no_line_behind_and_its_trial_to_others(url):
-    code = "import sys; from taskvec.searching.journal import Journal; j = Journal(sys.argv[1], {'recipe': 'r'}); j.claim(3)\n"
+    code = "import sys; from taskvec.searching.journal import Journal\n"
+    code += "j = Journal(sys.argv[1], {'recipe': 'r'}); j.claim(3)\n"
     code += "import os, signal\nwith j.store.locked():\n    j.store.append({'torn': 1})\n"
     code += "    os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", code, url], check=False)
