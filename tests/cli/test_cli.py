@@ -153,6 +153,13 @@ def test_compare_writes_the_picture(home):
     assert (home / "cosine.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_name_in_the_tables_of_compare_is_cut_short(home, monkeypatch):
+    """A narrow terminal folds them: of "model.lay..." nobody knows which layer it is."""
+    monkeypatch.setenv("COLUMNS", "30")
+    printed = run(home, "compare", "a", "b", "c", "--base", "base")
+    assert "…" not in printed and "sign conflict" in printed
+
+
 MINUS = (
     "-0.4*(base - a) + base", "-(base - a) + base", "-lam*base + 1.5*a", "-base + a + base", "- base + 2*a",
     "-.5*base + 1.5*a",

@@ -172,7 +172,7 @@ def _table(title: str, first: str, others: Iterable[str]) -> "Table":
 
     table = Table(title=title)
     for name in (first, *others):
-        table.add_column(cell(name))
+        table.add_column(cell(name), overflow="fold")  # a name that is cut short tells nobody which one it is
     return table
 
 
