@@ -1,7 +1,4 @@
-from collections.abc import Sequence
 from typing import Any
-
-Buffer = Any  # anything with the buffer protocol, contiguous
 
 OPERATIONS: str
 DTYPES: str
@@ -11,31 +8,31 @@ NONFINITE: int
 OVERFLOWED: int
 
 def run(
-    out: Buffer,
+    out: Any,
     dtype: int,
     inputs: tuple[Any, ...],
     dtypes: tuple[int, ...],
-    ops: tuple[Sequence[Any], ...],
+    ops: tuple[tuple[int, tuple[int, ...], tuple[float, ...], Any], ...],
     start: int,
     n: int,
-    scratch: Buffer,
+    scratch: Any,
     /,
 ) -> int: ...
-def lowrank(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float, /) -> None: ...
-def philox(out: Buffer, n: int, first: int, stream: int, key0: int, key1: int, /) -> None: ...
+def lowrank(out: Any, b: Any, a: Any, start: int, n: int, cols: int, rank: int, scale: float, /) -> None: ...
+def philox(out: Any, n: int, first: int, stream: int, k0: int, k1: int, /) -> None: ...
 def prune(
-    out: Buffer | None,
-    x: Buffer,
+    out: Any,
+    x: Any,
     rows: int,
     width: int,
     start: int,
     stream: int,
-    key0: int,
-    key1: int,
+    k0: int,
+    k1: int,
     density: float,
     epsilon: float,
     scale: float,
-    bits: Buffer | None,
-    sums: Buffer | None,
+    bits: Any,
+    sums: Any,
     /,
 ) -> None: ...
