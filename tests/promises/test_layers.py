@@ -48,6 +48,17 @@ PUBLIC = {
     "untie",
     "drop",
 }  # fmt: skip
+ASKING = "sources formats algebra views methods recipes saving analysis live"  # the folders that work with sources
+OF_OTHERS = {  # what may be asked of things that are no sources, by its name
+    "os": "O_CLOEXEC O_NONBLOCK O_NOFOLLOW geteuid",
+    "an error": "filename errno",
+    "a function, a class or a module": "__module__ __qualname__ __version__",
+    "the memory of a thread": "tiles size",
+    "an array, or a number": "ndim requires_grad",
+    "a node of Python's syntax": "lineno col_offset",
+    "a factor of a coefficient": "depth",
+    "what a user's function returns": "__iter__ logits",
+}
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
@@ -89,6 +100,20 @@ def test_no_file_imports_one_that_imports_it_directly_or_through_others():
     while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
         done |= ready
     assert done == graph.keys(), f"circles among {sorted(graph.keys() - done)}"
+
+
+def test_what_a_source_can_do_is_asked_for_by_name_and_never_guessed():
+    """By isinstance with one of the abilities of sources/abilities.py: what has only the attribute is not asked."""
+    allowed = " ".join(OF_OTHERS.values()).split()
+    guessed = [
+        f"{name}, line {node.lineno}: {ast.unparse(node)}"
+        for name, path in NAMES.items()
+        if name.split(".")[0] in ASKING.split()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr")
+        and isinstance(node.args[1], ast.Constant) and node.args[1].value not in allowed
+    ]  # fmt: skip
+    assert not guessed, guessed
 
 
 def test_every_folder_has_its_height():

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import TaskvecError
-from taskvec.sources.source import ArraySource, Spec
+from taskvec.sources.in_memory import ArraySource
+from taskvec.sources.source import Spec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,7 @@ from taskvec.errors import TaskvecError
 from taskvec.escapes import in_shell
 from taskvec.numbers import kernels
 from taskvec.numbers.dtypes import BITS, LONG_NAMES
+from taskvec.sources.abilities import Composite, FromFiles
 from taskvec.sources.source import Source, Spec, fingerprint
 
 STORED = ("bfloat16", "float16", "float32")  # in which models are saved
@@ -29,8 +30,8 @@ def strangers(vectors: Iterable[Source], models: Mapping[str, Source]) -> Iterat
 def _same(base: str, models: Iterable[Source]) -> Iterator[str]:
     """That one of the models is the base in another dtype, and what to type."""
     for model in models:
-        uri = getattr(model, "uri", None)
-        if hasattr(model, "leaves"):  # the result of a call, whose fingerprint is that of its text
+        uri = model.uri if isinstance(model, FromFiles) else None
+        if isinstance(model, Composite):  # the result of a call, whose fingerprint is that of its text
             continue
         for dtype in STORED:
             if fingerprint_in(model, LONG_NAMES[dtype]) == base:

@@ -13,6 +13,7 @@ from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.idle_patterns import unfit
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
+from taskvec.sources.abilities import Composite, Measured, folder_of, resident_of
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
 
@@ -22,7 +23,7 @@ Names = Collection[str]  # of tensors
 Parameter = Coefficient | str | tuple["Coefficient | str", ...] | dict[str, Any]  # a table of parameters
 
 
-class Derived:
+class Derived(Composite, Measured):
     """The call `name(*args, **params)`. A subclass says what its tensors are (`specs`, `stored`, `readinto`).
 
     params: what was given or else the default, in the order of the signature. defaults: what need not be written.
@@ -30,6 +31,7 @@ class Derived:
 
     own_passes = 0  # passes over the data before the one that computes
     alike = True  # whether the arguments have the same names and shapes
+    args: tuple[Weights, ...]
     busy = True  # whether Python has work to do between the kernels
 
     def __init__(
@@ -79,6 +81,16 @@ class Derived:
         raise NotImplementedError
 
     @property
+    def tensors(self) -> Mapping[str, tuple[int, str]] | None:
+        """Of a view: for each tensor which argument it is from, and the name that it has there."""
+        return None
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether every tensor is one of a file, bit for bit: only views know."""
+        return False
+
+    @property
     def leaves(self) -> tuple[Source, ...]:
         """Every file or array below, in order of mention."""
         return tuple(dict.fromkeys(leaf for a in self.args for leaf in a.mentioned))
@@ -102,7 +114,7 @@ class Derived:
     @property
     def folder(self) -> Path | None:
         """Where the configuration and the tokenizer lie: with the first model."""
-        return next((f for leaf in self.leaves if leaf.mass and (f := getattr(leaf, "folder", None))), None)
+        return next((f for leaf in self.leaves if leaf.mass and (f := folder_of(leaf))), None)
 
     def settled(self) -> "tuple[dict[str, Any], dict[str, Sequence[str]]]":
         """Entries of config.json that are other than in `folder`; and, by stacks of layers, what it would have to say
@@ -247,7 +259,7 @@ class Derived:
     @property
     def resident(self) -> int:
         """Bytes held beside the blocks."""
-        return sum(getattr(s, "resident", 0) for a in self.args for s in a.terms)
+        return sum(resident_of(s) for a in self.args for s in a.terms)
 
     def prepare(
         self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None

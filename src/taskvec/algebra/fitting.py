@@ -1,7 +1,7 @@
 """Adapters meet the model that they are added to: what a file alone cannot tell about a source, its neighbour can.
 
-A source that can change beside a model has `fitted(model)`, which returns the form to add, and `objections(model)`, the
-reasons not to add it; `remarks(model)` are what a user should know. This module asks for them; formats/peft.py has all.
+A source that `Adapts` (sources/abilities.py) changes beside a model. This module asks it for the form to add, for the
+reasons not to add it and for what a user should know of the sum; formats/peft.py has the answers.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -10,6 +10,7 @@ from taskvec.algebra.coefficients import ZERO, Coefficient
 from taskvec.errors import TaskvecError
 from taskvec.notes import note
 from taskvec.numbers.rationals import Number
+from taskvec.sources.abilities import Adapts, require_source
 from taskvec.sources.source import Source
 
 
@@ -17,7 +18,9 @@ def in_form(
     terms: Mapping[Source, Coefficient | Number], mentioned: Mapping[Source, str], summed: tuple[Source, ...]
 ) -> tuple[dict[Source, Coefficient], Mapping[Source, str], tuple[Source, ...]]:
     """The parts of an expression, each source in the form that it has beside the first model among them, or beside the
-    first task vector that names every tensor."""
+    first task vector that names every tensor. Raises RecipeError for an object that is no source."""
+    for source in terms:
+        require_source(source)
     forms = _forms([*summed, *terms])
     if not forms:
         return {source: Coefficient.of(c) for source, c in terms.items()}, mentioned, summed
@@ -31,13 +34,13 @@ def in_form(
 def _forms(sources: Iterable[Source]) -> Mapping[Source, Source]:
     """The sources that take another form beside the first model among all: source -> that form."""
     every = dict.fromkeys(sources)
-    adaptable = [(source, fit) for source in every if (fit := getattr(source, "fitted", None))]
+    adaptable = [source for source in every if isinstance(source, Adapts)]
     if not adaptable or len(adaptable) == len(every):
         return {}
     model = whole(every)
     if model is None:
         return {}
-    found = {source: fit(model) for source, fit in adaptable}
+    found = {source: source.fitted(model) for source in adaptable}
     return {source: form for source, form in found.items() if form is not source}
 
 
@@ -55,7 +58,7 @@ def told_by(terms: Iterable[Source], summed: Iterable[Source]) -> Source | None:
     left = tuple(terms)
     if whole(left):
         return None
-    return whole(summed) or next((model for s in left if (model := getattr(s, "beside", None))), None)
+    return whole(summed) or next((s.beside for s in left if isinstance(s, Adapts) and s.beside), None)
 
 
 def objections(leaves: Iterable[Source], summed: Collection[Source], reference: Source) -> list[str]:
@@ -64,20 +67,16 @@ def objections(leaves: Iterable[Source], summed: Collection[Source], reference: 
     summed: the terms of the expression. An adapter that is no term itself is within a view or a method.
     """
     model = reference if _is_model(reference) else None
-    asked = [(leaf in summed, ask) for leaf in leaves if (ask := getattr(leaf, "objections", None))]
-    return list(dict.fromkeys(problem for as_term, ask in asked for problem in ask(model, as_term)))
+    adapters = [leaf for leaf in leaves if isinstance(leaf, Adapts)]
+    return list(dict.fromkeys(problem for leaf in adapters for problem in leaf.objections(model, leaf in summed)))
 
 
 def note_remarks(leaves: Iterable[Source], reference: Source | None) -> None:
     """Issue what the adapters among the files below an expression want a user to know about it."""
     model = reference if reference is not None and _is_model(reference) else None
     for leaf in leaves:
-        for text in getattr(leaf, "remarks", _none)(model):
+        for text in leaf.remarks(model) if isinstance(leaf, Adapts) else ():
             note(text)
-
-
-def _none(model: Source | None) -> tuple[str, ...]:
-    return ()
 
 
 def _is_whole(source: Source) -> bool:
@@ -89,7 +88,7 @@ def _is_whole(source: Source) -> bool:
 
 
 def _is_model(source: Source) -> bool:
-    if hasattr(source, "fitted"):
+    if isinstance(source, Adapts):
         return False
     try:
         return source.mass == 1

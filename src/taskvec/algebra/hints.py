@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from taskvec.algebra.idle_patterns import fitting, is_fit
+from taskvec.sources.abilities import folder_of
 from taskvec.sources.positions import HEADS, by_token, layer_of
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
@@ -134,7 +135,7 @@ def _rows(source: Source, reference: Source, a: str, b: str) -> list[str]:
         f"they fit together in a recipe that says resize_vocab({less}, {size}) instead of {less}",
         "resize_vocab adds rows of zeros, and rows meet by their numbers: right where tokens have the same ids in both",
     ]
-    folders = [getattr(side, "folder", None) for side in sides.values() if side.mass]
+    folders = [folder_of(side) for side in sides.values() if side.mass]
     if len(folders) == len(sides) and all(f and any((f / v).is_file() for v in VOCABULARIES) for f in folders):
         both = " and ".join(f"align_vocab({name}, {b}, {a}) instead of {name}" for name in sides)
         lines.insert(0, f"they fit together in a recipe that says {both}")

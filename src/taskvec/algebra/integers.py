@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from taskvec.algebra.hints import patterns
 from taskvec.errors import MassError, MismatchError
 from taskvec.numbers.dtypes import BITS
+from taskvec.sources.abilities import Composite
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
 
@@ -64,9 +65,8 @@ def _apart(names: list[str], *args: Expression) -> Iterator[tuple[str, Source, S
             known = name in first.specs and name in other.specs and not first.specs[name].arithmetic
             if known and not _same(name, first, other):
                 yield name, first, other
-    for call in dict.fromkeys(s for a in args for s in a.terms if hasattr(s, "args")):
-        tensors: Mapping[str, tuple[int, str]] | None = getattr(call, "tensors", None)
-        if tensors is None:
+    for call in dict.fromkeys(s for a in args for s in a.terms if isinstance(s, Composite)):
+        if (tensors := call.tensors) is None:
             yield from _apart(names, *call.args)
             continue
         places = [tensors[name] for name in names if name in tensors]

@@ -32,6 +32,7 @@ from taskvec.errors import RecipeError, SourceChanged, TaskvecError
 from taskvec.numbers import kernels
 from taskvec.numbers.operations import AROUND, MOST_INPUTS, RESULT, SUM, TILE, WINDOW, Op
 from taskvec.numbers.rationals import Number, as_float
+from taskvec.sources.abilities import Lowers, OnDisk
 from taskvec.sources.source import Source
 
 Part = tuple[Source, str]  # a source and its tensor
@@ -96,9 +97,9 @@ def _float(number: Number) -> float:
 class Program:
     """What `kernels.run` is told of elements start .. start+n of one tensor: inputs, each read once, and operations.
 
-    References are those of `kernels.Op`: k is the k-th input, ~k the result of the k-th operation. A source with
-    `segment(name, start) -> (fd, offset)` is read by the kernel itself; one with `lowered(program, name)` adds its own
-    operations and returns a reference, or None; every other one fills its part of the scratch memory (`readinto`).
+    References are those of `kernels.Op`: k is the k-th input, ~k the result of the k-th operation. A source that is
+    OnDisk is read by the kernel itself; one that Lowers adds operations of its own, where it has some; every other one
+    fills its part of the scratch memory (`readinto`).
     """
 
     def __init__(self, start: int, n: int, scratch: memoryview):
@@ -113,8 +114,7 @@ class Program:
         """One tensor of a source."""
         if (known := self._known.get((source, name))) is not None:
             return known
-        lowered = getattr(source, "lowered", None)
-        found = lowered(self, name) if lowered else None
+        found = source.lowered(self, name) if isinstance(source, Lowers) else None
         if found is None:
             found = self._input(source, name)
         self._known[source, name] = found
@@ -122,8 +122,8 @@ class Program:
 
     def _input(self, source: Source, name: str) -> int:
         dtype = source.specs[name].dtype
-        if segment := getattr(source, "segment", None):
-            return self._add_input(segment(name, self.start), dtype, source)
+        if isinstance(source, OnDisk):
+            return self._add_input(source.segment(name, self.start), dtype, source)
         size = self.n * kernels.itemsize(dtype)
         if len(self._free) >= size:
             view, self._free = self._free[:size], self._free[aligned(size) :]
@@ -188,13 +188,12 @@ def operand_bytes(parts: Iterable[Part], n: int) -> int:
     """The same without what the sum itself needs."""
     total = 0
     for source, name in parts:
-        lowered = getattr(source, "lowered_bytes", None)
-        inside = lowered(name, n) if lowered else None
+        inside = source.lowered_bytes(name, n) if isinstance(source, Lowers) else None
         if inside is not None:
             total += inside
             continue
         width = kernels.itemsize(source.specs[name].dtype)
-        total += max(WINDOW, 8 * TILE) if hasattr(source, "segment") else aligned(n * width)
+        total += max(WINDOW, 8 * TILE) if isinstance(source, OnDisk) else aligned(n * width)
     return total
 
 

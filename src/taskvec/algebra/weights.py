@@ -4,13 +4,11 @@
 This module knows no file and no format.
 """
 
-import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from keyword import iskeyword
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +18,23 @@ from taskvec.algebra.fitting import in_form, objections, told_by
 from taskvec.algebra.hints import differences, ways_out
 from taskvec.algebra.idle_patterns import unfit
 from taskvec.algebra.integers import require_same
+from taskvec.algebra.naming import distinct
 from taskvec.algebra.program import Linear, arranged, evaluate, scratch_bytes
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
 from taskvec.numbers.dtypes import accumulator, numpy_dtype
 from taskvec.numbers.rationals import Number, as_float
+from taskvec.sources.abilities import (
+    Composite,
+    FromFiles,
+    LooksThrough,
+    leaves_of,
+    refuse_statistics,
+    statistic_of,
+    written,
+)
 from taskvec.sources.positions import Place, places
 from taskvec.sources.quantised import refuse
-from taskvec.sources.source import Source, Spec, leaves_of, refuse_statistics, statistic_of, written
+from taskvec.sources.source import Source, Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,11 +110,9 @@ class Weights(Base):
             raise UnboundKnob(
                 f"no knob named {', '.join(sorted(unknown))}: knobs are {', '.join(sorted(self.knobs)) or 'none'}"
             )
-        calls = {source: getattr(source, "bind", None) for source in self.summed}
-        found = Weights({}, self.mentioned, [source for source, call in calls.items() if not call])
+        found = Weights({}, self.mentioned, [source for source in self.summed if not isinstance(source, Composite)])
         for source, c in self.terms.items():
-            call = calls[source]
-            found += (call(knobs) if call else Weights({source: 1})) * c.bind(knobs)
+            found += (source.bind(knobs) if isinstance(source, Composite) else Weights({source: 1})) * c.bind(knobs)
         return found
 
     @cached_property
@@ -120,8 +126,7 @@ class Weights(Base):
         model = reference if reference is not None and not reference.partial else model
         for source, c in self.terms.items() if model is None else ():
             c.require_layers(source.text)
-        calls = {source: getattr(source, "placed", None) for source in self.terms}
-        found = {source: call(model) if call else source for source, call in calls.items()}
+        found = {s: s.placed(model) if isinstance(s, Composite) else s for s in self.terms}
         if all(found[source] is source for source in found):
             return self
         others = [source for source in self.summed if source not in found]
@@ -130,7 +135,7 @@ class Weights(Base):
     @cached_property
     def knobs(self) -> frozenset[str]:
         """Names that must be bound before this has values."""
-        inner = (getattr(source, "knobs", ()) for source in self.terms)
+        inner = (source.knobs for source in self.terms if isinstance(source, Composite))
         return frozenset(k for c in self.terms.values() for k in c.knobs).union(*inner)
 
     # ---- what it is
@@ -211,12 +216,12 @@ class Weights(Base):
 
     def unfit(self, beyond: Iterable[str] = ()) -> Iterator[str]:
         """What is wrong with patterns, a line each. beyond: names of the expression that this one is a part of."""
-        inner = [call for source in self.terms if (call := getattr(source, "unfit", None))]
+        inner = [source for source in self.terms if isinstance(source, Composite)]
         if inner or any(c.constant is None for c in self.terms.values()):
             names = dict.fromkeys([*self.specs, *beyond])
             yield from unfit(self.terms.values(), names)
             for call in inner:
-                yield from call(names)
+                yield from call.unfit(names)
 
     def check_bases(self) -> None:
         """Raise FingerprintError for a task vector whose base is none of the models that the expression mentions, and
@@ -225,7 +230,7 @@ class Weights(Base):
         leaves = dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
         if problems := [*strangers((s for s in leaves if statistic_of(s) in MEET), models)] if models else []:
             raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)
-        if astray := [p for term in self.terms for p in getattr(term, "astray", tuple)()]:
+        if astray := [p for term in self.terms if isinstance(term, Composite) for p in term.astray()]:
             raise FingerprintError("statistics stand beside a model that they are not of (force to go on):", astray)
 
     @property
@@ -249,8 +254,8 @@ class Weights(Base):
         total: dict[tuple[Source, str], Fraction] = {}
         for source, c in self.terms.items():
             if name in source.specs and (value := c.at(place or self.places[name])):
-                through = getattr(source, "origin", None)
-                for key, number in (through(name) if through else {(source, name): Fraction(1)}).items():
+                through = source.origin(name) if isinstance(source, LooksThrough) else {(source, name): Fraction(1)}
+                for key, number in through.items():
                     total[key] = total.get(key, Fraction(0)) + value * number
         return {key: number for key, number in total.items() if number}
 
@@ -264,7 +269,7 @@ class Weights(Base):
     @cached_property
     def _constants(self) -> "dict[Source, Fraction] | None":
         """What is summed for every tensor alike; None if a coefficient or a view says that tensor by tensor."""
-        if any(c.constant is None or hasattr(source, "origin") for source, c in self.terms.items()):
+        if any(c.constant is None or isinstance(source, LooksThrough) for source, c in self.terms.items()):
             return None
         return {source: c.constant for source, c in self.terms.items() if c.constant}
 
@@ -352,23 +357,14 @@ class Weights(Base):
 
     def _told_apart(self) -> Mapping[Source, str]:
         """Names for arrays that have one name and are not the same."""
-        counts = Counter(source.text for source in self.mentioned if not hasattr(source, "uri"))
+        counts = Counter(source.text for source in self.mentioned if not isinstance(source, FromFiles))
         alike = {text for text, count in counts.items() if count > 1}
         return {s: name for s, name in self.names().items() if s.text in alike} if alike else {}
 
     def names(self, reserved: Container[str] = ()) -> dict[Source, str]:
         """A distinct identifier for every source mentioned: the name it was given, else the end of its path. None is
         one of `reserved`, such as the functions of recipes."""
-        found: dict[Source, str] = {}
-        taken, counts = set[str](), dict[str, int]()
-        for source, given in self.mentioned.items():
-            name = wanted = given or _identifier(source.text)
-            while name in taken or name in reserved or iskeyword(name):
-                counts[wanted] = counts.get(wanted, 1) + 1
-                name = f"{wanted}_{counts[wanted]}"
-            found[source] = name
-            taken.add(name)
-        return found
+        return distinct(self.mentioned, reserved)
 
     def __copy__(self) -> "Weights":
         return self  # nothing in it ever changes
@@ -386,11 +382,6 @@ class Weights(Base):
 def _merged(first: Mapping[Source, str], second: Mapping[Source, str]) -> dict[Source, str]:
     """Both, in order of mention; of two names for a source the first that is one."""
     return {source: first.get(source) or second.get(source, "") for source in {**first, **second}}
-
-
-def _identifier(text: str) -> str:
-    last = re.split(r"[/\\]", re.sub(r'^load\("|/*"(?:, .*)?\)$', "", text))[-1].removesuffix(".safetensors")
-    return re.sub(r"^(?=\d)|\W", "_", last) or "source"
 
 
 def _readable(mass: Fraction) -> str:

@@ -12,6 +12,7 @@ from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors.threads import default_threads, each
 from taskvec.numbers.operations import DOT, PAIR, RESULT
 from taskvec.recipes.recipe import load
+from taskvec.sources.abilities import FromFiles
 from taskvec.sources.positions import layer_of
 
 BLOCK = 256 << 10  # elements that a thread holds of every vector
@@ -155,8 +156,8 @@ def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLik
     found: dict[str, Weights] = {}
     for given in vectors:
         weights = given if isinstance(given, Weights) else load(given)
-        paths = [getattr(source, "path", None) for source in weights.mentioned]
-        name = paths[0].name if len(paths) == 1 and paths[0] else str(weights)
+        source = next(iter(weights.mentioned), None) if len(weights.mentioned) == 1 else None
+        name = source.path.name if isinstance(source, FromFiles) else str(weights)
         found[name if name not in found else f"{name}_{len(found) + 1}"] = weights
     return found
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.weights import Weights
@@ -19,6 +18,7 @@ from taskvec.errors import MassError, MismatchError, MissingExtra, NonFiniteErro
 from taskvec.formats.header import write_header
 from taskvec.saving.outputs import Destination
 from taskvec.saving.staging import write_file
+from taskvec.sources.abilities import folder_of, metadata_of
 from taskvec.views import families, symmetries
 from taskvec.views.permuted import bytes_of, in_memory, permute
 from taskvec.views.symmetries import Group, Symmetry
@@ -169,8 +169,8 @@ def _config(symmetry: Symmetry, *models: Weights) -> dict[str, Any]:
     """The first configuration that is there. MismatchError where another counts the units differently."""
     found: list[tuple[str, dict[str, Any]]] = []
     for source in dict.fromkeys(s for m in models for s in m.mentioned if s.mass):
-        folder = getattr(source, "folder", None)
-        path = folder / "config.json" if isinstance(folder, Path) else None
+        folder = folder_of(source)
+        path = folder / "config.json" if folder else None
         if path and path.is_file():
             try:
                 table = json.loads(path.read_text(encoding="utf-8"))
@@ -246,6 +246,6 @@ def write(uri: "str | os.PathLike[str]", permutations: Weights, overwrite: bool 
     if not place.alone:
         raise OutputError(f"{place.target}: permutations are one file, give it a name that ends in .safetensors")
     source = next(iter(permutations.terms))
-    header, offsets = write_header(source.specs, getattr(source, "metadata", {}))
+    header, offsets = write_header(source.specs, metadata_of(source))
     ordered = sorted(offsets, key=offsets.__getitem__)
     write_file(place, chain([header], (bytes_of(source, name) for name in ordered)))

@@ -25,7 +25,7 @@ from taskvec.notes import note
 from taskvec.recipes.recipe import FUNCTIONS as RESERVED
 from taskvec.recipes.recipe import load, written
 from taskvec.saving.plan import plan as make_plan
-from taskvec.sources.source import statistic_of
+from taskvec.sources.abilities import statistic_of
 
 scale = click.option("--scale", default="1", show_default=True, metavar="λ", help="The coefficient λ.")
 

@@ -17,7 +17,8 @@ from taskvec.places.local import resolve
 from taskvec.recipes.recipe import load
 from taskvec.saving.disagreements import disagreements
 from taskvec.saving.plan import readable
-from taskvec.sources.source import Source, statistic_of
+from taskvec.sources.abilities import FromFiles, metadata_of, statistic_of
+from taskvec.sources.source import Source
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,6 +35,7 @@ DEEPEST = 40  # generations by which the lines of a lineage are indented
 def show(path: str, tensors: bool, machine: bool) -> None:
     """Say what PATH is: kind, tensors, dtypes, size, lineage. Reads headers only."""
     source = next(iter(load(path).terms))
+    files = source.files if isinstance(source, FromFiles) else {}
     kinds: dict[str, int] = {}
     for spec in source.specs.values():
         kinds[spec.dtype] = kinds.get(spec.dtype, 0) + spec.numel
@@ -43,13 +45,13 @@ def show(path: str, tensors: bool, machine: bool) -> None:
         "mass": source.mass,
         "tensors": len(source.specs),
         "elements": sum(kinds.values()),
-        "bytes": sum(f.size for f in getattr(source, "files", {}).values()),
-        "files": list(getattr(source, "files", {})),
+        "bytes": sum(f.size for f in files.values()),
+        "files": list(files),
         "dtypes": kinds,
         "fingerprint": source.fingerprint,
         "base": source.base,
-        "recipe": (getattr(source, "metadata", None) or {}).get("taskvec.recipe"),
-        "metadata": {k: v for k, v in (getattr(source, "metadata", None) or {}).items() if k != "taskvec.lineage"},
+        "recipe": metadata_of(source).get("taskvec.recipe"),
+        "metadata": {k: v for k, v in metadata_of(source).items() if k != "taskvec.lineage"},
     }
     if machine:
         listing = {name: {"shape": list(spec.shape), "dtype": spec.dtype} for name, spec in source.specs.items()}

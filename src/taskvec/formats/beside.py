@@ -7,10 +7,9 @@
 5. Square weights that may be stored either way (orientation.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from taskvec.errors import FormatError
@@ -21,6 +20,7 @@ from taskvec.numbers import floats as floats_numpy
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import read_json
 from taskvec.places.local import File
+from taskvec.sources.abilities import Composite, LooksThrough, folder_of, metadata_of
 from taskvec.sources.positions import TIED, layer_of
 from taskvec.sources.source import Source, Spec, samples
 
@@ -99,14 +99,12 @@ def _repeated(adapter: Adapter) -> tuple[str, str]:
 
 def _is_stacked(adapter: Adapter, model: Source, layers: list[int]) -> bool:
     """Whether layer k of the model is layer layers[k] of another one, as far as can be told."""
-    origin: Callable[[str], Mapping[tuple[Source, str], Fraction]] | None = getattr(model, "origin", None)
-    if origin is None:
-        metadata = getattr(model, "metadata", None) or {}
-        return hasattr(model, "leaves") or "stack(" in metadata.get("taskvec.recipe", "")
+    if not isinstance(model, LooksThrough):
+        return isinstance(model, Composite) or "stack(" in metadata_of(model).get("taskvec.recipe", "")
     for name in adapter.specs:
         at = layer_of(name)
         if at and at[1] < len(layers) and name in model.specs:
-            inner = [layer_of(key[1]) for key in origin(name)]
+            inner = [layer_of(key[1]) for key in model.origin(name)]
             if any(place and place[1] != layers[at[1]] for place in inner):
                 return False
     return True
@@ -144,7 +142,7 @@ def _copied(adapter: Adapter, model: Source) -> Iterator[str]:
         there, here = model.specs.get(name), adapter.header.specs[key]
         if there is not None and there.shape != here.shape:
             yield (
-                f"{name} is {list(there.shape)} in {_text(model)}, and the base that {adapter.text} was trained on had "
+                f"{name} is {list(there.shape)} in {model.text}, and the base that {adapter.text} was trained on had "
                 f"{list(here.shape)} ({key}): give it that base, or {MERGE}"
             )
 
@@ -155,14 +153,14 @@ def _from_another_base(adapter: Adapter, model: Source) -> Iterator[str]:
         known = there is not None and there.shape == here.shape and there.arithmetic and here.arithmetic
         if known and not _same(adapter, key, model, name):
             yield (
-                f"{adapter.text} was made from another base than {_text(model)}: {name} is not what PEFT stored beside "
+                f"{adapter.text} was made from another base than {model.text}: {name} is not what PEFT stored beside "
                 f"the factors ({key})"
             )
 
 
 def _can_be_read(model: Source) -> bool:
     """Whether a model is a file, or a view of one: what a method computes may have to be measured first."""
-    return bool(getattr(model, "verbatim", not hasattr(model, "leaves")))
+    return not isinstance(model, Composite) or model.verbatim
 
 
 def _same(adapter: Adapter, key: str, model: Source, name: str) -> bool:
@@ -196,7 +194,7 @@ def _unused_head(adapter: Adapter, model: Source) -> Iterator[str]:
     for head, embedding in _pairs(adapter, model):
         if head in model.specs and head in adapter.specs and _says_tied(model):
             yield (
-                f"{adapter.text} changes {head}, which {_text(model)} has and does not use: its config.json ties "
+                f"{adapter.text} changes {head}, which {model.text} has and does not use: its config.json ties "
                 f"the head to {embedding} (tie_word_embeddings). untie(tie(base)) + lora gives it a head of its own"
             )
 
@@ -207,7 +205,7 @@ def _tied(adapter: Adapter, model: Source) -> Iterator[str]:
         tied = stated if head in model.specs else _has_tied_head(model, stated)
         if tied and embedding in adapter.specs and not adapter.config.get("ensure_weight_tying"):
             yield (
-                f"{adapter.text} changes {embedding}, which is also the head of {_text(model)} (tied embeddings): the "
+                f"{adapter.text} changes {embedding}, which is also the head of {model.text} (tied embeddings): the "
                 "sum changes both, as PEFT's merge does; the adapter as it was trained changes only the embedding. For "
                 f"that write untie(base) + lora, which gives the model a {head} of its own"
             )
@@ -233,15 +231,10 @@ def _says_tied(model: Source) -> bool | None:
 
 def _settings(model: Source) -> dict[str, Any]:
     """config.json of the model's folder, with what views changed in it."""
-    folder = getattr(model, "folder", None)
+    folder = folder_of(model)
     table = {}
     with suppress(FormatError):
         if folder:
             table = read_json(folder / "config.json", LONGEST)
-    changed = getattr(model, "config", None)
-    return (table if isinstance(table, dict) else {}) | (changed if isinstance(changed, dict) else {})
-
-
-def _text(model: Source) -> str:
-    written = getattr(model, "written", None)
-    return str(written({})) if written else model.text
+    changed = model.config if isinstance(model, Composite) else {}
+    return {**(table if isinstance(table, dict) else {}), **changed}

@@ -8,6 +8,7 @@ from taskvec.formats.header import Header, metadata_size, read_header
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import read_json
 from taskvec.places.local import File, stated
+from taskvec.sources.abilities import FromFiles, OnDisk
 from taskvec.sources.quantised import codes
 from taskvec.sources.source import Spec, fingerprint
 from taskvec.sources.text import quoted
@@ -31,7 +32,7 @@ def open_source(path: Path, uri: str, revision: str | None = None) -> "Checkpoin
     return Checkpoint(path, uri, revision)
 
 
-class Checkpoint:
+class Checkpoint(FromFiles, OnDisk):
     """Tensors in safetensors files. Equal to any other that was opened on the same unchanged files."""
 
     def __init__(self, path: Path, uri: str, revision: str | None = None):

@@ -25,6 +25,7 @@ from taskvec.notes import note
 from taskvec.numbers import floats as floats_numpy
 from taskvec.numbers import kernels
 from taskvec.places.local import File
+from taskvec.sources.abilities import Adapts, FromFiles
 from taskvec.sources.source import Source, Spec, fingerprint
 from taskvec.sources.text import quoted
 
@@ -100,7 +101,7 @@ class Factors:
     scale: float
 
 
-class Lora:
+class Lora(FromFiles, Adapts):
     """An adapter as a source of mass 0. Tensors that it does not name are zero.
 
     path: the folder or the file that was given. factors: the file of its factors, beside adapter_config.json.

@@ -18,6 +18,7 @@ from taskvec.errors import MismatchError, MissingExtra, NonFiniteError, RecipeEr
 from taskvec.live.load_into import load_into
 from taskvec.live.targets import fit
 from taskvec.recipes.recipe import parse
+from taskvec.sources.abilities import Composite
 from taskvec.sources.source import Source
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _knobs(weights: Weights) -> list[str]:
     names = sorted(weights.knobs)
     if not names:
         raise RecipeError("the recipe has no knobs: there is nothing to learn (a name without a value is a knob)")
-    if inside := sorted({k for source in weights.terms for k in getattr(source, "knobs", ())}):
+    if inside := sorted({k for source in weights.terms if isinstance(source, Composite) for k in source.knobs}):
         raise RecipeError(f"knobs inside a method have no gradient here: {', '.join(inside)}; search can choose them")
     return names
 

@@ -20,6 +20,7 @@ from taskvec.numbers.dtypes import BITS
 from taskvec.saving.batchnorm import VARIANCES, negative
 from taskvec.saving.blocks import arena, fill, sums
 from taskvec.saving.plan import arena_bytes
+from taskvec.sources.in_memory import ArraySource
 from taskvec.sources.source import Spec
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
 
 def _shared(weights: Weights, targets: Mapping[str, Target]) -> list[str]:
     """The arrays below the weights that lie in memory of the targets."""
-    arrays = [(source, *place) for source in weights.mentioned for place in getattr(source, "addresses", tuple)()]
+    inside = [source for source in weights.mentioned if isinstance(source, ArraySource)]
+    arrays = [(source, *place) for source in inside for place in source.addresses()]
     if not arrays:  # files: nothing to look up for each candidate of a search
         return []
     storages = [t.memory.untyped_storage() for t in targets.values() if t.memory.device.type == "cpu"]

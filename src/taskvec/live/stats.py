@@ -60,7 +60,9 @@ from taskvec.saving import lineage
 from taskvec.saving.outputs import Destination
 from taskvec.saving.plan import PIECE, readable
 from taskvec.saving.staging import Staging, finished_before
-from taskvec.sources.source import ArraySource, Spec, statistic_of
+from taskvec.sources.abilities import statistic_of
+from taskvec.sources.in_memory import ArraySource
+from taskvec.sources.source import Spec
 from taskvec.version import __version__
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from taskvec.algebra.weights import Weights
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors.threads import each
 from taskvec.numbers.dtypes import BITS, accumulator
+from taskvec.sources.abilities import LooksThrough, stored_of
 from taskvec.sources.positions import BIASES, HEADS, by_token, layer_of
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import matches
@@ -64,7 +65,7 @@ def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weight
     return Weights({found: 1}, {**model.mentioned, **directions.mentioned})
 
 
-class Ablated(Derived):
+class Ablated(Derived, LooksThrough):
     """One call of `ablate`."""
 
     alike = False
@@ -98,7 +99,7 @@ class Ablated(Derived):
     def stored(self) -> Mapping[str, Spec]:
         """As the first model among the sources has it."""
         donor = self.args[0].reference
-        return getattr(donor, "stored", donor.specs) if donor else {}
+        return stored_of(donor)
 
     @property
     def base(self) -> str | None:

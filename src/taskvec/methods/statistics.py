@@ -16,6 +16,7 @@ from taskvec.methods.core.call import METHOD_TILE
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.method import MODELS, Measured, Range
 from taskvec.methods.core.passes import one_by_one
+from taskvec.sources.abilities import metadata_of
 from taskvec.sources.source import Source, Spec
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _norms(call: Applied, threads: int, progress: "Callable[[int], None]") -> Me
 
 def _norm(call: Applied, k: int) -> float:
     (source,) = call.statistics[k].terms
-    if text := getattr(source, "metadata", {}).get(NORM):
+    if text := metadata_of(source).get(NORM):
         try:
             found = float(text)
         except ValueError:
@@ -199,7 +200,7 @@ def _layouts(call: Applied, threads: int, progress: "Callable[[int], None]") -> 
 def transposed_in(source: Source) -> frozenset[str]:
     """The weights that a file of Gram matrices says are stored (in, out). Raises FormatError."""
     try:
-        names = json.loads(getattr(source, "metadata", {}).get(TRANSPOSED, "[]"))
+        names = json.loads(metadata_of(source).get(TRANSPOSED, "[]"))
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return frozenset(names)
     except (ValueError, RecursionError):

@@ -17,7 +17,8 @@ from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.places.json_files import read_text
 from taskvec.saving.configurations import Entries, differing, fits
-from taskvec.sources.source import Source, leaves_of
+from taskvec.sources.abilities import FromFiles, folder_of, leaves_of
+from taskvec.sources.source import Source
 from taskvec.views.settings import merged, read_table
 from taskvec.views.tokens import Tokenizer, read, template_of
 
@@ -57,16 +58,16 @@ def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, 
     lost: whether to tell what the other sources' files have and the donor's have not, which is no news to one who named
     the donor; template: whether to tell it of chat templates. Sources without a folder say nothing.
     """
-    folder = getattr(donor, "folder", None)
+    folder = folder_of(donor)
     if donor is None or folder is None:
         return []
-    home = _name(next((leaf for leaf in leaves_of(donor) if getattr(leaf, "folder", None) == folder), donor))
+    home = _name(next((leaf for leaf in leaves_of(donor) if folder_of(leaf) == folder), donor))
     made = {key for call in _calls(weights) for key in SETTLED.get(call.name, ())}
     changes, tokenizer = (donor.config, donor.tokenizer) if isinstance(donor, Derived) else ({}, None)
     aligned = any(s.tokenizer for s in _calls(weights))
     found: list[str] = []
     for leaf in weights.mentioned:
-        other = getattr(leaf, "folder", None)
+        other = folder_of(leaf)
         if other is None or other == folder or not (leaf.mass or leaf.partial):
             continue
         name = _name(leaf)
@@ -83,7 +84,7 @@ def disagreements(weights: Weights, donor: Source | None, *, lost: bool = True, 
 
 
 def _name(source: Source) -> str:
-    return str(getattr(source, "uri", source.text))
+    return source.uri if isinstance(source, FromFiles) else source.text
 
 
 def _calls(weights: Weights) -> Iterator[Derived]:

@@ -22,7 +22,8 @@ from taskvec.places.local import resolve, stated
 from taskvec.recipes.recipe import FUNCTIONS
 from taskvec.saving import ancestry
 from taskvec.saving.plan import PIECE
-from taskvec.sources.source import Source, Spec, statistic_of
+from taskvec.sources.abilities import Composite, FromFiles, metadata_of, statistic_of
+from taskvec.sources.source import Source, Spec
 from taskvec.version import __version__
 
 RECORD = "taskvec.json"
@@ -48,7 +49,7 @@ def digest(of_pieces: Iterable[bytes]) -> str:
 def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
     """The lineage of an output, digests still unknown. `notes`: what was forced or allowed, empty when nothing was."""
     names = weights.names(FUNCTIONS)
-    own = {k: v for s in weights.terms for k, v in getattr(s, "methods", {}).items()}
+    own = {k: v for s in weights.terms if isinstance(s, Composite) for k, v in s.methods.items()}
     if own:
         notes = {**notes, "methods": {name: f"blake3 of its code: {digest}" for name, digest in own.items()}}
     return {
@@ -94,26 +95,25 @@ def origins(sources: Mapping[str, Source]) -> dict[str, Any]:
 def _input_of(source: Source) -> dict[str, Any]:
     """What a record says of one source: where it is from and what it is."""
     found = {
-        "uri": getattr(source, "uri", None),
-        "revision": getattr(source, "revision", None),
+        "uri": source.uri if isinstance(source, FromFiles) else None,
+        "revision": source.revision if isinstance(source, FromFiles) else None,
         "mass": source.mass,
         "statistic": statistic_of(source) or None,
         "fingerprint": source.fingerprint,
         "base": source.base,
-        "digest": (getattr(source, "metadata", None) or {}).get("taskvec.digest"),
+        "digest": metadata_of(source).get("taskvec.digest"),
     }
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _record_of(source: Source) -> dict[str, Any] | None:
     """The record of a source that taskvec wrote. A single file is not opened again: the source has its metadata."""
-    path = getattr(source, "path", None)
-    if not isinstance(path, Path):
+    if not isinstance(source, FromFiles):
         return None
-    if path.is_dir():
-        return read(path)
-    text = (getattr(source, "metadata", None) or {}).get(IN_FILE, "")
-    return _parsed(text, path) if text else None
+    if source.path.is_dir():
+        return read(source.path)
+    text = source.metadata.get(IN_FILE, "")
+    return _parsed(text, source.path) if text else None
 
 
 def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
@@ -147,7 +147,7 @@ def read(path: Path) -> dict[str, Any] | None:
     if not where.is_file():
         return None
     if where.name != RECORD:
-        text = getattr(open_source(where), "metadata", {}).get(IN_FILE, "")
+        text = metadata_of(open_source(where)).get(IN_FILE, "")
     else:
         try:
             with stated(where):

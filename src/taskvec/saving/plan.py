@@ -22,7 +22,8 @@ from taskvec.numbers.dtypes import BITS, accumulator, parse_dtype
 from taskvec.places.local import PAGE
 from taskvec.recipes.recipe import FUNCTIONS
 from taskvec.saving.copying import Beside
-from taskvec.sources.source import Source, Spec, leaves_of
+from taskvec.sources.abilities import FromFiles, Measured, leaves_of, metadata_of, resident_of, stored_of
+from taskvec.sources.source import Source, Spec
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
 BLOCKS = (2 << 20, 1 << 20, 512 << 10, PIECE)  # bytes of output that a thread computes at once, the largest that fits
@@ -84,7 +85,7 @@ class Plan:
     @property
     def passes(self) -> int:
         """Passes over the data: the one that writes, and before it those in which methods measure."""
-        return 1 + max((getattr(s, "passes", 0) for s in self.weights.terms), default=0)
+        return 1 + max((s.passes for s in self.weights.terms if isinstance(s, Measured)), default=0)
 
     @property
     def bytes_out(self) -> int:
@@ -221,7 +222,7 @@ def _require_same_names(weights: Weights, donor: Source) -> None:
 
 def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str | None) -> dict[str, Spec]:
     found = {}
-    stored: Mapping[str, Spec] = getattr(donor, "stored", donor.specs) if donor else {}
+    stored = stored_of(donor)
     for name, spec in weights.specs.items():
         model = stored.get(name) or spec
         if not spec.arithmetic:
@@ -241,8 +242,8 @@ def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str 
 def weights_stem(donor: Source | None) -> str:
     """What a loader expects the files to be called: as those of the model are that the output is like."""
     leaves = leaves_of(donor) if donor else []
-    files = next((f for leaf in leaves if leaf.mass and (f := getattr(leaf, "files", None))), None)
-    name = re.sub(r"-\d{5}-of-\d{5}$", "", next(iter(files or {}), checkpoint.MODEL).removesuffix(".safetensors"))
+    files = next((leaf.files for leaf in leaves if isinstance(leaf, FromFiles) and leaf.mass), {})
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", next(iter(files), checkpoint.MODEL).removesuffix(".safetensors"))
     return name if name.partition(".")[0] in LOADED else checkpoint.MODEL.removesuffix(".safetensors")
 
 
@@ -289,11 +290,11 @@ def _memory(
     resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
     texts = [_metadata_bytes(s) for s in weights.mentioned]
     resident += sum(texts) + 5 * max(texts, default=0)  # kept; and what reading the header of one file takes meanwhile
-    resident += sum(getattr(s, "resident", 0) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
+    resident += sum(resident_of(s) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
 
     parts = {name: list(weights.parts(name)) for name, spec in specs.items() if spec.arithmetic}
     beside = max((held(its) for its in parts.values()), default=0)
-    beside += max((getattr(s, "measuring", 0) for s in weights.terms), default=0)
+    beside += max((s.measuring for s in weights.terms if isinstance(s, Measured)), default=0)
 
     @cache
     def arena(block: int) -> int:
@@ -314,7 +315,7 @@ def _memory(
 
 def _metadata_bytes(source: Source) -> int:
     """Bytes of the texts in a file's header beside its tensors."""
-    return sum(len(key) + len(value) for key, value in (getattr(source, "metadata", None) or {}).items())
+    return sum(len(key) + len(value) for key, value in metadata_of(source).items())
 
 
 Parts = Mapping[str, Sequence[tuple[Source, str]]]  # output tensor with arithmetic -> what is summed for it

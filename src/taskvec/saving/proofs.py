@@ -21,6 +21,7 @@ from taskvec.saving import lineage
 from taskvec.saving.outputs import RECORD, digest_of
 from taskvec.saving.plan import Plan
 from taskvec.saving.sidecars import COPIED
+from taskvec.sources.abilities import folder_of
 from taskvec.sources.source import Source
 
 
@@ -73,8 +74,7 @@ class Proof:
 def _folders(source: Source) -> Iterator[Path]:
     """Where configuration and tokenizer lie of a source, and of the models whose tokenizers are joined in it."""
     for leaf in (source, *(source.leaves if isinstance(source, Derived) else ())):
-        folder = getattr(leaf, "folder", None)
-        if isinstance(folder, Path):
+        if folder := folder_of(leaf):
             yield folder
 
 

@@ -27,7 +27,8 @@ from taskvec.saving.plan import Plan, plan, readable, shard
 from taskvec.saving.proofs import Proof, holds, proofs_of
 from taskvec.saving.staging import Staging, finished_before, hidden
 from taskvec.saving.stream import Progress, stream
-from taskvec.sources.source import Source, leaves_of
+from taskvec.sources.abilities import FromFiles, leaves_of
+from taskvec.sources.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _tell(sentences: Iterable[str]) -> None:
 
 
 def _path(source: Source) -> Path | None:
-    return getattr(source, "path", None)
+    return source.path if isinstance(source, FromFiles) else None
 
 
 def _key(todo: Plan, entry: Mapping[str, Any], proof: Proof) -> str:

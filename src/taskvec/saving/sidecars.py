@@ -20,6 +20,7 @@ from taskvec.saving import lineage
 from taskvec.saving.copying import Beside, copy
 from taskvec.saving.copying import survey as beside
 from taskvec.saving.plan import Plan, weights_stem
+from taskvec.sources.abilities import folder_of
 from taskvec.sources.quantised import codes
 from taskvec.views.settings import merged, read_table
 from taskvec.views.tokens import TEMPLATES, TOKENIZER
@@ -42,7 +43,7 @@ TORCH_NAMES = {
 
 def survey(plan: Plan) -> tuple[Beside, ...]:
     """The files that go along with the weights of a model; notes what they need and what cannot go along."""
-    source = getattr(plan.like, "folder", None)
+    source = folder_of(plan.like)
     if not plan.kind or source is None:
         return ()
     tokenizer = _tokenizer_of(plan)
@@ -135,7 +136,7 @@ def _unmerged(plan: Plan, source: Path, found: Sequence[Beside]) -> Iterator[str
         if "/" not in one.name or not one.name.endswith((".safetensors", ".bin")):
             continue
         for leaf in plan.weights.mentioned:
-            folder = getattr(leaf, "folder", None)
+            folder = folder_of(leaf)
             other = folder / one.name if folder and folder != source else None
             if other and other.is_file() and not filecmp.cmp(one.path, other, shallow=False):
                 yield f"{one.name} is copied from {source} as it is; that of {folder} differs and is not merged with it"
@@ -173,7 +174,7 @@ def without_quantisation(table: Any) -> Any:
 
 def write(folder: Path, plan: Plan, entry: Mapping[str, Any], durable: bool) -> None:
     """Everything but the weights, their index and the record."""
-    if plan.kind and (source := getattr(plan.like, "folder", None)):
+    if plan.kind and (source := folder_of(plan.like)):
         copy(plan.beside, folder, durable)
         made, tokenizer = plan.like if isinstance(plan.like, Derived) else None, _tokenizer_of(plan)
         if tokenizer:
@@ -237,7 +238,7 @@ def card(entry: Mapping[str, Any], plan: Plan) -> str:
     words = [in_shell(entry["recipe"]), *(in_shell(f"{name}={found.get('uri', '...')}") for name, found in inputs)]
     before = "-o OUT -- " if entry["recipe"].startswith("-") else ""  # a recipe that begins with a minus is no option
     after = "" if before else " -o OUT"
-    library = [f"library_name: {_library(getattr(plan.like, 'folder', None))}"] if plan.kind else []
+    library = [f"library_name: {_library(folder_of(plan.like))}"] if plan.kind else []
     return "\n".join(
         ["---", *library, "tags:", "- taskvec", "- merge", "---", "", f"# A {kind} made by task arithmetic", "",
          *fenced(entry["recipe"]), "", "| name | source | mass | fingerprint |", "|---|---|---|---|", *rows, "",

@@ -17,6 +17,7 @@ from taskvec.saving import lineage
 from taskvec.saving.blocks import Sums, arena, fill, sums
 from taskvec.saving.plan import Block, Plan
 from taskvec.saving.staging import Done, Staging
+from taskvec.sources.abilities import Measured
 from taskvec.sources.source import Source
 
 SYNC = 64 << 20  # bytes of finished blocks that are made durable together
@@ -85,7 +86,7 @@ def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:
 
 def _unmeasured(todo: Plan) -> int:
     """Elements that methods have still to read before they can compute."""
-    return sum(getattr(source, "unmeasured", 0) for source in todo.weights.terms)
+    return sum(source.unmeasured for source in todo.weights.terms if isinstance(source, Measured))
 
 
 class _Bar:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from taskvec.errors import MismatchError
+from taskvec.sources.abilities import FromFiles
 from taskvec.sources.source import Source, Spec
 
 SHOWN = 20  # tensors that an error names
@@ -52,7 +53,7 @@ _SMALL = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # integers that we
 def refuse(sources: Iterable[Source]) -> None:
     """Raise MismatchError if one of the sources, which are files or arrays, holds quantised weights. Every part of an
     expression asks this, so a checkpoint remembers the lines about it in an attribute of that name, `codes`."""
-    found = ((source, getattr(source, "codes", None)) for source in sources)
+    found = ((source, source.codes if isinstance(source, FromFiles) else None) for source in sources)
     lines = [f"{s.text}: {line}" for s, its in found for line in (codes(s.specs) if its is None else its)]
     if not lines:
         return

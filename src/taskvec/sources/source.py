@@ -1,17 +1,12 @@
 """What anything readable looks like: named tensors, headers known, elements readable in any range."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from taskvec.errors import MassError, SourceChanged
 from taskvec.numbers.dtypes import BITS, CODES
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 PROBES, PROBE_BYTES = 4, 4096  # samples a tensor that a fingerprint reads, and their size
 
@@ -46,7 +41,7 @@ class Spec:
 class Source(Protocol):
     """A checkpoint, a task vector, a LoRA, the result of a method. Hashable; equal sources hold equal tensors.
 
-    A source that holds no weights but statistics of a model says of which kind in an attribute `statistic`.
+    These members are what every source has, also one of your own. What some sources can do beyond is in abilities.py.
     `readinto(name, start, out)` fills `out`, a writable buffer, with the raw little-endian elements of `name` from
     flat index `start` on; the length of `out` says how many. It may be called from several threads.
     An interrupted `save` goes on only if the `stamp` of every source is the one that it began with, and nothing gets
@@ -123,92 +118,3 @@ def samples(spec: Spec) -> list[tuple[int, int]]:
         return [(0, spec.numel)] if spec.numel else []
     step = (spec.numel - most) // (PROBES - 1) // 8 * 8  # whole bytes for sub-byte dtypes too
     return [(k * step, most) for k in range(PROBES)]
-
-
-def leaves_of(source: Source) -> tuple[Source, ...]:
-    """The files and arrays that a source reads: itself, or what a method was given."""
-    return getattr(source, "leaves", (source,))
-
-
-def statistic_of(source: Source) -> str:
-    """The kind of statistics that a source holds instead of weights, or ""."""
-    return getattr(source, "statistic", "")
-
-
-def refuse_statistics(sources: Iterable[Source]) -> None:
-    """Raise MassError that names the sources which hold statistics: what is summed are weights."""
-    if found := [
-        f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
-    ]:
-        raise MassError("statistics are no weights:", found)
-
-
-def written(source: Source, names: Mapping[Source, str]) -> str:
-    """A source as a recipe writes it."""
-    call = getattr(source, "written", None)
-    return str(call(names)) if call else names.get(source, source.text)
-
-
-class ArraySource:
-    """Tensors in memory, under a name. `arrays`: name -> C-contiguous numpy array.
-
-    The memory stays the caller's, who may write to it at any time. Nothing tells when that happens, so the stamp is a
-    digest of every byte, and an array that changes after it was first stamped is an error.
-    """
-
-    partial = False
-
-    def __init__(
-        self, name: str, arrays: "Mapping[str, NDArray[Any]]", specs: Mapping[str, Spec], mass: int, statistic: str = ""
-    ):
-        self.text, self.mass, self.specs, self.base = name, mass, dict(specs), None
-        self.statistic = statistic
-        self._stamp: str | None = None  # the first one, which later ones are compared with
-        self._bytes = {
-            n: memoryview(a.reshape(-1).view("u1").data) if a.size else memoryview(b"") for n, a in arrays.items()
-        }
-
-    def addresses(self) -> Iterator[tuple[str, int, int]]:
-        """Where each tensor lies: its name, the address of its first byte, and that behind its last one."""
-        import numpy as np
-
-        for name, data in self._bytes.items():
-            if data:
-                first = np.frombuffer(data, np.uint8).ctypes.data
-                yield name, first, first + len(data)
-
-    def readinto(self, name: str, start: int, out: memoryview) -> None:
-        """Copy the elements."""
-        first = start * BITS[self.specs[name].dtype] // 8
-        out[:] = self._bytes[name][first : first + len(out)]
-
-    def stamp(self) -> str:
-        """BLAKE3 of name, dtype, shape and all bytes of every tensor, as they are now; on all cores, several GB/s."""
-        from blake3 import blake3
-
-        state = blake3(max_threads=blake3.AUTO)
-        for name, data in self._bytes.items():
-            spec = self.specs[name]
-            state.update(json.dumps([name, spec.dtype, spec.shape]).encode())
-            state.update(data)
-        found = state.hexdigest()
-        self._stamp = self._stamp or found
-        return found
-
-    def require_unchanged(self) -> None:
-        """Raise SourceChanged if an array holds other bytes than when it was first stamped or fingerprinted.
-
-        The fingerprint and what methods have measured are remembered, and would be those of other numbers.
-        """
-        known = self.__dict__.get("fingerprint")
-        changed = known is not None and known != fingerprint(self.specs, self.readinto)
-        if changed or (self._stamp is not None and self._stamp != self.stamp()):
-            raise SourceChanged(
-                f"{self.text}: an array in memory changed after it was read; nothing was written. Leave it as it is "
-                "while it is used, or call from_arrays again to use the new numbers"
-            )
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """See `fingerprint`."""
-        return fingerprint(self.specs, self.readinto)

@@ -17,7 +17,9 @@ from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.formats import open_source
 from taskvec.numbers.dtypes import BITS
-from taskvec.sources.source import ArraySource, Source, Spec
+from taskvec.sources.abilities import LooksThrough, metadata_of, stored_of
+from taskvec.sources.in_memory import ArraySource
+from taskvec.sources.source import Source, Spec
 from taskvec.views.symmetries import Group, fitting, is_axis
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Stored:
         return found
 
 
-class Permuted(Derived):
+class Permuted(Derived, LooksThrough):
     """One source, its units in another order."""
 
     alike = False
@@ -91,8 +93,7 @@ class Permuted(Derived):
     @property
     def stored(self) -> Mapping[str, Spec]:
         """The source's."""
-        found: Mapping[str, Spec] = getattr(self.source, "stored", self.source.specs)
-        return found
+        return stored_of(self.source)
 
     @property
     def base(self) -> str | None:
@@ -240,7 +241,7 @@ def stored_in(weights: Weights) -> Stored:
     import numpy as np
 
     ((source, coefficient),) = weights.terms.items() if len(weights.terms) == 1 else ((None, None),)
-    metadata: Mapping[str, str] = getattr(source, "metadata", None) or {}
+    metadata = metadata_of(source)
     if source is None or coefficient != 1 or metadata.get(STATISTIC) != KIND:
         raise RecipeError(f"{weights} holds no permutations: `taskvec align A B -o FILE` writes them")
     axes = _axes_in(metadata, source)

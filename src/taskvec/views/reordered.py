@@ -11,7 +11,7 @@ from taskvec.algebra.derived import Parameter
 from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError, SourceChanged
 from taskvec.places.local import changed, stamps_of
-from taskvec.sources.source import Source
+from taskvec.sources.abilities import Composite, folder_of
 from taskvec.views.rows import MEAN, ZERO, RowPlan, Rows
 from taskvec.views.settings import Settings, with_entry
 from taskvec.views.tokens import HIGHEST, Tokenizer, files_of, read
@@ -240,9 +240,9 @@ class Aligned(Rows):
 
 def tokenizer_of(weights: Weights) -> Tokenizer:
     """That of an expression's first model, as a view within it may have made it. Raises FormatError."""
-    source: Source | None = weights.donor
-    made = getattr(source, "tokenizer", None)
-    folder = getattr(source, "folder", None)
+    source = weights.donor
+    made = source.tokenizer if isinstance(source, Composite) else None
+    folder = folder_of(source)
     if isinstance(made, Tokenizer):
         return made
     if folder is None:

@@ -13,6 +13,7 @@ from taskvec.algebra.derived import Derived
 from taskvec.algebra.weights import Weights
 from taskvec.errors import TaskvecError
 from taskvec.places.json_files import read_json
+from taskvec.sources.abilities import folder_of
 from taskvec.views.bylayer import Origin, Whole, moved
 
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")  # keys that count layers, in the order of search
@@ -46,7 +47,7 @@ class Settings:
 def settings_of(weights: Weights) -> Settings:
     """The config.json that goes with an expression: its first model's, with what views change in it."""
     donor = weights.donor
-    folder = getattr(donor, "folder", None)
+    folder = folder_of(donor)
     table = read_table(folder / "config.json") if folder else {}
     return Settings(table, *donor.settled()) if isinstance(donor, Derived) else Settings(table)
 

@@ -17,6 +17,7 @@ from taskvec.algebra.program import Linear, evaluate, scratch_bytes
 from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError
 from taskvec.numbers.dtypes import BITS, accumulator
+from taskvec.sources.abilities import LooksThrough, folder_of, stored_of
 from taskvec.sources.source import Source, Spec, fingerprint
 from taskvec.views.settings import Settings, settings_of
 
@@ -24,7 +25,7 @@ A_TENSOR = 2000  # bytes of bookkeeping
 VIEW_TILE = 64 << 10  # elements that are summed at once
 
 
-class View(Derived):
+class View(Derived, LooksThrough):
     """A call whose tensors are tensors of its arguments. A subclass says which, and what that does to config.json."""
 
     alike = False
@@ -74,8 +75,7 @@ class View(Derived):
     @cached_property
     def stored(self) -> Mapping[str, Spec]:
         """With the dtypes of each argument's first model."""
-        donors = [a.donor for a in self.args]
-        kept: list[Mapping[str, Spec]] = [getattr(d, "stored", d.specs) if d else {} for d in donors]
+        kept = [stored_of(a.donor) for a in self.args]
         return {
             name: Spec(self.specs[name].shape, (kept[k].get(inner) or self.specs[name]).dtype)
             for name, (k, inner) in self.tensors.items()
@@ -84,7 +84,7 @@ class View(Derived):
     @property
     def folder(self) -> Path | None:
         """Where the configuration lies: with the first argument's model."""
-        return getattr(self.args[0].donor, "folder", None)
+        return folder_of(self.args[0].donor)
 
     def settled(self) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
         """Entries of config.json, and what it cannot say, with what the arguments changed."""
@@ -177,7 +177,7 @@ def _verbatim(weights: Weights) -> bool:
     if len(terms) != 1 or terms[0][1] != 1:
         return False
     source = terms[0][0]
-    return not source.partial and (source.verbatim if isinstance(source, View) else not isinstance(source, Derived))
+    return not source.partial and (not isinstance(source, Derived) or source.verbatim)
 
 
 # ---- what the functions of a recipe check --------------------------------------------------------

@@ -18,6 +18,7 @@ from taskvec.methods.core.call import KEPT, METHOD_TILE, Call
 from taskvec.methods.core.lanes import LANES, Lanes
 from taskvec.methods.core.method import Method
 from taskvec.numbers.operations import MASK, RESULT
+from taskvec.sources.abilities import Lowers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SPAN = 32 << 10  # elements that share a number of those that are told tile by tile; blocks begin at multiples of it
 
 
-class Applied(Call):
+class Applied(Call, Lowers):
     """A call that computes, range by range."""
 
     def __init__(self, method: Method, args: tuple[Weights, ...], params: Mapping[str, Parameter]):

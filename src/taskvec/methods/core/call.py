@@ -15,6 +15,7 @@ from taskvec.methods.core.lanes import LANES, Lanes
 from taskvec.methods.core.method import Method
 from taskvec.numbers.operations import RESULT
 from taskvec.numbers.rationals import as_float
+from taskvec.sources.abilities import stored_of
 from taskvec.sources.positions import Place
 from taskvec.sources.positions import places as positions
 from taskvec.sources.source import Source, Spec
@@ -136,7 +137,7 @@ class Call(Derived):
     @cached_property
     def stored(self) -> Mapping[str, Spec]:
         """As the first model among the arguments has it."""
-        return getattr(self.donor, "stored", self.donor.specs) if self.donor else {}
+        return stored_of(self.donor)
 
     @cached_property
     def donor(self) -> Source | None:

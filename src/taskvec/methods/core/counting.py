@@ -13,6 +13,7 @@ from taskvec.methods.core.applied import SPAN, Applied, together
 from taskvec.methods.core.call import METHOD_TILE, PART
 from taskvec.methods.core.passes import Part, fill, rows_of
 from taskvec.numbers.operations import COUNT, EQUAL
+from taskvec.sources.abilities import OnDisk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -233,7 +234,7 @@ class _Tally:
     def streams(self, name: str) -> bool:
         """Whether all that is ranked is read from files by the kernel: in no memory but its windows."""
         sums = self.asked.call.sums(name)
-        return self.asked.of is first_of and all(hasattr(s, "segment") for linear in sums for s, _ in linear.parts)
+        return self.asked.of is first_of and all(isinstance(s, OnDisk) for linear in sums for s, _ in linear.parts)
 
     def ranked(self, program: Program, part: Part, mine: "_Mine") -> int:
         """What is ranked, as a reference."""

@@ -13,7 +13,8 @@ from taskvec.algebra.program import Program
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError
 from taskvec.numbers.rationals import as_float
-from taskvec.sources.source import Source, Spec, statistic_of
+from taskvec.sources.abilities import statistic_of
+from taskvec.sources.source import Source, Spec
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
 Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it

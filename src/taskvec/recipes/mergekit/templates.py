@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from taskvec.algebra.weights import Weights
 from taskvec.recipes.mergekit.config import Problems, nearest
+from taskvec.sources.abilities import folder_of
 from taskvec.views.tokens import template_of
 
 _TURNS = "{% for message in messages %}"
@@ -52,7 +53,7 @@ def chat_template(wanted: str | None, models: Iterable[Weights], problems: Probl
     if not wanted:
         return None
     if wanted == "auto":
-        folders = [folder for m in models for leaf in m.mentioned if (folder := getattr(leaf, "folder", None))]
+        folders = [folder for m in models for leaf in m.mentioned if (folder := folder_of(leaf))]
         found = [template for folder in folders if (template := template_of(folder))]
         return Counter(found).most_common(1)[0][0] if found else None
     if wanted in TEMPLATES:

@@ -1,0 +1,254 @@
+"""What a source can do beyond `Source`: abilities with names, which a class states by inheriting from them.
+
+Every source has the members of `Source`. Some can do more: a checkpoint lies in a file that a kernel reads by itself,
+an adapter changes beside a model, a method must measure first. Each such ability is a class in this file, its docstring
+says what it promises, and `isinstance(source, OnDisk)` asks for it. A source without an ability needs none of its
+members, and the functions at the end say what then holds in their place.
+
+The abilities are plain classes, neither protocols nor abstract base classes, because some of them are asked for once
+for each of 100,000 tensors. In Python 3.11 `isinstance` takes 20 ns for a plain class, 170 ns for one of abc.ABC, and
+6 to 11 us for a protocol that is checked at run time, which looks every member up. The type checker asks for what is
+marked with `abstractmethod` in a plain class as well, and tests/sources/test_contract.py asks every kind of source.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from taskvec.errors import MassError, RecipeError
+from taskvec.places.local import File
+from taskvec.sources.source import Source, Spec
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+# ---- what a source is made of ---------------------------------------------------------------------
+class Leaf:
+    """It has numbers of its own, in files or in memory, and is made from no other source."""
+
+    metadata: Mapping[str, str] = NOTHING  # what the header of its file says beside the tensors
+    statistic: str = ""  # the kind of statistics of a model that it holds in place of weights, such as "fisher"
+    resident: int = 0  # bytes that it keeps in memory as long as it is used, beside its headers
+
+
+class FromFiles(Leaf):
+    """It was loaded, and `open_source(uri, revision)` loads it again. `text` is the call of `load` that does."""
+
+    uri: str  # as it was given: a path, or a name on the hub
+    revision: str | None
+    path: Path  # the file or the folder that the uri stands for
+    folder: Path  # where its configuration and its tokenizer lie
+    files: Mapping[str, File]  # the files that hold its tensors, by their names
+
+    @property
+    def codes(self) -> tuple[str, ...] | None:
+        """A line for each quantised tensor; None where that must be worked out from `specs` (quantised.py)."""
+        return None
+
+
+class Composite:
+    """It is a call over expressions, of a method or of a view: `name(*args, **params)`, which a recipe writes so."""
+
+    args: tuple[Any, ...]  # the expressions that it is given (Weights)
+
+    @property
+    @abstractmethod
+    def leaves(self) -> tuple[Source, ...]:
+        """Every file and array that it reads, each once, in order of mention."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> Mapping[str, Spec]:
+        """`specs` with the dtypes that an output has unless another one is asked for."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> Mapping[str, tuple[int, str]] | None:
+        """Of a view: for each tensor which argument it is from, and the name that it has there. None for a method."""
+
+    @property
+    @abstractmethod
+    def verbatim(self) -> bool:
+        """Whether every tensor is one of a file, bit for bit."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path | None:
+        """Where the configuration and the tokenizer of the result lie."""
+
+    @property
+    @abstractmethod
+    def config(self) -> Mapping[str, Any]:
+        """Entries of config.json that are other than in `folder`."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """The tokenizer that goes with the result where it is another one than that in `folder`, else None."""
+
+    @property
+    @abstractmethod
+    def knobs(self) -> frozenset[str]:
+        """Names in arguments and parameters that have no value yet."""
+
+    @property
+    @abstractmethod
+    def methods(self) -> Mapping[str, str]:
+        """The user's own methods in the call: their names, each with the digest of its code."""
+
+    @property
+    @abstractmethod
+    def resident(self) -> int:
+        """Bytes that it keeps in memory as long as it is used, those of its arguments included."""
+
+    @abstractmethod
+    def written(self, names: Mapping[Source, str]) -> str:
+        """The call as a recipe writes it, with these names for its sources."""
+
+    @abstractmethod
+    def bind(self, values: Mapping[str, Any]) -> Any:
+        """The same call with knobs replaced by numbers, as an expression (Weights)."""
+
+    @abstractmethod
+    def placed(self, model: Source | None) -> Source:
+        """The same call beside a model that names every tensor, or beside none."""
+
+    @abstractmethod
+    def unfit(self, beyond: Iterable[str] = ()) -> Iterator[str]:
+        """What is wrong with patterns in the call, a line each; `beyond`: names of the expression around it."""
+
+    @abstractmethod
+    def astray(self) -> Iterator[str]:
+        """The statistics in the call that are of another model than the one they stand beside, a line each."""
+
+
+# ---- how its tensors are read ---------------------------------------------------------------------
+class OnDisk:
+    """Its elements lie in a file as they are, so that a kernel may read them itself."""
+
+    @abstractmethod
+    def segment(self, name: str, start: int) -> tuple[int, int]:
+        """(file descriptor, offset) of element `start` of a tensor; the elements behind it follow, in the bytes that
+        `readinto` would fill in."""
+
+
+class Lowers:
+    """Its elements can be computed by operations of the kernel, as a part of the program that adds them up."""
+
+    @abstractmethod
+    def lowered(self, program: Any, name: str) -> int | None:
+        """Add the operations for a tensor to a program (algebra/program.py) and return a reference to their result,
+        which has the bits that `readinto` gives. None where there are no such operations for this tensor."""
+
+    @abstractmethod
+    def lowered_bytes(self, name: str, n: int) -> int | None:
+        """Bytes of scratch memory that these operations need for n elements, or None."""
+
+
+class LooksThrough:
+    """Its tensors are sums of tensors of other sources, which are read there in its place."""
+
+    @abstractmethod
+    def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
+        """What is summed for a tensor: (source, its tensor) -> number. Itself where it has to make the tensor."""
+
+
+class Measured:
+    """It must read data before it can compute: `prepare` (algebra/derived.py) measures what it has to know."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> int:
+        """Passes over the data before the one that computes, those of its arguments included."""
+
+    @property
+    @abstractmethod
+    def unmeasured(self) -> int:
+        """Elements that it has still to read before it can compute."""
+
+    @property
+    @abstractmethod
+    def measuring(self) -> int:
+        """Bytes that a thread holds while it measures."""
+
+
+class Adapts:
+    """An adapter: it takes another form beside the model that it is added to (algebra/fitting.py)."""
+
+    beside: Source | None  # the model that told it which way round tensors are stored, if it was asked
+
+    @abstractmethod
+    def fitted(self, model: Source) -> Source:
+        """The form in which it is added to a model: itself if nothing changes."""
+
+    @abstractmethod
+    def objections(self, model: Source | None, as_term: bool = True) -> Sequence[str]:
+        """What speaks against adding it to a model, or to none. `as_term`: whether it is added as it is, and not within
+        a view or a method."""
+
+    @abstractmethod
+    def remarks(self, model: Source | None) -> Sequence[str]:
+        """What a user should know about the sum with a model, or with none."""
+
+
+ABILITIES = (Leaf, FromFiles, Composite, OnDisk, Lowers, LooksThrough, Measured, Adapts)
+
+
+# ---- what holds for every source ------------------------------------------------------------------
+def require_source(given: object) -> None:
+    """Raise RecipeError for an object that lacks members of `Source`, with their names."""
+    if not isinstance(given, (Leaf, Composite)) and (missing := sorted(_REQUIRED - {*dir(given)})):
+        raise RecipeError(
+            f"{type(given).__name__} is no source, for it has no {', '.join(missing)}: taskvec.Source says what each is"
+        )
+
+
+_REQUIRED = {name for name in vars(Source) if not name.startswith("_")}
+
+
+def leaves_of(source: Source) -> tuple[Source, ...]:
+    """The files and arrays that a source reads: itself, or what a call was given."""
+    return source.leaves if isinstance(source, Composite) else (source,)
+
+
+def folder_of(source: Source | None) -> Path | None:
+    """Where the configuration and the tokenizer of a source lie, if it has a place on the disk."""
+    return source.folder if isinstance(source, (FromFiles, Composite)) else None
+
+
+def metadata_of(source: Source | None) -> Mapping[str, str]:
+    """What the header of a source's file says beside the tensors."""
+    return source.metadata if isinstance(source, Leaf) else NOTHING
+
+
+def resident_of(source: Source) -> int:
+    """Bytes that a source keeps in memory as long as it is used."""
+    return source.resident if isinstance(source, (Leaf, Composite)) else 0
+
+
+def stored_of(source: Source | None) -> Mapping[str, Spec]:
+    """The tensors of a source with the dtypes that an output has which is like it."""
+    if source is None:
+        return NOTHING
+    return source.stored if isinstance(source, Composite) else source.specs
+
+
+def statistic_of(source: Source) -> str:
+    """The kind of statistics that a source holds instead of weights, or ""."""
+    return source.statistic if isinstance(source, Leaf) else ""
+
+
+def refuse_statistics(sources: Iterable[Source]) -> None:
+    """Raise MassError that names the sources which hold statistics: what is summed are weights."""
+    if lines := [
+        f"{s.text} holds {statistic_of(s)} statistics: only a method takes them" for s in sources if statistic_of(s)
+    ]:
+        raise MassError("statistics are no weights:", lines)
+
+
+def written(source: Source, names: Mapping[Source, str]) -> str:
+    """A source as a recipe writes it."""
+    return source.written(names) if isinstance(source, Composite) else names.get(source, source.text)

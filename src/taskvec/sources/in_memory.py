@@ -1,0 +1,79 @@
+"""Tensors in memory as a source."""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from taskvec.errors import SourceChanged
+from taskvec.numbers.dtypes import BITS
+from taskvec.sources.abilities import Leaf
+from taskvec.sources.source import Spec, fingerprint
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class ArraySource(Leaf):
+    """Tensors in memory, under a name. `arrays`: name -> C-contiguous numpy array.
+
+    The memory stays the caller's, who may write to it at any time. Nothing tells when that happens, so the stamp is a
+    digest of every byte, and an array that changes after it was first stamped is an error.
+    """
+
+    partial = False
+
+    def __init__(
+        self, name: str, arrays: "Mapping[str, NDArray[Any]]", specs: Mapping[str, Spec], mass: int, statistic: str = ""
+    ):
+        self.text, self.mass, self.specs, self.base = name, mass, dict(specs), None
+        self.statistic = statistic
+        self._stamp: str | None = None  # the first one, which later ones are compared with
+        self._bytes = {
+            n: memoryview(a.reshape(-1).view("u1").data) if a.size else memoryview(b"") for n, a in arrays.items()
+        }
+
+    def addresses(self) -> Iterator[tuple[str, int, int]]:
+        """Where each tensor lies: its name, the address of its first byte, and that behind its last one."""
+        import numpy as np
+
+        for name, data in self._bytes.items():
+            if data:
+                first = np.frombuffer(data, np.uint8).ctypes.data
+                yield name, first, first + len(data)
+
+    def readinto(self, name: str, start: int, out: memoryview) -> None:
+        """Copy the elements."""
+        first = start * BITS[self.specs[name].dtype] // 8
+        out[:] = self._bytes[name][first : first + len(out)]
+
+    def stamp(self) -> str:
+        """BLAKE3 of name, dtype, shape and all bytes of every tensor, as they are now; on all cores, several GB/s."""
+        from blake3 import blake3
+
+        state = blake3(max_threads=blake3.AUTO)
+        for name, data in self._bytes.items():
+            spec = self.specs[name]
+            state.update(json.dumps([name, spec.dtype, spec.shape]).encode())
+            state.update(data)
+        found = state.hexdigest()
+        self._stamp = self._stamp or found
+        return found
+
+    def require_unchanged(self) -> None:
+        """Raise SourceChanged if an array holds other bytes than when it was first stamped or fingerprinted.
+
+        The fingerprint and what methods have measured are remembered, and would be those of other numbers.
+        """
+        known = self.__dict__.get("fingerprint")
+        changed = known is not None and known != fingerprint(self.specs, self.readinto)
+        if changed or (self._stamp is not None and self._stamp != self.stamp()):
+            raise SourceChanged(
+                f"{self.text}: an array in memory changed after it was read; nothing was written. Leave it as it is "
+                "while it is used, or call from_arrays again to use the new numbers"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint`."""
+        return fingerprint(self.specs, self.readinto)

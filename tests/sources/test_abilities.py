@@ -1,0 +1,84 @@
+"""A source of one's own needs the members of `Source` and nothing else; what it lacks is said in one error."""
+
+import numpy as np
+import pytest
+
+import taskvec as tv
+from taskvec.errors import RecipeError
+from taskvec.sources import abilities
+from taskvec.sources.source import Spec, fingerprint
+
+
+class Mine:
+    """Tensor "w" of n numbers k, k + 1, ...: what a user may write who reads from somewhere else."""
+
+    mass, partial, base, text = 1, False, None, "mine"
+
+    def __init__(self, n, k=0.0):
+        self.values = np.arange(n, dtype=np.float32) + np.float32(k)
+        self.specs = {"w": Spec((n,), "F32")}
+
+    @property
+    def fingerprint(self):
+        return fingerprint(self.specs, self.readinto)
+
+    def stamp(self):
+        return None
+
+    def require_unchanged(self):
+        pass
+
+    def readinto(self, name, start, out):
+        out[:] = self.values[start:].tobytes()[: len(out)]
+
+
+def test_a_source_of_ones_own_is_summed_viewed_measured_and_saved(tmp_path):
+    one, two = tv.Weights({Mine(5): 1}).named("one"), tv.Weights({Mine(5, 4): 1}).named("two")
+    assert isinstance(next(iter(one.terms)), tv.Source)
+    saved = tv.save(one + 0.5 * (two - one), tmp_path / "out.safetensors")
+    assert np.array_equal(tv.load(saved.path)["w"], np.arange(5) + np.float32(2))
+    assert np.array_equal(tv.rename(one, {"w": "v"})["v"], np.arange(5))
+    assert np.array_equal((one + tv.trim(two - one, density=0.2))["w"], np.arange(5) + 4)  # all are equally large
+
+
+def nothing_of(mine):
+    """What holds for a source that states no ability."""
+    assert abilities.leaves_of(mine) == (mine,) and abilities.stored_of(mine) is mine.specs
+    assert abilities.written(mine, {}) == "mine" and abilities.written(mine, {mine: "m"}) == "m"
+    found = [f(mine) for f in (abilities.folder_of, abilities.metadata_of, abilities.resident_of)]
+    assert found == [None, {}, 0] and abilities.statistic_of(mine) == ""
+
+
+def test_what_holds_for_a_source_that_states_no_ability():
+    nothing_of(Mine(3))
+    assert abilities.folder_of(None) is None and abilities.stored_of(None) == abilities.metadata_of(None) == {}
+
+
+def test_an_object_that_is_no_source_is_told_what_it_lacks():
+    class Half(Mine):
+        stamp = property()
+
+        def __dir__(self):
+            return [name for name in super().__dir__() if name not in ("stamp", "base")]
+
+    with pytest.raises(RecipeError, match="Half is no source, for it has no base, stamp: "):
+        tv.Weights({Half(3): 1})
+    with pytest.raises(RecipeError, match="int is no source, for it has no base, fingerprint, mass"):
+        tv.Weights({5: 1})
+
+
+def test_an_ability_that_is_not_stated_is_not_used():
+    """A member of the same name may mean another thing in somebody's class."""
+
+    class Misleading(Mine):
+        folder, uri, metadata, statistic, knobs, leaves, resident, segment = "f", "u", 7, "fisher", 5, 6, 1 << 60, 3
+
+        def origin(self, name):
+            raise AssertionError
+
+        lowered = lowered_bytes = fitted = bind = placed = unfit = astray = written = origin
+
+    w = tv.Weights({Misleading(3): 1})
+    nothing_of(next(iter(w.terms)))
+    assert w.bind() == w and w.placed is w and w.knobs == set() and str(w) == "mine" and w.kind() == 1
+    assert tv.plan(w).peak < 1 << 30 and np.array_equal(w["w"], [0, 1, 2])
