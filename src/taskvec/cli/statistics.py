@@ -27,7 +27,7 @@ def stats(model: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
     """Compute statistics of MODEL on data, for the merge methods that weigh models by them.
 
     The function gets MODEL's path and returns (module, batches): a torch module in eval mode that holds MODEL, and
-    dicts that it is called with, which gives .logits. `pydoc taskvec.statistics` has the whole contract.
+    dicts that it is called with, which gives .logits. `pydoc taskvec.live.stats` has the whole contract.
 
     \b
     taskvec stats runs/math --data data.py:math --kind fisher --examples 256 -o math-fisher.safetensors
