@@ -7,11 +7,31 @@ from typing import Any, overload
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
 from taskvec.methods.core.applied import Applied
-from taskvec.methods.core.method import ALIKE, Method, Range
+from taskvec.methods.core.method import ALIKE, VECTORS, Method, Range
 
 
 class Lifted(Method):
-    """A method that is called on Weights, and gives Weights: one more source, of which nothing is computed yet."""
+    """A method that is called on Weights, and gives Weights: one more source, of which nothing is computed yet.
+
+    help() and editors show a method as they show a function, with the parameters and the docstring of `fn`.
+    """
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        own = inspect.signature(self.fn).parameters.values()
+        first = [p.replace(annotation=p.empty) for p in own if p.kind is not p.KEYWORD_ONLY]
+        if self.combines:  # `fn` takes the Gram matrix of the arguments in their place
+            names = ("a", "b") if self.most == 2 else ("taus" if self.takes is VECTORS else "models",)
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if self.most == 2 else inspect.Parameter.VAR_POSITIONAL
+            first = [inspect.Parameter(name, kind) for name in names]
+        return inspect.Signature([*first, *(p for p in own if p.name in self.defaults)])
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return f"{self.name}{self.__signature__}\n\n{inspect.cleandoc(self.fn.__doc__ or '')}"
+
+    def __repr__(self) -> str:
+        return self.name
 
     def __call__(self, *args: Weights, **params: Any) -> Weights:
         """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
