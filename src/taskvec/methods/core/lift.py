@@ -59,17 +59,22 @@ def method(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Lifted | Callable[[Callable[..., Any]], Lifted]:
-    """Lifts a function of float32 arrays of one shape, which returns an array of that shape, to one over Weights.
+    """Turn a function of float32 arrays of one shape, which returns an array of that shape, into a function of Weights.
 
     >>> @method(local=True)
     ... def clip(tau, *, limit=0.01):
     ...     return np.clip(tau, -limit, limit)
 
-    `@method` alone will do, too. Positional arguments are expressions, keyword-only ones are parameters with defaults:
-    numbers (which may differ from tensor to tensor), texts out of `choices`, or `()` for a tuple of numbers, one an
-    argument. `local`: the function may be given any range of elements, flat; if not, it sees whole tensors, and the
-    plan counts their memory. `keyed`: it also takes `name` and `start`, the tensor and the position of its first
-    element, to seed what it draws (methods/draws.py). `fn` of the result is the bare function.
+    `@method` without arguments will do, too. Positional arguments of the function are expressions. Keyword-only
+    arguments are parameters, and need defaults: a number (which may differ from tensor to tensor), a text out of
+    `choices`, or `()` for a tuple with a number for each expression. `fn` of the result is the bare function.
+
+    local: the function may be given any range of elements, as a flat array. Otherwise it sees whole tensors, and the
+        plan counts their memory.
+    keyed: the function also takes `name` and `start`, the tensor and the position of its first element, to seed what it
+        draws (methods/core/draws.py).
+    takes: what the expressions must be: "task vectors", "models", or "models or task vectors".
+    ranges: {parameter: (low, high)}. choices: {parameter: its texts}.
     """
 
     def lift(fn: Callable[..., Any]) -> Lifted:
