@@ -76,23 +76,18 @@ def save(
 ) -> Saved:
     """Compute an expression and write it as a folder, or as one file if `uri` ends in .safetensors.
 
-    Before anything is written, everything that the headers can tell is checked (see `plan`). The output is complete or
-    absent at every moment. A call that was killed goes on where it stopped (`resume`) if every source can prove that
-    its bytes are the same; docs/resuming.md says how, and arrays in memory are hashed for it. The same proofs are
-    compared again when all is computed. The output has the same bytes for any `threads`, `ram` and `shard_size`, and
-    for any order of the summands.
+    Everything that the headers can tell is checked first (see `plan`). The output is complete or absent at every
+    moment. A call that was killed goes on where it stopped (`resume`) if every source can prove that its bytes are the
+    same; docs/resuming.md says how. The output has the same bytes for any `threads`, `ram` and `shard_size`, and for
+    any order of the summands.
 
     like: the model whose dtypes, config and tokenizer the output gets. dtype: as in `plan`.
     shard_size, ram: a text such as "5GB", or a number of bytes. `ram` is the memory that is never exceeded.
-    overwrite: replace an output that exists, once the new one is complete.
-    force: accept a task vector that was made from another base. The lineage records it.
-    allow_nonfinite: go on with NaN and Inf. The lineage records it.
-    durable: flush the output to the disk before it gets its name. False leaves this to the system, as cp does: such an
-        output is safe against kills, but not against a power cut.
-    chat_template: Jinja that replaces the chat template of the model.
-    progress: is called with the bytes done and the bytes in all.
-
-    Raises TaskvecError and its kinds (errors.py).
+    force: accept a task vector that was made from another base. allow_nonfinite: go on with NaN and Inf. Both are
+        recorded.
+    durable: flush the output to the disk before it gets its name. Without it an output is safe against kills, but not
+        against a power cut.
+    chat_template: Jinja that replaces the chat template of the model. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
     place = Destination.of(uri, overwrite)
