@@ -21,7 +21,7 @@ from taskvec.algebra.coefficients import Coefficient, knob
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
-from taskvec.lazy import Rooms
+from taskvec.lazy import Lazy
 from taskvec.numbers.rationals import Number, exact
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def load(uri: str | os.PathLike[str], *, revision: str | None = None) -> Weights
     return Weights({open_source(uri, revision): 1})
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = Rooms(
+FUNCTIONS: Mapping[str, Callable[..., Any]] = Lazy(
     {
         "taskvec.recipes.recipe": ("load",),
         "taskvec.algebra.coefficients": ("only", "without", "per", "layers"),
         "taskvec.algebra.layerwise": ("layerwise",),
         "taskvec.views.permuted": ("permute",),
-        **methods.ROOMS,
-        **views.ROOMS,
+        **methods.MODULES,
+        **views.MODULES,
     }
 )
 OPERATORS: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = MappingProxyType(
