@@ -58,4 +58,4 @@ $(VENV)/slow: $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache build out src/taskvec/*.so
+	rm -rf $(VENV) .cache build out src/taskvec/numbers/*.so

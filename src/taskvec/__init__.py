@@ -1,4 +1,4 @@
-"""Editing neural networks by arithmetic on their weights.
+"""Edit neural networks by arithmetic on their weights.
 
 >>> import taskvec as tv
 >>> base = tv.load("org/base")

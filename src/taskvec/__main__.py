@@ -1,10 +1,10 @@
-"""Where the command line begins: `taskvec`, or `python -m taskvec`."""
+"""The entry point of the command line: `taskvec`, or `python -m taskvec`."""
 
 import sys
 
 
 def main() -> None:
-    """The command line, with Ctrl-C heeded from the first import on: most of a short command's time are imports."""
+    """Run the command line. Ctrl-C works from the first import on, as imports take most of a short command's time."""
     try:
         from taskvec.cli import main as run
 

@@ -1,26 +1,29 @@
-"""Every error that taskvec states, as one tree. A caller needs one `except TaskvecError`.
+"""Every error that taskvec states, as one tree. `except TaskvecError` catches all of them.
 
 TaskvecError
- + RecipeError            the text of a recipe is not one
-   - UnknownName          a name nobody gave; names the nearest one
-   - UnboundKnob          a recipe with knobs was asked for numbers
- + MassError              the expression is neither a model (mass 1) nor a task vector (mass 0)
- + MismatchError          names, shapes or dtypes of the sources disagree
- + FingerprintError       a vector meets a base that it was not made from
- + FormatError            a file is not what its header says, or no reader knows it
+ + RecipeError            the text or the arguments of an expression are wrong
+   - UnknownName          the text uses a name that has no meaning here; the message names the nearest known one
+   - UnboundKnob          numbers were asked of a recipe that still has knobs
+ + MassError              an expression is neither a model (mass 1) nor a task vector (mass 0)
+ + MismatchError          the sources differ in names, shapes or dtypes
+ + FingerprintError       a task vector was put on a base that it was not made from
+ + FormatError            a file is not what its header says, or taskvec cannot read its format
  + SourceChanged          a file changed or vanished while it was read
- + NonFiniteError         NaN or Inf in an input, overflow of the output dtype, or a variance below zero
- + OutputError            the place to write to cannot be used
-   - NotEnoughSpace
- + DigestError            a written file no longer holds what was written
- + MissingExtra           an optional dependency is needed
+ + NonFiniteError         there is NaN or Inf in an input, the output dtype overflows, or a variance is below zero
+ + OutputError            the output cannot be written to this place
+   - NotEnoughSpace       the disk is too small for the output
+ + DigestError            a file no longer holds what was written to it
+ + MissingExtra           an optional dependency is not installed
 """
 
 from collections.abc import Iterable
 
 
 class TaskvecError(Exception):
-    """A stated problem: what, where, what to do. `problems` lists every finding, the message shows them all."""
+    """A stated problem. The message says what happened, where, and what to do.
+
+    problems: every single problem, as a text each. The message lists them.
+    """
 
     def __init__(self, message: str, problems: Iterable[str] = ()):
         self.problems = tuple(problems)
@@ -28,31 +31,31 @@ class TaskvecError(Exception):
 
 
 class RecipeError(TaskvecError):
-    """The text of a recipe is not one."""
+    """The text or the arguments of an expression are wrong."""
 
 
 class UnknownName(RecipeError):
-    """A name that nobody gave."""
+    """The text uses a name that has no meaning here."""
 
 
 class UnboundKnob(RecipeError):
-    """A recipe with knobs was asked for numbers."""
+    """Numbers were asked of a recipe that still has knobs."""
 
 
 class MassError(TaskvecError):
-    """The expression is neither a model (mass 1) nor a task vector (mass 0)."""
+    """An expression is neither a model (mass 1) nor a task vector (mass 0)."""
 
 
 class MismatchError(TaskvecError):
-    """Names, shapes or dtypes of the sources disagree."""
+    """The sources differ in names, shapes or dtypes."""
 
 
 class FingerprintError(TaskvecError):
-    """A vector meets a base that it was not made from."""
+    """A task vector was put on a base that it was not made from."""
 
 
 class FormatError(TaskvecError):
-    """A file is not what its header says, or no reader knows it."""
+    """A file is not what its header says, or taskvec cannot read its format."""
 
 
 class SourceChanged(TaskvecError):
@@ -60,23 +63,23 @@ class SourceChanged(TaskvecError):
 
 
 class NonFiniteError(TaskvecError):
-    """NaN or Inf in an input, overflow of the output dtype, or a variance below zero, which becomes NaN."""
+    """There is NaN or Inf in an input, the output dtype overflows, or a variance is below zero and becomes NaN."""
 
 
 class OutputError(TaskvecError):
-    """The place to write to cannot be used."""
+    """The output cannot be written to this place."""
 
 
 class NotEnoughSpace(OutputError):
-    """The disk cannot hold the output."""
+    """The disk is too small for the output."""
 
 
 class DigestError(TaskvecError):
-    """A written file no longer holds what was written."""
+    """A file no longer holds what was written to it."""
 
 
 class MissingExtra(TaskvecError):
-    """An optional dependency is needed."""
+    """An optional dependency is not installed."""
 
     def __init__(self, what: str, extra: str):
         super().__init__(f'{what} needs an extra: pip install "taskvec[{extra}]"')

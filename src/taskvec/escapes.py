@@ -1,5 +1,6 @@
-"""Texts that come from files (names of tensors, metadata, paths), made harmless where a terminal, a shell or a page of
-Markdown would read more in them than characters.
+"""Makes texts that come from files (names of tensors, metadata, paths) harmless where they are shown.
+
+A terminal, a shell or a page of Markdown could otherwise read them as commands or as markup.
 """
 
 import os
@@ -11,15 +12,18 @@ ORDINARY = re.compile(r"[\w./:@+=,~ -]+")  # paths that mean nothing else to Mar
 
 
 def printable(text: str) -> str:
-    r"""The text with a visible escape (`\x1b`, `\u202e`) for every character that steers a terminal or has no glyph:
-    control characters, overrides of the direction of writing, halves of characters. Line ends and tabs stay."""
+    r"""The text with a visible escape (`\x1b`, `\u202e`) for every character that steers a terminal or cannot be shown.
+
+    These are control characters, overrides of the direction of writing, and halves of characters. Line ends and tabs
+    stay.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in KEPT else c.encode("unicode_escape").decode() for c in text)
 
 
 def in_shell(word: str) -> str:
-    """The word as a POSIX shell reads it back; in bash's $'...' where it has characters that no terminal should get."""
+    """The word as a POSIX shell reads it back, as bash's $'...' if no terminal should get its characters."""
     if word.isprintable():
         return shlex.quote(word)
     raw = os.fsencode(word)
@@ -27,7 +31,7 @@ def in_shell(word: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """The text as code in a line or a table's cell of Markdown, where it can neither end the code nor be HTML."""
+    """The text as code within a line or a table of Markdown. It can neither end the code nor be read as HTML."""
     if ORDINARY.fullmatch(text):
         return f"`{text}`"
     from html import escape  # few texts need it

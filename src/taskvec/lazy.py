@@ -1,21 +1,21 @@
-"""Functions by name, in rooms that are imported when one of them is asked for: most recipes call none."""
+"""Functions that are imported when somebody asks for their name: most recipes call none, and a start must not wait."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 
-class Rooms(Mapping[str, Callable[..., Any]]):
-    """Name -> function, or method where the room's METHODS have one of that name. `names`: module -> what it has."""
+class Lazy(Mapping[str, Callable[..., Any]]):
+    """Name -> function, or the method of that name if the module has METHODS. `names`: module -> the names in it."""
 
     def __init__(self, names: Mapping[str, Sequence[str]]):
-        self._home = {name: module for module, its in names.items() for name in its}
+        self._home = {name: module for module, names_there in names.items() for name in names_there}
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         module = import_module(self._home[name])
         by_name = {method.name: method for method in getattr(module, "METHODS", ())}
-        found: Callable[..., Any] = by_name[name] if name in by_name else getattr(module, name)
-        return found
+        function: Callable[..., Any] = by_name[name] if name in by_name else getattr(module, name)
+        return function
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._home)

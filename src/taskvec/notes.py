@@ -1,8 +1,8 @@
-"""Notes: what a user should know about a result that is no error.
+"""Notes: what a user should know about a result although it is no error.
 
-`note` issues an ordinary Python warning of the category `Note`, so that a caller in Python may filter it, show it or
-turn it into an error. Within `collected()` nothing is warned: the notes are kept, each once and in order, and the
-command line prints them to stderr and puts them into its JSON.
+`note` issues an ordinary Python warning of the category `Note`, so that a caller in Python can filter it, show it or
+turn it into an error. Within `collected()` there are no warnings: the notes are kept, each once and in order. The
+command line prints these notes to stderr and puts them into its JSON.
 """
 
 import sys
@@ -20,7 +20,7 @@ class Note(UserWarning):
 
 
 def note(text: str) -> None:
-    """Tell `text` to the collector if there is one, from any thread; else warn at the line that called taskvec."""
+    """Give `text` to the collector if there is one, from any thread; otherwise warn at the line that called taskvec."""
     with _lock:
         if not _collectors:
             known, tell = None, None
@@ -37,22 +37,22 @@ def note(text: str) -> None:
 
 @contextmanager
 def collected(tell: "Callable[[str], None] | None" = None) -> Iterator[dict[str, None]]:
-    """Keep the notes of all threads until the block ends: a dict with the texts as keys, in order, each once.
+    """Keep the notes of all threads until the block ends, as a dict whose keys are the texts, in order and each once.
 
-    `tell` is called with every new text at once.
+    tell: is called with every new text at once.
     """
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     with _lock:
-        _collectors.append((found, tell))
+        _collectors.append((texts, tell))
     try:
-        yield found
+        yield texts
     finally:
         with _lock:
-            _collectors[:] = [entry for entry in _collectors if entry[0] is not found]
+            _collectors[:] = [entry for entry in _collectors if entry[0] is not texts]
 
 
 def so_far() -> list[str]:
-    """The notes that the innermost collector has by now; none without a collector."""
+    """The notes that the innermost collector has so far; none without a collector."""
     with _lock:
         return list(_collectors[-1][0]) if _collectors else []
 
@@ -60,7 +60,7 @@ def so_far() -> list[str]:
 def _outside() -> int:
     """The stack level of the nearest caller outside this package, as `warnings.warn` in `note` counts it.
 
-    Between its functions stand those of functools, for cached properties.
+    Functions of functools stand in between, for cached properties.
     """
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("taskvec", "functools"):

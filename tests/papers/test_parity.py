@@ -2,7 +2,7 @@
 
 Both compute in their own order, so they differ by rounding, counted in ulps of the largest number of a tensor's inputs.
 Where a method ranks magnitudes, an element on the threshold may fall on the other side; where it draws, only the
-distribution can agree. What is meant to differ (mergekit's defects) is tested as such in test_mergekit_yaml.py.
+distribution can agree. What is meant to differ (mergekit's defects) is tested as such in tests/recipes/mergekit/.
 """
 
 import json

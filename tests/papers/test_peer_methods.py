@@ -1,6 +1,6 @@
 """Methods that mergekit offers too, each against eager torch lines of the equation that it has in its original.
 
-test_mergekit_methods.py compares with the peer's own output.
+test_parity.py compares with the peer's own output.
 """
 
 import itertools

@@ -2,9 +2,9 @@
 named) through taskvec, against eager lines: bit for bit, since the arithmetic is documented to the last rounding.
 
 An expression collapses to {model: coefficient}, coefficients exact rationals. Each is rounded to the accumulator
-(float32; float64 if a source is), terms are summed around a pivot (terms.py; `eager_sum` says it in a few lines) in
-the order of the sources' fingerprints, every operation rounded on its own, and the sum is rounded once to the output's
-dtype.
+(float32; float64 if a source is), terms are summed around a pivot (algebra/program.py; `eager_sum` says it in a few
+lines) in the order of the sources' fingerprints, every operation rounded on its own, and the sum is rounded once to the
+output's dtype.
 """
 
 import re

@@ -174,9 +174,9 @@ def test_every_view_of_a_recipe_has_a_public_name():
 
 
 def test_what_a_room_of_methods_holds_is_what_the_registry_says_it_holds():
-    from taskvec.methods import ROOMS
+    from taskvec.methods import MODULES as HOMES
 
-    for room, names in ROOMS.items():
+    for room, names in HOMES.items():
         module = importlib.import_module(room)
         made = [m.name for m in getattr(module, "METHODS", ())]
         assert sorted(made or names) == sorted(names), room
@@ -186,7 +186,7 @@ def test_a_recipe_that_calls_nothing_imports_no_method_and_no_view():
     code = (
         "import sys, numpy as np; from taskvec import from_arrays, methods, parse, views;"
         "a = from_arrays({'w': np.ones(2, np.float32)}); parse('0.5*a', a=a);"
-        "print(sorted(sys.modules.keys() & {*methods.ROOMS, *views.ROOMS}))"
+        "print(sorted(sys.modules.keys() & {*methods.MODULES, *views.MODULES}))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.stdout.strip() == "[]", found.stderr

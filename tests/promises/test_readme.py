@@ -98,6 +98,24 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk():
     assert named == there - {"__main__.py", "version.py"}
 
 
+PAGES = [
+    "README.md",
+    "CHANGELOG.md",
+    "bench/README.md",
+    "demo/README.md",
+    *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_that_a_page_names_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/.-])(?:src/taskvec|docs|tests|bench|demo)/[\w./-]*\w", text))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    linked = set(re.findall(r"\]\(([^)#:]+)[^):]*\)", text))
+    assert [path for path in sorted(linked) if not ((ROOT / page).parent / path).exists()] == []
+
+
 def test_no_file_names_a_machine_or_a_registry():
     if not (ROOT / ".git").exists():
         pytest.skip("which files are ours only the repository says")

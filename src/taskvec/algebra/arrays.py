@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 def from_arrays(
     arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1, statistic: str = ""
 ) -> Weights:
-    """Tensors in memory as Weights. numpy float16/32/64, integers and bool; ml_dtypes' bfloat16 and float8 as well.
+    """Weights of arrays in memory: {name: array}, which are not copied.
 
-    `name` stands for them in recipes; `mass` is 1 for a model, 0 for a task vector. `statistic`: "fisher" or "gram" for
-    statistics of a model, as `stats` computes them, which only methods take. The arrays are not copied: leave them as
-    they are while the result is used. `save` compares a digest of every byte before and after its work, and raises
-    SourceChanged for an array that was written to; to use new numbers, call `from_arrays` again.
+    arrays: numpy's float16, float32, float64, integers and bool, and the bfloat16 and float8 of ml_dtypes.
+    name: what recipes call them.
+    mass: 1 for a model, 0 for a task vector.
+    statistic: "fisher" or "gram" for statistics of a model, as `stats` computes them. Only methods take these.
+
+    Leave the arrays as they are while the result is used. `save` compares a digest of every byte before and after its
+    work, and raises SourceChanged for an array that was written to. To use new numbers, call `from_arrays` again.
     """
     import numpy as np
 

@@ -335,7 +335,7 @@ def joined(parts: Iterable[str]) -> str:
 
 # ---- what a recipe calls -------------------------------------------------------------------------
 def knob(name: str) -> Coefficient:
-    """The coefficient that a name stands for until it is bound."""
+    """A coefficient that gets its value later: `weights.bind(lam=0.3)` for `knob("lam")`."""
     if not name.isidentifier() or iskeyword(name):
         raise RecipeError(f"a knob's name must be an identifier, and no keyword of Python, not {name!r}")
     name = normalize("NFKC", name)  # as the parser reads it
@@ -343,23 +343,24 @@ def knob(name: str) -> Coefficient:
 
 
 def only(*patterns: str) -> Coefficient:
-    """1 on the tensors whose whole name fits a pattern (`*`, `?`, `[ab]`), 0 on the others. A pattern that fits none is
-    an error where the result is planned, read or saved (idle_patterns.py).
+    """The coefficient 1 on the tensors whose whole name fits a pattern (`*`, `?`, `[ab]`), and 0 on the others.
 
     >>> base + 0.4 * only("model.layers.*.mlp.*") * (math - base)
+
+    A pattern that fits no tensor is an error where the result is planned, read or saved (idle_patterns.py).
     """
     return Coefficient({(Only(tuple(sorted(_patterns(patterns)))),): Fraction(1)})
 
 
 def without(*patterns: str) -> Coefficient:
-    """0 on the tensors whose whole name fits a pattern, 1 on the others: exactly `1 - only(...)`."""
+    """The coefficient 0 on the tensors whose whole name fits a pattern, 1 on the others: exactly `1 - only(...)`."""
     return 1 - only(*patterns)
 
 
 def per(table: "Mapping[str, Number | Coefficient]") -> Coefficient:
-    """A coefficient for each pattern; the first that fits counts: `per({"*.mlp.*": 0.5, "*": 0.3})`.
+    """A coefficient for each pattern; the first pattern that fits counts: `per({"*.mlp.*": 0.5, "*": 0.3})`.
 
-    A row that fits no tensor, or whose tensors rows above it take all, is an error (idle_patterns.py), save for `*`.
+    It is an error (idle_patterns.py) if a row other than `*` fits no tensor, or only tensors that rows above it take.
     """
     if not isinstance(table, Mapping) or not table:
         raise RecipeError('per needs a table: per({"*.mlp.*": 0.5, "*": 0.3})')
@@ -370,8 +371,10 @@ def per(table: "Mapping[str, Number | Coefficient]") -> Coefficient:
 def layers(*points: "Number | Coefficient", outside: "Number | Coefficient | None" = None) -> Coefficient:
     """A gradient over the layers, linear between the points: `layers(0.2, 0.8)` runs from the first layer to the last.
 
-    The layer is the first number in a tensor's name (`model.layers.3.…`), its depth l/(L-1) within its own stack.
-    `outside` is for tensors of no layer (embeddings, head); needed if there are any.
+    The layer l is the first number in a tensor's name (`model.layers.3.…`). Its depth is l/(L-1) in its own stack of L
+    layers.
+
+    outside: the coefficient of tensors of no layer (embeddings, head). It is needed if there are any.
     """
     if not points:
         raise RecipeError("layers needs points: layers(0.2, 0.8)")

@@ -212,7 +212,7 @@ class Derived(Composite, Measured):
         return tuple(found)
 
     def proofs(self) -> tuple[str | None, ...]:
-        """For each call of the user's own code in here what says that it is the same code (methods/proof.py)."""
+        """For each call of the user's own code in here what says that it is the same code (methods/core/proof.py)."""
         return tuple(proof for call in self.calls() for proof in call.own_proof())
 
     def own_proof(self) -> tuple[str | None, ...]:

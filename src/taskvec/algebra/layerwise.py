@@ -9,10 +9,11 @@ GRAINS = ("layer", "tensor")
 
 
 def layerwise(vector: Weights, name: str = "lam", *, by: str = "layer") -> Weights:
-    """`vector` with a knob for each of its layers (NAME_0, NAME_1, ..., and NAME_rest for tensors of none), or tensors.
+    """`vector`, each of whose layers (or tensors) has a knob of its own as coefficient. For `learn` and `search`.
 
-    by="layer": the layer is the first number in a tensor's name, in each stack of layers. by="tensor": NAME_k for the
-    k-th of the vector's tensors, the "layer-wise" of AdaMerging and the blocks of aTLAS. For `learn` and `search`.
+    by: "layer" makes the knobs NAME_0, NAME_1, ..., and NAME_rest for tensors of no layer. The layer is the first
+        number in a tensor's name, in each stack of layers. "tensor" makes NAME_k for the k-th tensor of the vector,
+        which AdaMerging calls "layer-wise" and aTLAS calls blocks.
     """
     if by not in GRAINS:
         raise RecipeError(f"by is {' or '.join(GRAINS)}, not {by!r}")

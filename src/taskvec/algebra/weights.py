@@ -48,9 +48,10 @@ SHOWN, FEW = 50, 8  # findings of one kind that an error prints; of which it kno
 
 
 class Weights(Base):
-    """A linear expression over sources. Adds, subtracts, scales; two are equal if their {source: coefficient} are.
+    """A linear expression over sources, {source: coefficient}. Two are equal if these are equal.
 
-    As a Mapping it computes on demand: `w["layer.weight"]` is the tensor in float32 (float64 if a source is float64).
+    Weights can be added, subtracted and scaled. As a Mapping they compute on demand: `w["layer.weight"]` is the tensor
+    as a numpy array in float32 (float64 if a source is float64).
     """
 
     __array_ufunc__ = None  # a number of numpy in front leaves it to __rmul__

@@ -113,8 +113,10 @@ def compare(
 ) -> Comparison:
     """Norms, cosines and sign conflicts of task vectors, in one pass over their sources.
 
-    vectors: by name, or a list of Weights or uris. From models (mass 1) `base` is subtracted, if given; `relative`
-    sizes refer to it. Tensors that are not floating point do not count. Raises MismatchError, MassError.
+    vectors: {name: Weights}, or a list of Weights or uris.
+    base: is subtracted from models (mass 1), and `relative` sizes are relative to its norm.
+
+    Only floating-point tensors count. Raises MismatchError, MassError.
     """
     ground = base if base is None or isinstance(base, Weights) else load(base)
     named = _named(vectors)

@@ -78,25 +78,30 @@ def match(
     sweeps: int = 100,
     progress: Callable[[int, int], None] | None = None,
 ) -> Alignment:
-    """argmax over permutations pi of <vec(a), vec(pi(b))>: the order of b's units in which it is most like a.
+    """argmax over permutations pi of <vec(a), vec(pi(b))>: the order of b's units in which b is most like a.
 
-    Git Re-Basin, algorithm 1 (weight matching): with all other groups held, the best order of one is a linear
-    assignment on A_ij = sum over its tensors of <unit i of a, unit j of pi(b)>, solved exactly; group after group in an
-    order drawn from `seed`, until a sweep over all has no gain (at most `sweeps`, 100 as in the authors' code). A local
-    optimum: finding the best is NP-hard from three layers on. Then `permute(b, match(a, b).permutations)` computes what
-    b computes.
+    Git Re-Basin, algorithm 1, weight matching (Ainsworth et al., ICLR 2023, arXiv 2209.04836):
+    1. A group is a set of units that move together. If all other groups stay as they are, the best order of one group
+       is a linear assignment on A_ij = sum over its tensors of <unit i of a, unit j of pi(b)>, which is solved exactly.
+    2. The groups are treated one after another, in an order that is drawn from `seed`, in at most `sweeps` sweeps (100,
+       as in the authors' code), until a sweep gains nothing.
+    3. The result is a local optimum, since finding the best is NP-hard from three layers on. `permute(b, match(a,
+       b).permutations)` computes the same function as b.
 
-    spec: the name of shipped rules (llama, bert, gpt2) or a JSON file (symmetries.from_json); chosen by the tensors'
-    names if not given, and only rules that know every tensor. heads: how many attention heads (of keys) the models
-    have, where no config.json says so. residual: permute the residual stream too, for models trained from different
-    initialisations; exact for RMSNorm and LayerNorm. Beyond the paper: attention heads move whole, with grouped queries
-    those that share a key together; within a head, and among the queries of one key, the order stays. A tensor that a
-    group permutes on two axes follows and has no vote.
+    spec: the name of shipped rules (llama, bert, gpt2), or a JSON file (symmetries.from_json), which say what the
+        groups are. Without it the rules are chosen by the names of the tensors; they must then know every tensor.
+    heads: the number of attention heads (of keys) in the models, needed if no config.json says it.
+    residual: permute the residual stream too, for models trained from different initialisations; exact for RMSNorm and
+        LayerNorm.
 
-    Gram matrices are float64, n x n for the n units of one group at a time, summed a tensor at a time (by slabs of rows
-    where the units are not its rows); the assignment takes up to n^3 steps. The same arguments give the same orders; a
-    BLAS that rounds otherwise can change them only where two are equal to within its rounding. Needs the extra `align`
-    (scipy). Raises RecipeError, MismatchError, MassError, NonFiniteError, FormatError.
+    Beyond the paper: attention heads move as a whole, and with grouped queries those that share a key move together;
+    within a head, and among the queries of one key, the order stays. A tensor that a group permutes on two axes follows
+    and has no vote.
+
+    Gram matrices are float64, n x n for the n units of one group at a time, and are summed tensor by tensor (by slabs
+    of rows if the units are not its rows). The assignment takes up to n^3 steps. The same arguments give the same
+    orders; a BLAS that rounds otherwise can change them only where two are equal to within its rounding. Needs the
+    extra `align` (scipy). Raises RecipeError, MismatchError, MassError, NonFiniteError, FormatError.
     """
     import numpy as np
 

@@ -59,19 +59,24 @@ def learn(
     clamp: tuple[float, float] | None = (0.0, 1.0),
     progress: Progress | None = None,
 ) -> Learned:
-    """Minimise sum_step loss(f(.; theta(knobs)), step) over the knobs alone, by Adam, knobs kept within `clamp`.
+    """Minimise sum_step loss(f(.; theta(knobs)), step) over the knobs alone, with Adam.
 
-    theta(k) = C + sum_m m(k) D_m for each tensor, m the products of knobs before its sources. `loss(model, step)` calls
-    `model` as it would the module and returns a scalar; gradients flow through torch.func.functional_call. AdaMerging
-    (Yang et al., 2024, arXiv 2310.02575) is the entropy of predictions on unlabelled inputs, summed over the tasks, a
-    knob a vector or (`layerwise(by="tensor")`) a knob a vector and tensor, and has these defaults. It was tuned on
-    test images there: take validation inputs. Its code clamps within the forward pass, we after each step. aTLAS
-    (Zhang et al., 2024, arXiv 2407.02880) is cross-entropy on few labels, without a clamp.
+    Each tensor is theta(k) = C + sum_m m(k) D_m, where m are the products of knobs in front of its sources.
 
-    start: where knobs begin. Memory: 1 + (number of products) float32 copies of the tensors that have knobs; one shared
-    knob needs two. The module takes on the weights, and in the end holds what was learned; put it into eval mode first.
-    Raises RecipeError for no knobs, knobs inside a method or a loss that does not depend on them; NonFiniteError for a
-    loss that is not finite, with its step; MismatchError as `load_into`.
+    loss: `loss(model, step)` calls `model` as it would call the module, and returns a scalar. Gradients flow through
+        torch.func.functional_call.
+    start: where the knobs begin.
+    clamp: the interval in which the knobs are kept after each step, or None.
+
+    AdaMerging (Yang et al., 2024, arXiv 2310.02575) is the entropy of predictions on unlabelled inputs, summed over the
+    tasks, with a knob for each vector, or (`layerwise(by="tensor")`) for each vector and tensor. The defaults are those
+    of its code. It was tuned on test images there: take validation inputs. Its code clamps within the forward pass,
+    this after each step. aTLAS (Zhang et al., 2024, arXiv 2407.02880) is cross-entropy on few labels, without a clamp.
+
+    The module takes on the weights, and in the end holds what was learned; put it into eval mode first. Memory: 1 +
+    (number of products) float32 copies of the tensors that have knobs; one shared knob needs two. Raises RecipeError
+    for a recipe without knobs, knobs inside a method, or a loss that does not depend on them; NonFiniteError, with the
+    step, for a loss that is not finite; MismatchError as `load_into`.
     """
     try:
         import torch
@@ -117,7 +122,7 @@ def learn(
 
 
 def entropy(logits: "torch.Tensor") -> "torch.Tensor":
-    """The mean Shannon entropy of softmax(logits) over the last axis, in nats: AdaMerging's loss."""
+    """The mean Shannon entropy of softmax(logits) over the last axis, in nats: the loss of AdaMerging."""
     logs = logits.log_softmax(-1)
     found: torch.Tensor = -(logs.exp() * logs).sum(-1).mean()
     return found

@@ -30,18 +30,19 @@ BLOCK = 1 << 20  # bytes of a parameter that are computed at once
 
 
 def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | None = None) -> None:
-    """Set the parameters and buffers of a live torch module to the expression, in place and in the module's dtypes.
+    """Set the parameters and buffers of a live torch module to the expression, in place, in the module's dtypes.
 
-    Always computed from the sources, so nothing drifts however often the coefficients change. Names must be those of
-    `module.state_dict()` or of buffers that it leaves out, with or without the parts that torch.compile, DataParallel
-    and other wrappers add; of tied parameters one name is enough, and two must agree. Parameters may have any strides
-    and lie on any device. Of a DTensor (FSDP2, tensor parallelism) each process computes the whole tensor, one after
-    the other, and keeps its own shard: all processes must call this, and they exchange nothing. Tensors that a graph
-    still needs count as changed, so that a backward pass through an older graph is an error, as after an optimiser's
-    step.
-    Raises MismatchError, which lists every difference, before anything is touched, also where the weights are arrays
-    over the module's own memory and where two elements to be set are one place in memory (expanded parameters, views
-    that overlap); and NonFiniteError after (the module then holds what was computed).
+    The values are always computed from the sources, so nothing drifts however often the coefficients change. Names must
+    be those of `module.state_dict()` or of buffers that it leaves out, with or without the parts that torch.compile,
+    DataParallel and other wrappers add. Of tied parameters one name is enough, and two must agree. Parameters may have
+    any strides and lie on any device. For a DTensor (FSDP2, tensor parallelism) each process computes the whole
+    tensors, one after the other, and keeps its own shards: all processes must call this, and they exchange nothing.
+    Tensors that a graph still needs count as changed, so that a backward pass through an older graph is an error, as
+    after a step of an optimiser.
+
+    Raises MismatchError, which lists every difference, before anything is changed, also if the weights are arrays over
+    the module's own memory, or if two elements to be set are one place in memory (expanded parameters, views that
+    overlap). Raises NonFiniteError afterwards; the module then holds what was computed.
     """
     if not find_spec("torch"):
         raise MissingExtra("load_into", "torch")

@@ -111,25 +111,27 @@ def stats(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Compute statistics of a model on data, and write them to `out`, one .safetensors file (the `torch` extra).
+    """Compute statistics of a model on data, and write them to `out`, one .safetensors file (extra `torch`).
 
-    kind="fisher": the diagonal of the Fisher information, F = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2, for every
-    parameter that requires a gradient (Matena & Raffel, NeurIPS 2022, arXiv 2111.09832): example by example, averaged
-    over examples, in float32 (float64 for parameters of float64). labels="exact": the expectation over all classes, for
-    a forward pass and a backward pass a class; "sampled": one y an example, drawn with `seed`, for one backward pass;
-    "given": the data's own `targets` (the empirical Fisher). Of a sequence, log p(y|x) is the sum over its positions,
-    each given those before it as the data have them, and "exact" is not to be had. Memory: one F and one
-    gradient beside the model.
+    kind="fisher" is the diagonal of the Fisher information, F = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2, for
+    every parameter that requires a gradient (Matena & Raffel, NeurIPS 2022, arXiv 2111.09832). It is computed example
+    by example and averaged over examples, in float32 (float64 for parameters of float64). Of a sequence, log p(y|x) is
+    the sum over its positions, each given those before it in the data. Memory: one F and one gradient beside the model.
 
-    kind="gram": G = X^T X, (in, in), of the inputs of every nn.Linear and transformers' Conv1D, under the name of the
-    layer's weight (RegMean: Jin et al., ICLR 2023, arXiv 2212.09849), summed over examples and positions: products in
-    float32 (float64 for inputs of float64), their sum in float64, 8 in^2 bytes a layer of the machine's memory. Left
-    out: layers whose weight has a second name (tied to an embedding), and layers that no example reached.
+    kind="gram" is G = X^T X, (in, in), of the inputs of every nn.Linear and transformers' Conv1D, under the name of the
+    layer's weight (RegMean: Jin et al., ICLR 2023, arXiv 2212.09849), summed over examples and positions. Products are
+    computed in float32 (float64 for inputs of float64) and summed in float64, in 8 in^2 bytes of memory for each layer.
+    Layers whose weight has a second name (tied to an embedding), and layers that no example reached, are left out.
 
-    `data` is a function, or "FILE.py:function"; the module's docstring says what it returns. `examples`: stop after so
-    many. Deterministic: a draw depends on the seed, the example and the position. Nothing is written before all is
-    computed. Raises TaskvecError and its kinds; RecipeError for arguments, MismatchError for a module that is not the
-    model, NonFiniteError, OutputError.
+    data: a function, or "FILE.py:function"; `help("taskvec.live.stats")` says what it returns.
+    examples: stop after so many.
+    labels: for a Fisher information. "exact" takes the expectation over all classes, with a forward pass, and a
+        backward pass for each class; not possible for sequences. "sampled" draws one y for each example, with `seed`,
+        for one backward pass. "given" takes the `targets` of the data (the empirical Fisher).
+
+    The result is deterministic: a draw depends on the seed, the example and the position. Nothing is written before all
+    is computed. Raises RecipeError for arguments, MismatchError for a module that is not the model, NonFiniteError,
+    OutputError.
     """
     began = time.perf_counter()
     encoding = _require_arguments(kind, labels, examples, dtype)

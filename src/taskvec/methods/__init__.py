@@ -12,11 +12,11 @@ composed.py    names for what several methods say together
 core/          what lifts these functions to Weights
 """
 
-from taskvec.lazy import Rooms
+from taskvec.lazy import Lazy
 
-__all__ = ["FUNCTIONS", "ROOMS"]
+__all__ = ["FUNCTIONS", "MODULES"]
 
-ROOMS = {  # module -> the methods it has
+MODULES = {  # module -> the methods it has
     "taskvec.methods.sparsify": ("trim", "breadcrumbs", "dare", "della", "random_like"),
     "taskvec.methods.consensus": ("elect", "unified", "magmax", "consensus", "pcb"),
     "taskvec.methods.fusion": ("nearswap", "arcee_fusion", "sce", "ram", "ramplus"),
@@ -29,4 +29,4 @@ ROOMS = {  # module -> the methods it has
     "taskvec.methods.ablation": ("ablate",),
     "taskvec.methods.composed": ("ties", "dare_ties", "della_ties", "model_stock", "patch", "lines"),
 }  # fmt: skip
-FUNCTIONS = Rooms(ROOMS)
+FUNCTIONS = Lazy(MODULES)

@@ -44,18 +44,22 @@ DEPENDENT = 1e-6  # of a unit vector, what is left outside the span of others: l
 def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weights:
     """W - r r^T W for every matrix that writes to the residual stream: the model can no longer write the direction r.
 
-    Weight orthogonalisation (Arditi et al., NeurIPS 2024, arXiv 2406.11717, section 2.4): r^T W = 0 afterwards, up to
-    the rounding of the output's dtype. As in the paper embeddings, positions, output matrices of attention and MLP, and
-    output biases. Ablating twice is ablating once, and it goes through sums, both up to rounding. All other tensors
-    keep their bits. A model that normalises after it has added (BERT) can write r with its norms, which stay. One that
-    normalises what it adds (Gemma 2, OLMo 2) can, too, and is refused unless `patterns` are given.
+    Weight orthogonalisation (Arditi et al., NeurIPS 2024, arXiv 2406.11717, section 2.4). Afterwards r^T W = 0, up to
+    the rounding of the output's dtype. As in the paper this changes embeddings, positions, the output matrices of
+    attention and MLP, and output biases; all other tensors keep their bits. Ablating twice is ablating once, and the
+    ablation of a sum is the sum of the ablations, both up to rounding.
 
-    directions: `load("refusal.safetensors")`, one tensor (k, d) or (d,), any length and angle; orthonormalised in
-    float64 (Gram-Schmidt, twice). patterns: instead of the tensors in WRITERS those whose names fit one of these,
-    separated by spaces; a pattern may end in @0 or @1, the axis that is the stream's, otherwise it is the one of size
-    d, the first where both are. Computed in float64, rounded to float32 (float64 models: not at all). Raises
-    MismatchError for tensors whose axis is not d long, RecipeError if none fits or for directions that are zero, not
-    finite or dependent.
+    model: a model or a task vector. Computed in float64 and rounded to float32 (not at all for float64 models).
+    directions: `load("refusal.safetensors")`, one tensor (k, d) or (d,), of any length and at any angle. They are
+        orthonormalised in float64 (Gram-Schmidt, twice).
+    patterns: names of the tensors to change in place of those in WRITERS, as patterns that are separated by spaces. A
+        pattern may end in @0 or @1, which says which axis is that of the stream; otherwise it is the axis of size d,
+        the first one if both are.
+
+    A model that normalises after it has added (BERT) can still write r with its norms, which stay as they are. A model
+    that normalises what it adds (Gemma 2, OLMo 2) can, too, and is refused unless `patterns` are given. Raises
+    MismatchError for tensors whose axis is not d long, and RecipeError if no tensor fits or if the directions are zero,
+    not finite or dependent.
     """
     if not isinstance(model, Weights) or not isinstance(directions, Weights):
         raise RecipeError("ablate takes a model or a task vector, and directions")

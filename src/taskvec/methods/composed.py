@@ -1,4 +1,4 @@
-"""Names for what several methods say together. Each returns the expression it stands for, which prints as such."""
+"""Short names for expressions of other methods: each function returns the expression that it stands for."""
 
 import inspect
 from collections.abc import Callable
@@ -41,10 +41,12 @@ def _checked(function: Callable[P, Weights]) -> Callable[P, Weights]:
 def ties(
     *taus: Weights, density: Value = 0.2, scope: str = "model", reduce: str = "mean", vote: str = "sum"
 ) -> Weights:
-    """elect(trim(tau_1), ..., trim(tau_n)): TIES-Merging (Yadav et al., NeurIPS 2023).
+    """elect(trim(tau_1), ..., trim(tau_n)): TIES-Merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708).
 
-    Defaults of the paper: the largest 20 % of each whole vector, disjoint mean. Add it to the base:
-    `base + ties(math - base, code - base)`.
+    The defaults are those of the paper: the largest 20 % of each whole vector, and the disjoint mean. Add the result to
+    the base: `base + ties(math - base, code - base)`.
+
+    taus: n task vectors. density, scope: as in `trim`. reduce, vote: as in `elect`.
     """
     return ELECT(*(TRIM(t, density=density, scope=scope) for t in taus), reduce=reduce, vote=vote)
 
@@ -53,8 +55,10 @@ def ties(
 def dare_ties(*taus: Weights, drop: Value = 0.5, seed: Value = 0, reduce: str = "mean", vote: str = "sum") -> Weights:
     """elect(dare(tau_1), ..., dare(tau_n)), each with a seed of its own: seed, seed + 1, ...
 
-    DARE (Yu et al., ICML 2024) before TIES' election. Without the election it is a sum, where each needs a seed of
-    its own, too: `dare(a, seed=0) + dare(b, seed=1)`.
+    DARE (Yu et al., ICML 2024, arXiv 2311.03099), followed by the election of TIES. DARE without the election is a sum,
+    in which each vector needs a seed of its own, too: `dare(a, seed=0) + dare(b, seed=1)`.
+
+    taus: n task vectors. drop, seed: as in `dare`. reduce, vote: as in `elect`.
     """
     return ELECT(
         *(DARE(t, drop=drop, seed=seed + k if k else seed) for k, t in enumerate(taus)), reduce=reduce, vote=vote
@@ -70,9 +74,11 @@ def della_ties(
     reduce: str = "mean",
     vote: str = "sum",
 ) -> Weights:
-    """elect(della(tau_1), ..., della(tau_n)), each with a seed of its own: DELLA (Deep et al., 2024) as published.
+    """elect(della(tau_1), ..., della(tau_n)), each with a seed of its own: DELLA (Deep et al., 2024, arXiv 2406.11617).
 
-    density + epsilon/2 may be at most 1, and density - epsilon/2 must be above 0, as for `della`.
+    taus: n task vectors. density, epsilon, seed: as in `della`; density + epsilon/2 may be at most 1, and density -
+        epsilon/2
+    must be above 0. reduce, vote: as in `elect`.
     """
     parts = (DELLA(t, density=density, epsilon=epsilon, seed=seed + k if k else seed) for k, t in enumerate(taus))
     return ELECT(*parts, reduce=reduce, vote=vote)
@@ -80,7 +86,10 @@ def della_ties(
 
 @_checked
 def model_stock(base: Weights, *models: Weights, scope: str = "tensor", floor: Value = 0) -> Weights:
-    """base + stock(model_1 - base, ..., model_n - base): Model Stock (Jang et al., ECCV 2024)."""
+    """base + stock(model_1 - base, ..., model_n - base): Model Stock (Jang et al., ECCV 2024, arXiv 2403.19522).
+
+    base, models: a base and at least two models fine-tuned from it. scope, floor: as in `stock`.
+    """
     if len(models) < 2:
         raise RecipeError(f"model_stock takes a base and at least two models, not {len(models)}")
     return base + STOCK(*(m - base for m in models), scope=scope, floor=floor)
@@ -88,10 +97,10 @@ def model_stock(base: Weights, *models: Weights, scope: str = "tensor", floor: V
 
 @_checked
 def patch(base: Weights, model: Weights, *patterns: str) -> Weights:
-    """base + only(patterns)*(model - base): the tensors that fit a pattern from `model`, exactly, all others from base.
+    """base + only(patterns)*(model - base): tensors that fit a pattern come from `model`, all others from base.
 
-    Weight patching; with a number in front of the difference it is interpolation of those tensors (PAINT, Ilharco et
-    al., NeurIPS 2022, arXiv 2208.05592, on a part). Raises RecipeError for a pattern that fits no tensor.
+    This is weight patching. With a number in front of the difference it interpolates these tensors (PAINT, Ilharco et
+    al., NeurIPS 2022, arXiv 2208.05592, for a part of the model). Raises RecipeError for a pattern that fits no tensor.
     """
     if wrong := [type(w).__name__ for w in (base, model) if not isinstance(w, Weights)]:
         raise RecipeError(f"patch takes a base, a model and patterns, not {', '.join(wrong)}")
@@ -103,11 +112,14 @@ def patch(base: Weights, model: Weights, *patterns: str) -> Weights:
 
 @_checked
 def lines(tau: Weights, *, alpha: Value = 0.1, beta: Value = 0.9) -> Weights:
-    """layers(alpha, alpha + beta, outside=alpha) * tau: layer l of L times alpha + beta l/(L-1), alpha outside them.
+    """layers(alpha, alpha + beta, outside=alpha) * tau: layer l of L is multiplied by alpha + beta l/(L-1).
 
-    LiNeS (Wang et al., ICLR 2025, arXiv 2410.17146), for one vector or a merge of T of them: `lines(ties(a, b))`. As in
-    the authors' code, tensors of no layer (embeddings, head) count as the first. They take beta = 1 - alpha for one
-    vector, as here, and search alpha; for a merge alpha = ||sum_t tau_t||_1 / ||merge||_1 / T, and search beta.
+    LiNeS (Wang et al., ICLR 2025, arXiv 2410.17146), for one vector or a merge of n of them: `lines(ties(a, b))`. As in
+    the authors' code, tensors of no layer (embeddings, head) count as the first layer. For one vector the authors take
+    beta = 1 - alpha, as here, and search for alpha. For a merge they take alpha = ||sum_t tau_t||_1 / ||merge||_1 / n,
+    and search for beta.
+
+    tau: one task vector whose number of layers is known; for an adapter alone write `lines(base + lora - base)`.
     """
     if not isinstance(tau, Weights):
         raise RecipeError(f"lines works on a task vector, not on {type(tau).__name__}; parameters have names")

@@ -1,6 +1,7 @@
-"""Consensus: from several task vectors to one, entry by entry. Pure functions of float32 arrays of one shape.
+"""Consensus: each method makes one task vector of several, entry by entry.
 
-`pcb` weighs entries by their rank within the tensor, and sees whole tensors for that.
+They are pure functions of n float32 arrays of one shape, and return an array of that shape. `pcb` weighs entries by
+their rank within the tensor, and sees whole tensors for that.
 """
 
 import math
@@ -29,13 +30,17 @@ def elect(
 ) -> "NDArray[Any]":
     """The mean (or sum) of the entries that agree with the elected sign sgn(sum_t tau_t); the others do not count.
 
-    TIES-Merging (Yadav et al., NeurIPS 2023), steps 2-3, "disjoint mean". vote="sum" weighs each vote with its
-    magnitude, as the paper does; vote="count" counts signs. The coefficients of the vectors count in both:
-    `elect(0.5*a, b)` lets the half of a vote. The mean divides by the number of agreeing entries, or by the sum of
-    their `weights` where given, or by 1 where that is 0: mergekit's `normalize` is
-    `elect(0.5*a, b, weights=(0.5, 1))`. Deviation: with tie="none" a sum of zero elects nobody and the entry is 0 (the
-    authors' code asks the majority of the whole model); tie="plus" elects plus, as mergekit does. Raises RecipeError
-    for weights of a sum, which divides by nothing.
+    TIES-Merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708), steps 2 and 3, "disjoint mean".
+
+    taus: n task vectors, float32, of one shape. The result has that shape.
+    reduce: "mean" divides by the number of agreeing entries, or by the sum of their `weights`; "sum" does not divide.
+    vote: "sum" weighs each vote with its magnitude, as in the paper; "count" counts signs. The coefficients of the
+        vectors count in both: `elect(0.5*a, b)` lets a have half its vote.
+    weights: n numbers, the divisors of the mean; where their sum is 0 the mean divides by 1. The `normalize` of
+        mergekit is `elect(0.5*a, b, weights=(0.5, 1))`. Raises RecipeError with reduce="sum", which has no divisor.
+    tie: if the sum is zero, "none" elects no sign and the entry is 0; "plus" elects plus, as mergekit does.
+
+    Deviation: where the sum is zero the authors' code takes the sign of the majority in the whole model.
     """
     return kernels.apply(ELECT, taus, _election(len(taus), reduce, vote, weights, tie))
 
@@ -54,9 +59,12 @@ def _lowered_elect(program: Program, args: list[int], name: str, told: Mapping[s
 def unified(*taus: "NDArray[Any]", tie: str = "none") -> "NDArray[Any]":
     """EMR's unified vector: the elected sign with the largest magnitude among the entries that agree with it.
 
-    EMR-Merging (Huang et al., NeurIPS 2024, arXiv 2405.17461): gamma = sgn(mean tau), gamma * max agreeing |tau|. A sum
-    of zero elects nobody, as in the equation, and the entry is 0; tie="minus" elects minus, as the authors' code does.
-    Its masks and rescalers, one a task, are not part of this.
+    EMR-Merging (Huang et al., NeurIPS 2024, arXiv 2405.17461): gamma * max |tau_t| over the vectors with the sign
+    gamma, and gamma = sgn(mean_t tau_t). The masks and rescalers of EMR, one for each task, are not part of this.
+
+    taus: n task vectors, float32, of one shape. The result has that shape.
+    tie: where the sum is zero, "none" elects no sign, as the equation does, and the entry is 0; "minus" elects minus,
+        as the authors' code does.
     """
     import numpy as np
 
@@ -69,10 +77,13 @@ def unified(*taus: "NDArray[Any]", tie: str = "none") -> "NDArray[Any]":
 
 
 def magmax(*taus: "NDArray[Any]", tie: str = "first") -> "NDArray[Any]":
-    """Entry by entry the value of the largest magnitude.
+    """In every entry the value of the largest magnitude.
 
-    MagMax (Marczak et al., ECCV 2024, arXiv 2407.06322), which does not say what of two entries of one magnitude and
-    opposite signs is taken: that of the first argument here, with tie="last" of the last one, as in the authors' code.
+    MagMax (Marczak et al., ECCV 2024, arXiv 2407.06322).
+
+    taus: n task vectors, float32, of one shape. The result has that shape.
+    tie: the paper does not say which of two entries of one magnitude and opposite signs is taken. "first" takes that of
+        the first argument, "last" that of the last one, as the authors' code does.
     """
     import numpy as np
 
@@ -84,12 +95,16 @@ def magmax(*taus: "NDArray[Any]", tie: str = "first") -> "NDArray[Any]":
 
 
 def consensus(*taus: "NDArray[Any]", k: float = 2, lam: float = 0.6, tie: str = "in") -> "NDArray[Any]":
-    """The sum of the vectors where at least k of their TALL masks agree that it matters, 0 elsewhere.
+    """The sum of the vectors where at least k of their TALL masks agree that the entry matters, and 0 elsewhere.
 
-    Consensus merging (Wang et al., ICML 2024, arXiv 2405.07813): mask_t = |tau_t| >= lam * |tau - tau_t|, with
-    tau = sum of all. tie="out" takes |tau_t| > lam * |tau - tau_t|, as the authors' code does: of two equal vectors
-    with lam=1 then nothing is left. lam is one number here; the paper picks one a task from {.2, ..., .6} on validation
-    data. Raises RecipeError for more votes than there are vectors, which no entry can have.
+    Consensus merging (Wang et al., ICML 2024, arXiv 2405.07813): mask_t = |tau_t| >= lam * |tau - tau_t|, with tau the
+    sum of all vectors.
+
+    taus: n task vectors, float32, of one shape. The result has that shape.
+    k: how many masks must agree. Raises RecipeError for more than n.
+    lam: one number for all vectors; the paper picks one for each task from {.2, ..., .6} on validation data.
+    tie: "in" is the mask above. "out" is |tau_t| > lam * |tau - tau_t|, as in the authors' code; then nothing is left
+        of two equal vectors with lam=1.
     """
     import numpy as np
 
@@ -107,14 +122,20 @@ def _too_many_votes(params: Mapping[str, Any], count: int) -> str:
 
 
 def pcb(*taus: "NDArray[Any]", ratio: float = 0.1) -> "NDArray[Any]":
-    """sum_t w_t tau_t / sum_t w_t, entry by entry: w_t is from 0 to 1 among the `ratio` of a tensor's entries with the
-    highest scores, by score, and 0 below; score_t = exp(T n(|tau_t|)^2) tanh(tau_t sum_k tau_k).
+    """sum_t w_t tau_t / sum_t w_t in every entry; the weights w_t favour large entries on which the vectors agree.
 
-    PCB-Merging (Du et al., NeurIPS 2024, arXiv 2410.02396), as in its authors' pcb-merging.py: n scales from the least
-    to the largest of a tensor onto [0, 1], |tau_t| is clipped to within its 0.01 % extremes before, an entry of which
-    all weights are 0 is 0, the divisor is at least 1e-12. They scale the result (1.2) and take ratio=0.05 for vision,
-    0.1 for language. Deviation: ranks and scales are those of a tensor, not of the whole model; equal scores weigh 1 if
-    they are positive.
+    PCB-Merging (Du et al., NeurIPS 2024, arXiv 2410.02396), as in its authors' pcb-merging.py:
+    1. score_t = exp(n s(|tau_t|)^2) tanh(tau_t sum_k tau_k). Before this |tau_t| is clipped to within its 0.01 %
+       extremes, and s scales from the least to the largest of a tensor onto [0, 1].
+    2. w_t runs from 0 to 1, by score, among the `ratio` of a tensor's entries with the highest scores, and is 0 for the
+       rest.
+    3. An entry of which all weights are 0 is 0. The divisor is at least 1e-12.
+
+    taus: n task vectors, float32, of one shape, whole tensors. The result has that shape.
+    ratio: the authors take 0.05 for vision and 0.1 for language, and scale the result by 1.2.
+
+    Deviation: ranks and scales are those of a tensor, not of the whole model. Equal scores have the weight 1 if they
+    are positive.
     """
     import numpy as np
 

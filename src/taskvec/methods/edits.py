@@ -1,4 +1,4 @@
-"""Edits of one vector because of another: layers that are left out."""
+"""Edits of one task vector because of another: layers that are left out."""
 
 import math
 from collections.abc import Callable
@@ -47,14 +47,19 @@ def freeze_conflicts(
     scope: str = "layer",
     keep: float,
 ) -> "NDArray[Any]":
-    """tau without the layers in which it works against `other`: 0 where cos(tau_l, other_l) < cosine or where the signs
-    differ in a share of more than `conflict` of the entries that are nonzero in both; the other layers as they are.
+    """tau without the layers l in which it works against `other`; the remaining layers stay as they are.
 
-    The conflicts are those that TIES-Merging counts (Yadav et al., NeurIPS 2023, arXiv 2306.01708, section 3), decided
-    layer by layer where TIES decides entry by entry; no paper has this rule, whence defaults that drop only what points
-    against `other` as a whole. scope="layer": all tensors of a layer together, a tensor of no layer for itself;
-    "tensor": each for itself. The thresholds may differ from tensor to tensor. A vector that is zero in a layer
-    conflicts with nothing there. One pass before the one that writes; `keep` is measured.
+    A layer is set to 0 if cos(tau_l, other_l) < cosine, or if the signs differ in a share of more than `conflict` of
+    the entries that are nonzero in both. These are the conflicts that TIES-Merging counts (Yadav et al., NeurIPS 2023,
+    arXiv 2306.01708, section 3). TIES decides entry by entry, and this decides layer by layer. No paper has this rule,
+    so the defaults drop only layers that point against `other` as a whole.
+
+    tau, other: two task vectors, float32, of one shape. The result has that shape.
+    cosine, conflict: may differ from tensor to tensor. A vector that is zero in a layer conflicts with nothing there.
+    scope: "layer" decides for all tensors of a layer together, and for a tensor of no layer on its own; "tensor"
+        decides for each tensor on its own.
+
+    One pass over the data decides before the one that writes.
     """
     import numpy as np
 

@@ -1,6 +1,7 @@
-"""Selections: which entries of which model are taken, entry by entry, by their size, variance or overlap.
+"""Selections: they decide entry by entry which model it is taken from, by size, variance or overlap.
 
-Pure functions of float32 arrays of one shape. Parameters without a default are measured in passes before.
+They are pure functions of float32 arrays of one shape, and return an array of that shape. Parameters without a default
+are measured in passes over the data before the one that writes.
 """
 
 import math
@@ -28,10 +29,13 @@ POSITIVE = Range(0, math.inf)
 
 
 def nearswap(base: "NDArray[Any]", m: "NDArray[Any]", *, t: float = 0.0001, floor: float = 0) -> "NDArray[Any]":
-    """base + w (m - base), w = min(1, t / |m - base|): m where the two are within t, a step of t towards it elsewhere.
+    """base + w (m - base) with w = min(1, t / |m - base|): m where it is within t of base, else a step of t towards m.
 
-    NearSwap (alchemonaut, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001, default its t). Differences below
-    `floor` count as that: mergekit's is 1e-6, which shows where t is smaller still; the original has none.
+    NearSwap (alchemonaut, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001; the default t is that of its name).
+
+    base, m: two models or two task vectors, float32, of one shape. The result has that shape.
+    floor: differences smaller than this count as this large. mergekit's floor is 1e-6, which matters if t is smaller
+        still; the original has none.
     """
     import numpy as np
 
@@ -42,12 +46,16 @@ def nearswap(base: "NDArray[Any]", m: "NDArray[Any]", *, t: float = 0.0001, floo
 
 
 def arcee_fusion(base: "NDArray[Any]", m: "NDArray[Any]") -> "NDArray[Any]":
-    """m where its importance |m - base| * KL(softmax(m_row) || softmax(base_row)) is an outlier's, else base.
+    """m where its importance |m - base| * KL(softmax(m_row) || softmax(base_row)) is an outlier, and base elsewhere.
 
-    Arcee Fusion, of mergekit. Rows are along the last axis, 1e-8 is added to every probability; an outlier is at or
-    above median + 1.5 (q3 - q1), where the quantile q of n sorted values is the one at floor(q (n-1)). Divergences in
-    float64, importances in float32. Deviation: mergekit computes all in float32, where a small divergence is rounding,
-    and estimates the quantiles of more than 10^6 entries from 10^6 random ones; ours are exact. Sees whole tensors.
+    Arcee Fusion, of mergekit. A row lies along the last axis, and 1e-8 is added to every probability. An outlier is at
+    or above median + 1.5 (q3 - q1), where the quantile q of n sorted values is the one at floor(q (n-1)).
+
+    base, m: two models, float32, of one shape, whole tensors. The result has that shape.
+
+    Deviation: divergences are computed in float64 and importances in float32. mergekit computes everything in float32,
+    where a small divergence is only rounding, and estimates the quantiles of more than 10^6 entries from 10^6 random
+    ones; here they are exact.
     """
     import numpy as np
 
@@ -81,13 +89,20 @@ def sce(
 ) -> "NDArray[Any]":
     """Select, Calculate, Erase: sum w_t tau_t / sum w_t over the vectors that agree with the sign of sum_t tau_t.
 
-    FuseChat (Wan et al., 2024, arXiv 2408.07990; the authors' code is mergekit's), within each tensor. Select: of its
-    entries the floor(select * d) with the largest variance across the vectors, of the d whose variance is not 0; with
-    select=1 all. Calculate: w_t = mean tau_t^2 over sum_k mean tau_k^2, of what is selected. Erase: entries against the
-    sign. Variances are computed in float64 and ranked as float32, below 2**-133 they are 0.
-    Deviations: all entries equal to the least variance are selected (theirs picks among them); the divisor is at least
-    1e-6, as theirs; equal weights where the mean squares add up to less than `floor` (theirs 1e-6, which fine deltas
-    are); tie="none" elects nobody by a sum of zero, "plus" plus, as theirs.
+    FuseChat (Wan et al., 2024, arXiv 2408.07990; the authors' code is mergekit's), within each tensor:
+    1. Select the floor(select * d) entries with the largest variance across the vectors, of the d entries whose
+       variance is not 0. With select=1 all entries are selected.
+    2. Calculate w_t = mean tau_t^2 / sum_k mean tau_k^2 of what is selected.
+    3. Erase the entries against the sign.
+
+    taus: n task vectors, float32, of one shape. The result has that shape. Variances are computed in float64 and ranked
+        as float32; below 2**-133 they are 0.
+    floor: where the mean squares add up to less than this, the weights are equal. The authors' is 1e-6, which fine
+        deltas do not reach.
+    tie: where the sum is zero, "none" elects no sign and "plus" elects plus, as theirs does.
+
+    Deviation: all entries that are equal to the least selected variance are selected, and theirs picks among them. The
+    divisor is at least 1e-6, as theirs.
     """
     import numpy as np
 
@@ -172,7 +187,9 @@ def _calculated_passes(params: Mapping[str, Parameter]) -> int:
 def ram(*taus: "NDArray[Any]", epsilon: float = 1e-5) -> "NDArray[Any]":
     """The mean of the entries larger than epsilon in magnitude, over those vectors that have one there; 0 if none has.
 
-    Reinforced Agent Merging (2026, arXiv 2601.13572): an entry that one vector alone has changed is taken whole.
+    Reinforced Agent Merging (2026, arXiv 2601.13572). An entry that only one vector has changed is taken whole.
+
+    taus: n task vectors, float32, of one shape. The result has that shape.
     """
     return ramplus(*taus, epsilon=epsilon, boosts=(1.0,) * len(taus))
 
@@ -185,11 +202,15 @@ def ramplus(
     scope: str = "model",
     boosts: tuple[float, ...],
 ) -> "NDArray[Any]":
-    """`ram`, where an entry that vector t alone has is multiplied by 1 + r * min(alpha, shared_t / unique_t).
+    """`ram`, where an entry that only vector t has is multiplied by 1 + r * min(alpha, shared_t / unique_t).
 
-    RAM+ (2026, arXiv 2601.13572): shared_t and unique_t count the entries of vector t above epsilon that other vectors
-    have too, and have not; over the whole model as in the authors' code, within each tensor with scope="tensor" as in
-    mergekit's ramplus_tl. Defaults as mergekit's; the authors' script has r=.2, alpha=1.
+    RAM+ (2026, arXiv 2601.13572). Of the entries of vector t above epsilon, shared_t counts those that other vectors
+    have too, and unique_t the others.
+
+    taus: n task vectors, float32, of one shape. The result has that shape.
+    r, alpha: the defaults are mergekit's; the authors' script has r=.2 and alpha=1.
+    scope: "model" counts over the whole model, as the authors' code does; "tensor" counts within each tensor, as
+        `ramplus_tl` of mergekit does.
     """
     import numpy as np
 

@@ -1,10 +1,12 @@
-"""Geometry: merges that stay in the span of their arguments. Each is a function of the Gram matrix alone.
+"""Geometry: merges that are linear combinations of their arguments, with coefficients that follow from dot products.
 
-gram: n x n, <x_i, x_j> in float64, of one tensor (scope="tensor") or of the whole model (scope="model"). Each returns
-the n coefficients of the result. So these methods stream like a linear merge, after one pass for the Gram matrix, and
-are rounded once. With scope="row" every row of a tensor, along its last axis, has a Gram matrix and coefficients of its
-own, with scope="column" every column, along its first axis; a vector is one row, and one column. Their entries are then
-arrays, a number for each of them, and the result is summed in float32.
+gram: the Gram matrix, n x n, <x_i, x_j> in float64, of one tensor (scope="tensor") or of the whole model
+    (scope="model").
+Each function takes it in place of its n arguments, and returns their n coefficients. So these methods need one pass for
+the Gram matrix, stream after that like a linear merge, and are rounded once. With scope="row" every row of a tensor,
+along its last axis, has a Gram matrix and coefficients of its own, and with scope="column" every column, along its
+first axis; a vector is one row, and one column. The entries of the Gram matrix are then arrays with a number for each
+row or column, and the result is summed in float32.
 """
 
 import math
@@ -26,11 +28,16 @@ SINGULAR = 1e-6  # Model Stock's denominator, below which its ratio says nothing
 
 
 def slerp(gram: Gram, *, t: float = 0.5, scope: str = "tensor", zero: str = "refuse") -> list[float]:
-    """sin((1-t) W)/sin(W) x_1 + sin(t W)/sin(W) x_2, W the angle between them; a straight line if |cos W| > 0.9995.
+    """sin((1-t) W)/sin(W) a + sin(t W)/sin(W) b, W the angle between a and b; a straight line if |cos W| > 0.9995.
 
-    Shoemake 1985; defaults as mergekit and fusion_bench have them, but for the zero vector. Two zero tensors give zero;
-    zero="refuse": where one of the two is zero there is no angle, a RecipeError. zero="one": a norm of at most 1e-8
-    counts as 1, as in mergekit, so that a zero tensor is at right angles to all others.
+    Spherical linear interpolation (Shoemake 1985). The defaults are those of mergekit and fusion_bench, but for zero
+    tensors.
+
+    a, b: two models or two task vectors. t: from 0, which gives a, to 1, which gives b.
+    scope: "tensor" takes an angle for each tensor, "model" one for the whole model.
+    zero: two zero tensors give zero. If only one of the two is zero there is no angle: "refuse" raises RecipeError;
+        "one" lets a norm of at most 1e-8 count as 1, as mergekit does, so that a zero tensor is at right angles to all
+        others.
     """
     a, b = math.sqrt(gram[0][0]), math.sqrt(gram[1][1])
     if zero == "one":
@@ -45,12 +52,15 @@ def slerp(gram: Gram, *, t: float = 0.5, scope: str = "tensor", zero: str = "ref
 
 
 def nuslerp(gram: Gram, *, weights: tuple[float, ...] = (1, 1), scope: str = "tensor") -> list[Any]:
-    """Slerp at t = w_2/(w_1 + w_2) of the vectors as they are, a straight line only where they are (anti)parallel.
+    """Slerp at t = w_2/(w_1 + w_2), with a straight line only where the vectors are parallel or opposite.
 
-    NuSLERP, of mergekit. The angle is that of the normalised vectors, norms below 1e-7 counted as that; a cosine of
-    +-1 in float32 is a straight line. t is 0.5 if |w_1 + w_2| < 1e-6. scope="tensor" is mergekit's default,
-    "row" its nuslerp_flatten=false, "column" its nuslerp_row_wise=true. About a base:
-    `base + nuslerp(a - base, b - base)`.
+    NuSLERP, of mergekit. Norms below 1e-7 count as 1e-7, and a cosine that is +-1 in float32 makes a straight line. t
+    is 0.5 if
+    |w_1 + w_2| < 1e-6. For vectors from a base write `base + nuslerp(a - base, b - base)`.
+
+    a, b: two models or two task vectors.
+    weights: (w_1, w_2).
+    scope: "tensor" is the default of mergekit, "row" its nuslerp_flatten=false, "column" its nuslerp_row_wise=true.
     """
     import numpy as np
 
@@ -67,14 +77,19 @@ def nuslerp(gram: Gram, *, weights: tuple[float, ...] = (1, 1), scope: str = "te
 def multislerp(
     gram: Gram, *, weights: tuple[float, ...] = (), normalize: str = "sum", eps: float = 1e-8, scope: str = "tensor"
 ) -> list[float]:
-    """The weighted mean of the directions, normalised, as long as the vectors are on weighted average.
+    """The weighted mean of the directions, as long as the vectors are on weighted average.
 
-    Multi-SLERP (goddard.blog/posts/multislerp-wow-what-a-cool-idea; mergekit): u_i = x_i / (||x_i|| + eps),
-    m = sum w_i u_i / ||sum w_i u_i||, then a step on the sphere from m along sum w_i (u_i - <u_i, m> m). That sum is
-    zero, so the result is m * sum w_i ||x_i||; mergekit computes the step and finds its rounding. Weights are 1 each
-    unless given; normalize="sum" divides them by their sum (RecipeError if that is 0), "none" takes them as they are.
-    Where the directions cancel out (||sum w_i u_i|| < eps, or < 1e-7 sum |w_i|, where float64 has no digit of it left)
-    two vectors give sum w_i x_i and more are a RecipeError, unless all are zero. One vector is its own mean.
+    Multi-SLERP (goddard.blog/posts/multislerp-wow-what-a-cool-idea; mergekit): with u_i = x_i / (||x_i|| + eps), the
+    result is m * sum w_i ||x_i||, m = sum w_i u_i / ||sum w_i u_i||. The original then takes a step on the sphere from
+    m along sum w_i (u_i - <u_i, m> m). This sum is zero, so the step is left out here; mergekit computes it and gets
+    its rounding.
+
+    models: n models or n task vectors. One alone is its own mean.
+    weights: n numbers, 1 each unless given. normalize="sum" divides them by their sum (RecipeError if that is 0),
+        "none" takes them as they are.
+    eps: where the directions cancel out (||sum w_i u_i|| < eps, or < 1e-7 sum |w_i|, where float64 has no digit of it
+        left) two vectors give sum w_i x_i, and more than two raise RecipeError, unless all are zero.
+    scope: "tensor" or "model", as in `slerp`.
     """
     n = len(gram)
     w = [float(x) for x in weights or [1] * n]
@@ -104,14 +119,18 @@ def karcher(
     scope: str = "tensor",
     zero: str = "exact",
 ) -> list[float]:
-    """The Karcher mean of the directions, as long as the lengths are on average.
+    """The Karcher mean of the directions, as long as the vectors are on average.
 
-    m = argmin sum_i w_i angle(m, x_i / ||x_i||)^2 on the sphere, by gradient steps in the tangent space from the
-    normalised mean until one is shorter than `tol`, then m * sum w_i ||x_i||. The weights, 1 each unless given, are
-    divided by their sum. max_iter and tol as mergekit has them.
-    zero="exact": zero tensors do not count, directions that cancel out are a RecipeError. zero="tol", as in mergekit:
-    a tensor no longer than `tol` has no direction but counts in the mean length, an angle below `tol` does not pull,
-    and directions whose mean is shorter than `tol` begin at the first of them.
+    m = argmin sum_i w_i angle(m, x_i / ||x_i||)^2 on the sphere. It is found by gradient steps in the tangent space,
+    from the normalised mean until a step is shorter than `tol`. The result is m * sum w_i ||x_i||.
+
+    models: n models or n task vectors.
+    weights: n numbers, 1 each unless given; they are divided by their sum.
+    max_iter, tol: the defaults are mergekit's.
+    scope: "tensor" or "model", as in `slerp`.
+    zero: with "exact" zero tensors do not count, and directions that cancel out raise RecipeError. "tol" is mergekit's
+        way: a tensor no longer than `tol` has no direction but counts in the mean length, an angle below `tol` does not
+        pull, and if the mean of the directions is shorter than `tol` the iteration begins at the first of them.
     """
     n, loose = len(gram), zero == "tol"
     sizes = [math.sqrt(gram[k][k]) for k in range(n)]
@@ -135,9 +154,14 @@ def karcher(
 
 
 def geometric_median(gram: Gram, *, max_iter: float = 100, tol: float = 1e-7, scope: str = "tensor") -> list[float]:
-    """argmin_m sum_i ||m - x_i||, by Weiszfeld's iteration from the mean; stops when no coefficient moves by `tol`.
+    """argmin_m sum_i ||m - x_i||: the point with the smallest sum of distances to the arguments.
 
-    Distances are kept above 1e-6 of the largest one, so that an argument on the median does no harm.
+    It is found by Weiszfeld's iteration from the mean, which stops when no coefficient moves by `tol` or more, or after
+    `max_iter` steps. Distances are kept above 1e-6 of the largest one, so that an argument that lies on the median does
+    no harm.
+
+    models: n models or n task vectors.
+    scope: "tensor" finds a median for each tensor, "model" one for the whole model.
     """
     n = len(gram)
     c = [1 / n] * n
@@ -155,11 +179,15 @@ def geometric_median(gram: Gram, *, max_iter: float = 100, tol: float = 1e-7, sc
 
 
 def stock(gram: Gram, *, scope: str = "tensor", floor: float = 0) -> list[Any]:
-    """t * mean(tau_i), t = N cos / (1 + (N-1) cos), with the mean cosine of all pairs: what Model Stock adds to a base.
+    """t * mean(tau_i), t = n cos / (1 + (n-1) cos), cos the mean cosine of all pairs: what Model Stock adds to a base.
 
-    Model Stock (Jang et al., ECCV 2024, arXiv 2403.19522). A zero tau has no cosine and counts as 0. Products of two
-    norms below `floor` count as that: mergekit's is 1e-6, the paper has none. A denominator within 1e-6 of 0, where
-    opposing updates would be blown up, gives t = 0. scope="row" is mergekit's filter_wise=true.
+    Model Stock (Jang et al., ECCV 2024, arXiv 2403.19522). `model_stock(base, a, b)` adds it to the base.
+
+    taus: n task vectors, at least two. A zero vector has no cosine, and counts as 0.
+    scope: "tensor", "model", or "row" for each row along the last axis (mergekit's filter_wise=true).
+    floor: a product of two norms below this counts as this. mergekit's floor is 1e-6; the paper has none.
+
+    Deviation: a denominator within 1e-6 of 0 gives t = 0, since opposing updates would be blown up.
     """
     import numpy as np
 
@@ -176,21 +204,27 @@ def stock(gram: Gram, *, scope: str = "tensor", floor: float = 0) -> list[Any]:
 
 
 def metagpt(gram: Gram, *, scope: str = "model") -> list[float]:
-    """lam_t tau_t with lam_t = ||tau_t||^2 / sum_k ||tau_k||^2: coefficients without data.
+    """sum_t lam_t tau_t with lam_t = ||tau_t||^2 / sum_k ||tau_k||^2: coefficients that need no data.
 
-    MetaGPT (Zhou et al., 2024, arXiv 2406.11385), over the whole model.
+    MetaGPT (Zhou et al., 2024, arXiv 2406.11385).
+
+    taus: n task vectors, at least two.
+    scope: "model" takes norms over the whole model, as the paper does; "tensor" those of each tensor.
     """
     total = sum(gram[k][k] for k in range(len(gram)))
     return [gram[k][k] / total if total else 0.0 for k in range(len(gram))]
 
 
 def norm_matched(gram: Gram, *, scope: str = "model") -> list[float]:
-    """lam sum_t tau_t with lam = mean_t ||tau_t|| / ||sum_t tau_t||: a sum that moves the base as far as one of its
-    vectors does.
+    """lam sum_t tau_t with lam = mean_t ||tau_t|| / ||sum_t tau_t||: the sum is as long as its vectors are on average.
 
-    The rule for a sum without data, as `taskvec add` has it. Of one vector lam is 1; of T vectors of one norm at right
-    angles, which task vectors nearly are, 1/sqrt(T), 0.35 for eight: within the 0.3 to 0.4 that the literature takes
-    for many (Yang et al., 2024); of T equal ones 1/T. No paper's; `demo/rules.py` measures it.
+    This rule needs no data, and `taskvec add` uses it for several vectors. For one vector lam is 1. For n vectors of
+    one norm at right angles, which task vectors nearly are, lam is 1/sqrt(n): 0.35 for eight, within the 0.3 to 0.4
+    that the literature takes for many (Yang et al., 2024). For n equal vectors it is 1/n. The rule is not from a paper;
+    `demo/rules.py` measures it.
+
+    taus: task vectors. Raises RecipeError if they cancel out.
+    scope: "model" takes norms over the whole model, "tensor" those of each tensor.
     """
     norms = [math.sqrt(max(0.0, gram[k][k])) for k in range(len(gram))]
     whole = math.sqrt(max(0.0, math.fsum(x for row in gram for x in row)))

@@ -1,8 +1,9 @@
-"""Sparsifiers: from one task vector to a sparser one. `elect` (consensus.py) joins them.
+"""Sparsifiers: each takes one task vector and gives a sparser one. `elect` (consensus.py) joins several of them.
 
-Pure functions of a float32 array of any shape. Parameters without a default are measured in passes before:
-threshold, outlier   magnitudes of the ranks that bound what is kept
-quota, spared        how many of the entries equal to them, the first ones of the array, are within the rank
+They are pure functions of a float32 array of any shape. Some of their parameters have no default. These are measured in
+passes over the data before the one that writes:
+threshold, outlier   the magnitudes between which entries are kept
+quota, spared        how many of the entries that are equal to a threshold, the first ones of the array, are within it
 ratio                sum |tau| / sum |kept| over the tensor
 """
 
@@ -51,19 +52,24 @@ def trim(
     quota: float,
     ratio: float,
 ) -> "NDArray[Any]":
-    """TIES, step 1: the entries whose magnitude is among the largest `density` of all, the others 0.
+    """TIES, step 1: keep the entries whose magnitude is among the largest `density` of all, and set the others to 0.
 
-    TIES-Merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708), default k = 20 % of the whole model. scope="tensor"
-    ranks within each tensor. Of d entries those at or above the k-th largest magnitude are kept,
-    k = max(least, floor(density * d)): with ties="all" everything equal to it too, with ties="first" exactly k, of the
-    equal ones those first by tensor name and position. rescale="l1" multiplies what is kept of a tensor by
-    sum |tau| / sum |kept|, unless one of them is below 1e-7. Deviation: the authors' code keeps one entry more
-    (`kthvalue` of d - k, and `>=`). mergekit's are scope="tensor", least=1, ties="first", except that an unstable sort
-    picks among its equals; its `rescale` is "l1".
+    TIES-Merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708). The default is that of the paper, 20 % of the whole
+    model.
 
-    The whole model is all of its floating-point entries, also those that an adapter does not name, as in the authors'
-    code, which works on merged models: a LoRA, the model merged with it minus the base and the stored difference give
-    the same. `entries`: how many these are; an expression with a model in it knows, only an adapter alone must be told.
+    tau: one task vector, float32, of any shape. The result has that shape.
+    density: the share to keep, in (0, 1]. Of d entries the k largest are kept, k = max(least, floor(density * d)).
+    scope: "model" ranks all entries of the model together, "tensor" ranks those of each tensor.
+    ties: "all" keeps every entry that is equal to the k-th largest; "first" keeps exactly k entries, and of the equal
+        ones those that come first by tensor name and position.
+    rescale: "l1" multiplies what is kept of a tensor by sum |tau| / sum |kept|, unless one of the sums is below 1e-7.
+    entries: how many floating-point entries the whole model has, also those that an adapter does not name. An
+        expression with a model in it knows this number; give it for an adapter alone. Then a LoRA, the model merged
+        with it minus the base, and the stored difference give the same, as in the authors' code, which works on merged
+        models.
+
+    Deviation: the authors' code keeps one entry more (`kthvalue` of d - k, and `>=`). mergekit's way is scope="tensor",
+    least=1, ties="first", except that an unstable sort picks among equal entries; its `rescale` is "l1".
     """
     return _between(tau, threshold, quota, float("inf"), float("inf"), ratio)
 
@@ -85,15 +91,19 @@ def breadcrumbs(
     ratio: float,
     width: int,
 ) -> "NDArray[Any]":
-    """Without the floor(gamma * n) largest entries (outliers) the floor(density * n) largest of the others, the rest 0.
+    """Drop the floor(gamma * n) largest entries (outliers) and all but the floor(density * n) largest of the others.
 
-    Model Breadcrumbs (Davari & Belilovsky, ECCV 2024, arXiv 2312.06795): beta = density .1-.2, gamma .01-.1, per layer,
-    which is one tensor here. Deviation: the authors' code ranks every row for itself, along the last axis, and so does
-    scope="row"; its `top_k_keep` is density + gamma, its `top_k_remove` gamma. Where density + gamma exceeds 1 fewer
-    entries are left; with outliers="spare" only so many outliers go that the density is kept, as in mergekit.
-    ties="all": entries equal to a threshold go with the larger ones; ties="first": exactly so many, of equal ones the
-    first count as the larger ones (theirs takes those that `topk` finds). rescale: as in `trim`, of a whole tensor.
-    entries: as in `trim`.
+    Model Breadcrumbs (Davari & Belilovsky, ECCV 2024, arXiv 2312.06795), which has a density beta of .1 to .2 and gamma
+    of .01 to .1, within each layer; a layer is one tensor here.
+
+    tau: one task vector, float32, of any shape. The result has that shape; what is dropped is 0.
+    scope: "tensor" ranks the n entries of each tensor, "model" all n of the model, "row" the n of each row along the
+        last axis, as the authors' code does. Its `top_k_keep` is density + gamma, and its `top_k_remove` is gamma.
+    outliers: where density + gamma exceeds 1, "all" leaves fewer entries than density asks for; "spare" drops only so
+        many outliers that the density is kept, as mergekit does.
+    ties: "all" counts entries that are equal to a threshold as larger ones; "first" counts exactly as many as asked
+        for, the first ones of the array (the authors' code takes those that `topk` happens to return).
+    rescale, entries: as in `trim`; "l1" is over a whole tensor.
     """
     if scope == "row":
         return _banded_rows(tau, density, gamma, outliers, ties, ratio, width)
@@ -207,13 +217,17 @@ def dare(
     name: str,
     start: int,
 ) -> "NDArray[Any]":
-    """Each entry is dropped with probability `drop`, the others divided by 1 - drop: the expectation stays.
+    """Drop each entry with probability `drop` and divide the others by 1 - drop, so that the expectation stays.
 
-    DARE (Yu et al., ICML 2024, arXiv 2311.03099): m ~ Bernoulli(1-p), m * tau / (1-p). The draw of an entry depends on
-    the seed, the tensor's name and the entry's position alone: two vectors with one seed lose the same entries, so each
-    takes a seed of its own. rescale="l1" multiplies by sum |tau| / sum |kept| of the tensor instead, as mergekit's
-    `rescale` does, "none" by nothing. mergekit draws from torch's global generator: the distribution is the same, the
-    draws are not.
+    DARE (Yu et al., ICML 2024, arXiv 2311.03099): m * tau / (1 - p) with m ~ Bernoulli(1 - p).
+
+    tau: one task vector, float32, of any shape. The result has that shape.
+    seed: the draw of an entry depends only on the seed, the name of its tensor and its position. Two vectors with one
+        seed lose the same entries, so give each a seed of its own.
+    rescale: "expected" divides by 1 - drop. "l1" multiplies by sum |tau| / sum |kept| of the tensor instead, as the
+        `rescale` of mergekit does. "none" leaves the kept entries as they are.
+
+    Deviation: mergekit draws from torch's global generator. The distribution is the same, and the draws are not.
     """
     return kernels.apply(DROP, [tau], _draw(drop, seed, rescale, ratio, name), start)
 
@@ -239,18 +253,24 @@ def della(
     name: str,
     start: int,
 ) -> "NDArray[Any]":
-    """MagPrune: within a row, the larger an entry the likelier it stays; kept entries are divided by that probability.
+    """MagPrune: within a row, a larger entry is more likely to be kept; a kept entry is divided by its probability.
 
-    DELLA (Deep et al., 2024, arXiv 2406.11617): ranks 0 .. n-1 of |tau| in a row of n give
-    p = density - epsilon/2 + epsilon * rank / (n-1), from the smallest to the largest; equal magnitudes have the mean
-    of their ranks (the paper does not say; mergekit takes the order that an unstable sort leaves), a row of one entry
-    has p = density. Its example has drop .3, window .14. `epsilon` is the whole window, as in the paper; mergekit's is
-    half of it, so that its epsilon=.15 is 0.3 here. All p must be above 0 and at most 1, or else the expectation would
-    be lost: a RecipeError says how large epsilon may be. With density=1 everything is kept, whatever epsilon is.
-    rescale: as for `dare`, with 1/p in "expected".
-    A row is what leads to one output of a layer, along the last axis of matrices (out, in) and of stacked experts
-    (experts, out, in). rows="first": all that lies behind the first axis, as convolutions (out, in, height, width) have
-    it. Deviation: of tensors with more than two axes the authors' code, and mergekit's, ranks along the second one.
+    DELLA (Deep et al., 2024, arXiv 2406.11617). The magnitudes of a row of n entries have the ranks 0 .. n-1, from the
+    smallest to the largest, and an entry is kept with p = density - epsilon/2 + epsilon * rank / (n-1). Entries of
+    equal magnitude have the mean of their ranks (the paper says nothing of them, and mergekit takes the order in which
+    an unstable sort leaves them). A row of one entry has p = density. The paper's example has drop .3 and window .14,
+    as here.
+
+    tau: one task vector, float32, of any shape. The result has that shape.
+    epsilon: the whole window, as in the paper. mergekit's epsilon is half of it, so that its 0.15 is 0.3 here. All p
+        must be above 0 and at most 1, or the expectation would be lost: a RecipeError says how large epsilon may be.
+        With density=1 everything is kept, whatever epsilon is.
+    seed, rescale: as in `dare`; "expected" divides by p.
+    rows: a row is what leads to one output of a layer. "last" takes rows along the last axis, which is right for
+        matrices (out, in) and stacked experts (experts, out, in). "first" takes all that lies behind the first axis,
+        which is right for convolutions (out, in, height, width).
+
+    Deviation: of tensors with more than two axes the authors' code, and mergekit's, ranks along the second axis.
     """
     import numpy as np
 
@@ -333,10 +353,12 @@ def _sizes(call: Applied, threads: int, progress: "Callable[[int], None]") -> Me
 
 
 def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str, start: int) -> "NDArray[Any]":
-    """A random direction with the norm of tau in every tensor: r * ||tau_l|| / ||r||, r ~ N(0, I).
+    """A random direction that has the norm of tau in every tensor: r * ||tau_l|| / ||r||, r ~ N(0, I).
 
-    The random-vector baseline of Ilharco et al. (ICLR 2023), table 1. Two vectors with one seed get one direction.
-    `ratio` is measured.
+    The random-vector baseline of Ilharco et al. (ICLR 2023), table 1.
+
+    tau: one task vector, float32, of any shape. The result has that shape.
+    seed: two vectors with one seed get the same direction.
     """
     import numpy as np
 

@@ -1,12 +1,12 @@
 """Spectrum: methods that see a matrix as a whole, by its singular values and vectors. Pure functions of float32 arrays.
 
-U and s come from the eigenvectors of the Gram matrix of the smaller side, in float64: 1.7 times as fast as an SVD,
-nearer to the exact result than one in float32, and only blocks of the matrix are held in float64. That squares the
-condition number, in 53 bits; the 24 bits of the matrix itself leave more open, in every direction that counts. A
-singular value below FLOOR of the largest does not: it is rounding, its vectors are arbitrary, and it is left out, where
-the published codes keep whatever vectors LAPACK returns. Signs of singular vectors cancel in every result.
+U and s come from the eigenvectors of the Gram matrix of the smaller side, in float64. This takes 1/1.7 of the time of
+an SVD, is nearer to the exact result than an SVD in float32, and holds only blocks of the matrix in float64. It squares
+the condition number, in 53 bits, but the 24 bits of the matrix itself leave more open in every direction that counts. A
+singular value below FLOOR of the largest is rounding, and its vectors are arbitrary, so it is left out; the published
+codes keep whatever vectors LAPACK returns. The signs of singular vectors cancel in every result.
 
-"Matrices" are tensors with two dimensions, embeddings and heads among them: `only(...)` says which to take. A stack of
+"Matrices" are tensors with two dimensions, also embeddings and heads: `only(...)` says which to take. A stack of
 matrices in one tensor, as fused experts (experts, out, in) are, is none, and neither is a convolution. NaN or Inf in a
 matrix make all of it NaN.
 """
@@ -49,9 +49,9 @@ def _whole(method: "Callable[..., NDArray[Any]]") -> "Callable[..., NDArray[Any]
 def low_rank(tau: "NDArray[Any]", *, rank: float = ANY_RANK, share: float = 1) -> "NDArray[Any]":
     """The best approximation of each matrix by one of lower rank: U_r U_r^T tau, with its first r singular directions.
 
-    Eckart & Young 1936; of task vectors: TSV-Compress (Gargiulo et al., CVPR 2025, arXiv 2412.00081). r is at most
-    `rank`, a whole number, and at most the `share` of min(m, n), rounded and at least 1. Tensors that are no matrices,
-    fused experts (experts, out, in) among them, and matrices whose rank cannot be more than r, pass through unchanged.
+    Eckart & Young 1936; for task vectors TSV-Compress (Gargiulo et al., CVPR 2025, arXiv 2412.00081). r is at most
+    `rank`, a whole number, and at most the `share` of min(m, n), rounded and at least 1. Other tensors, such as fused
+    experts (experts, out, in), and matrices whose rank cannot be more than r pass through unchanged.
     """
     if not _is_matrix(tau):
         return tau
@@ -64,11 +64,11 @@ def low_rank(tau: "NDArray[Any]", *, rank: float = ANY_RANK, share: float = 1) -
 
 @_whole
 def iso_c(*taus: "NDArray[Any]") -> "NDArray[Any]":
-    """The sum of the vectors with a flat spectrum: mean(s) U V^T of sum_t tau_t = U diag(s) V^T, matrix by matrix.
+    """The sum of the vectors with a flat spectrum: mean(s) U V^T, where sum_t tau_t = U diag(s) V^T, matrix by matrix.
 
     Iso-C (Marczak et al., ICML 2025, arXiv 2502.04959). As in the authors' code the mean is over all min(m, n) singular
-    values and tensors that are no matrices are averaged. Deviations: directions that are zero stay zero; the authors'
-    leave out CLIP's text_projection. Fused experts (experts, out, in) are no matrices.
+    values, and tensors that are no matrices, such as fused experts (experts, out, in), are averaged. Deviation:
+    directions that are zero stay zero, and CLIP's text_projection, which the authors leave out, is merged.
     """
     if not _is_matrix(taus[0]):
         return _mean(taus)
@@ -81,10 +81,10 @@ def tsv_m(*taus: "NDArray[Any]") -> "NDArray[Any]":
     """U' diag(s) V', from the first min(m, n)/T singular directions of each of the T vectors side by side.
 
     Task Singular Vectors (Gargiulo et al., CVPR 2025, arXiv 2412.00081): U' and V' are the nearest matrices with
-    orthonormal columns and rows, X (X^T X)^(-1/2). As in the authors' code, directions are counted in whole numbers a
-    vector, rounded down, and tensors that are no matrices are averaged. Deviations: at least one direction a vector;
-    directions that vectors have in common, up to rounding, are shared, not completed by arbitrary ones; the authors'
-    leave out CLIP's text_projection. Fused experts (experts, out, in) are no matrices.
+    orthonormal columns and rows, X (X^T X)^(-1/2). As in the authors' code, the number of directions for each vector is
+    rounded down, and tensors that are no matrices, such as fused experts (experts, out, in), are averaged. Deviation:
+    each vector has at least one direction; directions that vectors have in common, up to rounding, are shared and not
+    completed by arbitrary ones; CLIP's text_projection, which the authors leave out, is merged.
     """
     if not _is_matrix(taus[0]):
         return _mean(taus)
@@ -98,14 +98,13 @@ def tsv_m(*taus: "NDArray[Any]") -> "NDArray[Any]":
 
 @_whole
 def iso_cts(*taus: "NDArray[Any]", common: float = 0.8) -> "NDArray[Any]":
-    """Iso-C whose last directions are replaced by the first ones of what each vector has outside the common ones.
+    """Iso-C whose last directions are replaced by the first ones of what each vector has outside the common directions.
 
-    Iso-CTS (Marczak et al., ICML 2025, arXiv 2502.04959): of R = min(m, n) directions the first k = R - T d of the
-    sum's are common, U_k; each of the T vectors adds the first d of tau_t - U_k U_k^T tau_t, with
-    d = round((R - floor(common R)) / T). All U and all V are made orthonormal as in `tsv_m`, every singular value is
-    the mean. Default of the authors' code: common=0.8; tensors that are no matrices are averaged. Deviations: d is at
-    most R/T rounded down (theirs may ask for more than there is); zero and shared directions as in `iso_c` and
-    `tsv_m`. Fused experts (experts, out, in) are no matrices.
+    Iso-CTS (Marczak et al., ICML 2025, arXiv 2502.04959). Of R = min(m, n) directions the first k = R - T d of the
+    sum's are common, U_k. Each of the T vectors adds the first d of tau_t - U_k U_k^T tau_t, with d = round((R -
+    floor(common R)) / T). All U and all V are made orthonormal as in `tsv_m`, and every singular value is the mean. As
+    in the authors' code, common=0.8, and tensors that are no matrices are averaged. Deviation: d is at most R/T rounded
+    down (theirs may ask for more than there is); zero and shared directions are treated as in `iso_c` and `tsv_m`.
     """
     import numpy as np
 
@@ -128,12 +127,12 @@ def iso_cts(*taus: "NDArray[Any]", common: float = 0.8) -> "NDArray[Any]":
 def knots(*taus: "NDArray[Any]", density: float = 0.2, reduce: str = "mean") -> "NDArray[Any]":
     """U merged(U^T tau_1, ..., U^T tau_T): TIES in the left singular vectors U of [tau_1 ... tau_T] side by side.
 
-    KnOTS-TIES (Stoica et al., ICLR 2025, arXiv 2410.19735): [tau_1 ... tau_T] = U S [V_1 ... V_T]; the aligned S V_t
-    are U^T tau_t, of which TIES keeps the largest `density`, elects signs by sum, and takes the mean (or sum) of those
-    that agree. Default of the authors' code: 20 %. Deviations: the threshold is that of a matrix, not of the whole
-    model; biases and norms are not made part of matrices, tensors that are no matrices are merged by TIES as they are;
-    ranks as in `trim`, ties as in `elect`. (A plain mean in these coordinates is the mean of the vectors.)
-    Fused experts (experts, out, in) are no matrices.
+    KnOTS-TIES (Stoica et al., ICLR 2025, arXiv 2410.19735): [tau_1 ... tau_T] = U S [V_1 ... V_T]. The aligned S V_t
+    are U^T tau_t. TIES keeps the largest `density` of each (20 %, as in the authors' code), elects signs by sum, and
+    takes the mean (or sum) of those that agree. A plain mean in these coordinates would be the mean of the vectors.
+    Deviation: the threshold is that of a matrix, not of the whole model; biases and norms are not made part of
+    matrices, and tensors that are no matrices, such as fused experts (experts, out, in), are merged by TIES as they
+    are; ranks are those of `trim`, ties those of `elect`.
     """
     import numpy as np
 
@@ -160,14 +159,14 @@ def _cut(tau: "NDArray[Any]", threshold: float) -> "NDArray[Any]":
 
 @_whole
 def svc(merged: "NDArray[Any]", *taus: "NDArray[Any]", alpha: float = 0.1) -> "NDArray[Any]":
-    """`merged` with singular values s_r g_r, less where the vectors that it was merged from were counted repeatedly.
+    """`merged` with singular values s_r g_r: less along directions that several of the merged vectors have in common.
 
-    Singular Value Calibration (Li et al., ICML 2026, arXiv 2602.05536): g_r = T / sum_t max(alpha, c_rt),
-    c_rt = <u_r^T merged, u_r^T tau_t> / ||u_r^T tau_t||^2, u_r the left singular vectors of `merged`, the result of any
-    method: `svc(ties(a, b), a, b)`. With alpha=1 nothing grows; the paper has 1/T, fusion_bench, whose reading of the
-    equations this is, 0.1. Tensors that are no matrices are those of `merged`. Deviations: c is 0 where tau_t has
-    nothing but rounding along u_r; the authors' code clips the mean of c_rt over t instead of each, and leaves
-    directions alone in which one is negative. Fused experts (experts, out, in) are no matrices.
+    Singular Value Calibration (Li et al., ICML 2026, arXiv 2602.05536): g_r = T / sum_t max(alpha, c_rt) with c_rt =
+    <u_r^T merged, u_r^T tau_t> / ||u_r^T tau_t||^2, u_r the left singular vectors of `merged`. This may be the result
+    of any method: `svc(ties(a, b), a, b)`. With alpha=1 nothing grows; the paper has 1/T, and fusion_bench, whose
+    reading of the equations this is, 0.1. Tensors that are no matrices, such as fused experts, are those of `merged`.
+    Deviation: c is 0 where tau_t has nothing but rounding along u_r; the authors' code clips the mean of c_rt over t
+    instead of each c_rt, and leaves directions alone in which one is negative.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""Merges that weigh what each model has learnt by statistics of its data: the models, then the statistics of each.
+"""Merges that weigh the models by statistics of their data: the arguments are the models, then the statistics of each.
 
-`stats` (stats.py) makes the files, which hold float32 tensors under the names of the weights that they are about.
-Pure functions of n models' arrays and n statistics' arrays; what a file does not name is zeros (fisher) or of size 0
-(regmean).
+`stats` (live/stats.py) makes the files. They hold float32 tensors under the names of the weights that they are about.
+The functions here are pure functions of n models' arrays and then n statistics' arrays. Where a file has no tensor for
+a weight, the statistic is zeros (fisher) or an array of size 0 (regmean).
 """
 
 import json
@@ -34,16 +34,21 @@ def fisher(
     norm: str = "model",
     norms: Sequence[float],
 ) -> "NDArray[Any]":
-    """theta = sum_t c_t F_t theta_t / sum_t c_t F_t, entry by entry: `fisher(a, b, stats_a, stats_b)`.
+    """theta = sum_t c_t F_t theta_t / sum_t c_t F_t in every entry: `fisher(a, b, stats_a, stats_b)`.
 
     Merging Models with Fisher-Weighted Averaging (Matena & Raffel, NeurIPS 2022, arXiv 2111.09832). F_t is the diagonal
-    Fisher information of model t on its own data (`taskvec stats MODEL --kind fisher`), c_t = weights[t], 1 by default.
-    The defaults are those of the authors' code: c_t is divided by norm = ||F_t||, over the whole model, so that no
-    model wins by the scale of its loss; the floor raises the F of the first model alone, which so decides where no
-    model is sure. norm="none", floors="all" and a small floor give the equation as it stands; then equal F give the
-    mean. Tensors that no file names have F = 0 (so the first model's values by default); where the denominator is 0 it
-    is the mean by weights.
-    Models and F of one shape, in float32; summed in float64. Raises RecipeError for weights that add up to 0.
+    Fisher information of model t on its own data, which `taskvec stats MODEL --kind fisher` computes.
+
+    arrays: n models and then n files of statistics, float32, of one shape. Sums are computed in float64.
+    weights: c_t, 1 each unless given. Raises RecipeError if they add up to 0.
+    norm: "model" divides c_t by ||F_t|| over the whole model, so that no model wins by the scale of its loss. "none"
+        does not.
+    floor, floors: the floor raises small F. floors="first" raises those of the first model alone, which so decides
+        where no model is sure; "all" raises those of all models.
+
+    The defaults are those of the authors' code. norm="none", floors="all" and a small floor give the equation as it
+    stands; then equal F give the mean. A tensor that no file names has F = 0, and so by default the values of the first
+    model. Where the denominator is 0 the result is the mean by weights.
     """
     import numpy as np
 
@@ -65,19 +70,26 @@ def fisher(
 def regmean(
     *arrays: "NDArray[Any]", alpha: float = 0.9, weights: Sequence[float] = (), transposed: bool
 ) -> "NDArray[Any]":
-    """W = (sum_t c_t G_t)^-1 sum_t c_t G_t W_t for linear layers, the mean for the rest: `regmean(a, b, g_a, g_b)`.
+    """W = (sum_t c_t G_t)^-1 sum_t c_t G_t W_t for linear layers, and the mean for the rest: `regmean(a, b, g_a, g_b)`.
 
-    RegMean, Dataless Knowledge Fusion by Merging Weights (Jin et al., ICLR 2023, arXiv 2212.09849): the weight whose
-    outputs are nearest to each model's own on its own data. G_t = X_t^T X_t of the layer's inputs (`taskvec stats MODEL
-    --kind gram`), with off-diagonals times alpha; c_t = weights[t], 1 by default. alpha=.9 is the authors' example; 1
-    is least squares: of linear models, each trained to optimality, the result is then the one trained on the union of
-    their data. Tensors that no file names (biases, norms, embeddings) are averaged by weights; a model whose file lacks
-    a tensor that another's has counts as having seen nothing there.
-    Deviations from the authors' code: G is a sum over the data, as in the paper, not divided by its rows (weights can
-    do that). Where the data do not determine W (sum G singular to the accuracy of float32, inputs that are always 0) it
-    stays as near to the mean as can be, each input measured by its own size; they invert regardless.
-    Sees whole tensors: W (out, in), or (in, out) where the file says that a layer stores it so, and G (in, in), in
-    float32; solved in float64, of the order of in^2 (in + n out) operations. Raises RecipeError for weights of sum 0.
+    RegMean, Dataless Knowledge Fusion by Merging Weights (Jin et al., ICLR 2023, arXiv 2212.09849): the outputs of W
+    are as near as can be to those of each model on its own data. G_t = X_t^T X_t, with X_t the inputs of the layer,
+    which `taskvec stats MODEL --kind gram` computes.
+
+    arrays: n models and then n files of statistics, float32, whole tensors. W is (out, in), or (in, out) where the file
+        says that a layer stores it so, and G is (in, in). Solved in float64, with of the order of in^2 (in + n out)
+        operations.
+    alpha: off-diagonal entries of G are multiplied by it; .9 is the authors' example. 1 is least squares: for linear
+        models, each trained to optimality, the result is then the one trained on the union of their data.
+    weights: c_t, 1 each unless given. Raises RecipeError if they add up to 0.
+
+    Tensors that no file names (biases, norms, embeddings) are averaged by weights. A model whose file lacks a tensor
+    that another file has counts as having seen nothing there.
+
+    Deviation: G is a sum over the data, as in the paper, and the authors' code divides it by its number of rows
+    (weights can do that). Where the data do not determine W (the sum of G is singular to the accuracy of float32, or
+    inputs are always 0) it stays as near to the mean as can be, each input measured by its own size; the authors' code
+    inverts regardless.
     """
     import numpy as np
 

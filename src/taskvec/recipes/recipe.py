@@ -21,7 +21,7 @@ from taskvec.algebra.coefficients import Coefficient, knob
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError, TaskvecError, UnknownName
 from taskvec.formats import open_source
-from taskvec.lazy import Rooms
+from taskvec.lazy import Lazy
 from taskvec.numbers.rationals import Number, exact
 
 if TYPE_CHECKING:
@@ -32,24 +32,27 @@ LONGEST_VALUE = 20_000  # characters of a coefficient with a name, all names in 
 
 
 def load(uri: str | os.PathLike[str], *, revision: str | None = None) -> Weights:
-    """A checkpoint as Weights: mass 1 for a model, 0 for a stored task vector or a LoRA. Reads headers only.
+    """Open a checkpoint as Weights: mass 1 for a model, 0 for a stored task vector or a LoRA. Reads headers only.
 
-    `uri`: a .safetensors file, a folder (one file, or shards with an index), a PEFT adapter's folder, or `org/name` on
-    the Hugging Face hub (extra `hub`). Raises FormatError.
+    uri: a .safetensors file, a folder (one file, or shards with an index), the folder of a PEFT adapter, or `org/name`
+        on the Hugging Face hub (extra `hub`).
+    revision: a branch, tag or commit on the hub.
+
+    Raises FormatError.
     """
     if not isinstance(revision, str | None):
         raise TypeError("revision must be a text")
     return Weights({open_source(uri, revision): 1})
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = Rooms(
+FUNCTIONS: Mapping[str, Callable[..., Any]] = Lazy(
     {
         "taskvec.recipes.recipe": ("load",),
         "taskvec.algebra.coefficients": ("only", "without", "per", "layers"),
         "taskvec.algebra.layerwise": ("layerwise",),
         "taskvec.views.permuted": ("permute",),
-        **methods.ROOMS,
-        **views.ROOMS,
+        **methods.MODULES,
+        **views.MODULES,
     }
 )
 OPERATORS: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = MappingProxyType(
@@ -65,11 +68,13 @@ Scope = Mapping[str, "Value | Lifted"]
 
 
 def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Lifted") -> Weights:
-    """The expression that `text` stands for. `names` gives values to names: Weights, numbers, uris to load, or methods
-    of one's own to call (`method`).
+    """The expression that `text` stands for. The text is parsed, never executed.
 
-    Names with no value become knobs (`weights.knobs`), to be bound with `weights.bind(lam=0.3)`. Raises RecipeError
-    with the line and column, before anything is loaded that the text does not name.
+    names: a value for each name in the text: Weights, a number, a uri to load, or a method of your own to call
+        (`method`).
+
+    A name without a value becomes a knob (`weights.knobs`), which gets its value later: `weights.bind(lam=0.3)`. Raises
+    RecipeError, with line and column, before it loads anything that the text does not name.
     """
     if not isinstance(text, str):
         raise RecipeError(f"a recipe is a text, not {type(text).__name__}")

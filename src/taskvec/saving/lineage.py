@@ -187,7 +187,10 @@ class Verified:
 
 
 def verify(uri: str, *, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> Verified:
-    """Recompute the digest of every tensor and compare. Raises DigestError that lists every difference."""
+    """Recompute the digest of every tensor of an output, and compare it with the digest in its record.
+
+    Raises DigestError, which lists every difference.
+    """
     path = resolve(uri)
     expected = read(path)
     if not expected:

@@ -150,13 +150,14 @@ def plan(
     filename: str | None = None,
     durable: bool = True,
 ) -> Plan:
-    """Lay out the output of `save` and check everything that the headers can tell. Reads no data.
+    """Lay out the output of `save`, and check everything that the headers can tell. Reads no data.
 
-    Output dtypes, tensor by tensor: `dtype`, else that of `like`, else that of the first model in the expression; a
-    task vector is float32 (float64 if a source is), in which differences of 16-bit floats are exact as long as they are
-    within a factor of 2**13 or more, so that base + tau is the tuned model again. `durable`: whether writers wait for
-    the disk, for which there are more of them. Raises MassError, MismatchError,
-    UnboundKnob, RecipeError, TaskvecError (memory).
+    dtype: the dtype of the output. Without it every tensor has its dtype in `like`, or else in the first model of the
+        expression. A task vector is float32 (float64 if a source is). Differences of 16-bit floats are exact in it as
+        long as both are within a factor of 2**13 or more, so that base + tau is the tuned model again.
+    durable: whether the threads wait for the disk; then there are more of them.
+
+    Raises MassError, MismatchError, UnboundKnob, RecipeError, and TaskvecError if `ram` is too small.
     """
     for given in (weights, like):
         if not isinstance(given, Weights | None):

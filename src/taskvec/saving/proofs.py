@@ -1,8 +1,8 @@
 """What `save` can prove: that its sources hold the bytes they held when it began, and that an output is whole.
 
-- Of a file the system says its size, its times of change, inode and device (storage.File has what that cannot show).
+- Of a file the system says its size, its times of change, inode and device (`File` in places/local.py has the rest).
 - Of arrays in memory there is a digest of every byte.
-- Of a user's own method there is a digest of its code and of what that reaches (methods/proof.py).
+- Of a user's own method there is a digest of its code and of what that reaches (methods/core/proof.py).
 - Tokenizer and configuration count too: a view may have read them, and they are copied beside the weights at the end.
 
 What one run has proven, the next one compares with: that is the key of the journal (staging.py). A source without a

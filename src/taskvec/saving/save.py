@@ -33,7 +33,7 @@ from taskvec.sources.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What `save` wrote."""
+    """What `save` wrote, and how. str(saved) says it to a person, `as_dict()` to a machine."""
 
     path: Path
     kind: int
@@ -75,15 +75,20 @@ def save(
     chat_template: str | None = None,
     progress: Progress | None = None,
 ) -> Saved:
-    """Compute an expression and write it: a model's folder, a task vector's, or one file if `uri` ends in .safetensors.
+    """Compute an expression and write it as a folder, or as one file if `uri` ends in .safetensors.
 
-    Everything that headers can tell is checked before anything appears (`plan`). The output is whole or absent at every
-    moment; killed and called again it goes on where it was (`resume`), if every source can prove that its bytes are the
-    same (docs/resuming.md; arrays in memory are hashed for it). The same proofs are compared when all is computed.
-    Same bytes for any `threads`, `ram`, `shard_size` and order of the summands. `force` accepts a vector that was made
-    from another base, `allow_nonfinite` NaN and Inf. `durable=False` writes through the system's cache and leaves
-    flushing to it, as cp does: safe against kills, not against a power cut. `chat_template` (Jinja) replaces that of
-    the model. Raises TaskvecError and its kinds (errors.py).
+    Everything that the headers can tell is checked first (see `plan`). The output is complete or absent at every
+    moment. A call that was killed goes on where it stopped (`resume`) if every source can prove that its bytes are the
+    same; docs/resuming.md says how. The output has the same bytes for any `threads`, `ram` and `shard_size`, and for
+    any order of the summands.
+
+    like: the model whose dtypes, config and tokenizer the output gets. dtype: as in `plan`.
+    shard_size, ram: a text such as "5GB", or a number of bytes. `ram` is the memory that is never exceeded.
+    force: accept a task vector that was made from another base. allow_nonfinite: go on with NaN and Inf. Both are
+        recorded.
+    durable: flush the output to the disk before it gets its name. Without it an output is safe against kills, but not
+        against a power cut.
+    chat_template: Jinja that replaces the chat template of the model. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
     place = Destination.of(uri, overwrite)

@@ -75,12 +75,18 @@ def disentanglement(
 ) -> Disentanglement:
     """xi(a1, a2) = sum_t mean_x 1[f(x; base + a_t tau_t) != f(x; base + a1 tau1 + a2 tau2)], x of task t, t = 1, 2.
 
-    Ortiz-Jimenez et al., 2023 (arXiv 2305.12827), eq. 5, with disagreement of predictions as the distance. tasks: the
-    two metrics of `evaluate` whose vectors `first` and `second` are. f(x) is what evaluate.predictions(weights, split)
-    gives for each example, {metric: one label each}; of an evaluator without it, the score (two wrong answers then
-    agree: a lower bound). alphas: values for both, as a knob's. n of them take n (n + 2) + 1 judgements, fewer with 0
-    among them. journal: a file, or a database, to write judgements to and to go on from; calls that share one share the
-    work. Raises MassError, RecipeError, and what the evaluator does.
+    The disentanglement error (Ortiz-Jimenez et al., 2023, arXiv 2305.12827, eq. 5), with disagreement of predictions as
+    the
+    distance: how often a vector changes what the model with the other vector says.
+
+    tasks: the two metrics of `evaluate` whose vectors `first` and `second` are.
+    evaluate: f(x) is what evaluate.predictions(weights, split) gives, {metric: a label for each example}. Of an
+        evaluator without predictions it is the score; two wrong answers then agree, which makes xi a lower bound.
+    alphas: values for both coefficients, as for a knob. n values take n (n + 2) + 1 judgements, fewer with 0 among
+        them.
+    journal: a file, or a database, to write judgements to and to go on from. Calls that share one share the work.
+
+    Raises MassError, RecipeError, and what the evaluator does.
     """
     if base.kind() != 1 or first.kind() or second.kind():
         raise MassError("disentanglement is about a base, a model, and two task vectors: subtract the base from models")

@@ -52,30 +52,29 @@ def search(
     test: bool = True,
     progress: Progress | None = None,
 ) -> Result:
-    """Try values for the knobs of `recipe`, a model, and choose by what `evaluate` finds on validation examples.
+    """Try values for the knobs of `recipe`, a model, and choose by what `evaluate` says on validation examples.
 
-    evaluate: a function (weights, split) -> {metric: a number an example, or one number}, an evaluator (evals/),
-    "FILE.py:function" or "FILE.yml".
-    knobs: {name: (low, high, step), (low, high), [values] or "0:1:0.05"}, all that the recipe has; "a_*" is a range
-    for all that fit (`layerwise` makes many).
-    objective: arithmetic on metrics (goals.py), made large, or small with `minimise`. Of several the first one chooses;
-    `front()` of the result has the candidates that none beats in all of them.
-    constraints: comparisons, with metrics of `references` too; the model `base`, the first one in the recipe unless
-    given, is always among them.
-    rule: "best" takes the best objective of those that keep the constraints, of equal ones the smallest coefficients;
-    with `minimise` that is a published rule, the lowest target that passes. "largest" takes the largest value of the
-    one knob that keeps them: the other rule, as Ilharco et al. choose lambda for negation (0.95 of the control).
-    early: with "largest" and a grid, from the largest down, and no further than the first that keeps the constraints.
+    evaluate: a function (weights, split) -> {metric: a number for each example, or one number}, an evaluator (evals/),
+        "FILE.py:function" or "FILE.yml". See docs/evaluators.md.
+    knobs: {name: (low, high, step), (low, high), [values] or "0:1:0.05"} for all knobs of the recipe. "a_*" gives a
+        range to all knobs whose names fit (`layerwise` makes many).
+    objective: arithmetic on metrics (goals.py), made large, or small with `minimise`. If there are several, the first
+        one chooses; `front()` of the result has the candidates that no other beats in all of them.
+    constraints: comparisons, also with metrics of `references`. The model `base`, the first one in the recipe unless
+        you give it, is always among these.
+    rule: "best" takes the best objective of the candidates that keep the constraints, and of equal ones the smallest
+        coefficients. "largest" takes the largest value of the one knob that keeps them, as Ilharco et al. choose lambda
+        for negation. early: with "largest" and a grid, go from the largest value down to the first that keeps the
+        constraints.
     race: give a candidate up after a quarter of its examples, a fair sample, if it has less than a hundredth of a
-    chance to beat the best so far (race.py); for evaluators that can judge by parts, and with the rule "best".
-    replicates: the recipe's models from other seeds, by the names that it calls them: [{"a": seed 2's}, {"a": ...}].
-    Every candidate is then judged with each of them and with the recipe's own; what counts is the mean, and the result
-    has standard deviations and t intervals over the seeds.
-    sampler: "grid", all points in order; "random", "tpe", "cmaes" and, for several objectives, "nsga2" (extra
-    `search`) for so many `trials`, seeded; "greedy" and "forward" build a sum up term by term (spaces.py).
+        chance to beat the best so far (race.py). For evaluators that can judge by parts, and for the rule "best".
+    replicates: the models of the recipe from other seeds: [{"a": seed 2's}, {"a": ...}]. Every candidate is then judged
+        with each of them and with the recipe's own models, and the mean counts.
+    sampler: "grid" tries all points in order. "random", "tpe", "cmaes" and, for several objectives, "nsga2" (extra
+        `search`) try so many `trials`, with a seed. "greedy" and "forward" build a sum up term by term (spaces.py).
     journal: a file to write to and to go on from, or a database (stores.py: "postgresql://host/base#name").
-    test: judge the chosen and the reference models on test examples, once. Raises RecipeError, MismatchError if test
-    examples are among those of validation or are not all told, and what the evaluator does.
+    test: judge the chosen model and the references on test examples, once. Raises RecipeError, MismatchError if test
+        examples are among those of validation or if not all examples have an identity, and what the evaluator raises.
     """
     weights, evaluate = parse(recipe) if isinstance(recipe, str) else recipe, as_evaluator(evaluate)
     spaces = _spaces(weights, knobs)

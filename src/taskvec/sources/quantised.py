@@ -1,7 +1,7 @@
 """Quantised weights: numbers of a few bits that mean something only together with scales that lie beside them.
 
 The mean of two such codes is not the code of the mean, so they are never summed, nor passed through as if they were
-plain integers. Only a copy of a whole file (planning.py), which changes no byte, may hold them. No list of formats
+plain integers. Only a copy of a whole file (saving/plan.py), which changes no byte, may hold them. No list of formats
 decides, but what a checkpoint holds:
 
 1. A tensor whose name has a word for a scale in it (`scale`, `absmax`, `zero_point`, ...) is a companion.

@@ -13,7 +13,7 @@ PROBES, PROBE_BYTES = 4, 4096  # samples a tensor that a fingerprint reads, and 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The header of one tensor: its shape and its dtype by the safetensors name ("BF16")."""
+    """The header of one tensor: its shape, and its dtype by the name that safetensors has for it ("BF16")."""
 
     shape: tuple[int, ...]
     dtype: str

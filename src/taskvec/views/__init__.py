@@ -16,15 +16,15 @@ symmetries.py     which hidden units may be permuted, as data
 families.py       the symmetries of llama, bert, gpt2, by their tensors' names
 """
 
-from taskvec.lazy import Rooms
+from taskvec.lazy import Lazy
 
-__all__ = ["FUNCTIONS", "ROOMS"]
+__all__ = ["FUNCTIONS", "MODULES"]
 
-ROOMS = {  # module -> the views it has
+MODULES = {  # module -> the views it has
     "taskvec.views.layers": ("take_layers", "stack"),
     "taskvec.views.names": ("rename", "untie", "tie"),
     "taskvec.views.parts": ("select", "drop", "join", "as_model"),
     "taskvec.views.vocabulary": ("resize_vocab", "pad_vocab"),
     "taskvec.views.reordered": ("align_vocab",),
 }
-FUNCTIONS = Rooms(ROOMS)
+FUNCTIONS = Lazy(MODULES)

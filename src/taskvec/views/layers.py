@@ -104,16 +104,19 @@ def origins_of(weights: Weights, stack: str, count: int) -> list[Origin]:
 
 # ---- a part --------------------------------------------------------------------------------------
 def take_layers(m: Weights, start: int | Coefficient, stop: int | Coefficient, *, stack: str | None = None) -> Weights:
-    """The layers start <= l < stop of a model or a task vector, numbered from 0; tensors of no layer stay.
+    """The layers start <= l < stop of a model or a task vector, numbered from 0. Tensors of no layer stay.
 
     >>> take_layers(m, 8, 24)
 
-    The stack is the only one, or the one that `stack` names: the part of the names before the number, "model.layers".
-    config.json gets the new number of layers, and what it says of single layers (`layer_types`, `mlp_only_layers`,
+    config.json gets the new number of layers. What it says of single layers (`layer_types`, `mlp_only_layers`,
     `first_k_dense_replace`, `sliding_window_pattern`, ...) is said of the same layers in their new places
-    (views/bylayer.py); what cannot be said is an error when a folder is to be written. Raises RecipeError for a range
-    that is empty or out of bounds, for no layers and for several stacks. A LoRA, which names only the layers that it
-    changes, knows no bound.
+    (views/bylayer.py). If that cannot be said, it is an error when a folder is to be written.
+
+    stack: the part of the names before the number, "model.layers". It is needed if there are several stacks of layers.
+
+    Raises RecipeError for a range that is empty or out of bounds, for a model without layers and for several stacks.
+    The number of layers of a LoRA is not known, since it names only the layers that it changes, so its range has no
+    bound.
     """
     (m,) = require_weights("take_layers", [m])
     first, last = whole("take_layers", "start", start, 0), whole("take_layers", "stop", stop, 1)
@@ -159,17 +162,23 @@ class TakeLayers(Layered):
 
 # ---- several -------------------------------------------------------------------------------------
 def stack(*models: Weights, stack: str | None = None) -> Weights:
-    """The layers of the first argument, then those of the second, ...: depth up-scaling (SOLAR, Kim et al., NAACL 2024,
-    arXiv:2312.15166), a "frankenmerge" or passthrough merge.
+    """The layers of the first argument, then those of the second, and so on: a deeper model.
+
+    Depth up-scaling (SOLAR, Kim et al., NAACL 2024, arXiv:2312.15166), a "frankenmerge" or passthrough merge.
 
     >>> stack(take_layers(m, 0, 24), take_layers(m, 8, 32))
 
-    Tensors of no layer are the first argument's if they stand before the layers (a name that fits one of INPUT_SIDE:
-    embeddings, positions, vision) and the last one's if they stand after them (every other name: final norm, head).
-    All arguments are models, or all task vectors; the stack is the only one, or the one that `stack` names, and has the
-    same name in all. config.json is the first argument's, with the new number of layers and what the arguments' own
-    ones say of their layers (see `take_layers`). Raises MismatchError where layers of different models have no shape in
-    common or one end has a head and the other none, RecipeError for a LoRA alone, whose layers cannot be counted.
+    Tensors of no layer are those of the first argument if they stand before the layers (a name that fits one of
+    INPUT_SIDE: embeddings, positions, vision), and those of the last argument if they stand after them (every other
+    name: final norm, head). config.json is that of the first argument, with the new number of layers and what the
+    arguments' own ones say of their layers (see `take_layers`).
+
+    models: all models, or all task vectors.
+    stack: the part of the names before the number, "model.layers". It is needed if there are several stacks of layers,
+        and must be the same in all arguments.
+
+    Raises MismatchError if layers of different models have no shape in common, or if one end has a head and the other
+    none; RecipeError for a LoRA alone, whose layers cannot be counted.
     """
     args = require_weights("stack", models)
     return lifted(Stack("stack", args, {**texts("stack", stack=stack)}, {"stack": None}))

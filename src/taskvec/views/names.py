@@ -23,9 +23,11 @@ def rename(m: Weights, table: Mapping[str, str]) -> Weights:
 
     >>> rename(m, {"transformer.h.*": "model.layers.*", "old.weight": "new.weight"})
 
-    The first pattern that fits the whole name counts; `*`, at most one, is any run and stands for it in the new name.
-    Other tensors keep their names. config.json stays as it is. Raises RecipeError for a pattern that renames nothing
-    (not of a LoRA, which need not name it), MismatchError where two tensors would have one name.
+    table: {pattern: new name}. The first pattern that fits the whole name counts. A pattern may have one `*`, which
+        stands for any text, and for the same text in the new name.
+
+    Tensors that no pattern fits keep their names, and config.json stays as it is. Raises RecipeError for a pattern that
+    renames nothing (except in a LoRA, which need not name it), and MismatchError if two tensors would have one name.
     """
     (m,) = require_weights("rename", [m])
     if not isinstance(table, Mapping) or not table:
@@ -71,25 +73,27 @@ class Rename(View):
 
 # ---- tie, untie ----------------------------------------------------------------------------------
 def untie(m: Weights, *, head: str | None = None, embedding: str | None = None) -> Weights:
-    """The head added as a tensor of its own: a copy of the input embedding.
+    """A model with a head of its own, which is a copy of the input embedding.
 
     >>> untie(m)
     >>> untie(m, head="lm_head.weight", embedding="model.embed_tokens.weight")
 
-    Names are those of the table TIED (positions.py) unless they are given. config.json gets
-    `tie_word_embeddings: false`.
-    Raises RecipeError if there is no such embedding, more than one, or a head already. A LoRA that does not change the
-    embedding stays as it is.
+    head, embedding: names of the tensors; those in the table TIED (sources/positions.py) unless given.
+
+    config.json gets `tie_word_embeddings: false`. Raises RecipeError if there is no such embedding, more than one, or a
+    head already. A LoRA that does not change the embedding stays as it is.
     """
     (m,) = require_weights("untie", [m])
     return lifted(Untie("untie", (m,), dict(texts("untie", head=head, embedding=embedding)), _NAMES))
 
 
 def tie(m: Weights, *, head: str | None = None, embedding: str | None = None) -> Weights:
-    """The head dropped, which must equal the input embedding: the opposite of `untie`.
+    """A model without its head, which must be equal to the input embedding: the opposite of `untie`.
 
-    Names as for `untie`; config.json gets `tie_word_embeddings: true`. The values are compared before the pass over the
-    data that writes: MismatchError if they differ. Raises RecipeError if there is no head.
+    head, embedding: as in `untie`.
+
+    config.json gets `tie_word_embeddings: true`. The values are compared in a pass over the data before the one that
+    writes, and MismatchError is raised if they differ. Raises RecipeError if there is no head.
     """
     (m,) = require_weights("tie", [m])
     return lifted(Tie("tie", (m,), dict(texts("tie", head=head, embedding=embedding)), _NAMES))

@@ -20,7 +20,8 @@ def select(m: Weights, *patterns: str) -> Weights:
 
     >>> join(stack(select(m, "text.*"), select(m, "text.*")), select(m, "vision.*"))
 
-    A filter, `only(...)`, leaves the others zero; here they are gone. Raises RecipeError if a pattern fits nothing.
+    The filter `only(...)` sets the other tensors to zero; here they are gone. Raises RecipeError if a pattern fits no
+    tensor.
     """
     return _called(Select, "select", m, patterns, "model.vision.*")
 
@@ -61,11 +62,12 @@ class Select(View):
 
 # ---- drop ----------------------------------------------------------------------------------------
 def drop(m: Weights, *patterns: str) -> Weights:
-    """All tensors but those whose whole name fits a pattern (`*`, `?`, `[ab]`): the rest of what `select` takes.
+    """All tensors except those whose whole name fits a pattern (`*`, `?`, `[ab]`).
 
     >>> base + 0.5 * (drop(tuned, "*.rotary_emb.inv_freq", "v_head.*") - base)
 
-    For buffers and heads that only one of two models has. Raises RecipeError if a pattern fits nothing, or everything.
+    This is for buffers and heads that only one of two models has. Raises RecipeError if a pattern fits no tensor, or if
+    the patterns fit all of them.
     """
     return _called(Drop, "drop", m, patterns, "*.inv_freq")
 
@@ -88,10 +90,12 @@ class Drop(Select):
 
 # ---- join ----------------------------------------------------------------------------------------
 def join(*parts: Weights) -> Weights:
-    """Parts that share no tensor, as one: the opposite of `select`.
+    """Several parts of a model that have no tensor in common, as one model: the opposite of `select`.
 
-    All are models, or all task vectors. The tokenizer and config.json are those of the first, with what views change in
-    the config.json of each. Raises MismatchError if two parts have a tensor of one name.
+    parts: all models, or all task vectors. The tokenizer and config.json are those of the first, with the changes that
+        views make to the config.json of each.
+
+    Raises MismatchError if two parts have a tensor of one name.
     """
     return lifted(Join("join", require_weights("join", parts), {}, {}))
 
@@ -119,9 +123,9 @@ class Join(View):
 
 # ---- as_model ------------------------------------------------------------------------------------
 def as_model(w: Weights) -> Weights:
-    """The expression taken for a model, whatever its mass: weights that are scaled on purpose, as in 1.1*m.
+    """The expression as a model, with mass 1, whatever its own mass: for weights that are scaled on purpose, as 1.1*m.
 
-    The numbers stay as they are; from here on it counts as mass 1.
+    The numbers stay as they are.
     """
     return lifted(AsModel("as_model", require_weights("as_model", [w]), {}, {}))
 

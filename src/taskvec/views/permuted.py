@@ -31,14 +31,16 @@ NARROW, WHOLE = 512, 1 << 20  # rows of fewer bytes are not read one by one if t
 
 
 def permute(weights: Weights, permutations: "Weights | str | os.PathLike[str]") -> Weights:
-    """The units of a model in the order that `permutations` says: unit i of the result is unit p[i] of the model.
-
-    permutations: what `taskvec align` wrote (a path, or `load(path)`), or `match(...).permutations`. It names the axes
-    that it permutes; a tensor that it does not name passes through. The network computes the same function, to the
-    rounding of sums that are taken in another order; every element keeps its bits. Raises RecipeError, FormatError and
-    MismatchError for what is no permutation or does not fit, before any of the model's data is read.
+    """The units of a model in another order: unit i of the result is unit p[i] of the model.
 
     >>> 0.5 * a + 0.5 * permute(b, "perm.safetensors")
+
+    permutations: what `taskvec align` wrote (a path, or `load(path)`), or `match(...).permutations`. They name the axes
+        that they permute. A tensor that they do not name passes through.
+
+    The network computes the same function, up to the rounding of sums that are taken in another order, and every
+    element keeps its bits. Raises RecipeError, FormatError and MismatchError for permutations that are none or do not
+    fit, before any data of the model is read.
     """
     if isinstance(permutations, str | os.PathLike):
         permutations = Weights({open_source(permutations): 1})

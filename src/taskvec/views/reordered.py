@@ -34,30 +34,35 @@ def align_vocab(
     head: str | None = None,
     embedding: str | None = None,
 ) -> Weights:
-    """The rows of m's embedding, head and the head's bias in the order of another vocabulary.
+    """The rows of m's embedding, head and the head's bias, in the order of another vocabulary.
 
-    >>> align_vocab(m, like)                                            # like's tokens
-    >>> 0.5 * align_vocab(a, a, b) + 0.5 * align_vocab(b, a, b)         # the union of a's tokens and b's
+    >>> align_vocab(m, like)                                            # the tokens of `like`
+    >>> 0.5 * align_vocab(a, a, b) + 0.5 * align_vocab(b, a, b)         # the union of the tokens of a and b
 
-    The vocabulary is the union of those of `models`: all tokens of the first with their ids, then of each other one the
-    tokens that are new, in the order of their ids. `source=k` takes that of the k-th of `models` alone (1 is the
-    first); the others only lend rows. A row that m lacks is that of the base, `base=k`, if it has it; else of the only
-    one of `models` that has it; else the mean of those that have it, in float64; else zero. The same rule as mergekit's
-    `tokenizer: {source: union}` and its kind. Ids without a token (padding) have the rows of the model whose vocabulary
-    it is, and stay its last rows unless new tokens take them. With `base` in a union, its tokens come first.
-    `tokens={"<pad>": 0, "<eot>": 2, "<end>": (1, "</s>")}` says for single tokens where a row that m lacks is from:
-    zero, the row of the k-th of `models` for that token, or for another one, named by text or by id. `forced` says the
-    same for rows that m has, too. A token that the vocabulary does not have is added to it.
-    A task vector may be arranged by models: then rows that it lacks are zero, as they are in the difference of what
-    its two models become.
+    1. The vocabulary is the union of those of `models`: all tokens of the first with their ids, then the new tokens of
+       each other one, in the order of their ids. With `base=k` in a union the tokens of the k-th come first. `source=k`
+       takes the vocabulary of the k-th of `models` alone (the first is 1); the others then only lend rows.
+    2. A row that m lacks comes from the base, `base=k`, if it has the row; else from the only one of `models` that has
+       it; else it is the mean of those that have it, in float64; else zero. mergekit's `tokenizer: {source: union}` has
+       the same rule. In a task vector that is arranged by models, rows that it lacks are zero, as they are in the
+       difference of what its two models become.
+    3. Ids without a token (padding) have the rows of the model whose vocabulary it is. They stay the last rows unless
+       new tokens take their ids.
+
+    tokens: says for single tokens where a row that m lacks comes from: {"<pad>": 0, "<eot>": 2, "<end>": (1, "</s>")}.
+        0 is zero, k is the row of the k-th of `models` for that token, and (k, other) its row for another token, by
+        text or by id. A token that the vocabulary does not have is added to it.
+    forced: the same, also for rows that m has.
 
     Vocabularies are read from the tokenizers' files beside the weights of each argument's first model (tokenizer.json,
-    vocab.json or vocab.txt); a token whose id is beyond the rows has none. A saved model gets the tokenizer that fits:
-    the files of the one that was taken, and for a union a tokenizer.json in which the first cuts text as before and
-    knows the others' tokens. config.json gets the new `vocab_size`, and it and generation_config.json the new ids of
-    tokens that they name. Deviation from mergekit: there plain tokens of the others are added tokens, which cut other
-    words apart, and rows of padding are dropped. Raises FormatError for a vocabulary that cannot be read,
-    MismatchError for tensors that do not fit.
+    vocab.json or vocab.txt). A token whose id is beyond the rows has no row. A saved model gets the tokenizer that
+    fits: the files of the one that was taken, and for a union a tokenizer.json in which the first cuts text as before
+    and knows the tokens of the others. config.json gets the new `vocab_size`, and config.json and
+    generation_config.json the new ids of the tokens that they name.
+
+    Deviation: in mergekit plain tokens of the others become added tokens, which cut other words apart, and rows of
+    padding are dropped. Raises FormatError for a vocabulary that cannot be read, MismatchError for tensors that do not
+    fit.
     """
     args = require_weights("align_vocab", [m, *models])
     if len(args) < 2:

@@ -48,16 +48,18 @@ def resize_vocab(
     head: str | None = None,
     embedding: str | None = None,
 ) -> Weights:
-    """The rows of embedding, head and the head's bias cut or padded to `size`.
+    """The rows of the embedding, the head and the head's bias, cut or padded to `size` rows.
 
     >>> resize_vocab(m, 32064)
     >>> resize_vocab(m, 32064, fill="mean")
 
-    New rows are zero, or with `fill="mean"` the mean of the rows that there were (in float64, in their order), which
-    keeps the other tokens' probabilities nearly as they were (Hewitt, 2021, "Initializing new word embeddings"). The
-    tensors are those of no layer whose names are in EMBEDDINGS, HEADS or BIASES, or those that are named. config.json
-    gets the new `vocab_size`; the tokenizer's files stay as they are. Raises RecipeError for a size below 1 and where
-    no such tensor is known.
+    fill: new rows are "zero", or the "mean" of the old rows (in float64, in their order), which keeps the probabilities
+        of the other tokens nearly as they were (Hewitt, 2021, "Initializing new word embeddings").
+    head, embedding: names of the tensors. Without them they are the tensors of no layer whose names are in EMBEDDINGS,
+        HEADS or BIASES.
+
+    config.json gets the new `vocab_size`; the files of the tokenizer stay as they are. Raises RecipeError for a size
+    below 1, and if no such tensor is known.
     """
     (m,) = require_weights("resize_vocab", [m])
     return _resized(
@@ -73,7 +75,7 @@ def pad_vocab(
     head: str | None = None,
     embedding: str | None = None,
 ) -> Weights:
-    """The rows of embedding, head and the head's bias padded to a multiple: `pad_vocab(m, 64)`. See `resize_vocab`."""
+    """`resize_vocab` to the next multiple of a number: `pad_vocab(m, 64)`."""
     (m,) = require_weights("pad_vocab", [m])
     return _resized(
         "pad_vocab", m, {"multiple": whole("pad_vocab", "multiple", multiple, 1, MOST_ROWS)}, fill, head, embedding

@@ -7,11 +7,31 @@ from typing import Any, overload
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
 from taskvec.methods.core.applied import Applied
-from taskvec.methods.core.method import ALIKE, Method, Range
+from taskvec.methods.core.method import ALIKE, VECTORS, Method, Range
 
 
 class Lifted(Method):
-    """A method that is called on Weights, and gives Weights: one more source, of which nothing is computed yet."""
+    """A method that is called on Weights, and gives Weights: one more source, of which nothing is computed yet.
+
+    help() and editors show a method as they show a function, with the parameters and the docstring of `fn`.
+    """
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        own = inspect.signature(self.fn).parameters.values()
+        first = [p.replace(annotation=p.empty) for p in own if p.kind is not p.KEYWORD_ONLY]
+        if self.combines:  # `fn` takes the Gram matrix of the arguments in their place
+            names = ("a", "b") if self.most == 2 else ("taus" if self.takes is VECTORS else "models",)
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if self.most == 2 else inspect.Parameter.VAR_POSITIONAL
+            first = [inspect.Parameter(name, kind) for name in names]
+        return inspect.Signature([*first, *(p for p in own if p.name in self.defaults)])
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return f"{self.name}{self.__signature__}\n\n{inspect.cleandoc(self.fn.__doc__ or '')}"
+
+    def __repr__(self) -> str:
+        return self.name
 
     def __call__(self, *args: Weights, **params: Any) -> Weights:
         """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
@@ -39,17 +59,22 @@ def method(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Lifted | Callable[[Callable[..., Any]], Lifted]:
-    """Lifts a function of float32 arrays of one shape, which returns an array of that shape, to one over Weights.
+    """Turn a function of float32 arrays of one shape, which returns an array of that shape, into a function of Weights.
 
     >>> @method(local=True)
     ... def clip(tau, *, limit=0.01):
     ...     return np.clip(tau, -limit, limit)
 
-    `@method` alone will do, too. Positional arguments are expressions, keyword-only ones are parameters with defaults:
-    numbers (which may differ from tensor to tensor), texts out of `choices`, or `()` for a tuple of numbers, one an
-    argument. `local`: the function may be given any range of elements, flat; if not, it sees whole tensors, and the
-    plan counts their memory. `keyed`: it also takes `name` and `start`, the tensor and the position of its first
-    element, to seed what it draws (methods/draws.py). `fn` of the result is the bare function.
+    `@method` without arguments will do, too. Positional arguments of the function are expressions. Keyword-only
+    arguments are parameters, and need defaults: a number (which may differ from tensor to tensor), a text out of
+    `choices`, or `()` for a tuple with a number for each expression. `fn` of the result is the bare function.
+
+    local: the function may be given any range of elements, as a flat array. Otherwise it sees whole tensors, and the
+        plan counts their memory.
+    keyed: the function also takes `name` and `start`, the tensor and the position of its first element, to seed what it
+        draws (methods/core/draws.py).
+    takes: what the expressions must be: "task vectors", "models", or "models or task vectors".
+    ranges: {parameter: (low, high)}. choices: {parameter: its texts}.
     """
 
     def lift(fn: Callable[..., Any]) -> Lifted:
