@@ -224,6 +224,19 @@ def test_memory_is_a_window_for_a_file_and_all_elements_of_what_lies_in_memory(f
     assert scratch_bytes([(A, "w")], 16) == RESULT + 64 and scratch_bytes([], 9) == RESULT
 
 
+def test_a_method_of_files_adds_its_operations_and_needs_no_memory_for_all_elements(tmp_path, build):
+    for seed, name in enumerate(("base", "math")):
+        build.model(tmp_path / name, build.tensors(seed, {"w": (3000,)}))
+    base, math = tv.load(tmp_path / "base"), tv.load(tmp_path / "math")
+    (call,) = tv.trim(math - base, density=0.5).placed.terms
+    program = Program(0, 3000, memoryview(bytearray(RESULT)))
+    program.operand(call, "w")
+    assert [op.code for op in program.ops][-1] != SUM and len(program.ops) >= 2
+    alone_bytes = operand_bytes([(call, "w")], 1 << 20)
+    assert 2 * WINDOW <= alone_bytes < 4 << 20
+    assert operand_bytes([(call, "w"), (A, "w"), (call, "w")], 1 << 20) == 2 * alone_bytes + (4 << 20)
+
+
 def test_the_memory_that_is_asked_for_is_enough(files):
     """Then no operand has to have memory of its own."""
     one, _, _ = files

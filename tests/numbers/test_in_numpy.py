@@ -61,6 +61,13 @@ def test_a_sum_is_wide_if_an_input_or_the_output_is():
     assert result(Op(SUM, (0, 1), (1, 1)), Op(SUM, (~0,), (1,)), x=[big], y=[1], out=np.float64)[0] == [big]
 
 
+def test_a_sum_that_others_are_made_of_is_rounded_to_float32_at_each_step_whatever_the_output_is():
+    big = 2.0**25
+    first = Op(SUM, (0, 1, 2), (1, 1, -1))
+    for out in (np.float32, np.float64):
+        assert result(first, Op(SUM, (~0,), (1,)), x=[big], y=[1], z=[big], out=out)[0] == [0]
+
+
 def test_a_sum_around_a_pivot_is_the_sum_of_differences_and_then_the_pivot():
     """x + 0.5 (y - x) + 2 v, where 0.7 x + 0.3 y would lose what is small beside x."""
     large, small = 2.0**24, 2.0**-10
@@ -150,6 +157,14 @@ def test_a_mask_keeps_what_its_bits_say_from_the_lowest():
     assert result(Op(MASK, (0,), (2,), bits), x=np.arange(1, 11))[0] == [2, 0, 6, 0, 0, 0, 0, 0, 0, 20]
 
 
+def test_a_run_that_names_no_start_begins_with_the_first_element():
+    made, x = np.zeros((2, 50), np.float32), np.ones(50, np.float32)
+    ops = [Op(DROP, (0,), (1, 2, 4, 2**31, 1)), Op(SUM, (~0,), (1,))]
+    run_numpy(made[0], "F32", [x], ["F32"], ops, 50)
+    run_numpy(made[1], "F32", [x], ["F32"], ops, 50, 0)
+    assert np.array_equal(*made) and 0 < made[0].sum() < 50
+
+
 def test_a_drop_keeps_what_is_drawn_at_or_above_its_bound():
     draws = draws_numpy(5, 6, 4, (1, 2))
     for least in (0, int(draws[2]), int(draws[2]) + 1, 2**32 - 1):
@@ -183,12 +198,21 @@ def test_magnitudes_are_counted_by_the_upper_bits_and_then_by_the_lower_ones():
     upper = (np.abs(x).view(np.uint32) >> 16).tolist()
     counts = measured(Op(COUNT, (0,), (-1, 1), np.ones((1 << 15) + 1, np.uint32)), x)
     assert sum(counts) == len(counts) + 6 and counts[upper[0]] == 3 and counts[upper[4]] == 2 and counts[-1] == 1
-    first, bins = upper[0], upper[2] - upper[0]
+    first, bins = upper[0], 2
     sink = np.zeros((bins << 16) + 1, np.uint32)
-    near = np.float32([1, -1, np.nextafter(np.float32(1), np.float32(2)), 1.5, -2, 0.5, np.nextafter(1, 0, dtype="f4")])
-    counts = measured(Op(COUNT, (0,), (first, bins), sink), near)
-    assert counts[0] == 2 and counts[1] == 1 and counts[-1] == 2 and sum(counts) == 5
-    assert measured(Op(COUNT, (0,), (first, bins), sink), near)[0] == 4, "a sink is added to"
+    near = np.array(
+        [first << 16, (first << 16) + 1, (first + 1) << 16, (first + 2) << 16, (first << 16) - 1], np.uint32
+    )
+    near = np.append(near.view(np.float32), np.float32([-1, 1.5, -2, 0.5]))
+    assert run_numpy(None, "F32", [near], ["F32"], [Op(COUNT, (0,), (first, bins), sink)], near.size) == 0
+    assert np.flatnonzero(sink).tolist() == [0, 1, 1 << 16, 2 << 16] and sink[[0, 1, 1 << 16, -1]].tolist() == [
+        2,
+        1,
+        1,
+        3,
+    ]
+    run_numpy(None, "F32", [near], ["F32"], [Op(COUNT, (0,), (first, bins), sink)], near.size)
+    assert sink[0] == 4, "a sink is added to"
 
 
 def test_equal_magnitudes_are_counted_span_by_span_and_larger_ones_at_the_end():
@@ -198,7 +222,8 @@ def test_equal_magnitudes_are_counted_span_by_span_and_larger_ones_at_the_end():
 
 
 def test_sizes_and_products_are_float64_lane_by_lane():
-    x, y = np.float32(np.random.default_rng(0).standard_normal((2, 1000)) * 1e3)
+    rng = np.random.default_rng(0)
+    x, y = np.float32(rng.standard_normal((2, 1000)) * 10 ** rng.uniform(-9, 9, (2, 1000)))
     for op, terms in ((Op(SIZE, (0,), (), np.zeros(1)), np.abs(x.astype("f8"))),
                       (Op(DOT, (0, 1), (), np.zeros(1)), x.astype("f8") * y.astype("f8"))):  # fmt: skip
         lanes = [0.0] * 16

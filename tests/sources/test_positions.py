@@ -21,15 +21,26 @@ def test_the_layer_is_the_first_number_in_a_name(name, layer):
 
 
 def test_depths_run_from_the_first_layer_that_is_named_to_the_last_in_each_stack():
-    names = ["embed", "enc.0.w", "enc.2.w", "enc.1.b", "enc.4.w", "dec.0.w", "0.w", "1.w"]
+    names = ["embed", "enc.0.w", "enc.4.w", "enc.1.b", "enc.2.w", "dec.0.w", "0.w", "1.w"]
     found = places(names)
     assert [*found] == names and all(place.name == name for name, place in found.items())
-    assert [place.depth for place in found.values()] == [None, 0, Fraction(1, 2), Fraction(1, 4), 1, 0, 0, 1]
+    assert [place.depth for place in found.values()] == [None, 0, 1, Fraction(1, 4), Fraction(1, 2), 0, 0, 1]
     assert places([]) == {} and places(["x.5.w"])["x.5.w"] == Place("x.5.w", Fraction(1))
 
 
 def test_a_place_outside_the_layers_has_no_depth():
     assert Place("embed").depth is None and hash(Place("a", Fraction(1, 2))) == hash(Place("a", Fraction(2, 4)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lm_head.weight", "language_model.lm_head.weight", "lm_head.decoder.weight", "cls.predictions.decoder.weight",
+     "embed_out.weight", "proj_out.weight", "output.weight", "lm_head.bias", "output.bias", "cls.predictions.bias",
+     "model.embed_tokens.weight", "transformer.wte.weight", "bert.embeddings.word_embeddings.weight",
+     "gpt_neox.embed_in.weight", "tok_embeddings.weight", "backbone.embeddings.weight", "shared.weight"],
+)  # fmt: skip
+def test_the_embeddings_and_heads_of_known_families_have_a_row_for_each_token(name):
+    assert by_token(name)
 
 
 def test_heads_embeddings_and_biases_of_heads_have_a_row_for_each_token():
