@@ -120,6 +120,11 @@ def test_an_empty_sum_is_false_and_one_tensor_is_a_sum_of_one():
     assert not Linear() and Linear().parts == []
     one = alone(A, "w")
     assert one and one.parts == [(A, "w")] and one == arranged({(A, "w"): 1})
+    assert {one, alone(A, "w")} == {one}
+
+
+def test_a_point_whose_vectors_all_lack_a_tensor_is_scaled_as_it_is():
+    assert computed(Linear(((A, "w", 0.5),), points=1, mass=0.5)).tolist() == 100 * [value(A) / 2]
 
 
 # ---- the program ----------------------------------------------------------------------------------------
@@ -141,6 +146,7 @@ def test_a_sum_is_computed_as_it_is_arranged():
     [
         ({V: 2, W: 3}, Op(SUM, (0, 1), (2, 3))),
         ({A: 2}, Op(SUM, (0,), (2,))),
+        ({A: 0.75, B: 0.25}, Op(AROUND, (0, 1), (2, 0, 1, 0.75, 0.25))),
         ({A: 0.75, B: 0.25, V: 2}, Op(AROUND, (0, 1, 2), (2, 0, 1, 0.75, 0.25, 2))),
         ({A: 0.5, B: -0.5, C: 1}, Op(AROUND, (0, 1, 2), (2, 2, 1, -0.5, 0.5, 1))),
     ],

@@ -189,6 +189,7 @@ def test_those_that_agree_with_the_elected_sign_are_summed(numbers, elected):
 def test_the_mean_of_the_elected_counts_their_weights():
     assert result(Op(ELECT, (0, 1, 2), (0, 1, 0, 0.5, 1.5, 9)), x=[1], y=[3], z=[-1])[0] == [2]
     assert result(Op(ELECT, (0, 1), (0, 1, 0, 4, 1)), x=[1], y=[-3])[0] == [-3]
+    assert result(Op(ELECT, (0, 1), (0, 1, 0, 1, 1)), x=[2], y=[0])[0] == [2], "a zero agrees with nobody"
     assert result(Op(ELECT, (0, 1), (0, 1, 1, 0, 1)), x=[2], y=[-1])[0] == [2], "weights of 0 divide by 1"
 
 
@@ -213,6 +214,13 @@ def test_magnitudes_are_counted_by_the_upper_bits_and_then_by_the_lower_ones():
     ]
     run_numpy(None, "F32", [near], ["F32"], [Op(COUNT, (0,), (first, bins), sink)], near.size)
     assert sink[0] == 4, "a sink is added to"
+
+
+def test_the_smallest_magnitudes_are_counted_one_by_one_too():
+    sink = np.zeros((1 << 16) + 1, np.uint32)
+    x = np.array([0, 1 << 31, 7, 0xFFFF, 0x10000], np.uint32).view(np.float32)
+    run_numpy(None, "F32", [x], ["F32"], [Op(COUNT, (0,), (0, 1), sink)], x.size)
+    assert np.flatnonzero(sink).tolist() == [0, 7, 0xFFFF, 0x10000] and sink[0] == 2 and sink[-1] == 1
 
 
 def test_equal_magnitudes_are_counted_span_by_span_and_larger_ones_at_the_end():
@@ -316,6 +324,14 @@ def test_the_larger_of_a_row_stay_more_often():
         drawn = draws_numpy(start, 5, 4, (1, 2)) * 2.0**-32
         assert np.array_equal(pruned([row], 0.5, 0.4, 0, start=start)[0], np.where(drawn < chances, row / chances, 0))
         assert np.array_equal(pruned([row], 0.5, 0.4, 3, start=start)[0], np.where(drawn < chances, 3 * row, 0))
+
+
+def test_an_entry_that_draws_its_very_chance_goes():
+    drawn = draws_numpy(0, 2000, 4, (1, 2)) * 2.0**-32
+    at = next(k for k, d in enumerate(drawn.tolist()) if np.float32(d) == d)  # one that float32 can hold
+    chance = float(drawn[at])
+    assert pruned([[1.0]], chance, 0, 1, start=at) == 0
+    assert pruned([[1.0]], float(np.nextafter(np.float32(chance), np.float32(1))), 0, 1, start=at) == 1
 
 
 def test_at_a_density_of_one_all_stays_and_a_row_of_one_has_the_lowest_chance():
