@@ -276,3 +276,16 @@ def test_names_are_identifiers_that_differ_and_are_not_reserved(build, tmp_path)
 def test_a_file_is_named_without_its_ending_whatever_the_slash():
     for text, name in (("a\\b\\c.safetensors", "c"), ("runs/x/", "source"), ("a-b", "a_b")):
         assert [*tv.from_arrays({"w": np.ones(1, np.float32)}, text).names().values()] == [name]
+
+
+def test_of_very_many_differences_fifty_are_shown_and_eight_where_the_way_out_is_known():
+    def named(begin, shape, name):
+        return tv.from_arrays({f"{begin}x{k}": np.ones(shape, np.float32) for k in range(60)}, name)
+
+    a, b, c, d = named("", (2, 3), "a"), named("", (5,), "b"), named("model.", (2, 3), "c"), named("", (7,), "d")
+    for w, shown, more in ((a + b, 50, [10]), (a + c, 8, [112]), (a + b + d, 50, [35, 35])):
+        with pytest.raises(MismatchError) as told:
+            w.specs  # noqa: B018
+        lines = told.value.problems
+        assert len([line for line in lines if " is " in line or "not in a" in line]) == shown
+        assert [line for line in lines if line.startswith("...")] == [f"... and {n} more" for n in more]

@@ -108,8 +108,8 @@ def test_an_input_says_only_what_is_known_of_it():
     x = {"w": np.ones(2, "f4")}
     (plain,), (fisher,) = tv.from_arrays(x, "m").terms, tv.from_arrays(x, "f", statistic="fisher").terms
     found = lineage.origins({"m": plain, "f": fisher})
-    assert found == {"inputs": {"m": {"mass": 1, "fingerprint": plain.fingerprint},
-                                "f": {"mass": 0, "statistic": "fisher", "fingerprint": fisher.fingerprint}}}  # fmt: skip
+    of_fisher = {"mass": 0, "statistic": "fisher", "fingerprint": fisher.fingerprint}
+    assert found == {"inputs": {"m": {"mass": 1, "fingerprint": plain.fingerprint}, "f": of_fisher}}
 
 
 def test_a_record_is_one_line_for_each_tensor():
