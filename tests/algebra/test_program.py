@@ -14,7 +14,6 @@ from taskvec.algebra.program import (
     alone,
     arranged,
     evaluate,
-    operand_bytes,
     scratch_bytes,
 )
 from taskvec.errors import RecipeError, SourceChanged, TaskvecError
@@ -223,11 +222,9 @@ def test_a_file_that_cannot_be_read_is_named(files, monkeypatch):
 
 def test_memory_is_a_window_for_a_file_and_all_elements_of_what_lies_in_memory(files):
     one, two, _ = files
-    assert operand_bytes([(one, "w"), (two, "w")], 10) == 2 * WINDOW
-    assert operand_bytes([(A, "w")], 10) == 64 and operand_bytes([(A, "w"), (B, "w")], 17) == 2 * 128
-    wide = source("wide", 1, dtype=np.float64)
-    assert operand_bytes([(wide, "w")], 16) == 128
-    assert scratch_bytes([(A, "w")], 16) == RESULT + 64 and scratch_bytes([], 9) == RESULT
+    assert scratch_bytes([], 9) == RESULT and scratch_bytes([(one, "w"), (two, "w")], 10) == RESULT + 2 * WINDOW
+    assert scratch_bytes([(A, "w")], 10) == RESULT + 64 and scratch_bytes([(A, "w"), (B, "w")], 17) == RESULT + 2 * 128
+    assert scratch_bytes([(source("wide", 1, dtype=np.float64), "w")], 16) == RESULT + 128
 
 
 def test_a_method_of_files_adds_its_operations_and_needs_no_memory_for_all_elements(tmp_path, build):
@@ -238,9 +235,9 @@ def test_a_method_of_files_adds_its_operations_and_needs_no_memory_for_all_eleme
     program = Program(0, 3000, memoryview(bytearray(RESULT)))
     program.operand(call, "w")
     assert [op.code for op in program.ops][-1] != SUM and len(program.ops) >= 2
-    alone_bytes = operand_bytes([(call, "w")], 1 << 20)
-    assert 2 * WINDOW <= alone_bytes < 4 << 20
-    assert operand_bytes([(call, "w"), (A, "w"), (call, "w")], 1 << 20) == 2 * alone_bytes + (4 << 20)
+    inside = scratch_bytes([(call, "w")], 1 << 20) - RESULT
+    assert 2 * WINDOW <= inside < 4 << 20
+    assert scratch_bytes([(call, "w"), (A, "w"), (call, "w")], 1 << 20) == RESULT + 2 * inside + (4 << 20)
 
 
 def test_the_memory_that_is_asked_for_is_enough(files):

@@ -158,15 +158,29 @@ def test_memory_takes_the_largest_blocks_and_the_most_threads_that_fit():
     w = tv.from_arrays({"w": np.zeros((3000, 1000), np.float32)}, "w") * 0.5 + 0.5 * tv.from_arrays(
         {"w": np.ones((3000, 1000), np.float32)}, "v"
     )
-    roomy, four = plan(w, ram="2GB", threads=4), plan(w, ram="2GB", threads=1)
+    roomy, one = plan(w, ram="2GB", threads=4), plan(w, ram="2GB", threads=1)
     assert BLOCKS == (2 << 20, 1 << 20, 512 << 10, PIECE) and roomy.block == BLOCKS[0] and roomy.threads == 4
-    each = roomy.arena + 2 * PAGE
-    assert roomy.peak - four.peak == 3 * each and roomy.peak <= roomy.ram == 2 * 10**9 and four.peak > PROGRAM
+    assert roomy.peak <= roomy.ram == 2 * 10**9 and one.peak > PROGRAM
+    each, rest = divmod(roomy.peak - one.peak, 3)  # what a thread takes: its block, and as much of each source
+    assert rest == 0 and 3 * BLOCKS[0] < each < 4 * BLOCKS[0]
     assert plan(w, ram=roomy.peak, threads=4) == replace(roomy, ram=roomy.peak)
     tight = plan(w, ram=roomy.peak - 1, threads=4)
     assert tight.threads == 4 and tight.block == BLOCKS[1] and tight.peak < roomy.peak
-    fewer = plan(w, ram=plan(w, ram="2GB", threads=2).peak)
-    assert fewer.threads >= 2 and fewer.peak <= fewer.ram
+    least = plan(w, ram="2GB", threads=2).peak
+    while (smaller := plan(w, ram=least - 1, threads=2)).block > PIECE:
+        least = smaller.peak
+    with pytest.raises(TaskvecError, match="of memory"):
+        plan(w, ram=smaller.peak - 1, threads=2)
+
+
+def test_threads_that_nobody_asked_for_are_as_many_as_fit(monkeypatch):
+    monkeypatch.setattr(planning, "default_threads", lambda busy: 4 if busy else 3)
+    w = 0.5 * A + 0.5 * B
+    assert (
+        plan(w).threads == 3 and plan(w, durable=False).threads == 4 and plan(w, durable=False, threads=2).threads == 2
+    )
+    assert plan(w, ram=plan(w, threads=2).peak).threads == 2 and plan(w, ram=plan(w, threads=1).peak).threads == 1
+    assert plan(A + tv.ties(B - A, density=0.5)).threads == 4, "there is Python to run between the kernels"
 
 
 def test_too_little_memory_names_the_least_that_is_enough():
