@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import taskvec as tv
@@ -174,24 +173,6 @@ def test_adamerging_is_what_an_eager_loop_does():
             assert found.knobs[f"{task}_{order[n]}"] == pytest.approx(float(lam[t, k].detach()), abs=1e-4)
     again = tv.learn(family, Net(), loss, steps=60, rate=0.01)
     assert again.knobs == found.knobs and again.losses == found.losses
-
-
-def test_layerwise_has_a_knob_a_layer_or_tensor_and_its_text_is_read_back(tmp_path):
-    one = tv.layerwise(a - base, "u")
-    assert one.knobs == {"u_0", "u_1", "u_2", "u_rest"}
-    values = {k: n / 10 for n, k in enumerate(sorted(one.knobs))}
-    made = (base + one.bind(**values))["layers.1.weight"]
-    assert made == pytest.approx(
-        BASE["layers.1.weight"] + 0.1 * (MODELS["a"]["layers.1.weight"] - BASE["layers.1.weight"])
-    )
-    assert tv.layerwise(a - base, by="tensor").knobs == {f"lam_{k}" for k in range(4)}
-    for name, content in (("base", BASE), ("a", MODELS["a"])):
-        save_file(content, tmp_path / f"{name}.safetensors")
-    ours = tv.load(tmp_path / "base.safetensors")
-    family = ours + tv.layerwise(tv.load(tmp_path / "a.safetensors") - ours)
-    assert tv.parse(str(family)) == family
-    with pytest.raises(RecipeError, match="layer or tensor"):
-        tv.layerwise(a - base, by="row")
 
 
 def test_a_method_and_a_lora_are_sources_like_others(tmp_path, build):

@@ -692,28 +692,3 @@ def test_tensors_without_entries_have_no_thresholds(world, run, build, method, s
     text = f"a + {method}(b - a, density=0.6, ties='first', scope='{scope}')"
     done = run("merge", text, "a=a", "b=b", "-o", "out")
     assert done.code == 0, done.stderr
-
-
-def test_a_system_that_starts_few_threads_is_no_traceback():
-    """Those that start do the work; none at all is a stated error."""
-    import threading
-
-    from taskvec.errors import TaskvecError
-    from taskvec.executors.threads import each
-
-    class Some(threading.Thread):
-        left = 2
-
-        def start(self):
-            if not Some.left:
-                raise RuntimeError("can't start new thread")
-            Some.left -= 1
-            super().start()
-
-    real, threading.Thread = threading.Thread, Some
-    try:
-        assert sorted(each(range(20), lambda k, _: k, lambda: None, 8)) == list(range(20))
-        with pytest.raises(TaskvecError, match="starts no thread"):
-            list(each(range(20), lambda k, _: k, lambda: None, 8))
-    finally:
-        threading.Thread = real

@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import save_file
 
 import taskvec
-from taskvec.escapes import in_markdown, in_shell, printable
 
 EVIL = "x\x1b]0;title\x07\x1b[2J\x9b31m\u202e\x7f"
 SHOWN = "x\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202e\\x7f"
@@ -77,28 +76,6 @@ def test_all_that_the_command_line_prints_passes_through_one_door():
             calls = [ast.unparse(node.func) for node in ast.walk(top) if isinstance(node, ast.Call)]
             found += [(path.name, getattr(top, "name", "")) for call in calls if call in ("click.echo", "print")]
     assert found == [("common.py", "show_json"), ("common.py", "say")]
-
-
-@pytest.mark.parametrize("text", ["plain", "über/模型", "two\nlines\tand a tab"])
-def test_ordinary_text_is_printed_as_it_is(text):
-    assert printable(text) == text
-
-
-def test_a_half_character_of_a_path_is_printed_as_an_escape():
-    assert printable(os.fsdecode(b"in\xffput")) == "in\\udcffput"
-
-
-@pytest.mark.parametrize("word", ["$(touch x)", "a'b\"c`d`", "-x", "\x1b[2J\n'\\$HOME", os.fsdecode(b"in\xffput"), ""])
-def test_a_shell_reads_a_quoted_word_back(word):
-    line = f"printf %s {in_shell(word)}"
-    assert subprocess.run(["bash", "-c", line], capture_output=True).stdout == os.fsencode(word)
-
-
-@pytest.mark.parametrize("text", ["a|b", "`</code><script>alert(1)</script>", "x\n\n# Title", "[l](http://e)", EVIL])
-def test_code_in_markdown_cannot_be_left(text):
-    shown = in_markdown(text)
-    inner = shown.removeprefix("<code>").removesuffix("</code>")
-    assert not set(inner) & set("|`<>[]\n\x1b"), shown
 
 
 def test_the_command_of_a_model_card_is_quoted_for_a_shell(world, run, build):

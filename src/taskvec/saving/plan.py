@@ -342,7 +342,7 @@ def parse_size(text: str | float, what: str) -> int:
         number = compact.removesuffix("I").rstrip("KMGT")
         unit = compact.removesuffix("I")[len(number) :]
         try:
-            found = int(float(number) * (1024 ** ("BKMGT".index(unit or "B")) if binary else UNITS[unit]))
+            found = int(float(number) * (1024 ** [*"BKMGT"].index(unit or "B") if binary else UNITS[unit]))
         except (ValueError, KeyError, OverflowError):
             raise RecipeError(f"{what}: {text!r} is no size; write 5GB, 200MB or 1GiB") from None
     if found < 1:

@@ -1,0 +1,197 @@
+"""The record of an output: what it says, how it is written, and how it proves that nothing has changed."""
+
+import json
+
+import numpy as np
+import pytest
+from blake3 import blake3
+
+import taskvec as tv
+from taskvec.errors import DigestError, FormatError
+from taskvec.saving import lineage
+from taskvec.saving.lineage import UNKNOWN, digest, digests, pieces, verify
+from taskvec.saving.plan import PIECE
+
+SHAPES = {"model.embed.weight": (10, 4), "model.norm.weight": (4,), "model.big": (70_000,)}
+
+
+@pytest.fixture
+def home(tmp_path, build):
+    for seed, name in enumerate(("base", "math")):
+        build.model(tmp_path / name, build.tensors(seed, SHAPES) | {"ids": np.arange(3)})
+    return tmp_path
+
+
+@pytest.fixture
+def pair(home):
+    return tv.load(home / "base"), tv.load(home / "math")
+
+
+def record_of(path):
+    return json.loads((path / "taskvec.json").read_text())
+
+
+# ---- digests -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE])
+def test_a_digest_is_that_of_the_digests_of_its_pieces(size):
+    data = np.random.default_rng(size).bytes(size)
+    found = pieces(memoryview(data))
+    assert found == [blake3(data[at : at + PIECE]).digest() for at in range(0, size, PIECE)]
+    assert digest(found) == blake3(b"".join(found)).hexdigest() and digest(iter(found)) == digest(found)
+    assert PIECE == 256 << 10 and "256 KiB" in lineage.METHOD
+
+
+def test_the_digests_of_a_source_are_those_of_its_tensors_in_any_dtype():
+    arrays = {"w": np.arange(200_000, dtype=np.float64), "b": np.ones(5, bool), "none": np.zeros((0, 3), np.float32)}
+    (source,) = tv.from_arrays(arrays).terms
+    for threads in (1, 3):
+        found = dict(digests(source, source.specs, threads))
+        assert found == {name: digest(pieces(memoryview(a.tobytes()))) for name, a in arrays.items()}
+
+
+# ---- what a record says ----------------------------------------------------------------------------------
+def test_the_record_of_a_model_has_no_base_and_all_its_tensors(home, pair):
+    base, math = pair
+    tv.save(0.5 * base + 0.5 * math, home / "out")
+    found = record_of(home / "out")
+    prints = [next(iter(w.terms)).fingerprint for w in pair]
+    assert [*found] == ["taskvec", "mass", "recipe", "base", "inputs", "fingerprint", "digest", "files", "tensors"]
+    assert (found["taskvec"], found["mass"], found["base"]) == (tv.__version__, 1, None)
+    assert found["recipe"] == "0.5*base + 0.5*math" and found["digest"] == lineage.METHOD
+    uris = [str(home / name) for name in ("base", "math")]
+    inputs = [{"uri": uri, "mass": 1, "fingerprint": p} for uri, p in zip(uris, prints, strict=True)]
+    assert found["inputs"] == {"base": inputs[0], "math": inputs[1]}
+    (out,) = tv.load(home / "out").terms
+    assert found["fingerprint"] == out.fingerprint
+    entries = {n: {"dtype": s.dtype, "shape": [*s.shape], "digest": d} for (n, s), (_, d) in
+               zip(sorted(out.specs.items()), sorted(digests(out, out.specs, 1)), strict=True)}  # fmt: skip
+    assert found["tensors"] == entries and "ids" in entries
+
+
+def test_the_record_of_a_vector_has_its_base_and_says_if_it_is_partial(home, pair, build):
+    base, math = pair
+    tv.save(math - base, home / "tau.safetensors")
+    tau = lineage.read(home / "tau.safetensors")
+    assert (tau["mass"], tau["base"]) == (0, next(iter(base.terms)).fingerprint) and "partial" not in tau
+    factors = {f"base_model.model.q.lora_{x}.weight": s for x, s in (("A", (2, 4)), ("B", (3, 2)))}
+    build.lora(home / "lora", build.tensors(0, factors))
+    tv.save(2 * tv.load(home / "lora"), home / "more.safetensors")
+    assert lineage.read(home / "more.safetensors")["partial"] is True
+    about = next(iter(tv.load(home / "more.safetensors").terms)).metadata
+    assert about["taskvec.partial"] == "1" and "taskvec.base" not in about
+
+
+def test_metadata_name_what_a_reader_must_know_before_the_record():
+    entry = {"taskvec": "9", "mass": 0, "recipe": "a - b", "base": "cafe", "tensors": {}}
+    always = {"format": "pt", "taskvec.version": "9", "taskvec.mass": "0", "taskvec.recipe": "a - b"}
+    assert lineage.metadata(entry, alone=False) == always | {"taskvec.base": "cafe"}
+    assert lineage.metadata(entry | {"base": None}, alone=False) == always
+    whole = {"taskvec": "9", "mass": 0, "recipe": "a - b", "base": None, "partial": True}
+    alone = lineage.metadata(whole, alone=True)
+    text = '{"taskvec":"9","mass":0,"recipe":"a - b","base":null,"partial":true}'
+    assert alone == always | {"taskvec.partial": "1", "taskvec.lineage": text}
+
+
+def test_what_was_forced_and_ones_own_methods_are_in_the_record(pair):
+    @tv.method
+    def half(delta):
+        return delta / 2
+
+    base, math = pair
+    plain, mine = (lineage.record(w, w.specs, 1, {"forced": True}) for w in (math, base + half(math - base)))
+    assert plain["forced"] is mine["forced"] is True and "methods" not in plain
+    assert [*mine["methods"]] == ["half"] and mine["methods"]["half"].startswith("blake3 of its code: ")
+    assert plain["fingerprint"] == UNKNOWN == "0" * 64 and {t["digest"] for t in plain["tensors"].values()} == {UNKNOWN}
+
+
+def test_an_input_says_only_what_is_known_of_it():
+    x = {"w": np.ones(2, "f4")}
+    (plain,), (fisher,) = tv.from_arrays(x, "m").terms, tv.from_arrays(x, "f", statistic="fisher").terms
+    found = lineage.origins({"m": plain, "f": fisher})
+    of_fisher = {"mass": 0, "statistic": "fisher", "fingerprint": fisher.fingerprint}
+    assert found == {"inputs": {"m": {"mass": 1, "fingerprint": plain.fingerprint}, "f": of_fisher}}
+
+
+def test_a_record_is_one_line_for_each_tensor():
+    entry = {"taskvec": "1", "inputs": {"a": {"mass": 1}}, "tensors": {"x": {"dtype": "F32"}, 'y"': {"dtype": "F16"}}}
+    text = lineage.as_text(entry)
+    assert json.loads(text) == entry and text.endswith("\n }\n}\n")
+    lines = [line for line in text.splitlines() if "dtype" in line]
+    assert lines == ['  "x": {"dtype": "F32"},', '  "y\\"": {"dtype": "F16"}']
+
+
+# ---- reading it --------------------------------------------------------------------------------------------
+def test_what_taskvec_did_not_write_has_no_record(home, tmp_path):
+    assert lineage.read(home / "base") is None and lineage.read(home / "base" / "model.safetensors") is None
+    assert lineage.read(home / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"inputs": []}, {"tensors": None}, {"fingerprint": 3}, {"tensors": {"w": {"dtype": "F32", "shape": []}}},
+     {"tensors": {"w": {"dtype": 1, "shape": [], "digest": ""}}}, {"tensors": {"w": []}},
+     {"tensors": {"w": {"dtype": "F32", "shape": 3, "digest": ""}}}],
+)  # fmt: skip
+def test_a_record_that_is_not_as_taskvec_writes_it_is_refused(tmp_path, change):
+    good = {
+        "recipe": "a",
+        "inputs": {},
+        "fingerprint": "",
+        "tensors": {"w": {"dtype": "F32", "shape": [], "digest": ""}},
+    }
+    (tmp_path / "taskvec.json").write_text(json.dumps(good))
+    assert lineage.read(tmp_path)["fingerprint"] == ""
+    (tmp_path / "taskvec.json").write_text(json.dumps(good | change))
+    with pytest.raises(FormatError, match=r"taskvec.json holds no record that can be read: it is not as taskvec"):
+        lineage.read(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff", b"[]", b"[" * 100_000])
+def test_a_record_that_is_no_json_table_is_refused(tmp_path, data):
+    (tmp_path / "taskvec.json").write_bytes(data)
+    with pytest.raises(FormatError, match=r"taskvec.json holds no record that can be read"):
+        lineage.read(tmp_path)
+
+
+# ---- proof -------------------------------------------------------------------------------------------------
+def altered(path, change):
+    found = record_of(path)
+    change(found)
+    (path / "taskvec.json").write_text(json.dumps(found))
+
+
+def test_every_tensor_is_read_and_counted(home, pair):
+    tv.save(pair[0], home / "out")
+    told = []
+    found = verify(str(home / "out"), threads=1, progress=lambda done, total: told.append((done, total)))
+    total = sum(s.nbytes for s in next(iter(pair[0].terms)).specs.values())
+    assert (found.path, found.tensors, found.bytes) == (home / "out", 4, total)
+    assert len(told) == 4 and told[-1] == (total, total) and [d for d, _ in told] == sorted(d for d, _ in told)
+    assert str(found) == f"{home / 'out'}: all 4 tensors hold what was written"
+    assert verify(str(home / "out")) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r["tensors"].pop("ids"), ["ids was not written by taskvec"]),
+        (lambda r: r["tensors"].update(more=r["tensors"]["ids"]), ["more is missing"]),
+        (lambda r: r["tensors"]["ids"].update(digest=UNKNOWN), ["ids holds other data than were written"]),
+        (lambda r: r["tensors"]["ids"].update(shape=[1, 3]), ["ids holds other data than were written"]),
+        (lambda r: r["tensors"]["ids"].update(dtype="I32"), ["ids holds other dtypes than were written"]),
+        (lambda r: r.update(fingerprint="0"), ["the fingerprint is another than the one that was written"]),
+        (lambda r: (r.update(fingerprint="0"), r["tensors"]["ids"].update(digest="0"), r["tensors"].pop("model.big")),
+         ["ids holds other data than were written", "model.big was not written by taskvec"]),
+    ],
+)  # fmt: skip
+def test_every_difference_is_listed(home, pair, change, says):
+    tv.save(pair[0], home / "out")
+    altered(home / "out", change)
+    with pytest.raises(DigestError, match="is not what was written:") as told:
+        verify(str(home / "out"))
+    assert [*told.value.problems] == says
+
+
+def test_what_taskvec_did_not_write_cannot_be_verified(home):
+    with pytest.raises(DigestError, match="base has no digests: taskvec did not write it"):
+        verify(str(home / "base"))
