@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Gemma2Config, Gem
 
 import taskvec as tv
 from taskvec.errors import RecipeError
-from taskvec.views.bylayer import Origin, explicit, moved
+from taskvec.views.bylayer import Origin, moved
 
 LAYERS = 12
 PICKS = {
@@ -86,58 +85,6 @@ def test_no_architecture_of_transformers_gets_other_layers_unnoticed():
     assert judged > 400
 
 
-@pytest.mark.parametrize(
-    ("table", "picks", "entries"),
-    [
-        ({"sliding_window_pattern": 2}, [1, 2], {"layer_types": ["full_attention", "sliding_attention"]}),
-        ({"sliding_window_pattern": "LG"}, [1, 2], {"layer_types": ["full_attention", "sliding_attention"]}),
-        ({"first_k_dense_replace": 2}, [0, 2, 3], {"first_k_dense_replace": 1}),
-        ({"first_k_dense_replace": 0}, [2, 3], {"first_k_dense_replace": 0}),
-        ({"mlp_only_layers": [1, 3], "decoder_sparse_step": 1}, [3, 0, 1], {"mlp_only_layers": [0, 2]}),
-        ({"mlp_only_layers": [], "decoder_sparse_step": 2}, [1, 2], {"mlp_only_layers": [1], "decoder_sparse_step": 1}),
-        ({"hybrid_override_pattern": "M-*M"}, [2, 2, 0], {"hybrid_override_pattern": "**M"}),
-        ({"attention_types": [[["global", "local"], 2]]}, [1, 1], {"attention_types": [[["local", "local"], 1]]}),
-        ({"per_layer_config": {"3": {"head_dim": 8}}}, [3, 0], {"per_layer_config": {"0": {"head_dim": 8}}}),
-        ({"use_sliding_window": False, "max_window_layers": 4}, [1, 2], {}),
-        ({"attn_layer_period": 2, "attn_layer_offset": 1}, [2, 3, 0, 1], {}),
-        ({"moe_layer_freq": 1, "layer_norm_eps": 1e-5, "num_adapter_layers": 3}, [3, 1], {}),
-        ({"scale_depth": 1.4}, [0, 1, 2, 3, 1, 2, 3, 0, 1], {"scale_depth": 1.4 * math.sqrt(9 / 4)}),
-        ({"num_kv_shared_layers": 0}, [3, 1], {}),
-    ],
-)
-def test_each_way_to_name_layers_is_rewritten_in_its_own(table, picks, entries):
-    found, problems = moved([Origin(table, 4, layer) for layer in picks], table)
-    assert (found, problems) == (entries, [])
-
-
-@pytest.mark.parametrize(
-    ("table", "picks", "problem"),
-    [
-        ({"first_k_dense_replace": 1}, [0, 1, 0], "layer 2 of the output is one of these behind others"),
-        ({"attn_layer_period": 2}, [1, 2], "period of 2, and layer 0 of the output stood elsewhere in it, as layer 1"),
-        ({"num_kv_shared_layers": 1}, [0, 1, 2], "binds each layer to its number or to the depth"),
-        ({"model_type": "diffllama"}, [1, 2], "what a layer computes depends on its number"),
-        ({"model_type": "gemma4_text"}, [0, 1], "the last layer of a gemma4_text must be one of full_attention"),
-    ],
-)
-def test_what_cannot_be_said_is_named(table, picks, problem):
-    (found,) = moved([Origin(table, 4, layer) for layer in picks], table)[1]
-    assert problem in found
-
-
-def test_models_that_say_the_same_in_other_words_can_stand_on_one_another():
-    old, new = {"num_hidden_layers": 2}, {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
-    found, problems = moved([Origin(t, 2, k) for t in (old, new) for k in range(2)], old)
-    assert found == {"layer_types": ["full_attention"] * 4} and not problems
-    windows = {"layer_types": ["sliding_attention", "full_attention"]}
-    assert moved([Origin(t, 2, k) for t in ({"sliding_window": 4}, windows) for k in range(2)], {})[1]
-
-
-def test_a_configuration_that_says_nothing_by_layer_gets_nothing():
-    assert explicit({"model_type": "llama", "num_hidden_layers": 4, "rope_theta": 1e4}, 4) == {}
-    assert moved([Origin({"model_type": "llama"}, 4, k) for k in (3, 1)], {}) == ({}, [])
-
-
 # ---- whole models --------------------------------------------------------------------------------------------------
 IDS = torch.arange(12)[None]
 
@@ -175,41 +122,6 @@ def test_windows_go_along_with_their_layers(tmp_path, recipe):
     tv.save(tv.parse(recipe, m=tv.load(tmp_path / "m")), tmp_path / "out")
     found, wanted = (AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("out", "by_hand"))
     assert torch.equal(logits(found), logits(wanted))
-
-
-def config_of(tmp_path, build, recipe, table):
-    """The config.json that a recipe on a model of four layers leaves."""
-    model = build.model(tmp_path / "m", {f"model.layers.{k}.w": build.tensors(k, {"w": (2,)})["w"] for k in range(4)})
-    (model / "config.json").write_text(json.dumps(table))
-    tv.save(tv.parse(recipe, m=tv.load(model)), tmp_path / "out")
-    return json.loads((tmp_path / "out/config.json").read_text())
-
-
-def test_parts_that_cannot_be_said_alone_may_be_said_together(tmp_path, build):
-    table = {"num_hidden_layers": 4, "attn_layer_period": 4}
-    again = "stack(take_layers(m, 0, 1), take_layers(m, 1, 4))"
-    assert config_of(tmp_path, build, again, table) == table
-    with pytest.raises(RecipeError, match=r"cannot say what these layers are.*-o NAME\.safetensors(.|\n)*period of 4"):
-        tv.save(tv.parse("take_layers(m, 1, 3)", m=tv.load(tmp_path / "m")), tmp_path / "part")
-    assert not (tmp_path / "part").exists()
-    tv.save(tv.parse("take_layers(m, 1, 3)", m=tv.load(tmp_path / "m")), tmp_path / "part.safetensors")
-
-
-def test_a_table_by_number_is_replaced_and_not_mixed(tmp_path, build):
-    table = {"num_hidden_layers": 4, "per_layer_config": {"0": {"a": 1}, "3": {"a": 2}}}
-    found = config_of(tmp_path, build, "take_layers(m, 2, 4)", table)
-    assert found == {"num_hidden_layers": 2, "per_layer_config": {"1": {"a": 2}}}
-
-
-def test_layers_that_predict_further_tokens_are_counted_apart(tmp_path, build):
-    table = {"num_hidden_layers": 3, "num_nextn_predict_layers": 1, "layer_types": ["a", "b", "c"]}
-    found = config_of(tmp_path, build, "stack(take_layers(m, 0, 2), take_layers(m, 1, 4))", table)
-    assert found == table | {"num_hidden_layers": 4, "layer_types": ["a", "b", "b", "c"]}
-    tv.save(tv.take_layers(tv.load(tmp_path / "m"), 1, 3), tmp_path / "less")
-    found = json.loads((tmp_path / "less/config.json").read_text())
-    assert found == {"num_hidden_layers": 2, "num_nextn_predict_layers": 0, "layer_types": ["b", "c"]}
-    with pytest.raises(RecipeError, match="stands before others"):
-        tv.save(tv.parse("stack(m, m)", m=tv.load(tmp_path / "m")), tmp_path / "no")
 
 
 def test_the_positions_in_the_first_layer_of_t5_must_stay_in_the_first(tmp_path):

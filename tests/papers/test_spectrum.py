@@ -400,22 +400,6 @@ def test_the_number_of_cores_does_not_change_a_bit():
     assert len(seen) == 1 and len(seen.pop().split()) == 4
 
 
-def test_the_number_of_blas_threads_is_set_back():
-    from taskvec.methods.core import blas
-
-    if not (switch := blas._switch()):
-        pytest.skip("numpy's BLAS is not OpenBLAS")
-    before = switch[0]()
-    with blas.one_thread():
-        with blas.one_thread():
-            assert switch[0]() == 1
-        assert switch[0]() == 1
-    assert switch[0]() == before
-    with pytest.raises(ZeroDivisionError), blas.one_thread():
-        1 / 0  # noqa: B018
-    assert switch[0]() == before
-
-
 def test_what_the_decomposition_takes_is_part_of_the_plan(build, tmp_path):
     """Of 2000 x 2000 in float32 (16 MB) a Gram matrix and its decomposition hold ten more in float64."""
     shapes = {"w": (2000, 2000)}

@@ -10,7 +10,6 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import OutputError, SourceChanged
-from taskvec.methods.core.proof import proof_of
 from taskvec.saving import staging
 from taskvec.saving import stream as streaming
 from taskvec.saving.outputs import Destination
@@ -196,56 +195,6 @@ def test_other_files_beside_a_model_may_change_meanwhile(tmp_path, files):
 
 
 # ---- one's own methods ----------------------------------------------------------------------------
-FACTOR, STATE = 2.0, {"factor": 2.0}
-
-
-def helped(x):
-    return helper(x)
-
-
-def helper(x):
-    return 0.5 * x
-
-
-def plain(x, *, scale=2.0):
-    return np.clip(x, -scale, scale) * FACTOR + np.sqrt(np.abs(x))
-
-
-def nested(x):
-    return sum(np.float32(k) * y for k, y in enumerate(x))
-
-
-def reads(x):
-    return np.load("factor.npy") * x
-
-
-def stateful(x):
-    return STATE["factor"] * x
-
-
-def imports(x):
-    import a_module_of_mine
-
-    return a_module_of_mine.f(x)
-
-
-def closed_over(value):
-    def inner(x):
-        return value * x
-
-    return inner
-
-
-def test_the_proof_of_a_function_follows_what_it_reaches(monkeypatch):
-    first = [proof_of(f) for f in (helped, plain, nested, closed_over(2.0))]
-    assert None not in first and len({*first}) == 4
-    assert first == [proof_of(f) for f in (helped, plain, nested, closed_over(2.0))]
-    assert proof_of(closed_over(3.0)) != first[3]
-    monkeypatch.setitem(globals(), "helper", lambda x: 0.25 * x)
-    monkeypatch.setitem(globals(), "FACTOR", 3.0)
-    assert proof_of(helped) != first[0] and proof_of(plain) != first[1] and proof_of(nested) == first[2]
-    for f in (reads, stateful, imports, closed_over([2.0])):
-        assert proof_of(f) is None, f.__name__
 
 
 METHODS = """

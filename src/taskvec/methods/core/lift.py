@@ -86,6 +86,8 @@ def method(
         told = {"name", "start"} if keyed else set()
         if bare := [p.name for p in kinds if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in told]:
             raise RecipeError(f"{fn.__name__}: parameters need defaults: {', '.join(bare)}")
+        if texts := [p.name for p in kinds if isinstance(p.default, str) and p.name not in (choices or {})]:
+            raise RecipeError(f"{fn.__name__}: parameters that are texts need choices: {', '.join(texts)}")
         limits = {key: Range(low, high) for key, (low, high) in (ranges or {}).items()}
         return Lifted(
             fn, local, keyed=keyed, takes=takes, least=max(1, count), most=None if many else count, ranges=limits,

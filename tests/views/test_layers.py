@@ -1,0 +1,110 @@
+"""Layers taken and piled up, against dicts that are taken apart and put together by hand."""
+
+import json
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import taskvec as tv
+from small_llamas import CONFIG, EMBEDDING, LAYERS, content, refused, same, saved, write
+from taskvec.errors import MassError, MismatchError, RecipeError
+
+
+def cut(tensors, start, stop):
+    found = {}
+    for name, tensor in tensors.items():
+        at = re.match(r"model\.layers\.(\d+)\.(.*)", name)
+        if not at:
+            found[name] = tensor
+        elif start <= int(at[1]) < stop:
+            found[f"model.layers.{int(at[1]) - start}.{at[2]}"] = tensor
+    return found
+
+
+def piled(*parts):
+    found, offset = {}, 0
+    for part in parts:
+        layers = {name: int(at[1]) for name in part if (at := re.match(r"model\.layers\.(\d+)\.", name))}
+        for name, layer in layers.items():
+            found[name.replace(f".{layer}.", f".{layer + offset}.", 1)] = part[name]
+        offset += max(layers.values()) + 1
+    outside = {name: t for name, t in parts[-1].items() if ".layers." not in name}
+    return found | outside | {EMBEDDING: parts[0][EMBEDDING]} | {"model.positions": parts[0]["model.positions"]}
+
+
+RANGES = st.integers(0, LAYERS - 1).flatmap(lambda a: st.tuples(st.just(a), st.integers(a + 1, LAYERS)))
+
+
+QUIET = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@QUIET
+@given(parts=st.lists(st.tuples(st.sampled_from(["base", "math", "code"]), RANGES), min_size=1, max_size=4))
+def test_any_pile_of_any_parts_is_the_dict_put_together_by_hand(home, models, tmp_path_factory, parts):
+    w = tv.stack(*(tv.take_layers(models[name], *bounds) for name, bounds in parts))
+    eager = piled(*(cut(load_file(home / name / "model.safetensors"), *bounds) for name, bounds in parts))
+    folder = tmp_path_factory.mktemp("pile") / "out"
+    assert same(saved(w, folder), eager)
+    config = json.loads((folder / "config.json").read_text())
+    kinds = [kind for _, (a, b) in parts for kind in CONFIG["layer_types"][a:b]]
+    total = sum(b - a for _, (a, b) in parts)
+    assert config == CONFIG | {"num_hidden_layers": total, "layer_types": kinds}
+    assert w == tv.parse(str(w))
+
+
+@QUIET
+@given(cuts=st.sets(st.integers(1, LAYERS - 1)))
+def test_a_model_cut_anywhere_and_piled_up_again_is_the_model(home, models, tmp_path_factory, cuts):
+    edges = [0, *sorted(cuts), LAYERS]
+    w = tv.stack(*(tv.take_layers(models["math"], a, b) for a, b in pairwise(edges)))
+    folder = tmp_path_factory.mktemp("cut") / "out"
+    assert same(saved(w, folder), load_file(home / "math/model.safetensors"))
+    assert json.loads((folder / "config.json").read_text()) == CONFIG
+
+
+def test_of_several_stacks_one_must_be_named_and_the_others_stay():
+    arrays = {f"{side}.block.{k}.w": np.full(2, k, np.float32) for side in ("encoder", "decoder") for k in range(3)}
+    model = tv.from_arrays(arrays, "t5")
+    with pytest.raises(RecipeError, match=r'2 stacks.*stack="encoder.block" \(3 layers\), stack="decoder.block"'):
+        tv.take_layers(model, 0, 1)
+    found = tv.take_layers(model, 1, 3, stack="decoder.block")
+    assert {n: found[n][0] for n in found if "decoder" in n} == {"decoder.block.0.w": 1, "decoder.block.1.w": 2}
+    assert len(found) == 5
+
+
+def test_layers_of_another_width_do_not_stand_on_one_another(tmp_path, models):
+    small = {n: t[:3] if ".mlp." in n else t for n, t in content(9).items()}
+    other = tv.load(write(tmp_path / "small", {n: t.contiguous() for n, t in small.items()}))
+    with pytest.raises(MismatchError, match=r"model.layers.0.mlp.weight is \[3, 6\] in .*small.*, \[7, 6\] in"):
+        tv.stack(models["math"], other)
+
+
+# ---- what is refused ------------------------------------------------------------------------------
+WRONG = [
+    ("take_layers(math, 2, 2)", RecipeError, "no layer l with 2 <= l < 2"),
+    ("take_layers(math, 3, 1)", RecipeError, "no layer l with 3 <= l < 1.*line 1"),
+    ("take_layers(math, 0, 5)", RecipeError, "has the layers 0 to 3 in model.layers, so stop is at most 4, not 5"),
+    ("take_layers(math, -1, 2)", RecipeError, "start must be a whole number of at least 0, not -1"),
+    ("take_layers(math, 0.5, 2)", RecipeError, "start must be a whole number"),
+    ("take_layers(math, 0, lam)", RecipeError, "stop must be a whole number of at least 1, not lam"),
+    ("take_layers(math, 0)", RecipeError, "stop"),
+    ("take_layers(0, 0, 1)", RecipeError, "works on models or task vectors, not on Coefficient"),
+    ('take_layers(math, 0, 1, stack="encoder")', RecipeError, 'no stack "encoder"; it has stack="model.layers"'),
+    ("take_layers(math, 0, 1, stack=3)", RecipeError, 'stack must be a text, stack="..."'),
+    ('take_layers(rename(math, {"model.layers.*": "model.layer*"}), 0, 1)', RecipeError, "has no layers"),
+    ("take_layers(0.5*math, 0, 1)", MassError, "mass 0.5"),
+    ("stack()", RecipeError, "at least one"),
+    ("stack(math, math - base)", MassError, "not on both: their masses are \\[1, 0\\]"),
+    ('stack(math, rename(code, {"model.layers.*": "h.*"}))', MismatchError, "model.layers in.*h in"),
+    ('stack(math, rename(code, {"lm_head.weight": "x"}))', MismatchError, "lm_head.weight is not in rename.*untie"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "kind", "message"), WRONG, ids=[w[0] for w in WRONG])
+def test_what_cannot_be_done_is_a_stated_error(models, tmp_path, recipe, kind, message):
+    refused(recipe, models, tmp_path, kind, message)
