@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from taskvec.errors import MassError, SourceChanged
 from taskvec.numbers.dtypes import BITS, CODES
+from taskvec.sources.cost import Cost
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,6 +77,10 @@ class Source(Protocol):
     @property
     def base(self) -> str | None:
         """The fingerprint of the model that a task vector was made from, if it is known."""
+
+    @property
+    def cost(self) -> Cost:
+        """The memory that it takes beside that of a block, itself alone: what is below it says so for itself."""
 
     def stamp(self) -> str | None:
         """A text that is another one as soon as any byte is another: a digest, or what the file system says of files.
@@ -156,7 +161,7 @@ class ArraySource:
     digest of every byte, and an array that changes after it was first stamped is an error.
     """
 
-    partial = False
+    partial, cost = False, Cost()
 
     def __init__(
         self, name: str, arrays: "Mapping[str, NDArray[Any]]", specs: Mapping[str, Spec], mass: int, statistic: str = ""

@@ -11,6 +11,7 @@ from taskvec.algebra.derived import Parameter
 from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError, SourceChanged
 from taskvec.places.local import changed, stamps_of
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source
 from taskvec.views.rows import MEAN, ZERO, RowPlan, Rows
 from taskvec.views.settings import Settings, with_entry
@@ -212,10 +213,10 @@ class Aligned(Rows):
             )
 
     @property
-    def resident(self) -> int:
+    def cost(self) -> Cost:
         """With the vocabularies while they are compared and written: one as JSON, all as tables."""
         sizes = [tokenizer_of(a).nbytes for a in self.args]
-        return super().resident + 6 * max(sizes) + 2 * sum(sizes)
+        return super().cost + Cost(once=6 * max(sizes) + 2 * sum(sizes))
 
     @property
     def verbatim(self) -> bool:
