@@ -105,7 +105,7 @@ def test_the_rows_of_a_resized_vocabulary_take_no_memory(models, build, tmp_path
     small, large = (tv.plan(tv.resize_vocab(tv.load(tmp_path / "m"), n), ram="10GB") for n in (16, 300_300_300))
     assert large.bytes_out > 10**9
     bookkeeping = 200 * (large.bytes_out >> 18)  # of the pieces of the output
-    blocks = large.threads * (large.arena + 8192) - small.threads * (small.arena + 8192)
+    blocks = large.threads * large.cost.block - small.threads * small.cost.block
     assert large.peak - small.peak <= bookkeeping + blocks + (1 << 20)
     with pytest.raises(tv.TaskvecError, match="at most"):
         tv.resize_vocab(tv.load(tmp_path / "m"), 10**20)

@@ -6,6 +6,7 @@ import pytest
 import taskvec as tv
 from taskvec.errors import RecipeError
 from taskvec.sources import abilities
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Spec, fingerprint
 
 
@@ -45,8 +46,8 @@ def nothing_of(mine):
     """What holds for a source that states no ability."""
     assert abilities.leaves_of(mine) == (mine,) and abilities.stored_of(mine) is mine.specs
     assert abilities.written(mine, {}) == "mine" and abilities.written(mine, {mine: "m"}) == "m"
-    found = [f(mine) for f in (abilities.folder_of, abilities.metadata_of, abilities.resident_of)]
-    assert found == [None, {}, 0] and abilities.statistic_of(mine) == ""
+    found = [f(mine) for f in (abilities.folder_of, abilities.metadata_of, abilities.cost_of)]
+    assert found == [None, {}, Cost()] and abilities.statistic_of(mine) == ""
 
 
 def test_what_holds_for_a_source_that_states_no_ability():

@@ -5,16 +5,9 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import MassError, SourceChanged
-from taskvec.sources.source import (
-    PROBE_BYTES,
-    PROBES,
-    ArraySource,
-    Spec,
-    fingerprint,
-    refuse_statistics,
-    samples,
-    written,
-)
+from taskvec.sources.abilities import refuse_statistics, written
+from taskvec.sources.in_memory import ArraySource
+from taskvec.sources.source import PROBE_BYTES, PROBES, Spec, fingerprint, samples
 
 
 def test_the_stamp_covers_names_shapes_dtypes_and_every_byte():

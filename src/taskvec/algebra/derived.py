@@ -13,7 +13,8 @@ from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.idle_patterns import unfit
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
-from taskvec.sources.abilities import Composite, Measured, folder_of, resident_of
+from taskvec.sources.abilities import Composite, Measured, folder_of
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
 
@@ -257,9 +258,13 @@ class Derived(Composite, Measured):
         return sum(s.unmeasured for s in self.inner())
 
     @property
-    def resident(self) -> int:
-        """Bytes held beside the blocks."""
-        return sum(resident_of(s) for a in self.args for s in a.terms)
+    def cost(self) -> Cost:
+        """The memory that this call alone takes, for the whole run and while it measures."""
+        return Cost()
+
+    def cost_of(self, name: str) -> Cost:
+        """The memory that a thread takes for this call alone while it computes a range of one tensor."""
+        raise NotImplementedError
 
     def prepare(
         self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
@@ -279,21 +284,6 @@ class Derived(Composite, Measured):
         """`prepare` for calls of one kin."""
         for call in calls:
             call.prepare(threads, progress, names)
-
-    def scratch(self, name: str) -> int:
-        """Bytes that a thread holds while it computes a range of one tensor, without what the calls below hold."""
-        raise NotImplementedError
-
-    def below(self, name: str) -> Iterator[tuple[Source, str]]:
-        """(source, its tensor) for all that is summed in the arguments for one tensor."""
-        for a in self.args:
-            if name in a.specs:
-                yield from a.parts(name)
-
-    @property
-    def measuring(self) -> int:
-        """Bytes that a thread holds while a call measures, beside the tables that `scratch` counts."""
-        return max((s.measuring for s in self.inner()), default=0)
 
     def reads(self, name: str) -> int:
         """Bytes of files that are read for one tensor, in all passes."""
@@ -369,16 +359,3 @@ def reads(weights: Weights, name: str) -> int:
         elif not source.partial:
             total += source.specs[inner].nbytes
     return total
-
-
-def held(parts: Iterable[tuple[Source, str]]) -> int:
-    """Bytes that the calls in a sum, and those below them, hold for one tensor, each thread its own. A call that stands
-    in several places has its memory once."""
-    waiting = dict.fromkeys((source, name) for source, name in parts if isinstance(source, Derived))
-    found: dict[tuple[Derived, str], None] = {}
-    while waiting:
-        source, name = waiting.popitem()[0]
-        found[source, name] = None
-        inner = dict.fromkeys((below, its) for below, its in source.below(name) if isinstance(below, Derived))
-        waiting |= {part: None for part in inner if part not in found}
-    return sum(source.scratch(name) for source, name in found)

@@ -179,14 +179,10 @@ def evaluate(linear: Linear, start: int, n: int, dtype: str, out: Any, scratch: 
     return program.run(out, dtype)
 
 
-def scratch_bytes(parts: Iterable[Part], n: int) -> int:
-    """Memory that a sum needs for n elements: a window for each file, all elements of every other source."""
-    return RESULT + operand_bytes(parts, n)
-
-
-def operand_bytes(parts: Iterable[Part], n: int) -> int:
-    """The same without what the sum itself needs."""
-    total = 0
+def scratch_bytes(parts: Iterable[Part], n: int, operations: int = 1) -> int:
+    """Memory that a sum needs for n elements: a window for each file, all elements of every other source. So do several
+    operations on the same parts."""
+    total = RESULT * operations
     for source, name in parts:
         inside = source.lowered_bytes(name, n) if isinstance(source, Lowers) else None
         if inside is not None:

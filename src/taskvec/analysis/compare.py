@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskvec.algebra.program import Linear, Program, operand_bytes
+from taskvec.algebra.program import Linear, Program, scratch_bytes
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors.threads import default_threads, each
-from taskvec.numbers.operations import DOT, PAIR, RESULT
+from taskvec.numbers.operations import DOT, PAIR
 from taskvec.recipes.recipe import load
 from taskvec.sources.abilities import FromFiles
 from taskvec.sources.positions import layer_of
@@ -131,7 +131,7 @@ def compare(
     columns = taus if ground is None else [*taus, ground]
     sums = {name: [w.linear(name, everything.places[name]) for w in columns] for name in specs}
     parts = [dict.fromkeys(part for linear in its for part in linear.parts) for its in sums.values()]
-    room = RESULT * len(columns) + max(operand_bytes(its, BLOCK) for its in parts)
+    room = max(scratch_bytes(its, BLOCK, len(columns)) for its in parts)
     blocks = [(name, start) for name, spec in specs.items() for start in range(0, spec.numel, BLOCK)]
     found: dict[str, list[Pairs]] = {name: [] for name in specs}
     total, done = sum(spec.numel for spec in specs.values()), 0

@@ -9,6 +9,7 @@ from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import read_json
 from taskvec.places.local import File, stated
 from taskvec.sources.abilities import FromFiles, OnDisk
+from taskvec.sources.cost import Cost
 from taskvec.sources.quantised import codes
 from taskvec.sources.source import Spec, fingerprint
 from taskvec.sources.text import quoted
@@ -50,7 +51,7 @@ class Checkpoint(FromFiles, OnDisk):
         }
         self.specs: dict[str, Spec] = {n: spec for h in headers.values() for n, spec in h.specs.items()}
         self.metadata = next((dict(h.metadata) for h in headers.values()), {})
-        self.resident = sum(metadata_size(h.metadata) for h in headers.values())  # bytes held beside the blocks
+        self.cost = Cost(once=sum(metadata_size(h.metadata) for h in headers.values()))
         self.statistic = self.metadata.get("taskvec.statistic", "")
         self.mass = 0 if self.statistic or self.metadata.get("taskvec.mass") == "0" else 1
         self.base = self.metadata.get("taskvec.base")

@@ -26,6 +26,7 @@ from taskvec.numbers import floats as floats_numpy
 from taskvec.numbers import kernels
 from taskvec.places.local import File
 from taskvec.sources.abilities import Adapts, FromFiles
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec, fingerprint
 from taskvec.sources.text import quoted
 
@@ -122,7 +123,7 @@ class Lora(FromFiles, Adapts):
         self.copies: Mapping[str, str] = found.copies
         self._flag = bool(self.config.get("fan_in_fan_out"))
         self._become(found.pairs, self._decide(found.pairs, None).undecided)
-        self.resident = sum(4 * self._header.specs[n].numel for p in self._pairs.values() for n in (p.a, p.b))
+        self.cost = Cost(once=sum(4 * self._header.specs[n].numel for p in self._pairs.values() for n in (p.a, p.b)))
         self._fits: dict[Source, Lora] = {}
         self.beside: Source | None = None  # the model that told which way round tensors are stored, if it was asked
 

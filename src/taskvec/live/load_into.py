@@ -4,7 +4,6 @@ import ctypes
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import accumulate
@@ -18,8 +17,8 @@ from taskvec.executors.threads import default_threads, each
 from taskvec.live.targets import Target, fit, kinds, twins
 from taskvec.numbers.dtypes import BITS
 from taskvec.saving.batchnorm import VARIANCES, negative
-from taskvec.saving.blocks import arena, fill, sums
-from taskvec.saving.plan import arena_bytes
+from taskvec.saving.blocks import Range, arena, fill, ranges, sums
+from taskvec.saving.cost import cost_of_block
 from taskvec.sources.in_memory import ArraySource
 from taskvec.sources.source import Spec
 
@@ -56,24 +55,25 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     linear, count = sums(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
     prepare([weights], count)
     parts = {name: its.parts for name, its in linear.items() if specs[name].arithmetic}
-    room = arena_bytes(parts, specs, BLOCK)
+    memory = partial(arena, cost_of_block(parts, specs, BLOCK).block)
 
-    def computed(name: str, block: Block, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
-        return fill(memory, name, specs[name], block.start, block.count, linear, weights.donor, out)
+    def computed(block: Range, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
+        name, start, count = block
+        return fill(memory, name, specs[name], start, count, linear, weights.donor, out)
 
     tied = twins(weights, targets)
 
-    def same(block: Block, memory: memoryview) -> tuple[str, bool]:
+    def same(block: Range, memories: tuple[memoryview, memoryview]) -> tuple[str, bool]:
         """Whether two names of one parameter have the same values."""
-        one, _ = computed(block.name, block, memory[:room])
-        two, _ = computed(tied[block.name], block, memory[room:])
-        return f"{tied[block.name]} and {block.name}", one == two
+        name, start, count = block
+        one, two = computed(block, memories[0])[0], computed((tied[name], start, count), memories[1])[0]
+        return f"{tied[name]} and {name}", one == two
 
-    pairs = each(_blocks(specs, tied), same, partial(arena, 2 * room), count) if tied else ()
+    pairs = each(ranges(specs, tied, BLOCK), same, lambda: (memory(), memory()), count) if tied else ()
     if apart := {names for names, equal in pairs if not equal}:
         raise MismatchError("the module ties tensors that the weights hold apart:", sorted(apart))
     try:
-        bad = _Writer(specs, computed, room, count).write({name: targets[name] for name in specs if name not in tied})
+        bad = _Writer(specs, computed, memory, count).write({name: targets[name] for name in specs if name not in tied})
     finally:
         _changed(targets, specs)
     if bad:
@@ -95,32 +95,14 @@ def _shared(weights: Weights, targets: Mapping[str, Target]) -> list[str]:
     return [f"{name} of {source.text}" for source, name, a, b in arrays if reach[bisect_left(places, (b, 0))] > a]
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Elements start .. start+count of one parameter."""
-
-    name: str
-    start: int
-    count: int
-
-
-def _blocks(specs: Mapping[str, Spec], names: Iterable[str]) -> list[Block]:
-    found = []
-    for name in names:
-        step = BLOCK * 8 // BITS[specs[name].dtype]
-        size = specs[name].numel
-        found += [Block(name, start, min(step, size - start)) for start in range(0, size, step)]
-    return found
-
-
-Computed = Callable[..., tuple[memoryview, int]]  # (name, block, memory, out) -> bytes of the elements, flags
+Computed = Callable[..., tuple[memoryview, int]]  # (block, memory, out) -> bytes of the elements, flags
 
 
 class _Writer:
     """Sets tensors: contiguous ones block by block, where they are; all others one after the other by way of a copy."""
 
-    def __init__(self, specs: Mapping[str, Spec], computed: Computed, room: int, threads: int):
-        self.specs, self.computed, self.room, self.threads = specs, computed, room, threads
+    def __init__(self, specs: Mapping[str, Spec], computed: Computed, memory: Callable[[], memoryview], threads: int):
+        self.specs, self.computed, self.memory, self.threads = specs, computed, memory, threads
 
     def write(self, targets: Mapping[str, Target]) -> set[str]:
         """Compute and set all of them; the names of those that are not finite."""
@@ -140,19 +122,19 @@ class _Writer:
 
         bytes_of = {n: _bytes_of(t) for n, t in flat.items() if t.device.type == "cpu"}
 
-        def write(block: Block, memory: memoryview) -> tuple[str, int]:
-            name = block.name
+        def write(block: Range, memory: memoryview) -> tuple[str, int]:
+            name, start, count = block
             if name in bytes_of:  # computed where it is to be
                 bits = BITS[self.specs[name].dtype]
-                place = slice(bits * block.start // 8, bits * (block.start + block.count) // 8)
-                return name, self.computed(name, block, memory, bytes_of[name][place])[1]
-            out, flags = self.computed(name, block, memory)
-            target = flat[name][block.start : block.start + block.count]
+                place = slice(bits * start // 8, bits * (start + count) // 8)
+                return name, self.computed(block, memory, bytes_of[name][place])[1]
+            out, flags = self.computed(block, memory)
+            target = flat[name][start : start + count]
             with _writable(target):
-                target.copy_(torch.frombuffer(out, dtype=target.dtype, count=block.count))
+                target.copy_(torch.frombuffer(out, dtype=target.dtype, count=count))
             return name, flags
 
-        written = each(_blocks(self.specs, flat), write, partial(arena, self.room), self.threads)
+        written = each(ranges(self.specs, flat, BLOCK), write, self.memory, self.threads)
         return {name for name, flags in written if flags}
 
 

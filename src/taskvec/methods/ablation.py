@@ -19,6 +19,7 @@ from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors.threads import each
 from taskvec.numbers.dtypes import BITS, accumulator
 from taskvec.sources.abilities import LooksThrough, stored_of
+from taskvec.sources.cost import Cost
 from taskvec.sources.positions import BIASES, HEADS, by_token, layer_of
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import matches
@@ -130,10 +131,10 @@ class Ablated(Derived, LooksThrough):
         return self.args[1].specs[self.tensor].numel // self.size
 
     @property
-    def resident(self) -> int:
+    def cost(self) -> Cost:
         """The directions, three times while they are made orthogonal, and the components along them."""
         widths = [self.specs[name].numel // self.size for name in self._columns]
-        return super().resident + 8 * self._count * (3 * self.size + sum(widths))
+        return Cost(once=8 * self._count * (3 * self.size + sum(widths)))
 
     @property
     def unmeasured(self) -> int:
@@ -141,10 +142,10 @@ class Ablated(Derived, LooksThrough):
         left = sum(self.specs[n].numel for n in self._columns if n not in self._parts)
         return left + super().unmeasured
 
-    def scratch(self, name: str) -> int:
+    def cost_of(self, name: str) -> Cost:
         """A slab as it is summed, in float64, edited, and one product."""
         n = max(SLAB, self._length(name))
-        return 4 * 8 * n + scratch_bytes(self.args[0].parts(name), n)
+        return Cost(computing=4 * 8 * n + scratch_bytes(self.args[0].parts(name), n))
 
     def reads(self, name: str) -> int:
         """Once, and once before for what is measured."""

@@ -1,7 +1,9 @@
 """From an expression to files: planned from headers, streamed in blocks, whole or absent.
 
 plan.py            the output's layout and memory, from headers alone
+cost.py            what a plan costs: the memory of its sources and of a thread
 blocks.py          one block of an output, in memory that is never reallocated
+compute.py         blocks of a plan, computed by any worker: from data to data
 stream.py          the pass over the data: compute, hash, write, note
 staging.py         the hidden folder with a journal, from which an output is renamed into place
 outputs.py         where an output goes, and what it may take the place of

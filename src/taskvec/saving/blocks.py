@@ -1,6 +1,6 @@
 """One block of an output, computed in memory that is never reallocated: what `save` and `load_into` share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from taskvec.algebra.program import Linear, aligned, evaluate
 from taskvec.algebra.weights import Weights
@@ -9,6 +9,16 @@ from taskvec.places.local import PAGE, address
 from taskvec.sources.source import Source, Spec
 
 Sums = Mapping[str, Linear]  # output tensor -> what is summed
+Range = tuple[str, int, int]  # elements of one tensor: its name, the first one, how many
+
+
+def ranges(specs: Mapping[str, Spec], names: Iterable[str], size: int) -> Iterator[Range]:
+    """All elements of these tensors, in this order, at most `size` bytes at a time."""
+    for name in names:
+        spec = specs[name]
+        step, numel = size * 8 // BITS[spec.dtype], spec.numel
+        for start in range(0, numel, step):
+            yield name, start, min(step, numel - start)
 
 
 def sums(weights: Weights, specs: Mapping[str, Spec]) -> Sums:
@@ -17,7 +27,7 @@ def sums(weights: Weights, specs: Mapping[str, Spec]) -> Sums:
 
 
 def arena(size: int) -> memoryview:
-    """One thread's memory, from the start of a page on; `planning.arena_bytes` says how much it needs."""
+    """So many bytes from the start of a page on: memory for a thread, which takes a page more."""
     whole = memoryview(bytearray(size + PAGE))
     first = -address(whole) % PAGE
     return whole[first : first + size]

@@ -1,16 +1,15 @@
 """The plan is the header: names, shapes and offsets of the output, blocks and memory, before any data."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any
 
-from taskvec.algebra.derived import Derived, held, reads
+from taskvec.algebra.derived import Derived, reads
 from taskvec.algebra.fitting import note_remarks
 from taskvec.algebra.idle_patterns import vanishing
-from taskvec.algebra.program import aligned, scratch_bytes
 from taskvec.algebra.weights import Weights
 from taskvec.errors import OutputError, RecipeError, TaskvecError
 from taskvec.executors.threads import default_threads
@@ -21,8 +20,11 @@ from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS, accumulator, parse_dtype
 from taskvec.places.local import PAGE
 from taskvec.recipes.recipe import FUNCTIONS
+from taskvec.saving.blocks import ranges
 from taskvec.saving.copying import Beside
-from taskvec.sources.abilities import FromFiles, Measured, leaves_of, metadata_of, resident_of, stored_of
+from taskvec.saving.cost import cost_of_block, cost_of_sources
+from taskvec.sources.abilities import FromFiles, Measured, leaves_of, metadata_of, stored_of
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
 
 PIECE = 256 << 10  # bytes of output that are hashed and written at once
@@ -65,11 +67,15 @@ class Plan:
     like: Source | None  # whose dtypes, integer tensors and side files the output has
     shards: tuple[Shard, ...]
     block: int  # bytes of output a block
-    arena: int  # bytes that a thread needs for one
     threads: int
-    peak: int  # bytes of anonymous memory, the program included: a promise
+    cost: Cost  # of the whole process
     ram: int
     beside: tuple[Beside, ...] = ()  # the files that are copied beside the weights
+
+    @property
+    def peak(self) -> int:
+        """Bytes of anonymous memory, the program included: a promise."""
+        return self.cost.of(self.threads)
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
@@ -96,14 +102,11 @@ class Plan:
         """The work, in the order of the output files. Any order gives the same bytes."""
         index = 0
         for number, shard in enumerate(self.shards):
-            for name, offset in sorted(shard.offsets.items(), key=lambda item: item[1]):
-                spec = shard.specs[name]
-                bits = BITS[spec.dtype]
-                step = self.block * 8 // bits
-                for start in range(0, spec.numel, step):
-                    count = min(step, spec.numel - start)
-                    yield Block(index, number, name, start, count, offset + start * bits // 8)
-                    index += 1
+            in_order = sorted(shard.offsets, key=lambda name: shard.offsets[name])
+            for name, start, count in ranges(shard.specs, in_order, self.block):
+                offset = shard.offsets[name] + start * BITS[shard.specs[name].dtype] // 8
+                yield Block(index, number, name, start, count, offset)
+                index += 1
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -185,8 +188,8 @@ def plan(
     limit = parse_size(ram, "memory")
     busy = not durable or any(s.busy for s in weights.terms if isinstance(s, Derived))
     most = default_threads(busy) if threads is None else threads
-    block, room, count, peak = _memory(weights, specs, limit, most, fixed=threads is not None)
-    return Plan(weights, kind, donor, shards, block, room, count, peak, limit)
+    block, count, cost = _memory(weights, specs, limit, most, fixed=threads is not None)
+    return Plan(weights, kind, donor, shards, block, count, cost, limit)
 
 
 def _as_copy(weights: Weights) -> Weights:
@@ -282,54 +285,33 @@ def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str])
 
 def _memory(
     weights: Weights, specs: Mapping[str, Spec], limit: int, threads: int, fixed: bool
-) -> tuple[int, int, int, int]:
-    """(a block's bytes, a thread's, threads, bytes at the peak): the most that fits in `limit`, or an error that says
-    the least."""
+) -> tuple[int, int, Cost]:
+    """(a block's bytes, threads, what they cost): the most that fits in `limit`, or an error that says the least."""
     if threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}")
-    pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
-    resident = PROGRAM + A_PIECE * pieces + A_TENSOR * sum(len(s.specs) for s in weights.mentioned)
-    texts = [_metadata_bytes(s) for s in weights.mentioned]
-    resident += sum(texts) + 5 * max(texts, default=0)  # kept; and what reading the header of one file takes meanwhile
-    resident += sum(resident_of(s) for s in dict.fromkeys([*weights.mentioned, *weights.terms]))
-
     parts = {name: list(weights.parts(name)) for name, spec in specs.items() if spec.arithmetic}
-    beside = max((held(its) for its in parts.values()), default=0)
-    beside += max((s.measuring for s in weights.terms if isinstance(s, Measured)), default=0)
+    pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
+    texts = [_metadata_bytes(s) for s in weights.mentioned]  # all are kept; reading a header takes more meanwhile
+    headers = A_TENSOR * sum(len(s.specs) for s in weights.mentioned) + sum(texts) + 5 * max(texts, default=0)
+    beside = Cost(once=PROGRAM + A_PIECE * pieces + headers) + cost_of_sources(weights, parts)
 
     @cache
-    def arena(block: int) -> int:
-        return arena_bytes(parts, specs, block)
-
-    def peak(block: int, count: int) -> int:
-        return resident + count * (arena(block) + beside + 2 * PAGE)
+    def cost(block: int) -> Cost:
+        return beside + cost_of_block(parts, specs, block)
 
     for count in [threads] if fixed else range(threads, 0, -1):
         for block in BLOCKS:
-            if peak(block, count) <= limit:
-                return block, arena(block), count, peak(block, count)
-    least = peak(PIECE, threads if fixed else 1)
+            if cost(block).of(count) <= limit:
+                return block, count, cost(block)
+    least, count = cost(PIECE), threads if fixed else 1
     raise TaskvecError(
-        f"this needs at least {readable(least)} of memory ({threads if fixed else 1} threads), not {readable(limit)}"
+        f"this needs at least {readable(least.of(count))} of memory ({count} threads), not {readable(limit)}"
     )
 
 
 def _metadata_bytes(source: Source) -> int:
     """Bytes of the texts in a file's header beside its tensors."""
     return sum(len(key) + len(value) for key, value in metadata_of(source).items())
-
-
-Parts = Mapping[str, Sequence[tuple[Source, str]]]  # output tensor with arithmetic -> what is summed for it
-
-
-def arena_bytes(parts: Parts, specs: Mapping[str, Spec], block: int) -> int:
-    """One thread's memory for blocks: the bytes of the largest one, and the scratch memory of its sum."""
-
-    def needed(name: str, spec: Spec) -> int:
-        count = min(spec.numel, block * 8 // BITS[spec.dtype])
-        return aligned(count * BITS[spec.dtype] // 8) + (scratch_bytes(parts[name], count) if name in parts else 0)
-
-    return max((needed(name, spec) for name, spec in specs.items()), default=0)
 
 
 def parse_size(text: str | float, what: str) -> int:

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 
-from taskvec.algebra.derived import STRETCH, prepare
+from taskvec.algebra.derived import STRETCH
 from taskvec.algebra.program import alone, evaluate, scratch_bytes
 from taskvec.errors import NonFiniteError, OutputError
 from taskvec.executors.threads import each
 from taskvec.numbers.dtypes import BITS
-from taskvec.places.local import PAGE, Output, stated
+from taskvec.places.local import Output, stated
 from taskvec.saving import lineage
-from taskvec.saving.blocks import Sums, arena, fill, sums
+from taskvec.saving.blocks import Sums
+from taskvec.saving.compute import Worker
 from taskvec.saving.plan import Block, Plan
 from taskvec.saving.staging import Done, Staging
 from taskvec.sources.abilities import Measured
@@ -30,41 +31,56 @@ def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress
     Fills `stage.done`. After the first NaN, Inf or overflow nothing more is written, only looked for, so that the
     NonFiniteError names every tensor. Interrupted, it notes what is done and raises on.
     """
-    blocks, linear = list(todo.blocks()), sums(todo.weights, todo.specs)
+    blocks, worker = list(todo.blocks()), Worker(todo)
     with stated(stage.target, OutputError), _opened(todo, stage) as files:
         kept = _kept(todo, stage, blocks, files, allow_nonfinite)
-        flagged = {index for index in kept if stage.done[index].flags}
-
-        def work(block: Block, memory: memoryview) -> Done:
-            spec = todo.shards[block.shard].specs[block.name]
-            memory = memory[block.offset % PAGE :]  # as the file lies, for Output.write
-            out, flags = fill(memory, block.name, spec, block.start, block.count, linear, todo.like)
-            if flags:
-                flagged.add(block.index)
-            found = lineage.pieces(out)
-            if allow_nonfinite or not flagged:
-                files[block.shard].write(out, block.offset)
-            return Done(block.index, tuple(found), flags)
-
-        memory = partial(arena, todo.arena + PAGE)
+        writer = _Writer(files, {index for index in kept if stage.done[index].flags}, allow_nonfinite)
+        work = partial(_computed_and_written, worker, writer)
         reused = sum(size_of(todo, blocks[index]) for index in kept)
         total = sum(size_of(todo, block) for block in blocks)
         bar, waiting = _Bar(4 * _unmeasured(todo), total, reused, progress), _Waiting(stage, files)
         try:
             for stretch in _stretches(todo, [block for block in blocks if block.index not in kept]):
-                prepare([todo.weights], todo.threads, bar.measured, dict.fromkeys(block.name for block in stretch))
+                worker.measure(stretch, bar.measured)
                 bar.settle(_unmeasured(todo))
-                for done in each(stretch, work, memory, min(todo.threads, len(stretch))):
+                for done in each(stretch, work, worker.memory, min(todo.threads, len(stretch))):
                     size = size_of(todo, blocks[done.index])
-                    waiting.add(done, size, hold=bool(flagged) and not allow_nonfinite)
+                    waiting.add(done, size, hold=writer.fails)
                     bar.written(size)
             bar.settle(0)
         except KeyboardInterrupt:
             waiting.record()
             raise
-    if flagged and not allow_nonfinite:
-        raise _nonfinite(todo, [blocks[k] for k in sorted(flagged)], linear)
-    return reused, tuple(dict.fromkeys(blocks[k].name for k in sorted(flagged)))
+    flagged = [blocks[k] for k in sorted(writer.flagged)]
+    if writer.fails:
+        raise _nonfinite(todo, flagged, worker.sums)
+    return reused, tuple(dict.fromkeys(block.name for block in flagged))
+
+
+class _Writer:
+    """Puts blocks where they belong. flagged: those that are not finite; after the first of them nothing more is
+    written, unless that is allowed."""
+
+    def __init__(self, files: list[Output], flagged: set[int], allow: bool):
+        self.files, self.flagged, self.allow = files, flagged, allow
+
+    @property
+    def fails(self) -> bool:
+        """Whether the run is going to fail, and only looks for more that is not finite."""
+        return bool(self.flagged) and not self.allow
+
+    def write(self, block: Block, done: Done, data: memoryview) -> None:
+        """One block that was computed."""
+        if done.flags:
+            self.flagged.add(block.index)
+        if not self.fails:
+            self.files[block.shard].write(data, block.offset)
+
+
+def _computed_and_written(worker: Worker, writer: _Writer, block: Block, memory: memoryview) -> Done:
+    done, data = worker.compute(block, memory)
+    writer.write(block, done, data)
+    return done
 
 
 def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from taskvec.errors import MassError, RecipeError
 from taskvec.places.local import File
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -31,7 +32,7 @@ class Leaf:
 
     metadata: Mapping[str, str] = NOTHING  # what the header of its file says beside the tensors
     statistic: str = ""  # the kind of statistics of a model that it holds in place of weights, such as "fisher"
-    resident: int = 0  # bytes that it keeps in memory as long as it is used, beside its headers
+    cost: Cost = Cost()  # the memory that it takes beside that of its headers
 
 
 class FromFiles(Leaf):
@@ -101,8 +102,8 @@ class Composite:
 
     @property
     @abstractmethod
-    def resident(self) -> int:
-        """Bytes that it keeps in memory as long as it is used, those of its arguments included."""
+    def cost(self) -> Cost:
+        """The memory that the call alone takes: what its arguments take they say for themselves."""
 
     @abstractmethod
     def written(self, names: Mapping[Source, str]) -> str:
@@ -169,11 +170,6 @@ class Measured:
     def unmeasured(self) -> int:
         """Elements that it has still to read before it can compute."""
 
-    @property
-    @abstractmethod
-    def measuring(self) -> int:
-        """Bytes that a thread holds while it measures."""
-
 
 class Adapts:
     """An adapter: it takes another form beside the model that it is added to (algebra/fitting.py)."""
@@ -224,9 +220,9 @@ def metadata_of(source: Source | None) -> Mapping[str, str]:
     return source.metadata if isinstance(source, Leaf) else NOTHING
 
 
-def resident_of(source: Source) -> int:
-    """Bytes that a source keeps in memory as long as it is used."""
-    return source.resident if isinstance(source, (Leaf, Composite)) else 0
+def cost_of(source: Source) -> Cost:
+    """The memory that a source alone takes."""
+    return source.cost if isinstance(source, (Leaf, Composite)) else Cost()
 
 
 def stored_of(source: Source | None) -> Mapping[str, Spec]:

@@ -18,6 +18,7 @@ from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.formats import open_source
 from taskvec.numbers.dtypes import BITS
 from taskvec.sources.abilities import LooksThrough, metadata_of, stored_of
+from taskvec.sources.cost import Cost
 from taskvec.sources.in_memory import ArraySource
 from taskvec.sources.source import Source, Spec
 from taskvec.views.symmetries import Group, fitting, is_axis
@@ -125,16 +126,16 @@ class Permuted(Derived, LooksThrough):
 
     # ---- what it costs
     @property
-    def resident(self) -> int:
+    def cost(self) -> Cost:
         """The orders of rows and of the elements within one."""
         sizes = [self.specs[name] for name in self._axes]
-        return super().resident + sum(8 * (s.shape[0] + s.numel // max(1, s.shape[0])) for s in sizes)
+        return Cost(once=sum(8 * (s.shape[0] + s.numel // max(1, s.shape[0])) for s in sizes))
 
-    def scratch(self, name: str) -> int:
+    def cost_of(self, name: str) -> Cost:
         """Two slabs of rows, and a small tensor that is read whole."""
         spec = self.specs[name]
         row = spec.nbytes // max(1, spec.shape[0])
-        return 2 * max(SLAB, row) + WHOLE
+        return Cost(computing=2 * max(SLAB, row) + WHOLE)
 
     def reads(self, name: str) -> int:
         """What the source reads; narrow rows are read whole for each block of the output."""

@@ -12,6 +12,7 @@ from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError, SourceChanged
 from taskvec.places.local import changed, stamps_of
 from taskvec.sources.abilities import Composite, folder_of
+from taskvec.sources.cost import Cost
 from taskvec.views.rows import MEAN, ZERO, RowPlan, Rows
 from taskvec.views.settings import Settings, with_entry
 from taskvec.views.tokens import HIGHEST, Tokenizer, files_of, read
@@ -217,10 +218,10 @@ class Aligned(Rows):
             )
 
     @property
-    def resident(self) -> int:
+    def cost(self) -> Cost:
         """With the vocabularies while they are compared and written: one as JSON, all as tables."""
         sizes = [tokenizer_of(a).nbytes for a in self.args]
-        return super().resident + 6 * max(sizes) + 2 * sum(sizes)
+        return super().cost + Cost(once=6 * max(sizes) + 2 * sum(sizes))
 
     @property
     def verbatim(self) -> bool:

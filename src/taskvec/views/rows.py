@@ -14,6 +14,7 @@ from taskvec.algebra.derived import Names, reads
 from taskvec.algebra.program import Linear, aligned, scratch_bytes
 from taskvec.numbers import kernels
 from taskvec.numbers.dtypes import BITS
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
 from taskvec.views.view import VIEW_TILE, View, summed
 
@@ -135,15 +136,16 @@ class Rows(View):
 
     # ---- what it costs
     @property
-    def resident(self) -> int:
+    def cost(self) -> Cost:
         """The plan of the rows, and the means."""
         widths = sum(self._width(name) for name in self.rearranged)
-        return super().resident + sum(plan.nbytes for plan in self.plans) + 8 * widths * self.own_passes
+        return super().cost + Cost(once=sum(plan.nbytes for plan in self.plans) + 8 * widths * self.own_passes)
 
-    def scratch(self, name: str) -> int:
-        """Bytes that a thread holds while it makes rows."""
+    def cost_of(self, name: str) -> Cost:
+        """A sum of an argument, and the means of some rows while they are made."""
         sums = max(scratch_bytes(a.parts(name), VIEW_TILE) for a in self.args if name in a.specs)
-        return sums + 8 * (VIEW_TILE + 3 * self._width(name)) * bool(self.plan(name).means or self.own_passes)
+        means = 8 * (VIEW_TILE + 3 * self._width(name)) * bool(self.plan(name).means or self.own_passes)
+        return Cost(computing=sums + means)
 
     def reads(self, name: str) -> int:
         """Bytes of the rows that are taken; of all rows once more where their mean is."""

@@ -18,6 +18,7 @@ from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MassError, MismatchError, RecipeError
 from taskvec.numbers.dtypes import BITS, accumulator
 from taskvec.sources.abilities import LooksThrough, folder_of, stored_of
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec, fingerprint
 from taskvec.views.settings import Settings, settings_of
 
@@ -123,9 +124,9 @@ class View(Derived, LooksThrough):
         return all(_verbatim(a) for a in self.args)
 
     @property
-    def resident(self) -> int:
-        """Bytes held beside the blocks."""
-        return super().resident + A_TENSOR * len(self.tensors)
+    def cost(self) -> Cost:
+        """The table of its tensors."""
+        return Cost(once=A_TENSOR * len(self.tensors))
 
     # ---- values
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:

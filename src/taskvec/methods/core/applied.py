@@ -10,14 +10,14 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.derived import STRETCH, Names, Parameter, prepare
-from taskvec.algebra.program import Linear, Part, Program, alone, arranged, evaluate, operand_bytes, scratch_bytes
+from taskvec.algebra.program import Linear, Part, Program, alone, arranged, evaluate, scratch_bytes
 from taskvec.algebra.weights import Weights
 from taskvec.errors import TaskvecError
 from taskvec.executors.threads import give_back
 from taskvec.methods.core.call import KEPT, METHOD_TILE, Call
 from taskvec.methods.core.lanes import LANES, Lanes
 from taskvec.methods.core.method import Method
-from taskvec.numbers.operations import MASK, RESULT
+from taskvec.numbers.operations import MASK
 from taskvec.sources.abilities import Lowers
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def together(calls: Sequence[Applied], name: str, start: int, n: int, ops: int) 
     """A program of elements of the arguments of several calls, what they have in common once."""
     arguments = [linear for call in calls for linear in call.sums(name)]
     parts = dict.fromkeys(part for linear in arguments for part in linear.parts)
-    return Program(start, n, calls[0].memory(operand_bytes(parts, n) + RESULT * (len(arguments) + ops)))
+    return Program(start, n, calls[0].memory(scratch_bytes(parts, n, len(arguments) + ops)))
 
 
 def mass_of(coefficients: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import STRETCH, Derived, Parameter
 from taskvec.algebra.fitting import told_by
-from taskvec.algebra.program import aligned, operand_bytes, scratch_bytes
+from taskvec.algebra.program import aligned, scratch_bytes
 from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MismatchError, RecipeError, UnboundKnob
 from taskvec.methods.core.lanes import LANES, Lanes
@@ -16,6 +16,7 @@ from taskvec.methods.core.method import Method
 from taskvec.numbers.operations import RESULT
 from taskvec.numbers.rationals import as_float
 from taskvec.sources.abilities import stored_of
+from taskvec.sources.cost import Cost
 from taskvec.sources.positions import Place
 from taskvec.sources.positions import places as positions
 from taskvec.sources.source import Source, Spec
@@ -222,24 +223,30 @@ class Call(Derived):
 
     # ---- what it costs
     @property
-    def resident(self) -> int:
-        """Bytes held beside the blocks: whole tensors for a method that needs them, numbers a lane for one by lanes."""
+    def cost(self) -> Cost:
+        """For the whole run: whole tensors for a method that needs them, numbers a lane for one by lanes. While the
+        call measures: a part of each argument, and the sample of thresholds."""
+        width = max((self.step(name) for name in self.specs), default=0) if self.method.rows else 0
+        parts = (len(self.args) + 16) * 4 * max(PART, width) if self.own_passes else 0
+        return Cost(self._kept_bytes, parts)
+
+    @property
+    def _kept_bytes(self) -> int:
+        """Bytes held once, whatever the number of threads."""
         if self.method.combines:
             scope, width = self.params.get("scope"), 8 * len(self.args) * (len(self.args) + 1)
-            return super().resident + sum(
-                width * Lanes.of(spec.shape, str(scope)).count for spec in self.specs.values() if scope in LANES
-            )
+            return sum(width * Lanes.of(spec.shape, str(scope)).count for spec in self.specs.values() if scope in LANES)
         if self.method.local or self.method.rows:
             everything = sum(spec.numel for spec in self.specs.values() if spec.arithmetic)
-            return super().resident + min(STRETCH, everything) // 8 * self.draws_twice
+            return min(STRETCH, everything) // 8 * self.draws_twice
         largest = max((4 * spec.numel for spec in self.specs.values() if spec.arithmetic), default=0)
-        return super().resident + KEPT * largest + max(map(self._held, self.specs), default=0)
+        return KEPT * largest + max(map(self._whole_bytes, self.specs), default=0)
 
-    def _held(self, name: str) -> int:
+    def _whole_bytes(self, name: str) -> int:
         """Bytes of one tensor's arguments, its result and what the function holds beside them."""
-        spec, room = self.specs[name], self.method.workspace
+        spec, workspace = self.specs[name], self.method.workspace
         own, known = 4 * spec.numel, [4 * self.known(a, name).numel for a in self.statistics]
-        beside = room(spec.shape, len(self.args)) if room else own
+        beside = workspace(spec.shape, len(self.args)) if workspace else own
         copies = self.method.copies * max([own, *known]) if any(known) or not self.statistics else 0
         return (len(self.models) + 1) * own + sum(known) + beside + copies
 
@@ -248,33 +255,22 @@ class Call(Derived):
         """What statistics hold of a tensor."""
         return statistics.specs.get(name, ABSENT)
 
-    def scratch(self, name: str) -> int:
-        """Bytes that a thread holds for one call, beside what a program needs: the tables in which it counts; a tile of
-        each argument and what is made of them, unless it is a part of the program."""
-        tables = self._tables if self.own_passes and not self.method.combines else 0
-        step = self.step(name)
+    def cost_of(self, name: str) -> Cost:
+        """The tables in which it counts about its thresholds, or measures something else; a tile of each argument and
+        what is made of them, unless it is a part of the program that the block pays for."""
+        counts = self.own_passes and not self.method.combines
+        tables = (COUNTS * self.method.thresholds or 2 << 20) if counts else 0
+        if self.lowers and self.params.get("ties") != "first":  # which has tiles, too, but where a tile begins
+            return Cost(computing=tables)
+        step, made = self.step(name), 3 if self.lowers else 8 + self.method.copies
         tiles = sum(4 * step + scratch_bytes(a.parts(name), step) for a in self.args if name in a.specs)
-        if self.lowers:  # but elsewhere than at the beginning of what is told tile by tile
-            return tables + (tiles + 3 * 4 * step if self.params.get("ties") == "first" else 0)
-        return tables + tiles + (8 + self.method.copies) * 4 * step
-
-    @property
-    def _tables(self) -> int:
-        """Bytes that a thread keeps for the call while it counts about its thresholds, or measures something else."""
-        return COUNTS * self.method.thresholds or 2 << 20
-
-    @property
-    def measuring(self) -> int:
-        """Bytes that a thread holds while the call measures: a part of each argument, and the sample of thresholds."""
-        width = max((self.step(name) for name in self.specs), default=0) if self.method.rows else 0
-        own = (len(self.args) + 16) * 4 * max(PART, width) if self.own_passes else 0
-        return max(own, super().measuring)
+        return Cost(computing=tables + tiles + made * 4 * step)
 
     def lowered_bytes(self, name: str, n: int) -> int | None:
         """Scratch memory of a program that it is part of, where it can be."""
         if not (self.lowers or self.draws_twice):
             return None
-        args = sum(RESULT + operand_bytes(a.parts(name), n) for a in self.args if name in a.specs)
+        args = sum(scratch_bytes(a.parts(name), n) for a in self.args if name in a.specs)
         return args + 2 * RESULT if self.lowers else max(args + 2 * RESULT, aligned(4 * n))
 
     def step(self, name: str, most: int = METHOD_TILE) -> int:

@@ -1,0 +1,59 @@
+"""What the work on an expression costs: the memory of all sources in it, and of a thread (sources/cost.py)."""
+
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
+
+from taskvec.algebra.derived import Derived
+from taskvec.algebra.program import Part, aligned, scratch_bytes
+from taskvec.algebra.weights import Weights
+from taskvec.numbers.dtypes import BITS
+from taskvec.places.local import PAGE
+from taskvec.sources.abilities import cost_of
+from taskvec.sources.cost import Cost
+from taskvec.sources.source import Source, Spec
+
+Parts = Mapping[str, Iterable[Part]]  # output tensor with arithmetic -> what is summed for it
+
+
+def cost_of_sources(weights: Weights, parts: Parts) -> Cost:
+    """Everything but the blocks."""
+    tensors = (cost_of_calls(its) for its in parts.values())
+    return reduce(or_, tensors, Cost()) + sum((cost_of(source) for source in _sources(weights)), Cost())
+
+
+def _sources(weights: Weights) -> list[Source]:
+    """Every source that the expression mentions or sums, and all that calls in it are made of: each object once, since
+    two equal calls hold their memory twice."""
+    found: dict[int, Source] = {id(source): source for source in (*weights.mentioned, *weights.terms)}
+    for source in (waiting := [*found.values()]):
+        inner = (below for a in source.args for below in a.terms) if isinstance(source, Derived) else ()
+        new = {id(below): below for below in inner if id(below) not in found}
+        found |= new
+        waiting += new.values()
+    return waiting
+
+
+def cost_of_calls(parts: Iterable[Part]) -> Cost:
+    """What a thread holds in the calls of one tensor's sum, and in those below them. A call that stands in several
+    places has its memory once."""
+    waiting = {(source, name): None for source, name in parts if isinstance(source, Derived)}
+    found: dict[tuple[Derived, str], None] = {}
+    while waiting:
+        call, name = waiting.popitem()[0]
+        found[call, name] = None
+        inner = (part for a in call.args if name in a.specs for part in a.parts(name))
+        new = [(below, its) for below, its in inner if isinstance(below, Derived)]
+        waiting |= {part: None for part in new if part not in found}
+    return sum((call.cost_of(name) for call, name in found), Cost())
+
+
+def cost_of_block(parts: Parts, specs: Mapping[str, Spec], size: int) -> Cost:
+    """A thread's memory for blocks of at most `size` bytes: the largest one and the scratch memory of its sum, which
+    begin anywhere in a page (blocks.py)."""
+
+    def needed(name: str, spec: Spec) -> int:
+        count = min(spec.numel, size * 8 // BITS[spec.dtype])
+        return aligned(count * BITS[spec.dtype] // 8) + (scratch_bytes(parts[name], count) if name in parts else 0)
+
+    return Cost(block=max((needed(name, spec) for name, spec in specs.items()), default=0) + 2 * PAGE)
