@@ -1,4 +1,5 @@
 """Who does the work: ordered by nobody, bounded by everybody's memory.
 
-threads.py  threads over blocks
+contract.py  what whoever does the work promises: a bounded map
+threads.py   threads over blocks
 """

@@ -6,13 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any
 
 from taskvec.errors import TaskvecError
+from taskvec.executors.contract import Executor, Item, Result, Scratch
 
-Item = TypeVar("Item")
-Scratch = TypeVar("Scratch")
-Result = TypeVar("Result")
+END: Any = object()  # instead of an item: there are no more
 LOOK = 0.02  # seconds between two looks at what is done
 
 
@@ -27,10 +26,9 @@ def default_threads(busy: bool = False) -> int:
 def each(
     items: Iterable[Item], work: Callable[[Item, Scratch], Result], scratch: Callable[[], Scratch], threads: int
 ) -> Iterator[Result]:
-    """work(item, scratch()) for every item, results as they are done, in any order.
+    """work(item, scratch()) for every item, results as they are done, in any order; see contract.py.
 
-    The first exception stops all threads and is raised here, KeyboardInterrupt after the results that were done by
-    then; leaving the iteration stops them too. When this returns or raises, no thread is running.
+    Where the system starts fewer threads than asked for, those do the work of all.
     """
     pending, lock = iter(items), threading.Lock()
     done: deque[Result] = deque()
@@ -42,8 +40,8 @@ def each(
             mine = scratch()
             while not stop.is_set():
                 with lock:
-                    item = next(pending, None)
-                if item is None:
+                    item = next(pending, END)
+                if item is END:
                     break
                 done.append(work(item, mine))
         except BaseException as error:
@@ -85,6 +83,9 @@ def each(
         stop.set()
         for worker in workers:
             worker.join()
+
+
+THREADS: Executor = each  # says to the type checker that it is one
 
 
 def give_back() -> None:
