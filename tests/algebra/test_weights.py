@@ -106,7 +106,9 @@ def test_knobs_are_those_of_coefficients_and_of_calls():
     assert w.knobs == {"lam", "mu"}
     assert w.bind(lam=0, mu=0.5)["norm"].shape == (3, 4)
     assert w.bind(lam=0, mu=0.5).knobs == frozenset() and w.bind(lam=0).knobs == {"mu"}
-    assert [s.text for s in w.bind(lam=0).mentioned] == [s.text for s in w.mentioned]
+    for bound in (w.bind(lam=0), (w - tv.knob("nu") * (C - C)).bind(lam=0)):
+        assert [s.text for s in bound.mentioned] == [s.text for s in w.mentioned]
+    assert {s.text for s in (B + tv.knob("k") * (M - B) + C - C).bind(k=1).summed} == {"base", "math", "code"}
     with pytest.raises(UnboundKnob, match=r"no knob named nu, xi: knobs are lam, mu$"):
         w.bind(xi=1, nu=2)
     with pytest.raises(UnboundKnob, match=r"no knob named x: knobs are none$"):
@@ -222,6 +224,8 @@ def test_the_parts_of_a_tensor_are_sources_with_their_numbers():
     w = tv.only("norm") * B + tv.rename(M, {"norm": "embed.weight", "embed.weight": "norm"})
     assert w.parts("norm") == {(b, "norm"): 1, (m, "embed.weight"): 1}
     assert w.parts("embed.weight") == {(m, "norm"): 1}, "what is 0 takes no part"
+    moved = tv.rename(B + 0.5 * V, {"norm": "x"})
+    assert (3 * moved).parts("x") == {(b, "norm"): 3, (v, "norm"): Fraction(3, 2)}
     twice = tv.rename(M, {"norm": "norm"}) + M - B
     assert twice.parts("norm") == {(m, "norm"): 2, (b, "norm"): -1}
     assert (tv.rename(M, {"norm": "norm"}) - M).parts("norm") == {}
@@ -299,11 +303,12 @@ def test_a_file_is_named_without_its_ending_whatever_the_slash():
 
 
 def test_of_very_many_differences_fifty_are_shown_and_eight_where_the_way_out_is_known():
-    def named(begin, shape, name):
-        return tv.from_arrays({f"{begin}x{k}": np.ones(shape, np.float32) for k in range(60)}, name)
+    def named(begin, shape, name, count=60):
+        return tv.from_arrays({f"{begin}x{k}": np.ones(shape, np.float32) for k in range(count)}, name)
 
     a, b, c, d = named("", (2, 3), "a"), named("", (5,), "b"), named("model.", (2, 3), "c"), named("", (7,), "d")
-    for w, shown, more in ((a + b, 50, [10]), (a + c, 8, [112]), (a + b + d, 50, [35, 35])):
+    fifty = named("", (2, 3), "a", 50) + named("", (5,), "b", 50)
+    for w, shown, more in ((a + b, 50, [10]), (a + c, 8, [112]), (a + b + d, 50, [35, 35]), (fifty, 50, [])):
         with pytest.raises(MismatchError) as told:
             w.specs  # noqa: B018
         lines = told.value.problems
