@@ -140,6 +140,26 @@ def start(tmp_path):
     return lambda *arguments, **options: Process(*arguments, **{"cwd": tmp_path} | options)
 
 
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command("stats", ...) -> code, stdout, stderr of the command line, in this process."""
+
+    def call(*words, folder):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["taskvec", *map(str, words)])
+        code = 0
+        try:
+            from taskvec.cli import main
+
+            main()
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=code, stdout=printed.out, stderr=printed.err)
+
+    return call
+
+
 def staged_bytes(out):
     """Bytes written of an output that is not whole yet; what is only reserved on the disk does not count."""
     return sum(map(written_bytes, out.with_name(f".{out.name}.taskvec").glob("files/*.safetensors")))

@@ -104,8 +104,11 @@ def test_knobs_are_those_of_coefficients_and_of_calls():
         **{n: SOURCES[n] for n in ("base", "math", "code")},
     )
     assert w.knobs == {"lam", "mu"}
+    assert w.bind(lam=0, mu=0.5)["norm"].shape == (3, 4)
     assert w.bind(lam=0, mu=0.5).knobs == frozenset() and w.bind(lam=0).knobs == {"mu"}
-    assert [s.text for s in w.bind(lam=0).mentioned] == [s.text for s in w.mentioned]
+    for bound in (w.bind(lam=0), (w - tv.knob("nu") * (C - C)).bind(lam=0)):
+        assert [s.text for s in bound.mentioned] == [s.text for s in w.mentioned]
+    assert {s.text for s in (B + tv.knob("k") * (M - B) + C - C).bind(k=1).summed} == {"base", "math", "code"}
     with pytest.raises(UnboundKnob, match=r"no knob named nu, xi: knobs are lam, mu$"):
         w.bind(xi=1, nu=2)
     with pytest.raises(UnboundKnob, match=r"no knob named x: knobs are none$"):
@@ -139,6 +142,10 @@ def test_another_mass_than_zero_and_one_is_refused_with_the_expression():
 
 
 def test_statistics_are_neither():
+    alone, other = model("f", 1, statistic="fisher"), model("g", 2, statistic="gram")
+    assert [*alone] == [*NAMES]
+    with pytest.raises(MassError, match="g holds gram statistics"):
+        (V + other).specs  # noqa: B018
     with pytest.raises(MassError, match="f holds fisher statistics"):
         model("f", 1, statistic="fisher").kind()
 
@@ -151,23 +158,31 @@ def test_the_reference_is_the_first_model_and_the_donor_the_first_that_takes_par
     assert Weights({}).reference is None and Weights({}).donor is None and dict(Weights({}).specs) == {}
 
 
-def test_a_partial_vector_is_the_reference_only_where_there_is_no_other(build, tmp_path):
-    shapes = {
-        "base_model.model.layers.0.mlp.up.lora_A.weight": (2, 4),
-        "base_model.model.layers.0.mlp.up.lora_B.weight": (3, 2),
-    }
-    build.lora(tmp_path / "lora", build.tensors(0, shapes))
-    lora = tv.load(tmp_path / "lora")
-    named = tv.rename(B, {"layers.0.mlp.up": "layers.0.mlp.up.weight"})
-    whole = named + lora
-    assert whole.reference is not next(iter(lora.terms)) and [*whole] == [*named]
-    assert (
-        lora.reference.partial
-        and (lora + tv.rename(V, {"layers.0.mlp.up": "layers.0.mlp.up.weight"})).reference.partial is False
-    )
-    name = "layers.0.mlp.up.weight"
-    assert [*lora] == [name] and np.allclose(whole[name], named[name] + lora[name], atol=1e-6)
-    assert whole.parts("norm").keys() == named.parts("norm").keys()
+@pytest.fixture
+def adapters(build, tmp_path):
+    """A model and two adapters, each of another tensor of it."""
+    shapes = {"up.weight": (3, 4), "down.weight": (3, 4), "norm.weight": (4,)}
+    model = build.model(tmp_path / "model", build.tensors(0, shapes))
+    for seed, name in enumerate(("up", "down"), 1):
+        factors = {f"base_model.model.{name}.lora_A.weight": (2, 4), f"base_model.model.{name}.lora_B.weight": (3, 2)}
+        build.lora(tmp_path / name, build.tensors(seed, factors))
+    return [tv.load(path) for path in (model, tmp_path / "up", tmp_path / "down")]
+
+
+def test_an_adapter_is_the_reference_only_where_there_is_no_other(adapters):
+    base, up, down = adapters
+    assert not (up + base).reference.partial and [*(up + base)] == [*base] and up.reference.partial
+    assert [*up] == ["up.weight"] and [*(up + down)] == ["up.weight", "down.weight"]
+
+
+def test_a_tensor_that_an_adapter_does_not_name_is_zero_in_it(adapters):
+    base, up, down = adapters
+    whole, (model,) = base + up + 2 * down, base.terms
+    assert whole.parts("norm.weight") == {(model, "norm.weight"): 1}
+    assert [name for _, name, _ in whole.linear("norm.weight").terms] == ["norm.weight"]
+    assert len(whole.parts("up.weight")) == len(whole.linear("up.weight").terms) == 2
+    assert np.array_equal(whole["norm.weight"], base["norm.weight"])
+    assert np.allclose(whole["down.weight"], base["down.weight"] + 2 * down["down.weight"], atol=1e-6)
 
 
 def test_all_that_does_not_fit_is_listed_up_to_a_bound():
@@ -209,8 +224,11 @@ def test_the_parts_of_a_tensor_are_sources_with_their_numbers():
     w = tv.only("norm") * B + tv.rename(M, {"norm": "embed.weight", "embed.weight": "norm"})
     assert w.parts("norm") == {(b, "norm"): 1, (m, "embed.weight"): 1}
     assert w.parts("embed.weight") == {(m, "norm"): 1}, "what is 0 takes no part"
+    moved = tv.rename(B + 0.5 * V, {"norm": "x"})
+    assert (3 * moved).parts("x") == {(b, "norm"): 3, (v, "norm"): Fraction(3, 2)}
     twice = tv.rename(M, {"norm": "norm"}) + M - B
     assert twice.parts("norm") == {(m, "norm"): 2, (b, "norm"): -1}
+    assert (tv.rename(M, {"norm": "norm"}) - M).parts("norm") == {}
 
 
 def test_linear_is_the_same_with_and_without_a_look_at_each_tensor():
@@ -273,17 +291,24 @@ def test_names_are_identifiers_that_differ_and_are_not_reserved(build, tmp_path)
     assert [*tv.from_arrays({"w": np.ones(1, np.float32)}, "/").names().values()] == ["source"]
 
 
+def test_files_are_written_by_their_paths_even_where_arrays_of_one_name_are_told_apart(build, tmp_path):
+    file = tv.load(build.model(tmp_path / "base", {"w": np.ones(3, np.float32)}))
+    p, q = (tv.from_arrays({"w": np.full(3, k, np.float32)}) for k in (1, 2))
+    assert str(file + p - q) == f"{file} + arrays - arrays_2" and str(file).startswith("load(")
+
+
 def test_a_file_is_named_without_its_ending_whatever_the_slash():
     for text, name in (("a\\b\\c.safetensors", "c"), ("runs/x/", "source"), ("a-b", "a_b")):
         assert [*tv.from_arrays({"w": np.ones(1, np.float32)}, text).names().values()] == [name]
 
 
 def test_of_very_many_differences_fifty_are_shown_and_eight_where_the_way_out_is_known():
-    def named(begin, shape, name):
-        return tv.from_arrays({f"{begin}x{k}": np.ones(shape, np.float32) for k in range(60)}, name)
+    def named(begin, shape, name, count=60):
+        return tv.from_arrays({f"{begin}x{k}": np.ones(shape, np.float32) for k in range(count)}, name)
 
     a, b, c, d = named("", (2, 3), "a"), named("", (5,), "b"), named("model.", (2, 3), "c"), named("", (7,), "d")
-    for w, shown, more in ((a + b, 50, [10]), (a + c, 8, [112]), (a + b + d, 50, [35, 35])):
+    fifty = named("", (2, 3), "a", 50) + named("", (5,), "b", 50)
+    for w, shown, more in ((a + b, 50, [10]), (a + c, 8, [112]), (a + b + d, 50, [35, 35]), (fifty, 50, [])):
         with pytest.raises(MismatchError) as told:
             w.specs  # noqa: B018
         lines = told.value.problems

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.testing._internal.two_tensor import TwoTensor
 
 import taskvec as tv
 from taskvec.errors import MismatchError
@@ -147,49 +146,6 @@ def test_columns_of_one_memory_are_set_each() -> None:
     assert np.array_equal(fused.numpy(), np.concatenate([A, 2 * A, 3 * A], axis=1))
 
 
-def pieces(first: slice, second: slice) -> torch.nn.Module:
-    memory = torch.zeros(24)
-    return holding(a=memory[first].view(3, 4), b=memory[second].view(3, 4))
-
-
-REFUSED = {
-    "expanded": (lambda: holding(a=torch.zeros(1, 4).expand(3, 4)), r"a has elements that share .* \(0, 1\)"),
-    "over itself": (lambda: holding(a=torch.zeros(20).as_strided((3, 4), (2, 1))), "a has elements that share memory"),
-    "partly the same": (lambda: pieces(slice(0, 12), slice(6, 18)), "a and b share a part of their memory"),
-    "turned against one another": (
-        lambda: holding(a=(memory := torch.zeros(3, 3)), b=memory.t()), "a and b share a part of their memory"
-    ),
-    "of two widths": (
-        lambda: holding(a=(memory := torch.zeros(12)), b=memory.view(torch.int32)), "a and b share a part"
-    ),
-    "of a class of its own": (
-        lambda: holding(a=TwoTensor(torch.zeros(3, 4), torch.zeros(3, 4))), "a is a TwoTensor, which keeps its numbers"
-    ),
-    "sparse": (lambda: holding(a=torch.eye(3).to_sparse()), "a is a tensor of layout sparse_coo: only dense ones"),
-    "without a shape": (lambda: torch.nn.LazyLinear(3), "weight has no shape yet"),
-    "without memory": (lambda: holding(a=torch.zeros(3, 4, device="meta")), "a is on the meta device"),
-    "quantised": (lambda: holding(a=torch.quantize_per_tensor(torch.zeros(3, 4), 0.1, 0, torch.qint8)), "torch.qint8"),
-}  # fmt: skip
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", REFUSED)
-def test_tensors_that_cannot_be_set_are_named_before_anything_is_touched(kind: str) -> None:
-    make, message = REFUSED[kind]
-    live = make()
-    live.register_buffer("other", torch.zeros(2))
-    arrays = {"other": np.ones(2, np.float32)}
-    for name in [n for n, _ in live.named_parameters()]:
-        t = getattr(live, name)
-        shape = (3, 4) if kind == "without a shape" else tuple(t.shape)
-        arrays[name] = (
-            np.arange(np.prod(shape)).reshape(shape).astype(np.int32 if t.dtype == torch.int32 else np.float32)
-        )
-    with pytest.raises(MismatchError, match=message):
-        tv.load_into(live, tv.from_arrays(arrays))
-    assert not live.other.any()
-
-
 # ---- wrappers ------------------------------------------------------------------------------------------------------
 def compiled(model: torch.nn.Module) -> torch.nn.Module:
     return torch.compile(model)  # type: ignore[return-value]
@@ -216,26 +172,6 @@ def test_the_names_of_a_wrapped_module_are_those_of_the_module_or_its_own(wrap) 
             assert np.array_equal(
                 tensor.numpy(), factor * arrays[name.replace("module.", "").replace("_orig_mod.", "")]
             )
-
-
-def test_a_module_that_has_a_part_named_module_keeps_its_name() -> None:
-    live = torch.nn.ModuleDict({"module": torch.nn.Linear(4, 3, bias=False)})
-    with pytest.raises(MismatchError, match=r"module\.weight is in the module, not in the weights"):
-        tv.load_into(live, tv.from_arrays({"weight": A}))
-
-
-@pytest.mark.parametrize(("ours", "theirs", "table"), [("", "model.", {"*": "model.*"}), ("net.", "", {"net.*": "*"})])
-def test_names_that_differ_by_a_prefix_are_told_with_the_rename_that_mends_it(ours, theirs, table) -> None:
-    inner = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
-    live = torch.nn.ModuleDict({"model": inner}) if theirs else inner
-    arrays = {f"{ours}{n}": np.ones(tuple(t.shape), np.float32) for n, t in inner.state_dict().items()}
-    weights = tv.from_arrays(arrays)
-    with pytest.raises(MismatchError) as told:
-        tv.load_into(live, weights)
-    ((old, new),) = table.items()
-    assert f'rename(weights, {{"{old}": "{new}"}})' in told.value.problems[-1]
-    tv.load_into(live, tv.rename(weights, table))
-    assert all(bool((tensor == 1).all()) for tensor in live.state_dict().values())
 
 
 # ---- graphs --------------------------------------------------------------------------------------------------------

@@ -186,6 +186,10 @@ def test_those_that_agree_with_the_elected_sign_are_summed(numbers, elected):
     assert result(Op(ELECT, (0, 1, 2), (*numbers, 1, 1, 1)), **vectors)[0] == elected
 
 
+def test_one_vector_elects_itself():
+    assert result(Op(ELECT, (0,), (0, 1, 0, 1)), x=[2, -3, 0])[0] == [2, -3, 0]
+
+
 def test_the_mean_of_the_elected_counts_their_weights():
     assert result(Op(ELECT, (0, 1, 2), (0, 1, 0, 0.5, 1.5, 9)), x=[1], y=[3], z=[-1])[0] == [2]
     assert result(Op(ELECT, (0, 1), (0, 1, 0, 4, 1)), x=[1], y=[-3])[0] == [-3]
@@ -245,10 +249,10 @@ def test_sizes_and_products_are_float64_lane_by_lane():
 
 
 def test_a_pair_is_its_product_and_how_many_entries_meet_and_how_many_of_them_oppose():
-    x, y = [1, -1, 2, 0, 3, NAN, -4], [1, 2, -2, 5, 0, 1, -1]
+    x, y = [1, 1, -1, 2, 0, 3, NAN, -4], [1, 3, 1, -2, 5, 0, 1, -1]
     found = measured(Op(PAIR, (0, 1), (), np.zeros(3)), x, y)
-    assert np.isnan(found[0]) and found[1:] == [4, 2]
-    assert measured(Op(PAIR, (0, 1), (), np.zeros(3)), x[:5], y[:5]) == [1 - 2 - 4, 3, 2]
+    assert np.isnan(found[0]) and found[1:] == [5, 2]
+    assert measured(Op(PAIR, (0, 1), (), np.zeros(3)), x[:6], y[:6]) == [1 + 3 - 1 - 4, 4, 2]
 
 
 def test_a_bit_is_set_for_all_but_plus_zero():
@@ -324,6 +328,13 @@ def test_the_larger_of_a_row_stay_more_often():
         drawn = draws_numpy(start, 5, 4, (1, 2)) * 2.0**-32
         assert np.array_equal(pruned([row], 0.5, 0.4, 0, start=start)[0], np.where(drawn < chances, row / chances, 0))
         assert np.array_equal(pruned([row], 0.5, 0.4, 3, start=start)[0], np.where(drawn < chances, 3 * row, 0))
+
+
+def test_the_chances_of_a_row_of_two_are_the_ends_and_none_is_above_one():
+    for start in range(0, 60, 2):
+        drawn, chances = draws_numpy(start, 2, 4, (1, 2)) * 2.0**-32, np.float32([0.3, 0.7])
+        assert np.array_equal(pruned([[1, 5]], 0.5, 0.4, 1, start=start)[0], np.where(drawn < chances, [1, 5], 0))
+    assert pruned([[1, 5]], 1, 0.5, 0)[0, 1] == 5
 
 
 def test_an_entry_that_draws_its_very_chance_goes():

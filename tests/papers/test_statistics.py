@@ -3,8 +3,6 @@ squares; and what happens to all that is not as it should be.
 """
 
 import json
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import taskvec as tv
-from taskvec.cli import main
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, TaskvecError
 
 torch = pytest.importorskip("torch")
@@ -108,23 +105,6 @@ def test_sampled_labels_have_the_exact_expectation_and_a_seed(tmp_path):
     one, two = (computed(module, tmp_path, "fisher", by_name(many, size=k), **draws)[0] for k in (50, 7))
     other, _ = computed(module, tmp_path, "fisher", by_name(many, size=50), **draws, seed=1)
     assert np.array_equal(one["2.bias"], two["2.bias"]) and not np.array_equal(one["2.bias"], other["2.bias"])
-
-
-def test_the_same_statistics_are_the_same_bytes(tmp_path):
-    module = mlp()
-    for kind in ("fisher", "gram"):
-        (_, one), (_, two) = (computed(module, tmp_path, kind) for _ in range(2))
-        assert one.read_bytes() == two.read_bytes()
-
-
-def test_examples_stop_the_pass_in_the_middle_of_a_batch(tmp_path):
-    module = mlp()
-    for kind in ("fisher", "gram"):
-        some, path = computed(module, tmp_path, kind, by_name(), examples=4)
-        first, _ = computed(module, tmp_path, kind, by_name(X[:4], size=4))
-        for name in first:
-            np.testing.assert_allclose(some[name], first[name], rtol=1e-6)
-        assert next(iter(tv.load(path).terms)).metadata["taskvec.examples"] == "4"
 
 
 # ---- Gram matrices --------------------------------------------------------------------------------
@@ -443,22 +423,6 @@ def test_nan_in_a_model_or_its_statistics_is_named():
 
 
 # ---- the command line -----------------------------------------------------------------------------
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command("stats", ...) -> code, stdout, stderr of the command line, in this process."""
-
-    def call(*words, folder):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["taskvec", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=code, stdout=printed.out, stderr=printed.err)
-
-    return call
 
 
 TINY = """
@@ -578,164 +542,6 @@ def test_regmean_keeps_to_the_layout_of_conv1d(tiny, command, tmp_path):
         np.testing.assert_allclose(out[name], wanted, rtol=1e-3, atol=1e-5)
 
 
-# ---- bad input ------------------------------------------------------------------------------------
-BAD = """
-import torch
-from torch import nn
-
-X = torch.ones(4, 4)
-
-
-def weights(path, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
-
-
-def called(module, batch):
-    return module(batch["input"])
-
-
-def good(path): return weights(path), [{"input": X}], called
-def nothing(path): return None
-def one_thing(path): return (weights(path),)
-def turned(path): return [{"input": X}], weights(path)
-def no_batches(path): return weights(path), 3, called
-def one_batch(path): return weights(path), {"input": X}, called
-def empty(path): return weights(path), [], called
-def a_list(path): return weights(path), [X], called
-def uneven(path): return weights(path), [{"input": X, "more": X[:2]}], called
-def bare(path): return weights(path), [{}], called
-def not_callable(path): return weights(path), [{"input": X}], "logits"
-def another(path): return weights(path, 1), [{"input": X}], called
-def other_names(path): return nn.ModuleDict({"inner": weights(path)}).eval(), [{"input": X}], called
-def training(path): return weights(path).train(), [{"input": X}], called
-def frozen(path): return weights(path).requires_grad_(False), [{"input": X}], called
-def scalar(path): return weights(path), [{"input": X}], lambda m, b: m(b["input"]).sum()
-def one_class(path): return weights(path), [{"input": X}], lambda m, b: m(b["input"])[:, :1]
-def detached(path): return weights(path), [{"input": X}], lambda m, b: m(b["input"]).detach()
-def sequence(path): return weights(path), [{"input": X[:, None]}], called
-def text(path): return weights(path), [{"input": X}], lambda m, b: "yes"
-def nan(path): return weights(path), [{"input": X * float("nan")}], called
-def wrong_targets(path): return weights(path), [{"input": X, "targets": torch.full((4,), 7)}], called
-def long_targets(path): return weights(path), [{"input": X, "targets": torch.zeros(4, 2).long()}], called
-def raises(path): raise KeyError("no such thing")
-
-
-def raises_later(path):
-    def batches():
-        yield {"input": X}
-        raise OSError("the disk is gone")
-
-    return weights(path), batches(), called
-
-
-def wrong_call(path): return weights(path), [{"inputs": X}]
-"""
-FISHER, GRAM = ("--kind", "fisher"), ("--kind", "gram")
-BAD_DATA = [
-    ("missing", FISHER, ["has no function missing", "good"]),
-    ("X", FISHER, ["has no function X"]),
-    ("nothing", FISHER, ["nothing returned NoneType, not (module, batches)"]),
-    ("one_thing", FISHER, ["returned (Sequential), not"]),
-    ("turned", FISHER, ["returned (list, Sequential), not"]),
-    ("no_batches", FISHER, ["a int where batches belong"]),
-    ("one_batch", FISHER, ["a dict where batches belong"]),
-    ("empty", GRAM, ["gave no examples"]),
-    ("a_list", GRAM, ["batch 1 is a Tensor, not a dict"]),
-    ("uneven", GRAM, ["batch 1", "first dimension", "'more': 2"]),
-    ("bare", GRAM, ["batch 1", "first dimension"]),
-    ("not_callable", GRAM, ["a str where a function logits(module, batch) belongs"]),
-    ("another", FISHER, ["is not the model", "0.weight has other values", "2.bias has other values"]),
-    ("other_names", GRAM, ["inner.0.weight is in the module, not in", "no parameter of the module has the name"]),
-    ("training", GRAM, ["training mode", "eval()"]),
-    ("frozen", FISHER, ["no parameter that requires a gradient"]),
-    ("scalar", FISHER, ["the logits of one example are []"]),
-    ("text", FISHER, ["the logits of one example are a str"]),
-    ("one_class", FISHER, ["have one class"]),
-    ("detached", FISHER, ["do not depend on a parameter"]),
-    ("sequence", FISHER, ['labels="exact" is for one label an example']),
-    ("nan", FISHER, ["would not be finite", "0.weight", "2.bias"]),
-    ("nan", GRAM, ["would not be finite", "0.weight"]),
-    ("good", (*FISHER, "--labels", "given"), ["needs 'targets' in every batch"]),
-    ("wrong_targets", (*FISHER, "--labels", "given"), ["must lie in 0 .. 2"]),
-    ("long_targets", (*FISHER, "--labels", "given"), ["targets are [1, 2], where the logits are [1, 3]"]),
-    ("raises", GRAM, ["raises failed: KeyError: 'no such thing'"]),
-    ("raises_later", GRAM, ["failed: OSError: the disk is gone"]),
-    ("wrong_call", GRAM, ["failed: TypeError", "inputs"]),
-    ("good", (*GRAM, "--labels", "sampled"), ["know no labels"]),
-    ("good", (*GRAM, "--dtype", "int8"), ["dtype 'int8'"]),
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bad(tmp_path_factory):
-    home = tmp_path_factory.mktemp("bad")
-    (home / "data.py").write_text(BAD)
-    (home / "broken.py").write_text("import nowhere_to_be_found")
-    stored(mlp(0), home / "m")
-    stored(mlp(1), home / "n")
-    return home
-
-
-def refused(command, build, folder, *words, says):
-    """Exit code 1, one message that has all of `says`, and every file as it was."""
-    before = build.contents(folder)
-    found = command(*words, folder=folder)
-    first, *rest = found.stderr.splitlines()
-    assert (found.code, found.stdout) == (1, "") and first.startswith("error: "), found
-    assert all(line.startswith("  ") for line in rest), found.stderr
-    for text in says:
-        assert text in found.stderr, found.stderr
-    assert build.contents(folder) == before
-
-
-@pytest.mark.parametrize(("name", "options", "says"), BAD_DATA)
-def test_data_that_are_not_what_they_should_be_are_a_stated_error(bad, command, build, name, options, says):
-    words = ("stats", "m", "--data", f"data.py:{name}", *options, "-o", "out.safetensors")
-    refused(command, build, bad, *words, says=says)
-
-
-def test_the_good_one_is_good(bad, command):
-    for options in (FISHER, GRAM, (*FISHER, "--labels", "sampled", "--dtype", "bfloat16")):
-        found = command(
-            "stats", "m", "--data", "data.py:good", *options, "-o", "good.safetensors", "--json", folder=bad
-        )
-        assert found.code == 0, found.stderr
-        assert json.loads(found.stdout)["examples"] == 4
-        assert command("verify", "good.safetensors", folder=bad).code == 0
-        (bad / "good.safetensors").unlink()
-
-
-def test_places_and_sources_that_cannot_be_used_are_a_stated_error(bad, command, build):
-    words = ("stats", "m", "--data", "data.py:good", *GRAM)
-    refused(command, build, bad, *words, "-o", "out", says=["one file, call it NAME.safetensors"])
-    refused(command, build, bad, *words, "-o", "m/model.safetensors", says=["exists", "--overwrite"])
-    refused(command, build, bad, "stats", "nowhere", *words[2:], "-o", "o.safetensors", says=["nowhere does not exist"])
-    for data, says in (
-        ("none.py:f", ["none.py does not exist"]),
-        ("data.py", ["is not FILE.py:function"]),
-        ("broken.py:f", ["broken.py cannot be run", "nowhere_to_be_found"]),
-    ):
-        refused(command, build, bad, "stats", "m", "--data", data, *GRAM, "-o", "o.safetensors", says=says)
-    assert command("diff", "n", "m", "-o", "tau.safetensors", folder=bad).code == 0
-    vector, known = (
-        (*words[:1], name, *words[2:], "-o", "o.safetensors") for name in ("tau.safetensors", "g.safetensors")
-    )
-    refused(command, build, bad, *vector, says=["is a task vector: statistics are of a model"])
-    assert command(*words, "-o", "g.safetensors", folder=bad).code == 0
-    refused(command, build, bad, *words, "-o", "g.safetensors", says=["g.safetensors exists"])
-    refused(command, build, bad, *known, says=["is gram statistics"])
-    assert command(*words, "-o", "g.safetensors", "--overwrite", folder=bad).code == 0
-
-
-def test_statistics_of_another_model_need_force_and_it_is_recorded(bad, command, build):
-    assert command("stats", "m", "--data", "data.py:good", *GRAM, "-o", "gm.safetensors", folder=bad).code == 0
-    merge = ("merge", "regmean(a, b, g, h)", "a=m", "b=n", "g=gm.safetensors", "h=gm.safetensors")
-    refused(command, build, bad, *merge, "-o", "out", says=["statistics stand beside a model that they are not of"])
-    assert command(*merge, "-o", "forced", "--force", folder=bad).code == 0
-    assert "forced" in command("log", "forced", folder=bad).stdout
-
-
 def test_metadata_that_cannot_be_meant_is_a_stated_error(tmp_path):
     content = {"w": np.ones((3, 3), "f4")}
     a = tv.from_arrays(content, "a")
@@ -746,13 +552,3 @@ def test_metadata_that_cannot_be_meant_is_a_stated_error(tmp_path):
         call = "fisher(a, a, s, s)" if kind == "fisher" else "regmean(a, a, s, s)"
         with pytest.raises(TaskvecError, match=f"taskvec.{key}"):
             tv.parse(call, a=a, s=str(path))["w"]
-
-
-def test_a_frozen_head_of_ones_own_is_no_part_of_the_model(tmp_path):
-    module = mlp()
-    whole = nn.Sequential(*module, nn.Linear(3, 2).requires_grad_(False)).eval()
-    path = tmp_path / "f.safetensors"
-    saved = tv.stats(stored(module, tmp_path / "m"), lambda _: (whole, by_name(), called), path, kind="fisher")
-    assert load_file(path).keys() == {"0.weight", "0.bias", "2.weight", "2.bias"} and not saved.unreached
-    tv.stats(tmp_path / "m", lambda _: (whole, by_name(), called), path, kind="gram", overwrite=True)
-    assert load_file(path).keys() == {"0.weight", "2.weight"}

@@ -27,6 +27,11 @@ def pair(home):
     return tv.load(home / "base"), tv.load(home / "math")
 
 
+def saved(weights, path):
+    tv.save(weights, path, durable=False)
+    return path
+
+
 def record_of(path):
     return json.loads((path / "taskvec.json").read_text())
 
@@ -38,7 +43,7 @@ def test_a_digest_is_that_of_the_digests_of_its_pieces(size):
     found = pieces(memoryview(data))
     assert found == [blake3(data[at : at + PIECE]).digest() for at in range(0, size, PIECE)]
     assert digest(found) == blake3(b"".join(found)).hexdigest() and digest(iter(found)) == digest(found)
-    assert PIECE == 256 << 10 and "256 KiB" in lineage.METHOD
+    assert PIECE == 256 << 10 and lineage.METHOD == "blake3 of the blake3 digests of its 256 KiB pieces"
 
 
 def test_the_digests_of_a_source_are_those_of_its_tensors_in_any_dtype():
@@ -52,7 +57,7 @@ def test_the_digests_of_a_source_are_those_of_its_tensors_in_any_dtype():
 # ---- what a record says ----------------------------------------------------------------------------------
 def test_the_record_of_a_model_has_no_base_and_all_its_tensors(home, pair):
     base, math = pair
-    tv.save(0.5 * base + 0.5 * math, home / "out")
+    saved(0.5 * base + 0.5 * math, home / "out")
     found = record_of(home / "out")
     prints = [next(iter(w.terms)).fingerprint for w in pair]
     assert [*found] == ["taskvec", "mass", "recipe", "base", "inputs", "fingerprint", "digest", "files", "tensors"]
@@ -70,12 +75,12 @@ def test_the_record_of_a_model_has_no_base_and_all_its_tensors(home, pair):
 
 def test_the_record_of_a_vector_has_its_base_and_says_if_it_is_partial(home, pair, build):
     base, math = pair
-    tv.save(math - base, home / "tau.safetensors")
+    saved(math - base, home / "tau.safetensors")
     tau = lineage.read(home / "tau.safetensors")
     assert (tau["mass"], tau["base"]) == (0, next(iter(base.terms)).fingerprint) and "partial" not in tau
     factors = {f"base_model.model.q.lora_{x}.weight": s for x, s in (("A", (2, 4)), ("B", (3, 2)))}
     build.lora(home / "lora", build.tensors(0, factors))
-    tv.save(2 * tv.load(home / "lora"), home / "more.safetensors")
+    saved(2 * tv.load(home / "lora"), home / "more.safetensors")
     assert lineage.read(home / "more.safetensors")["partial"] is True
     about = next(iter(tv.load(home / "more.safetensors").terms)).metadata
     assert about["taskvec.partial"] == "1" and "taskvec.base" not in about
@@ -161,7 +166,7 @@ def altered(path, change):
 
 
 def test_every_tensor_is_read_and_counted(home, pair):
-    tv.save(pair[0], home / "out")
+    saved(pair[0], home / "out")
     told = []
     found = verify(str(home / "out"), threads=1, progress=lambda done, total: told.append((done, total)))
     total = sum(s.nbytes for s in next(iter(pair[0].terms)).specs.values())
@@ -185,7 +190,7 @@ def test_every_tensor_is_read_and_counted(home, pair):
     ],
 )  # fmt: skip
 def test_every_difference_is_listed(home, pair, change, says):
-    tv.save(pair[0], home / "out")
+    saved(pair[0], home / "out")
     altered(home / "out", change)
     with pytest.raises(DigestError, match="is not what was written:") as told:
         verify(str(home / "out"))
