@@ -202,20 +202,6 @@ def test_what_a_method_cannot_take_is_a_stated_error(models, tmp_path, recipe, k
     assert not list(tmp_path.iterdir())
 
 
-def test_in_python_wrong_arguments_of_composed_methods_are_stated_errors_too():
-    tau, m = (tv.from_arrays({"w": np.ones(3, np.float32)}, name, mass) for name, mass in (("tau", 0), ("m", 1)))
-    for call, message in (
-        (lambda: tv.ties(tau, densty=0.2), "ties has no parameter densty .did you mean density"),
-        (lambda: tv.della_ties(tau, drop=0.2), "della_ties has no parameter drop; it has density, epsilon, seed"),
-        (lambda: tv.lines(tau, 0.1), "lines: too many positional arguments"),
-        (lambda: tv.patch(m), "patch: missing a required argument: 'model'"),
-        (lambda: tv.dare_ties(tau, tau, seed="one"), "seed is a number, not str"),
-    ):
-        with pytest.raises(RecipeError, match=message):
-            call()
-    assert tv.lines(tau=tau) == tv.lines(tau)
-
-
 def test_slerp_with_one_zero_tensor_is_refused_and_with_two_gives_zero(tmp_path):
     zero, one = {"w": np.zeros(4, np.float32)}, {"w": np.ones(4, np.float32)}
     a, b = tv.from_arrays(zero, "a"), tv.from_arrays(one, "b")
