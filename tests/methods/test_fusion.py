@@ -13,10 +13,10 @@ def of(call, *rows, mass=0):
 
 
 def test_nearswap_takes_what_is_within_t_and_steps_by_t_towards_the_rest():
-    base, m = [0, 0, 0, 1, 1], [0.5, -0.5, 2, 1, -9]
-    np.testing.assert_allclose(of("nearswap(a, b, t=0.5)", base, m), [0.5, -0.5, 0.5, 1, 0.5], rtol=1e-6)
+    base, m = [0, 0, 0, 1, 1], [0.5, -0.25, 2, 1, -9]
+    np.testing.assert_allclose(of("nearswap(a, b, t=0.5)", base, m), [0.5, -0.25, 0.5, 1, 0.5], rtol=1e-6)
     assert of("nearswap(a, b, t=0)", base, m).tolist() == [0, 0, 0, 1, 1]
-    np.testing.assert_allclose(of("nearswap(a, b, t=0.5, floor=1)", base, m), [0.25, -0.25, 0.5, 1, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(of("nearswap(a, b, t=0.5, floor=1)", base, m), [0.25, -0.125, 0.5, 1, 0.5], rtol=1e-6)
 
 
 def test_arcee_fusion_takes_outliers_alone_and_of_equal_models_their_bits():

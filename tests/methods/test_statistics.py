@@ -83,5 +83,5 @@ def test_a_norm_that_is_no_length_is_stated(text):
     given = {n: weights(n, [1, 2]) for n in "ab"} | {n: weights(n, [1, 1], "fisher") for n in "fg"}
     (source,) = given["f"].terms
     source.metadata = {**getattr(source, "metadata", {}), NORM: text}
-    with pytest.raises(FormatError, match=rf"taskvec\.norm is '{text}', not a length"):
+    with pytest.raises(FormatError, match=rf"norm is '{text}', not a length"):
         tv.parse("fisher(a, b, f, g)", **given)["w"]
