@@ -74,7 +74,7 @@ class Told:
 def test_layouts_are_a_list_of_names():
     assert transposed_in(Told()) == frozenset() and transposed_in(Told(**{TRANSPOSED: '["a", "b"]'})) == {"a", "b"}
     for text in ("[1]", "{}", "[", "null"):
-        with pytest.raises(FormatError, match="file: taskvec.transposed is no list of names"):
+        with pytest.raises(FormatError, match="is no list of names"):
             transposed_in(Told(**{TRANSPOSED: text}))
 
 
