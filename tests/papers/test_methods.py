@@ -211,43 +211,6 @@ def test_della_keeps_equal_ones_equally_often():
     assert np.allclose((found != 0).mean(0), [0.7, 0.2, 0.7, 0.2, 0.7], atol=0.01)
 
 
-def test_della_ranks_along_the_last_axis_or_behind_the_first():
-    """Of a kernel (out, in, height, width) a row is `width` long, or the whole of one output."""
-    shape = (20_000, 3, 1, 2)
-    tau = {"w": np.tile(np.arange(1, 7, dtype=np.float32).reshape(1, 3, 1, 2), (shape[0], 1, 1, 1))}
-    for rows, wanted in (("last", [0.4, 0.8] * 3), ("first", np.linspace(0.4, 0.8, 6))):
-        for rescale in ("none", "l1"):
-            recipe = f'della(t0, density=0.6, epsilon=0.4, rows="{rows}", rescale="{rescale}")'
-            kept = (made(recipe, [tau])["w"] != 0).mean(0).ravel()
-            assert np.allclose(kept, wanted, atol=0.02), (rows, rescale)
-
-
-@pytest.mark.parametrize("shape", [(60_000, 1), (300, 200, 1, 1)])
-def test_della_keeps_a_row_of_one_entry_at_its_density(shape):
-    """It is the smallest and the largest at once, so it stands in the middle."""
-    found = made('della(t0, density=0.6, epsilon=0.4, rescale="none")', [{"w": np.ones(shape, np.float32)}])["w"]
-    assert abs(found.mean() - 0.6) < 0.01
-
-
-OUTSIDE = [
-    ("della(t0, density=0.95)", "0.88 to 1.02, .* at most 0.1 "),
-    ("della(t0, density=0.05)", "-0.02 to 0.12, .* less than 0.1 "),
-    ("della(t0, density=0.5, epsilon=1)", "0 to 1, .* less than 1 "),
-    ("della_ties(t0, t1, density=0.9, epsilon=0.3)", "0.75 to 1.05, .* at most 0.2 "),
-    ('della(t0, density=per({"layers.1.*": 0.99, "*": 0.6}))', r"della at layers\.1\.w: .* 0.92 to 1.06,"),
-    ('della(t0, epsilon=per({"*.b": 0.8, "*": 0.1}))', r"della at layers\.0\.b: .* 0.3 to 1.1,"),
-    ("base + della(base + t0 - base, density=0.97)", "at most 0.06 "),
-]
-
-
-@pytest.mark.parametrize(("recipe", "message"), OUTSIDE, ids=[r for r, _ in OUTSIDE])
-def test_della_refuses_probabilities_that_are_none_before_any_work(recipe, message, tmp_path):
-    known = vectors([arrays(1), arrays(2)]) | {"base": tv.from_arrays(arrays(3), "base")}
-    with pytest.raises(RecipeError, match=message):
-        tv.save(tv.parse(recipe, **{k: v for k, v in known.items() if k in recipe}), tmp_path / "out")
-    assert not [*tmp_path.iterdir()]
-
-
 @pytest.mark.parametrize(
     "options",
     ["density=0.9, epsilon=0.2", "density=0.93, epsilon=0.14", "density=1", 'density=per({"*.w": 1, "*": 0.4})',
