@@ -1,12 +1,12 @@
-"""The command line: one thin command a verb, in one tuple. Nothing heavy is imported before a command runs.
+"""The command line: a thin command for each verb. Nothing heavy is imported before a command runs.
 
-common.py      what the verbs share: options, NAME=URI arguments, progress, and the two ways to print
+common.py      what the verbs share: options, NAME=URI arguments, a progress bar, and the two ways to print
 edit.py        the verbs that write: merge, plan, diff, negate, add, analogy
 search.py      the verbs that judge models: eval, search, sweep, learn, interference
 statistics.py  the verb that runs a model on data: stats
 inspect.py     the verbs that look: show, check, compare, verify, log
 align.py       the verb that aligns one model's hidden units with another's
-report.py      the verb that shows what a search found
+report.py      the verb that shows the results of a search
 """
 
 import io
@@ -30,19 +30,19 @@ VERBS = {  # verb -> module that has it
 }  # fmt: skip
 
 
-MINUS = re.compile(r"-(?!-)(?![A-Za-z_]\w*(=|$))")  # how a recipe begins that is no misspelt option
-FUNCTIONS = {"eval": "evaluate"}  # verb -> its function, where that is another name
+MINUS = re.compile(r"-(?!-)(?![A-Za-z_]\w*(=|$))")  # begins a recipe such as -0.3*a, but no misspelt option
+FUNCTIONS = {"eval": "evaluate"}  # verb -> the name of its function, if that is another one
 
 
 class Verbs(click.Group):
-    """Imports a verb's module when the verb, or the help, asks for it."""
+    """The verbs. The module of a verb is imported when the verb is called, or when the help needs it."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """In the order of VERBS: from doing to looking."""
+        """The verbs in the order of VERBS, those that write first."""
         return list(VERBS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """The verb, or None."""
+        """The command of that name, or None."""
         from importlib import import_module
 
         if name not in VERBS:
@@ -53,14 +53,14 @@ class Verbs(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb and its arguments, of which a recipe may begin with a minus."""
+        """The verb and its arguments. A recipe among them may begin with a minus."""
         name, command, words = super().resolve_command(context, args)
         if command and any(parameter.name == "recipe" for parameter in command.params):
             words = _spaced(command, words)
         return name, command, words
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the verb. Its notes go to stderr at once, unless the verb is to be quiet."""
+        """Run the verb. Its notes are printed to stderr at once, unless the user said --quiet."""
         from taskvec.notes import collected
 
         def tell(text: str) -> None:
@@ -78,13 +78,13 @@ def _spaced(command: click.Command, words: list[str]) -> list[str]:
     given = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     known = {option for parameter in given for option in parameter.opts}
     with_value = {option for parameter in given if not parameter.is_flag for option in parameter.opts}
-    found: list[str] = []
+    spaced: list[str] = []
     for k, word in enumerate(words):
         if word == "--":
-            return found + words[k:]
+            return spaced + words[k:]
         is_value = k > 0 and words[k - 1] in with_value
-        found.append(f" {word}" if MINUS.match(word) and not is_value and word[:2] not in known else word)
-    return found
+        spaced.append(f" {word}" if MINUS.match(word) and not is_value and word[:2] not in known else word)
+    return spaced
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -98,13 +98,13 @@ def taskvec() -> None:
 
 
 def main() -> None:
-    """Entry point: exit code 0, 1 (a stated error) or 2 (usage); 130 after Ctrl-C."""
+    """Run a command. The exit code is 0, 1 for a stated error, 2 for wrong usage, or 130 after Ctrl-C."""
     import gc
 
     from taskvec.errors import TaskvecError
 
-    gc.set_threshold(20_000)  # what a start makes is kept; looking through it 30 times takes as long as opening a model
-    for stream in (sys.stdout, sys.stderr):  # names from a file system need be no Unicode
+    gc.set_threshold(20_000)  # objects of the start stay; going through them 30 times takes as long as opening a model
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be Unicode
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -115,19 +115,19 @@ def main() -> None:
         error.show(shown)
         _stop(shown.getvalue().rstrip("\n"), error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _stop("interrupted; an output is whole or absent, and the same command goes on from here", 130)
+        _stop("interrupted; an output is complete or absent, and the same command goes on from here", 130)
     except BrokenPipeError:
         _stop("", 1)
     except TaskvecError as error:
         _stop(f"error: {error}", 1)
-    except OSError as error:  # what no part of the program expected of the system
+    except OSError as error:  # an error of the system that no part of the program expected
         _stop(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", 1)
     except MemoryError:
-        _stop("error: out of memory; give the merge less (--ram, --threads)", 1)
+        _stop("error: the machine has too little memory for this; try a smaller --ram or fewer --threads", 1)
 
 
 def _stop(message: str, code: int) -> None:
-    """The end of a command that failed, whatever else goes wrong meanwhile: a full disk behind stdout, Ctrl-C again."""
+    """End a command that failed, even if more goes wrong now: the disk behind stdout is full, or Ctrl-C comes again."""
     from taskvec.cli.common import say
 
     with suppress(OSError, KeyboardInterrupt):
@@ -139,7 +139,7 @@ def _stop(message: str, code: int) -> None:
 
 
 def mute_if_full() -> None:
-    """Let stdout lead nowhere if it takes no more: else the interpreter tries again at its end, and complains."""
+    """Let stdout lead nowhere if it takes no more. Otherwise the interpreter tries again at its end, and complains."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""The verb that aligns: which order of one model's hidden units is most like another's."""
+"""The verb that matches the hidden units of two models: align."""
 
 import click
 
@@ -9,12 +9,14 @@ from taskvec.recipes.recipe import load
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("-o", "--out", required=True, type=click.Path(), help="Output: FILE.safetensors with the permutations.")
-@click.option("--spec", metavar="NAME|FILE.json", help="Which units move together: llama, bert, gpt2, or your own.")
-@click.option("--heads", type=click.IntRange(1), help="Attention heads (of keys), where no config.json says how many.")
-@click.option("--residual", is_flag=True, help="Permute the residual stream too (models of other initialisations).")
-@click.option("--seed", default=0, show_default=True, help="Draws the order in which groups of units are matched.")
-@click.option("--sweeps", default=100, show_default=True, type=click.IntRange(1), help="Most sweeps over the groups.")
+@click.option("-o", "--out", required=True, type=click.Path(), help="Write the permutations to this FILE.safetensors.")
+@click.option(
+    "--spec", metavar="NAME|FILE.json", help="Rules of which units move together: llama, bert, gpt2, or your file."
+)
+@click.option("--heads", type=click.IntRange(1), help="Number of attention heads (of keys), if no config.json says it.")
+@click.option("--residual", is_flag=True, help="Permute the residual stream too, for models of other initialisations.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the order in which groups of units are matched.")
+@click.option("--sweeps", default=100, show_default=True, type=click.IntRange(1), help="Largest number of sweeps.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @options(as_json, quiet)
 def align(
@@ -30,7 +32,9 @@ def align(
     machine: bool,
     quiet: bool,
 ) -> None:
-    """Find the order of B's hidden units that is most like A's (Git Re-Basin), for a merge to permute B.
+    """Match the hidden units of model B with those of model A.
+
+    Git Re-Basin finds the order of B's units in which they are most like A's. A merge then permutes B.
 
     \b
     taskvec align org/one org/other -o perm.safetensors
@@ -41,8 +45,8 @@ def align(
 
     Destination.of(out, overwrite).require_writable()  # before the work
     with progress(quiet or machine, "matching") as report:
-        found = match(
+        matched = match(
             load(a), load(b), spec=spec, heads=heads, residual=residual, seed=seed, sweeps=sweeps, progress=report
         )
-    found.save(out, overwrite=overwrite)
-    show_written(out, {"path": out, **found.as_dict()}, f"{out}: {found}", machine, quiet)
+    matched.save(out, overwrite=overwrite)
+    show_written(out, {"path": out, **matched.as_dict()}, f"{out}: {matched}", machine, quiet)

@@ -1,4 +1,4 @@
-"""What the verbs share: options, NAME=URI arguments, progress, and the two ways to print."""
+"""What the verbs share: options, NAME=URI arguments, a progress bar, and the two ways to print (text and JSON)."""
 
 import json
 import re
@@ -25,7 +25,7 @@ Command = Callable[..., Any]
 
 
 def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several decorators as one, the first on top of the help."""
+    """Several decorators as one. The options of the first are on top in the help."""
 
     def decorate(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -35,42 +35,48 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
     return decorate
 
 
-as_json = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
+as_json = click.option("--json", "machine", is_flag=True, help="Print JSON instead of text.")
 
 
 def _silence(context: click.Context, _: click.Parameter, value: bool) -> bool:
-    """Notes are printed by the group of the verbs, which cannot see the options of a verb: `meta` is common to both."""
+    """Remember --quiet in `meta`: the group of the verbs prints the notes, and cannot see the options of a verb."""
     context.meta[SILENT] = value
     return value
 
 
 SILENT = "taskvec.silent"
 quiet = click.option("-q", "--quiet", is_flag=True, callback=_silence, help="Print nothing but errors.")
-threads = click.option("--threads", type=click.IntRange(1), help="Threads (default: one or two a core, at most 8).")
+threads = click.option(
+    "--threads", type=click.IntRange(1), help="Threads (default: one or two for each core, at most 8)."
+)
 reading = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
-    click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Bind a knob of the recipe."),
-    click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file."),
-    click.option("--document", metavar="NAME", help="Of a mergekit file with several documents, the one to make."),
-    click.option("--seed", type=int, help="Seed of a mergekit file's DARE and DELLA (default: its random_seed, or 0)."),
-    click.option("--print-recipe", is_flag=True, help="Print the recipe that this stands for, and stop."),
+    click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Give a knob of the recipe a value."),
+    click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. The file is run."),
+    click.option("--document", metavar="NAME", help="Which document of a mergekit file with several to make."),
+    click.option(
+        "--seed", type=int, help="Seed of DARE and DELLA in a mergekit file (default: its random_seed, or 0)."
+    ),
+    click.option("--print-recipe", is_flag=True, help="Print the recipe with all names replaced, and stop."),
 )
 laying_out = options(
-    click.option("--like", metavar="NAME|URI", help="Model whose dtypes, config and tokenizer the output has."),
-    click.option("--dtype", help="Output dtype: float32, bfloat16, float16, ... (default: as the model's)."),
-    click.option("--shard-size", default="5GB", show_default=True, help="Largest output file."),
-    click.option("--ram", default="1GB", show_default=True, help="Memory that is never exceeded."),
+    click.option("--like", metavar="NAME|URI", help="Model whose dtypes, config and tokenizer the output gets."),
+    click.option("--dtype", help="Dtype of the output: float32, bfloat16, float16, ... (default: the model's)."),
+    click.option("--shard-size", default="5GB", show_default=True, help="The size of the largest output file."),
+    click.option("--ram", default="1GB", show_default=True, help="The memory that is never exceeded."),
     threads,
 )
 writing = options(
-    click.option("-o", "--out", type=click.Path(), help="Output: a folder, or FILE.safetensors."),
+    click.option("-o", "--out", type=click.Path(), help="Where to write: a folder, or FILE.safetensors."),
     laying_out,
-    click.option("--overwrite", is_flag=True, help="Replace the output if it exists, once the new one is whole."),
-    click.option("--no-resume", is_flag=True, help="Do not go on from an interrupted run: start again."),
-    click.option("--force", is_flag=True, help="Accept a vector that was made from another base (recorded)."),
-    click.option("--allow-nonfinite", is_flag=True, help="Go on with NaN and Inf (recorded)."),
-    click.option("--no-fsync", is_flag=True, help="Write through the cache, as cp does: not safe against a power cut."),
+    click.option("--overwrite", is_flag=True, help="Replace the output if it exists, once the new one is complete."),
+    click.option("--no-resume", is_flag=True, help="Start again instead of going on from an interrupted run."),
+    click.option("--force", is_flag=True, help="Accept a vector from another base; the output records it."),
+    click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and Inf; the output records it."),
+    click.option(
+        "--no-fsync", is_flag=True, help="Do not flush to the disk: faster, but not safe against a power cut."
+    ),
     click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
     as_json,
     quiet,
@@ -78,23 +84,23 @@ writing = options(
 
 
 def named(arguments: tuple[str, ...], form: str = "NAME=URI", any_name: bool = False) -> dict[str, str]:
-    """("base=org/base", ...) -> {"base": "org/base"}. Names are identifiers, unless any will do. Raises RecipeError."""
-    found: dict[str, str] = {}
+    """("base=org/base", ...) -> {"base": "org/base"}. Names are identifiers, unless `any_name`. Raises RecipeError."""
+    values: dict[str, str] = {}
     for argument in arguments:
         name, equals, uri = argument.partition("=")
         if not (equals and uri and (any_name or name.isidentifier())):
             raise RecipeError(f"{argument!r} is not {form}")
-        if name in found:
+        if name in values:
             raise RecipeError(f"{name} is given twice")
-        found[name] = uri
-    return found
+        values[name] = uri
+    return values
 
 
-FILE = re.compile(r"[\w./\\~-]+\.(ya?ml|py|txt|recipe|json)")  # what is meant as the name of a recipe's file
+FILE = re.compile(r"[\w./\\~-]+\.(ya?ml|py|txt|recipe|json)")  # a text that is meant as the name of a file
 
 
 def recipe_text(recipe: str) -> str:
-    """The recipe itself, or what a recipe file holds."""
+    """The recipe itself, or the text of the file that it names."""
     try:
         is_file = len(recipe) < 4096 and Path(recipe).is_file()
     except (OSError, ValueError):
@@ -113,7 +119,7 @@ def recipe_text(recipe: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a recipe stands for, and what its file says of the output."""
+    """The expression that a recipe stands for, and what its file says about the output."""
 
     weights: Weights
     dtype: str | None = None
@@ -129,7 +135,7 @@ def made(
     document: str | None,
     seed: int | None,
 ) -> Made:
-    """The recipe of `merge`: text, a file with it, or a file of mergekit's."""
+    """The recipe of `merge`: a text, a file that holds one, or a YAML file of mergekit."""
     if not (recipe.endswith((".yml", ".yaml")) and Path(recipe).is_file()):
         if document is not None:
             raise RecipeError(f"--document {document}: the recipe is no file of mergekit's, which alone has documents")
@@ -139,13 +145,13 @@ def made(
     from taskvec.recipes.mergekit import read
 
     places = named(sources, "MODEL=URI", any_name=True)
-    found = read(Path(recipe), places, seed)
+    merges = read(Path(recipe), places, seed)
     text = Path(recipe).read_text(encoding="utf-8")
     if unused := [name for name in places if name not in text]:
         raise RecipeError(f"{recipe} names no model {', '.join(unused)}: MODEL=URI says where one of its models lies")
-    by_name = {merge.name: merge for merge in found}
-    if document is None and len(found) == 1:
-        document = found[0].name
+    by_name = {merge.name: merge for merge in merges}
+    if document is None and len(merges) == 1:
+        document = merges[0].name
     if document not in by_name:
         raise RecipeError(
             f"{recipe} has no document {document or 'without a name'}: give one of them", map(str, by_name)
@@ -155,7 +161,7 @@ def made(
 
 
 def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None) -> Weights:
-    """The expression that the arguments of `merge` stand for, knobs bound; all unreadable sources at once."""
+    """The expression that the arguments of `merge` stand for, with its knobs bound. An error lists all bad sources."""
     given: dict[str, Any] = {}
     if methods:
         from taskvec.recipes.userfile import methods_in
@@ -171,8 +177,8 @@ def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...],
         raise TaskvecError(
             problems[0] if len(problems) == 1 else "some sources cannot be read:", problems[1:] and problems
         )
-    found = parse(recipe_text(recipe), **given)
-    return found.bind(**{name: number(name, text) for name, text in named(settings, "KNOB=NUMBER").items()})
+    family = parse(recipe_text(recipe), **given)
+    return family.bind(**{name: number(name, text) for name, text in named(settings, "KNOB=NUMBER").items()})
 
 
 def number(name: str, text: str) -> Coefficient:
@@ -190,15 +196,15 @@ def _whole(text: str) -> bool:
 
 
 def show_json(value: dict[str, Any]) -> None:
-    """One JSON document on stdout, with the notes that were made on the way, if there are any."""
+    """Print one JSON document to stdout, with the notes so far if there are any."""
     if notes := so_far():
         value = value | {"notes": list(dict.fromkeys([*value.get("notes", ()), *notes]))}
     click.echo(json.dumps(value, indent=2, default=str).replace("\x7f", "\\u007f"))
 
 
 def say(what: Any, err: bool = False, nl: bool = True) -> None:
-    """Print a text. All that is no JSON goes through here or `cell`, as names from files stand in it: characters that
-    steer a terminal are written as escapes."""
+    """Print a text. Every text goes through here or `cell`, because names from files stand in it: characters that
+    steer a terminal are written as escapes. (JSON has escapes of its own.)"""
     click.echo(printable(str(what)), err=err, nl=nl)
 
 
@@ -210,13 +216,13 @@ def cell(text: str) -> "Text":
 
 
 def show_note(text: str) -> None:
-    """A note on stderr."""
+    """Print a note to stderr."""
     say(f"note: {text}", err=True)
 
 
 @contextmanager
 def whole(output: Any) -> Iterator[None]:
-    """What is printed of an output that has its name. That nobody could read it is no failure: the output is there."""
+    """For printing about an output that is complete: if this cannot be printed the command has not failed."""
     try:
         yield
     except OSError as error:
@@ -227,7 +233,7 @@ def whole(output: Any) -> Iterator[None]:
 
 
 def show_written(output: Any, value: dict[str, Any], text: Any, machine: bool, quiet: bool, warning: str = "") -> None:
-    """What a verb says of the output that it has written: `value` with --json, else `text` and a warning, if any."""
+    """Print what a verb says of its output: `value` with --json, else `text` and a warning, if there is one."""
     with whole(output):
         if machine:
             show_json(value)
@@ -239,7 +245,7 @@ def show_written(output: Any, value: dict[str, Any], text: Any, machine: bool, q
 
 @contextmanager
 def progress(silent: bool, label: str, examples: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with bytes, bytes a second and time left, or with `examples` done; on a terminal's stderr only."""
+    """A bar with bytes, speed and time left, or with the `examples` done, if stderr is a terminal."""
     if silent or not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""The verbs that write: merge, plan, diff, negate, add, analogy. Each builds an expression and calls one function."""
+"""The verbs that write: merge, plan, diff, negate, add, analogy. Each builds an expression and saves or plans it."""
 
 import os
 from typing import Any
@@ -36,8 +36,8 @@ scale = click.option("--scale", default="1", show_default=True, metavar="λ", he
 def merge(print_recipe: bool, **kwargs: Any) -> None:
     """Compute RECIPE and write the result.
 
-    RECIPE is an expression, a file with one, or a YAML file of mergekit's. Names in it are given as NAME=URI, numbers
-    without a value by --set.
+    RECIPE is an expression, a file that holds one, or a YAML file of mergekit. NAME=URI says which model a name in it
+    stands for: a file, a folder, or org/name on the hub. --set gives a value to a name that stands for a number.
 
     \b
     taskvec merge "base + 0.4*(math - base)" base=org/base math=org/base-math -o edited/
@@ -61,7 +61,10 @@ def merge(print_recipe: bool, **kwargs: Any) -> None:
 @laying_out
 @as_json
 def plan(print_recipe: bool, machine: bool, **kwargs: Any) -> None:
-    """Say what `merge` would do: passes, bytes, files, peak memory. Reads headers only."""
+    """Show what `merge` would do, without doing it.
+
+    Prints the passes over the data, the bytes, the files and the peak memory. Reads headers only.
+    """
     recipe = _made(kwargs)
     kwargs["dtype"] = kwargs["dtype"] or recipe.dtype
     if print_recipe:
@@ -71,7 +74,7 @@ def plan(print_recipe: bool, machine: bool, **kwargs: Any) -> None:
 
 
 def _made(kwargs: dict[str, Any]) -> Made:
-    """The expression of the arguments that say it, which are taken out of `kwargs`."""
+    """The expression that the arguments stand for. These are taken out of `kwargs`."""
     return made(*(kwargs.pop(key) for key in ("recipe", "sources", "settings", "methods", "document", "seed")))
 
 
@@ -80,7 +83,10 @@ def _made(kwargs: dict[str, Any]) -> Made:
 @click.argument("base")
 @writing
 def diff(tuned: str, base: str, **kwargs: Any) -> None:
-    """Store the task vector τ = TUNED - BASE, in float32 unless --dtype says otherwise."""
+    """Write the task vector τ = TUNED - BASE.
+
+    It is stored in float32 unless --dtype says otherwise, with the fingerprint of BASE.
+    """
     _write(_model(tuned, "TUNED").named("tuned") - _model(base, "BASE").named("base"), **kwargs)
 
 
@@ -90,7 +96,10 @@ def diff(tuned: str, base: str, **kwargs: Any) -> None:
 @scale
 @writing
 def negate(base: str, vector: str, scale: str, **kwargs: Any) -> None:
-    """Forget a task: BASE - λτ. VECTOR is a task vector, a LoRA, or a fine-tuned model."""
+    """Forget a task: write BASE - λτ.
+
+    VECTOR is a task vector, a LoRA, or a fine-tuned model.
+    """
     ground = _model(base, "BASE").named("base")
     _write(ground - number("scale", scale) * _vector(vector, ground, "vector"), **kwargs)
 
@@ -98,13 +107,14 @@ def negate(base: str, vector: str, scale: str, **kwargs: Any) -> None:
 @click.command()
 @click.argument("base")
 @click.argument("vectors", nargs=-1, required=True, metavar="VECTOR...")
-@click.option("--scale", metavar="λ", help="The coefficient λ. [default: 1 for one vector; of several, norm_matched]")
+@click.option("--scale", metavar="λ", help="The coefficient λ. [default: 1 for one vector, norm_matched for several]")
 @writing
 def add(base: str, vectors: tuple[str, ...], scale: str | None, **kwargs: Any) -> None:
-    """Learn tasks: BASE + λΣτ. Each VECTOR is a task vector, a LoRA, or a fine-tuned model.
+    """Learn tasks: write BASE + λΣτ.
 
-    Without --scale a rule that needs no data chooses λ: 1 for one vector, and for several the λ that makes their sum as
-    long as one of them is on average (norm_matched, about 1/√n). `taskvec search` chooses by data, and better.
+    Each VECTOR is a task vector, a LoRA, or a fine-tuned model. Without --scale a rule that needs no data chooses λ: 1
+    for one vector, and for several the λ that makes their sum as long as one of them is on average (norm_matched,
+    about 1/√n). `taskvec search` chooses λ on your data, which is better.
     """
     ground = _model(base, "BASE").named("base")
     taus = [_vector(uri, ground) for uri in vectors]
@@ -118,30 +128,33 @@ def add(base: str, vectors: tuple[str, ...], scale: str | None, **kwargs: Any) -
 
 @click.command()
 @click.argument("base")
-@click.option("--a", "a", required=True, metavar="VECTOR", help="A, which is to B")
-@click.option("--b", "b", required=True, metavar="VECTOR", help="B, as")
-@click.option("--c", "c", required=True, metavar="VECTOR", help="C is to the task that is wanted.")
+@click.option("--a", "a", required=True, metavar="VECTOR", help="The vector of task A.")
+@click.option("--b", "b", required=True, metavar="VECTOR", help="The vector of task B.")
+@click.option("--c", "c", required=True, metavar="VECTOR", help="The vector of task C.")
 @scale
 @writing
 def analogy(base: str, a: str, b: str, c: str, scale: str, **kwargs: Any) -> None:
-    """A is to B as C is to D, a task without data: BASE + λ(τ_C + τ_B - τ_A)."""
+    """Make a model for a task D without data: A is to B as C to D.
+
+    Writes BASE + λ(τ_C + τ_B - τ_A).
+    """
     ground = _model(base, "BASE").named("base")
     tau = {name: _vector(uri, ground, name) for name, uri in {"a": a, "b": b, "c": c}.items()}
     _write(ground + number("scale", scale) * (tau["c"] + tau["b"] - tau["a"]), **kwargs)
 
 
 def _model(uri: str, argument: str) -> Weights:
-    """What is given as a model, which must be one."""
-    found = load(uri)
-    if not found.mass and not any(map(statistic_of, found.terms)):
+    """Load an argument that must be a model."""
+    model = load(uri)
+    if not model.mass and not any(map(statistic_of, model.terms)):
         raise RecipeError(f"{uri} is a task vector, and {argument} is a model: were two arguments exchanged?")
-    return found
+    return model
 
 
 def _vector(uri: str, base: Weights, name: str = "") -> Weights:
-    """A task vector as it is; from a fine-tuned model the base is subtracted."""
-    found = load(uri).named(name) if name else load(uri)
-    return found - base if found.mass else found
+    """Load a task vector, or a fine-tuned model from which the base is subtracted."""
+    weights = load(uri).named(name) if name else load(uri)
+    return weights - base if weights.mass else weights
 
 
 def _write(
@@ -162,7 +175,7 @@ def _write(
         return
     if out is None:
         raise click.UsageError("Missing option '-o' / '--out': where to write.")
-    # numpy's OpenBLAS starts a thread a core, which waits in a loop for a tenth of a second; methods use one (blas.py).
+    # numpy's OpenBLAS starts a thread for each core, which waits in a loop for 0.1 s; methods use one (blas.py).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from taskvec.saving.save import save
 
@@ -174,11 +187,11 @@ def _write(
 
 
 def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: Any) -> None:
-    found = make_plan(weights, like=_like(weights, like), **kwargs)
+    todo = make_plan(weights, like=_like(weights, like), **kwargs)
     if machine:
-        show_json(found.as_dict())
+        show_json(todo.as_dict())
     else:
-        say(found)
+        say(todo)
 
 
 def _alone(out: str) -> str | None:
@@ -186,7 +199,7 @@ def _alone(out: str) -> str | None:
 
 
 def _like(weights: Weights, text: str | None) -> Weights | None:
-    """A name that the recipe uses, or a uri."""
+    """The model that --like names: by a name in the recipe, or by a uri."""
     if text is None:
         return None
     by_name = {name: source for source, name in weights.names(RESERVED).items()}

@@ -30,16 +30,19 @@ DEEPEST = 40  # generations by which the lines of a lineage are indented
 
 @click.command()
 @click.argument("path")
-@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--tensors", is_flag=True, help="List every tensor with its shape and dtype.")
 @as_json
 def show(path: str, tensors: bool, machine: bool) -> None:
-    """Say what PATH is: kind, tensors, dtypes, size, lineage. Reads headers only."""
+    """Say what PATH is: a model, a task vector, or statistics.
+
+    Prints the kind, the number of tensors, dtypes, size, fingerprint and metadata. Reads headers only.
+    """
     source = next(iter(load(path).terms))
     files = source.files if isinstance(source, FromFiles) else {}
     kinds: dict[str, int] = {}
     for spec in source.specs.values():
         kinds[spec.dtype] = kinds.get(spec.dtype, 0) + spec.numel
-    found: dict[str, Any] = {
+    about: dict[str, Any] = {
         "path": path,
         "kind": _kind(source),
         "mass": source.mass,
@@ -55,21 +58,21 @@ def show(path: str, tensors: bool, machine: bool) -> None:
     }
     if machine:
         listing = {name: {"shape": list(spec.shape), "dtype": spec.dtype} for name, spec in source.specs.items()}
-        show_json(found | ({"specs": listing} if tensors else {}))
+        show_json(about | ({"specs": listing} if tensors else {}))
         return
-    kind = f"{found['kind']}, which only methods take" if _kind(source).endswith("s") else f"a {found['kind']}"
+    kind = f"{about['kind']}, which only methods take" if _kind(source).endswith("s") else f"a {about['kind']}"
     say(f"{path}: {kind} (mass {source.mass})")
-    say(f"tensors      {found['tensors']}, {found['elements']:,} elements")
+    say(f"tensors      {about['tensors']}, {about['elements']:,} elements")
     say(f"dtypes       {', '.join(f'{kind} {count:,}' for kind, count in sorted(kinds.items()))}")
-    say(f"files        {len(found['files'])}, {readable(found['bytes'])}")
+    say(f"files        {len(about['files'])}, {readable(about['bytes'])}")
     say(f"fingerprint  {source.fingerprint}")
     for key in ("base", "recipe"):
-        if found[key]:
-            say(f"{key:12} {found[key]}")
+        if about[key]:
+            say(f"{key:12} {about[key]}")
     for key in ("examples", "labels", "seed", "norm", "data") if statistic_of(source) else ():
-        if value := found["metadata"].get(f"taskvec.{key}"):
+        if value := about["metadata"].get(f"taskvec.{key}"):
             say(f"{key:12} {value}")
-    for key, value in found["metadata"].items():
+    for key, value in about["metadata"].items():
         if not key.startswith("taskvec.") and key != "format":
             say(f"{key:12} {value}")
     for name, spec in source.specs.items() if tensors else ():
@@ -86,9 +89,10 @@ def _kind(source: Source) -> str:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH PATH...")
 @as_json
 def check(paths: tuple[str, ...], machine: bool) -> None:
-    """Say whether these can be merged: every problem at once, from headers only. Exit code 1 if they cannot.
+    """Say whether models and vectors can be merged.
 
-    Notes name what their configurations, tokenizers and chat templates say differently: a merge goes on with it.
+    Lists all problems at once, from headers only. The exit code is 1 if they cannot be merged. Notes name differences
+    between their configurations, tokenizers and chat templates; a merge is possible in spite of these.
     """
     sources, problems = [], []
     for path in paths:
@@ -120,9 +124,9 @@ def check(paths: tuple[str, ...], machine: bool) -> None:
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--base", metavar="PATH", help="Subtracted from models; relative sizes refer to it.")
-@click.option("--plot", type=click.Path(), help="Write the cosine matrix as a picture (.png, .svg, .pdf; extra: plot).")
-@click.option("--layers/--no-layers", default=True, help="Also by layer.", show_default=True)
+@click.option("--base", metavar="PATH", help="The base: subtracted from models, and sizes are relative to it.")
+@click.option("--plot", type=click.Path(), help="Write the cosines as a picture (.png, .svg, .pdf; extra plot).")
+@click.option("--layers/--no-layers", default=True, help="Print the sizes by layer, too.", show_default=True)
 @options(threads, as_json, quiet)
 def compare(
     paths: tuple[str, ...],
@@ -133,37 +137,40 @@ def compare(
     machine: bool,
     quiet: bool,
 ) -> None:
-    """Compare task vectors: norms, cosines, sign conflicts, sizes relative to the base; whole and by layer."""
+    """Compare task vectors by norms, cosines and signs.
+
+    Prints sizes, also relative to the base, cosines and sign conflicts, for the whole vectors and by layer.
+    """
     with progress(quiet or machine, "reading") as report:
-        found = measure(paths, base=base, threads=threads, progress=report)
+        compared = measure(paths, base=base, threads=threads, progress=report)
     if plot:
         from taskvec.report.plots import cosine_heatmap
 
-        cosine_heatmap(found, plot)
+        cosine_heatmap(compared, plot)
     if machine:
-        show_json(found.as_dict())
+        show_json(compared.as_dict())
     elif not quiet:
-        _tables(found, layers)
+        _tables(compared, layers)
 
 
-def _tables(found: Comparison, layers: bool) -> None:
+def _tables(compared: Comparison, layers: bool) -> None:
     from rich.console import Console
 
-    console, whole = Console(), found.whole
+    console, whole = Console(), compared.whole
     table = _table("size", "vector", ("norm", "relative"))
-    for name, norm, relative in zip(found.names, whole.norms, whole.relative, strict=True):
+    for name, norm, relative in zip(compared.names, whole.norms, whole.relative, strict=True):
         table.add_row(cell(name), f"{norm:.4g}", _share(relative))
     console.print(table)
-    if len(found.names) > 1:
+    if len(compared.names) > 1:
         for title, matrix in (("cosine", whole.cosine), ("sign conflict", whole.sign_conflict)):
-            table = _table(title, "", found.names)
-            for name, row in zip(found.names, matrix, strict=True):
+            table = _table(title, "", compared.names)
+            for name, row in zip(compared.names, matrix, strict=True):
                 table.add_row(cell(name), *(_number(value) for value in row))
             console.print(table)
     if layers:
         title = "norm by layer" if math.isnan(whole.relative[0]) else "relative size by layer"
-        table = _table(title, "layer", found.names)
-        for layer, pairs in found.layers.items():
+        table = _table(title, "layer", compared.names)
+        for layer, pairs in compared.layers.items():
             sizes = pairs.norms if math.isnan(whole.relative[0]) else pairs.relative
             table.add_row(cell(layer), *(f"{size:.4g}" for size in sizes))
         console.print(table)
@@ -190,43 +197,49 @@ def _share(value: float) -> str:
 @click.argument("path")
 @options(threads, as_json, quiet)
 def verify(path: str, threads: int | None, machine: bool, quiet: bool) -> None:
-    """Prove that PATH holds what taskvec wrote: recompute the digest of every tensor. Exit code 1 if it does not."""
+    """Check that PATH still holds what taskvec wrote.
+
+    Recomputes the digest of every tensor. The exit code is 1 if one differs.
+    """
     from taskvec.saving.lineage import verify as recompute
 
     with progress(quiet or machine, "verifying") as report:
-        found = recompute(path, threads=threads, progress=report)
+        verified = recompute(path, threads=threads, progress=report)
     if machine:
-        show_json({"path": path, "whole": True, "tensors": found.tensors, "bytes": found.bytes})
+        show_json({"path": path, "whole": True, "tensors": verified.tensors, "bytes": verified.bytes})
     elif not quiet:
-        say(found)
+        say(verified)
 
 
 @click.command()
 @click.argument("path")
 @as_json
 def log(path: str, machine: bool) -> None:
-    """Say what PATH was made from, back to models that taskvec did not write."""
+    """Say what PATH was made from.
+
+    Goes back to models that taskvec did not write.
+    """
     from taskvec.saving.ancestry import walk
     from taskvec.saving.lineage import read
 
-    found = read(resolve(path))
-    if not found:
+    record = read(resolve(path))
+    if not record:
         raise FormatError(f"{path} has no lineage: taskvec did not write it")
     if machine:
-        show_json({key: value for key, value in found.items() if key != "tensors"})
+        show_json({key: value for key, value in record.items() if key != "tensors"})
         return
-    say(f"{Path(path).name} = {found['recipe']}")
+    say(f"{Path(path).name} = {record['recipe']}")
     for flag in ("forced", "nonfinite"):
-        if found.get(flag):
-            say(f"  {flag}: {found[flag]}")
-    if lost := found.get("ancestors_left_out"):
+        if record.get(flag):
+            say(f"  {flag}: {record[flag]}")
+    if lost := record.get("ancestors_left_out"):
         say(f"  {lost} ancestors, the farthest ones, were left out of the lineage")
-    for step in walk(found):
+    for step in walk(record):
         _say_input(step)
 
 
 def _say_input(step: "Step") -> None:
-    """A line for an input, and one that says how it was made."""
+    """Print a line for an input, and one that says how it was made."""
     source, indent = step.source, "  " * min(1 + step.depth, DEEPEST)
     statistic = source.get("statistic")
     kind = f"{statistic} statistics" if statistic else "model" if source["mass"] else "task vector"

@@ -1,4 +1,4 @@
-"""The verb that shows what a search found."""
+"""The verb that shows the results of searches: report."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ from taskvec.cli.common import as_json, quiet, say, show_json, whole
 
 @click.command()
 @click.argument("journals", nargs=-1, required=True, metavar="JOURNAL...")
-@click.option("-o", "--out", type=click.Path(), metavar="FILE.html", help="Write the page there.")
-@click.option("--plots", type=click.Path(), metavar="FOLDER", help="The charts as files, too (extra plot).")
-@click.option("--format", "suffix", default="png", show_default=True, help="Of the plots: png, svg or pdf.")
+@click.option("-o", "--out", type=click.Path(), metavar="FILE.html", help="Write a page to this file.")
+@click.option("--plots", type=click.Path(), metavar="FOLDER", help="Write the charts as pictures there (extra plot).")
+@click.option("--format", "suffix", default="png", show_default=True, help="Format of the pictures: png, svg or pdf.")
 @click.option("--overwrite", is_flag=True, help="Replace a page that exists.")
 @as_json
 @quiet
@@ -25,7 +25,9 @@ def report(
     machine: bool,
     quiet: bool,
 ) -> None:
-    """Show what searches found, from their journals alone: a page (-o), pictures (--plots), or a text.
+    """Show what searches found, from their journals.
+
+    Writes a page (-o) or pictures (--plots), or prints a text.
 
     \b
     taskvec report sum.jsonl -o sum.html
@@ -60,7 +62,7 @@ def report(
 
 
 def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:
-    """Raise OutputError where the page would take the place of something that is no page."""
+    """Raise OutputError if the page would take the place of something else."""
     from taskvec.errors import OutputError
 
     if out.is_dir():
@@ -74,13 +76,13 @@ def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:
 
 
 def _names(journals: tuple[str, ...]) -> dict[str, str]:
-    """Short names, by which no file is written elsewhere; of a database the part after the #, never its password."""
-    found: dict[str, str] = {}
+    """{short name: journal}. The names lead to no other folder, and of a database only the part after the # is used."""
+    by_name: dict[str, str] = {}
     for path in journals:
         text = path.partition("#")[2] or "journal" if "://" in path else Path(path).stem
         plain = re.sub(r"[^\w.-]", "_", text)
         name, k = plain, 2
-        while name in found:
+        while name in by_name:
             name, k = f"{plain}-{k}", k + 1
-        found[name] = path
-    return found
+        by_name[name] = path
+    return by_name

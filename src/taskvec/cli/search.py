@@ -1,4 +1,4 @@
-"""The verbs that judge models: eval, search, sweep, interference. Each calls one function."""
+"""The verbs that judge models by tasks: eval, search, sweep, learn, interference."""
 
 import os
 import signal
@@ -19,24 +19,28 @@ from taskvec.errors import RecipeError
 from taskvec.saving.outputs import Destination
 
 SWEEP, SWEEPS = "-0.5:2:0.1", "0:1.5:0.25"  # of the one knob of a sweep; of each of several
-LIFELINE = "TASKVEC_LIFELINE"  # names the pipe by which a helper knows that the process it helps is there
+LIFELINE = "TASKVEC_LIFELINE"  # the pipe by which a helper knows that the process that it helps is still there
 judged = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
     click.option("--evaluate", required=True, metavar="FILE", help="Tasks in FILE.yml, or your FILE.py:FUNCTION."),
-    click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. Runs the file."),
+    click.option("--methods", metavar="FILE.py", help="Your own methods, for the recipe to call. The file is run."),
 )
 tried = options(
-    click.option("--knob", "knobs", multiple=True, metavar="NAME=VALUES", help="0:1:0.05, 0:1 or 0.1,0.3; a_*=0:1."),
+    click.option(
+        "--knob", "knobs", multiple=True, metavar="NAME=VALUES", help="Values of a knob: 0:1:0.05, 0:1 or 0.1,0.3."
+    ),
     click.option(
         "--objective",
         multiple=True,
         default=['mean("*")'],
         show_default=True,
-        help="Arithmetic on metrics; the first decides.",
+        help="What to make large: arithmetic on metrics. Of several the first decides.",
     ),
-    click.option("--reference", "references", multiple=True, metavar="NAME=RECIPE", help="A model to compare with."),
-    click.option("--journal", metavar="FILE", help="Trials to go on from; or a database's URL."),
+    click.option(
+        "--reference", "references", multiple=True, metavar="NAME=RECIPE", help="Another model to compare with."
+    ),
+    click.option("--journal", metavar="FILE", help="Keep trials in this file or database, and go on from it."),
     as_json,
     quiet,
 )
@@ -44,13 +48,13 @@ tried = options(
 
 @click.command("eval")
 @judged
-@click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Bind a knob of the recipe.")
+@click.option("--set", "settings", multiple=True, metavar="KNOB=NUMBER", help="Give a knob of the recipe a value.")
 @click.option(
     "--split",
     default="validation",
     show_default=True,
     type=click.Choice(["validation", "test"]),
-    help="Which examples.",
+    help="Which examples to use.",
 )
 @as_json
 def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, machine: bool, **kwargs: Any) -> None:
@@ -62,39 +66,44 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
     from taskvec.evals import evaluator_from, scored
 
     weights = weights_of(recipe, sources, kwargs["settings"], kwargs["methods"])
-    found = scored(evaluator_from(evaluate), weights, split)
+    scores = scored(evaluator_from(evaluate), weights, split)
     if machine:
-        show_json(found.as_dict())
+        show_json(scores.as_dict())
     else:
-        say(found)
+        say(scores)
 
 
 @click.command()
 @judged
 @tried
 @click.option("--minimise", is_flag=True, help="Make the objective small, not large.")
-@click.option("--constraint", "constraints", multiple=True, help='Such as "control >= 0.95*base.control".')
+@click.option("--constraint", "constraints", multiple=True, help='A condition, such as "control >= 0.95*base.control".')
 @click.option(
-    "--rule", default="best", show_default=True, type=click.Choice(["best", "largest"]), help="Which to take."
+    "--rule",
+    default="best",
+    show_default=True,
+    type=click.Choice(["best", "largest"]),
+    help="Take the best objective, or the largest knob.",
 )
-@click.option("--early", is_flag=True, help="With --rule largest: from the largest down, to the first that passes.")
+@click.option("--early", is_flag=True, help="With --rule largest: begin at the largest, end at the first that passes.")
 @click.option(
     "--replicate", "replicates", multiple=True, metavar="NAME=URI[,...]", help="The same models from another seed."
 )
-@click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, also hopeless ones.")
+@click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, even without a chance.")
 @click.option(
-    "--sampler", default="grid", show_default=True, help="grid, random, greedy, forward, tpe, cmaes or nsga2."
+    "--sampler", default="grid", show_default=True, help="One of grid, random, greedy, forward, tpe, cmaes and nsga2."
 )
-@click.option("--trials", type=click.IntRange(1), help="How many (default: the whole grid).")
-@click.option("--seed", default=0, show_default=True, help="Of the sampler.")
+@click.option("--trials", type=click.IntRange(1), help="The number of candidates (default: the whole grid).")
+@click.option("--seed", default=0, show_default=True, help="The seed of the sampler.")
 @click.option("--no-test", is_flag=True, help="Do not judge the chosen model on test examples.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes that share the trials.")
-@click.option("-o", "--out", type=click.Path(), help="Write the chosen model there.")
+@click.option("-o", "--out", type=click.Path(), help="Write the chosen model to this folder or file.")
 def search(out: str | None, no_test: bool, no_race: bool, jobs: int, **kwargs: Any) -> None:
-    """Choose the numbers of RECIPE on validation examples, and judge the choice on test examples, once.
+    """Choose the knobs of RECIPE by validation examples.
 
-    Names without a value are knobs, each with its --knob. Stopped and called again with the same --journal it goes on;
-    called several times at once with one journal, the calls share the work.
+    The chosen model is then judged on test examples, once. Names of RECIPE without a value are knobs, and --knob gives
+    each of them its values ("a_*=0:1" is for all whose names fit). A search with a --journal goes on if it is called
+    again after it was stopped, and several calls with one journal share the work.
 
     \b
     taskvec search "base + lam*(a - base) + lam*(b - base)" base=B a=A b=C \\
@@ -105,22 +114,22 @@ def search(out: str | None, no_test: bool, no_race: bool, jobs: int, **kwargs: A
     if out:
         Destination.of(out).require_writable()  # before the work
     with _helped(jobs, kwargs) as journal:
-        found = _searched(kwargs | {"race": not no_race, "journal": journal}, test=not no_test)
-    if out and found.chosen:
+        result = _searched(kwargs | {"race": not no_race, "journal": journal}, test=not no_test)
+    if out and result.chosen:
         from taskvec.saving.save import save
 
-        save(found.weights, out)
+        save(result.weights, out)
 
 
 @click.command()
 @judged
 @tried
 def sweep(**kwargs: Any) -> None:
-    """Judge RECIPE on validation examples at all values of its knobs: how much do the numbers matter?
+    """Judge RECIPE at all values of its knobs.
 
-    Prints every metric against the knob, and how wide the plateau is on which the objective is within one point of its
-    best. A knob without --knob runs from -0.5 to 2, of several knobs from 0 to 1.5. With --journal, `taskvec report`
-    draws the curves, and for two knobs a heat map.
+    Prints every metric on validation examples against the knob, and how wide the plateau is on which the objective is
+    within one point of its best. A knob without --knob runs from -0.5 to 2, and each of several knobs from 0 to 1.5.
+    With a --journal, `taskvec report` draws the curves, and a heat map for two knobs.
 
     \b
     taskvec sweep "base + lam*(a - base)" base=B a=A --evaluate tasks.py:texts --knob lam=-0.5:2:0.1
@@ -130,20 +139,24 @@ def sweep(**kwargs: Any) -> None:
 
 @click.command()
 @judged
-@click.option("--loss", default="entropy", show_default=True, type=click.Choice(["entropy", "labels"]), help="By what.")
-@click.option("--start", default=0.3, show_default=True, help="Where all knobs begin.")
-@click.option("--steps", default=500, show_default=True, type=click.IntRange(1), help="Of Adam.")
+@click.option(
+    "--loss", default="entropy", show_default=True, type=click.Choice(["entropy", "labels"]), help="The loss."
+)
+@click.option("--start", default=0.3, show_default=True, help="The value at which all knobs begin.")
+@click.option("--steps", default=500, show_default=True, type=click.IntRange(1), help="The number of steps of Adam.")
 @click.option("--rate", default=0.001, show_default=True, help="The learning rate.")
-@click.option("--clamp", default="0:1", show_default=True, metavar="LOW:HIGH", help="Where knobs are kept; or none.")
-@click.option("--journal", type=click.Path(), metavar="FILE", help="What was learned and how it scores, for report.")
-@click.option("-o", "--out", type=click.Path(), help="Write the model there.")
+@click.option("--clamp", default="0:1", show_default=True, metavar="LOW:HIGH", help="Interval of the knobs, or none.")
+@click.option("--journal", type=click.Path(), metavar="FILE", help="Keep the results in this file, for `report`.")
+@click.option("-o", "--out", type=click.Path(), help="Write the model to this folder or file.")
 @as_json
 @quiet
 def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None, **kwargs: Any) -> None:
-    """Find the knobs of RECIPE by gradient, on validation examples of tasks in a file; judge the model on test ones.
+    """Find the knobs of RECIPE by gradient.
 
-    --loss entropy needs no labels: that of the model's predictions, as in AdaMerging. --loss labels is cross-entropy on
-    few labels, as in aTLAS; of a language model the loss on its texts. layerwise(v, "NAME") has a knob a layer.
+    The knobs are learned on the validation examples of tasks in a file, and the model is judged on the test examples.
+    --loss entropy is the entropy of the model's predictions, as in AdaMerging, and needs no labels. --loss labels is
+    cross-entropy on few labels, as in aTLAS; for a language model it is the loss on its texts. layerwise(v, "NAME") in
+    RECIPE makes a knob for each layer of v.
 
     \b
     taskvec learn "base + layerwise(a - base, 'a') + layerwise(b - base, 'b')" base=B a=A b=C \\
@@ -160,19 +173,19 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
     clamp = None if kwargs["clamp"] == "none" else _ends(kwargs["clamp"])
     module, loss = suite.learned(weights, labels=kwargs["loss"] == "labels")
     with progress(silent or machine, "steps", examples=True) as report:
-        found = find(
+        learned = find(
             weights, module, loss, start=kwargs["start"], steps=kwargs["steps"], rate=kwargs["rate"], clamp=clamp,
             progress=report,
         )  # fmt: skip
-    judged = judge(weights, suite, {name: [value] for name, value in found.knobs.items()}, journal=journal)
+    judged = judge(weights, suite, {name: [value] for name, value in learned.knobs.items()}, journal=journal)
     if out:
         from taskvec.saving.save import save
 
         save(judged.weights, out)
     if machine:
-        show_json(found.as_dict() | judged.as_dict())
+        show_json(learned.as_dict() | judged.as_dict())
     elif not silent:
-        say(f"{found}\n\n{judged}")
+        say(f"{learned}\n\n{judged}")
 
 
 def _ends(text: str) -> tuple[float, float]:
@@ -188,17 +201,17 @@ def _ends(text: str) -> tuple[float, float]:
 @click.argument("first")
 @click.argument("second")
 @click.option("--evaluate", required=True, metavar="FILE", help="Tasks in FILE.yml, or your FILE.py:FUNCTION.")
-@click.option("--tasks", required=True, metavar="FIRST,SECOND", help="The metrics whose vectors they are.")
-@click.option("--alphas", default="-1:2:0.5", show_default=True, metavar="VALUES", help="Of both coefficients.")
-@click.option("--journal", metavar="FILE", help="Judgements to go on from; or a database's URL.")
-@click.option("--plot", type=click.Path(), metavar="FILE", help="The heat map as a picture (.png, .svg, .pdf).")
+@click.option("--tasks", required=True, metavar="FIRST,SECOND", help="The tasks (metrics) of the two vectors.")
+@click.option("--alphas", default="-1:2:0.5", show_default=True, metavar="VALUES", help="Values of both coefficients.")
+@click.option("--journal", metavar="FILE", help="Keep judgements in this file or database, and go on from it.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Write the heat map as a picture (.png, .svg, .pdf).")
 @as_json
 @quiet
 def interference(base: str, first: str, second: str, evaluate: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
-    """Do the vectors FIRST and SECOND disturb one another on BASE? Their disentanglement error ξ, and gains alone and
-    together, on validation examples.
+    """Measure how much two vectors disturb one another.
 
-    Each is a task vector, a LoRA, or a fine-tuned model.
+    Prints the disentanglement error ξ of the vectors FIRST and SECOND on BASE, and what each gains alone and together,
+    on validation examples. Each is a task vector, a LoRA, or a fine-tuned model.
 
     \b
     taskvec interference org/base math.safetensors code.safetensors --evaluate tasks.yml --tasks gsm,humaneval
@@ -211,30 +224,30 @@ def interference(base: str, first: str, second: str, evaluate: str, machine: boo
     one, two = (tau - ground if tau.mass else tau for tau in map(load, (first, second)))
     plot, tasks = kwargs.pop("plot"), kwargs.pop("tasks").split(",")
     with progress(quiet or machine, "judgements", examples=True) as report:
-        found = disentanglement(ground, one, two, evaluator_from(evaluate), tasks, progress=report, **kwargs)
+        result = disentanglement(ground, one, two, evaluator_from(evaluate), tasks, progress=report, **kwargs)
     if plot:
         from taskvec.report.plots import disentanglement_heatmap
 
-        disentanglement_heatmap(found, plot)
+        disentanglement_heatmap(result, plot)
     if machine:
-        show_json(found.as_dict())
+        show_json(result.as_dict())
     elif not quiet:
-        say(found)
+        say(result)
 
 
 @contextmanager
 def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
-    """The journal, which with several jobs as many processes work on, this one among them."""
+    """The journal on which the jobs work; with several jobs, this process and the helpers that it starts."""
     if jobs == 1:
         _end_with_parent()
         yield kwargs["journal"]
         return
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    os.environ.setdefault("OMP_NUM_THREADS", threads)  # of torch, which is not imported yet
+    os.environ.setdefault("OMP_NUM_THREADS", threads)  # for torch, which is not imported yet
     with tempfile.TemporaryDirectory(prefix="taskvec-") as folder:
         journal = kwargs["journal"] or str(Path(folder) / "journal.jsonl")
         words = [*_without_out(sys.argv[1:]), "--journal", journal, "--jobs", "1", "--no-test", "--quiet"]
-        ours, theirs = os.pipe()  # nobody writes to it: it closes when this process ends, however it does
+        ours, theirs = os.pipe()  # nobody writes to this pipe: it closes when this process ends, in whatever way
         command, environment = [sys.executable, "-m", "taskvec", *words], {**os.environ, LIFELINE: str(ours)}
         helpers = [
             subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=[ours], env=environment)
@@ -251,8 +264,8 @@ def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
 
 
 def _end_with_parent() -> None:
-    """In a process that helps another one: end when that is gone, even if it was killed and could say nothing."""
-    line = os.environ.pop(LIFELINE, None)  # nothing that is started from here helps anybody
+    """In a process that helps another one: end when the other is gone, even if it was killed."""
+    line = os.environ.pop(LIFELINE, None)  # a process that is started from here is no helper
     if line is None:
         return
 
@@ -265,7 +278,7 @@ def _end_with_parent() -> None:
 
 
 def _without_out(words: list[str]) -> list[str]:
-    """The command line of a process that only helps: it writes no model, and speaks to nobody."""
+    """The command line of a process that only helps: it writes no model and prints nothing."""
     kept, skip = [], False
     for word in words:
         if skip or word == "--json" or word.startswith("--out="):
@@ -292,12 +305,12 @@ def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
         ranges = SWEEP if len(weights.knobs) == 1 else SWEEPS
         knobs |= {name: ranges for name in weights.knobs if not any(fnmatchcase(name, given) for given in knobs)}
     with progress(silent or machine, "trials", examples=True) as report:
-        found = find(weights, evaluate, knobs, references=references, test=test, progress=report, **kwargs)
+        result = find(weights, evaluate, knobs, references=references, test=test, progress=report, **kwargs)
     if machine:
-        show_json(found.as_dict())
+        show_json(result.as_dict())
     elif not silent:
-        say(found.table() if table else found)
-    return found
+        say(result.table() if table else result)
+    return result
 
 
 def _used(text: str, sources: tuple[str, ...]) -> tuple[str, ...]:
