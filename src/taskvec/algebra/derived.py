@@ -69,6 +69,15 @@ class Derived(Composite, Measured):
     def __hash__(self) -> int:
         return self._hash
 
+    def __copy__(self) -> "Derived":
+        found = object.__new__(type(self))
+        found.__dict__ |= self.__dict__
+        return found
+
+    def __reduce__(self) -> Any:
+        """A pickle holds what the call is given, and nothing that it has computed or measured."""
+        return type(self), (self.name, self.args, self.params, dict(self.defaults))
+
     # ---- what it is
     @property
     def specs(self) -> Mapping[str, Spec]:

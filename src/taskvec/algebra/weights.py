@@ -373,7 +373,14 @@ class Weights(Base):
         return self
 
     def __reduce__(self) -> Any:
-        raise TypeError("weights cannot be pickled: send their text, str(weights), and parse it where it is needed")
+        """Sources, coefficients and names. A file is pickled as where it lies and as its fingerprint (`FromFiles`), so
+        that the other process opens it again, and raises SourceChanged if its fingerprint is another one. Arrays in
+        memory, and methods that no module has, raise TypeError.
+
+        Pickles are for processes of your own: whoever wrote a pickle can run any code where it is read. For everything
+        else there is the text, str(weights), which `parse` reads without running anything.
+        """
+        return Weights, (dict(self.terms), dict(self.mentioned), self.summed)
 
     def __repr__(self) -> str:
         return f"Weights({self.text()})"

@@ -57,6 +57,11 @@ class Checkpoint(FromFiles, OnDisk):
         # A vector that was made of adapters alone: what it does not name is zero, as in an adapter.
         self.partial = not self.mass and not self.statistic and self.metadata.get("taskvec.partial") == "1"
 
+    @classmethod
+    def opened(cls, path: Path, uri: str, revision: str | None) -> "Checkpoint":
+        """See `FromFiles`."""
+        return cls(path, uri, revision)
+
     @property
     def text(self) -> str:
         """As a recipe writes it."""

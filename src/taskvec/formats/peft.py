@@ -3,7 +3,6 @@
 Scale is lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA; ranks and alphas may differ from module to module.
 """
 
-import copy
 import hashlib
 import json
 import re
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 _SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 _ONE_FILE = "load all of it with PEFT and save it in one file"
+CACHED = ("fingerprint", "_form", "_hash")  # of an adapter, which another form of it does not share
 PIECE = 256 << 10  # bytes of a factor that are read and decoded at once
 
 
@@ -134,6 +134,13 @@ class Lora(FromFiles, Adapts):
         self._locks = {name: threading.Lock() for name in pairs}
         self._zeros: set[str] = set()
 
+    @classmethod
+    def opened(cls, path: Path, uri: str, revision: str | None) -> "Lora":
+        """See `FromFiles`."""
+        if factors := weights_at(path):
+            return cls(path, factors, uri, revision)
+        raise FormatError(f"{path} is no LoRA any more")
+
     @property
     def text(self) -> str:
         """As a recipe writes it."""
@@ -155,8 +162,8 @@ class Lora(FromFiles, Adapts):
         turned = {n: replace(p, transposed=p.embedding or found.turned[n]) for n, p in self._pairs.items()}
         fit = self
         if turned != self._pairs or found.undecided != self._undecided:
-            fit = copy.copy(self)
-            fit.__dict__.pop("fingerprint", None)
+            fit = object.__new__(Lora)
+            fit.__dict__ |= {key: value for key, value in self.__dict__.items() if key not in CACHED}
             fit._become(turned, found.undecided)
             fit._fits, fit.beside = {}, model
         if len(self._fits) > 8:

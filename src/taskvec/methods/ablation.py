@@ -83,6 +83,9 @@ class Ablated(Derived, LooksThrough):
         """The same edit of other sources."""
         return ablate(*args, patterns=str(params["patterns"]))
 
+    def __reduce__(self) -> Any:
+        return Ablated, (*self.args, str(self.params["patterns"]))
+
     # ---- what it is
     @cached_property
     def specs(self) -> Mapping[str, Spec]:

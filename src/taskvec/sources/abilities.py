@@ -11,6 +11,7 @@ for each of 100,000 tensors. In Python 3.11 `isinstance` takes 20 ns for a plain
 marked with `abstractmethod` in a plain class as well, and tests/sources/test_contract.py asks every kind of source.
 """
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -18,8 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from taskvec.errors import MassError, RecipeError
-from taskvec.places.local import File
+from taskvec.errors import MassError, RecipeError, SourceChanged
+from taskvec.places.local import File, resolve
 from taskvec.sources.source import Source, Spec
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -35,7 +36,11 @@ class Leaf:
 
 
 class FromFiles(Leaf):
-    """It was loaded, and `open_source(uri, revision)` loads it again. `text` is the call of `load` that does."""
+    """It was loaded, and `open_source(uri, revision)` loads it again. `text` is the call of `load` that does.
+
+    A pickle of it holds no numbers but uri, revision, path and fingerprint. Unpickled, it is opened again: at the same
+    path, or where that is not there at what the uri names. The fingerprint must still be the same.
+    """
 
     uri: str  # as it was given: a path, or a name on the hub
     revision: str | None
@@ -47,6 +52,15 @@ class FromFiles(Leaf):
     def codes(self) -> tuple[str, ...] | None:
         """A line for each quantised tensor; None where that must be worked out from `specs` (quantised.py)."""
         return None
+
+    @classmethod
+    @abstractmethod
+    def opened(cls, path: Path, uri: str, revision: str | None) -> Source:
+        """The source of this kind at a path."""
+
+    def __reduce__(self: Any) -> Any:
+        beside = self.beside if isinstance(self, Adapts) else None
+        return _again, (type(self), str(self.path.absolute()), self.uri, self.revision, beside, self.fingerprint)
 
 
 class Composite:
@@ -192,6 +206,24 @@ class Adapts:
     @abstractmethod
     def remarks(self, model: Source | None) -> Sequence[str]:
         """What a user should know about the sum with a model, or with none."""
+
+
+def _again(
+    kind: type[FromFiles], at: str, uri: str, revision: str | None, beside: Source | None, fingerprint: str
+) -> Source:
+    """What was pickled, opened again. Raises FormatError where it is no longer there, SourceChanged if it is another.
+
+    beside: the model that had told an adapter which way round its tensors are stored.
+    """
+    found = kind.opened(Path(at) if os.path.lexists(at) else resolve(uri, revision), uri, revision)
+    if beside is not None and isinstance(found, Adapts):
+        found = found.fitted(beside)
+    if found.fingerprint != fingerprint:
+        raise SourceChanged(
+            f"{found.text} is not what it was when it was pickled: its fingerprint was {fingerprint[:16]}, and is "
+            f"{found.fingerprint[:16]} now"
+        )
+    return found
 
 
 ABILITIES = (Leaf, FromFiles, Composite, OnDisk, Lowers, LooksThrough, Measured, Adapts)

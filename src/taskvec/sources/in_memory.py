@@ -73,6 +73,12 @@ class ArraySource(Leaf):
                 "while it is used, or call from_arrays again to use the new numbers"
             )
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self.text}: arrays in memory cannot be pickled, nor weights that are made of them: send their text, "
+            "str(weights), and parse it where it is needed, or save them and load the file"
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """See `fingerprint`."""

@@ -84,6 +84,9 @@ class Permuted(Derived, LooksThrough):
         """The same view of other sources."""
         return permute(*args)
 
+    def __reduce__(self) -> Any:
+        return _again, (self.source, self.args[1])
+
     # ---- what it is: the source's own headers
     @property
     def specs(self) -> Mapping[str, Spec]:
@@ -190,6 +193,11 @@ class Permuted(Derived, LooksThrough):
                 before = np.arange(self.specs[name].numel // shape[0]) if inner is None else inner
                 inner = np.take(before.reshape(shape[1:]), order, axis=axis - 1).reshape(-1)
         return rows, inner
+
+
+def _again(source: Source, permutations: Weights) -> Permuted:
+    """What was pickled."""
+    return Permuted(source, permutations, stored_in(permutations))
 
 
 def expanded(order: "NDArray[Any]", length: int, parts: int) -> "NDArray[Any]":

@@ -98,6 +98,10 @@ class Aligned(Rows):
         """The same call with other arguments."""
         return align_vocab(*args, **params)  # type: ignore[arg-type]
 
+    def __reduce__(self) -> Any:
+        """With the fingerprint, which covers the order of the rows: tokenizers may have changed meanwhile."""
+        return _again, (super().__reduce__()[1], "" if self.knobs else self.fingerprint)
+
     def check(self) -> None:
         """Raise what the headers and the vocabularies can tell."""
         masses = [a.kind() for a in self.args]
@@ -236,6 +240,14 @@ class Aligned(Rows):
     def configured(self, settings: Settings) -> Settings:
         """Another size."""
         return with_entry(settings, "vocab_size", len(self._plan.arg)) if self.rearranged else settings
+
+
+def _again(given: Any, fingerprint: str) -> Aligned:
+    """What was pickled. Raises SourceChanged for tokenizers by which the rows have another order now."""
+    found = Aligned(*given)
+    if fingerprint and found.fingerprint != fingerprint:
+        raise SourceChanged(f"{found.text}: its tokenizers are not what they were when it was pickled")
+    return found
 
 
 def tokenizer_of(weights: Weights) -> Tokenizer:

@@ -62,6 +62,9 @@ class Call(Derived):
         """The same call with other arguments."""
         return self.of(self.method, args, params)
 
+    def __reduce__(self) -> Any:
+        return type(self), (self.method, self.args, self.params), {"within": self.within}
+
     def same(self) -> tuple[Any, ...]:
         """What two equal calls share; of one's own methods, the code too."""
         return *super().same(), self.method.source

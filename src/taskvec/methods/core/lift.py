@@ -2,10 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import reduce
+from importlib import import_module
 from typing import Any, overload
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
+from taskvec.methods import FUNCTIONS
 from taskvec.methods.core.applied import Applied
 from taskvec.methods.core.method import ALIKE, Method, Range
 
@@ -16,6 +19,32 @@ class Lifted(Method):
     def __call__(self, *args: Weights, **params: Any) -> Weights:
         """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
         return Applied.of(self, args, params)
+
+    def __reduce__(self) -> Any:
+        """By the name that its module has it under, and by the digest of the user's own code."""
+        home, name = self.fn.__module__, self.fn.__qualname__
+        if self.source and _looked_up(home, name) is not self:
+            raise TypeError(
+                f"the method {self.name} cannot be pickled, for no module has it as {home}.{name}: put it into one "
+                "that both processes import, or send the text, str(weights), and parse it with the method"
+            )
+        return _again, (home, name if self.source else self.name, self.source)
+
+
+def _looked_up(home: str, name: str) -> Any:
+    """What a module has under a dotted name, None if there is none."""
+    try:
+        return reduce(getattr, name.split("."), import_module(home))
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _again(home: str, name: str, source: str) -> Lifted:
+    """The method that was pickled, one of ours or a user's. Raises RecipeError for one whose code is another here."""
+    found = _looked_up(home, name) if source else FUNCTIONS[name]
+    if not isinstance(found, Lifted) or found.source != source:
+        raise RecipeError(f"the method {home}.{name} has other code here than where the weights were pickled")
+    return found
 
 
 @overload
