@@ -85,6 +85,26 @@ def test_a_plan_promises_what_the_process_needs_and_not_several_times_that(name,
     assert promise <= 3 * peak + PROGRAM + (64 << 20)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize(
+    "text", ["base + 0.5*lora + ties(lora, tuned - base)", "base + elect(trim(lora, density=0.5))"]
+)
+def test_the_factors_of_an_adapter_are_in_memory_once_however_many_calls_it_stands_in(text, build, tmp_path):
+    """134 MB of factors in float32, which were promised, but not needed, once more for every call."""
+    wide, rank = 2 << 20, 16
+    factors = {"w.lora_A.weight": np.ones((rank, wide), "f4"), "w.lora_B.weight": np.ones((1, rank), "f4")}
+    build.lora(tmp_path / "lora", factors, r=rank)
+    for name in ("base", "tuned"):
+        build.model(tmp_path / name, {"w.weight": np.ones((1, wide), ml_dtypes.bfloat16)})
+    words = [text, *(f"{n}={n}" for n in ("base", "tuned", "lora") if n in text), "--threads", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "taskvec", "plan", *words, "--json"], cwd=tmp_path, capture_output=True, check=True
+    )
+    promise, held = json.loads(done.stdout)["peak_memory_bytes"], 4 * wide * rank
+    peak = measured(tmp_path, "merge", *words, "-o", "out", "--no-fsync", "-q")
+    assert held < peak <= promise < PROGRAM + 2 * held
+
+
 def test_ties_of_64_models_fits_in_a_gigabyte(models):
     base, one = (tv.load(models / f"{n}.safetensors") for n in ("base", "m0"))
     vectors = [tv.load(models / "m1.safetensors") * k + (1 - k) * one - base for k in range(64)]

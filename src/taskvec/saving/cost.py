@@ -18,7 +18,8 @@ Parts = Mapping[str, Iterable[Part]]  # output tensor with arithmetic -> what is
 
 def cost_of_sources(weights: Weights, parts: Parts) -> Cost:
     """Everything but the blocks."""
-    tensors = (cost_of_calls(its) for its in parts.values())
+    calls = any(isinstance(source, Derived) for source in weights.terms)  # or 100,000 sums of files would be looked at
+    tensors = (cost_of_calls(its) for its in parts.values()) if calls else ()
     return reduce(or_, tensors, Cost()) + sum((cost_of(source) for source in _sources(weights)), Cost())
 
 
