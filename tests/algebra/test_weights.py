@@ -198,6 +198,25 @@ def test_a_pattern_that_fits_nothing_is_refused_where_the_names_are_known():
         w["norm"]
 
 
+def test_a_pattern_within_a_call_is_looked_at_too():
+    with pytest.raises(RecipeError, match="the recipe has patterns that do nothing:"):
+        (B + tv.ties(tv.only("nothing.*") * (M - B), density=0.5))["norm"]
+
+
+def test_a_gradient_over_the_layers_of_an_adapter_alone_is_refused(adapters):
+    base, up, _ = adapters
+    with pytest.raises(RecipeError, match="does not say how many there are"):
+        (tv.layers(0, 1, outside=1) * up)["up.weight"]
+    within = base + tv.layers(0, 1, outside=0.5) * up
+    assert np.allclose(within["up.weight"], (base + 0.5 * up)["up.weight"], atol=1e-6)
+
+
+def test_a_model_that_cancelled_beside_an_adapter_stays_in_the_text(adapters):
+    base, up, _ = adapters
+    w = base + up - base
+    assert str(w) == f"{up} + {base} - {base}" and [*w] == [*base]
+
+
 def test_a_vector_meets_only_the_base_that_it_was_made_from(tmp_path):
     for name, w in (("base", B), ("math", M)):
         tv.save(w, tmp_path / f"{name}.safetensors")
@@ -314,3 +333,4 @@ def test_of_very_many_differences_fifty_are_shown_and_eight_where_the_way_out_is
         lines = told.value.problems
         assert len([line for line in lines if " is " in line or "not in a" in line]) == shown
         assert [line for line in lines if line.startswith("...")] == [f"... and {n} more" for n in more]
+        assert ("they fit together in a recipe that says" in lines[-1]) == (shown == 8), "the way out comes last"

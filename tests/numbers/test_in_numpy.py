@@ -339,7 +339,7 @@ def test_the_chances_of_a_row_of_two_are_the_ends_and_none_is_above_one():
 
 def test_an_entry_that_draws_its_very_chance_goes():
     drawn = draws_numpy(0, 2000, 4, (1, 2)) * 2.0**-32
-    at = next(k for k, d in enumerate(drawn.tolist()) if np.float32(d) == d)  # one that float32 can hold
+    at = next(k for k, d in enumerate(drawn.tolist()) if float(np.float32(d)) == d)  # one that float32 can hold
     chance = float(drawn[at])
     assert pruned([[1.0]], chance, 0, 1, start=at) == 0
     assert pruned([[1.0]], float(np.nextafter(np.float32(chance), np.float32(1))), 0, 1, start=at) == 1

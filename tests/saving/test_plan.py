@@ -122,12 +122,18 @@ def test_files_are_called_what_a_loader_of_the_model_looks_for(tmp_path, build, 
     w = tv.load(tmp_path / "m")
     assert weights_stem(w.donor) == stem and plan(w).shards[0].filename == f"{stem}.safetensors"
     assert plan(w, shard_size=1).shards[0].filename == f"{stem.partition('.')[0]}-00001-of-00004.safetensors"
+    assert plan(w, shard_size=144).shards[0].filename == f"{stem.partition('.')[0]}-00001-of-00003.safetensors"
+    assert plan(w, shard_size=300).shards[0].filename == f"{stem.partition('.')[0]}-00001-of-00002.safetensors"
     assert weights_stem(None) == weights_stem(A.donor) == "model"
 
 
-def test_shards_of_a_model_are_called_as_the_model_is(tmp_path, build):
-    build.model(tmp_path / "m", build.tensors(0), shards=2)
-    assert weights_stem(tv.load(tmp_path / "m").donor) == "model"
+@pytest.mark.parametrize("stem", ["model", "diffusion_pytorch_model"])
+def test_shards_of_a_model_are_called_as_the_model_is(tmp_path, build, stem):
+    folder = build.model(tmp_path / "m", build.tensors(0), shards=2)
+    for path in [*folder.glob("model*")]:
+        path.write_bytes(path.read_bytes().replace(b"model-0000", f"{stem}-0000".encode()))
+        path.rename(path.with_name(path.name.replace("model", stem)))
+    assert weights_stem(tv.load(folder).donor) == stem
 
 
 # ---- blocks --------------------------------------------------------------------------------------------
@@ -196,6 +202,21 @@ def test_too_little_memory_names_the_least_that_is_enough():
             plan(w, ram="1MB", threads=threads)
     with pytest.raises(RecipeError, match="threads must be at least 1, not 0"):
         plan(w, threads=0)
+
+
+def test_the_least_is_that_of_the_smallest_blocks(monkeypatch):
+    w = 0.5 * A + 0.5 * B
+    monkeypatch.setattr(planning, "BLOCKS", (PIECE,))
+    for threads in (3, 1):
+        with pytest.raises(TaskvecError) as told:
+            plan(w, ram="1MB", threads=threads)
+        assert f"at least {readable(plan(w, threads=threads).peak)} of memory" in str(told.value)
+
+
+def test_what_passes_through_needs_no_memory_but_its_block():
+    ids = {"ids": np.arange(10**6)}
+    w = 0.5 * model("a", 0, **ids) + 0.5 * model("b", 1, **ids)
+    assert BLOCKS[0] - 10**5 < plan(w, threads=1).peak - plan(0.5 * A + 0.5 * B, threads=1).peak < BLOCKS[0] + 10**5
 
 
 def test_a_thousand_tensors_and_their_texts_take_memory(tmp_path, build):
