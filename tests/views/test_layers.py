@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import taskvec as tv
-from small_llamas import CONFIG, EMBEDDING, LAYERS, content, refused, same, saved, write
+from small_llamas import CONFIG, EMBEDDING, HEAD, LAYERS, content, parsed, refused, same, saved, write
 from taskvec.errors import MassError, MismatchError, RecipeError
+from taskvec.views.layers import before_the_layers
 
 
 def cut(tensors, start, stop):
@@ -82,6 +83,96 @@ def test_layers_of_another_width_do_not_stand_on_one_another(tmp_path, models):
     other = tv.load(write(tmp_path / "small", {n: t.contiguous() for n, t in small.items()}))
     with pytest.raises(MismatchError, match=r"model.layers.0.mlp.weight is \[3, 6\] in .*small.*, \[7, 6\] in"):
         tv.stack(models["math"], other)
+
+
+# ---- what config.json says --------------------------------------------------------------------------
+NESTED = {
+    "take_layers(take_layers(math, 1, 4), 1, 3)": [2, 3],
+    "stack(take_layers(math, 3, 4), take_layers(stack(math, base), 3, 6))": [3, 3, 0, 1],
+    "take_layers(slerp(take_layers(math, 1, 4), take_layers(base, 0, 3)), 0, 2)": [1, 2],
+    "take_layers(rename(take_layers(math, 1, 4), {'lm_head.weight': 'x'}), 1, 2)": [2],
+    "take_layers(0.5*take_layers(math, 1, 4) + 0.5*take_layers(base, 0, 3), 2, 3)": [3],
+}
+
+
+@pytest.mark.parametrize("recipe", NESTED)
+def test_a_layer_keeps_its_kind_through_whatever_is_beneath(models, tmp_path, recipe):
+    tv.save(parsed(recipe, models), tmp_path / "out")
+    kinds = [CONFIG["layer_types"][k] for k in NESTED[recipe]]
+    wanted = CONFIG | {"num_hidden_layers": len(kinds), "layer_types": kinds}
+    assert json.loads((tmp_path / "out/config.json").read_text()) == wanted
+
+
+@pytest.mark.parametrize("call", ["take_layers(%s, 1, 3)", 'stack(%s, %s, stack="model.layers")', "stack(%s)"])
+def test_they_print_as_they_are_written_and_bind_knobs_within(models, call):
+    base, math = models["base"].named("base"), models["math"].named("math")
+    free = tv.parse(call.replace("%s", "(base + lam*(math - base))"), base=base, math=math)
+    bound = tv.parse(call.replace("%s", "math"), math=math)
+    assert free.bind(lam=1) == bound and bound.text(bound.names()) == call.replace("%s", "math")
+
+
+def test_ends_are_those_of_the_first_and_of_the_last_argument(models):
+    one, two = models["math"], models["code"]
+    w = tv.stack(one, two)
+    for name, source in ((EMBEDDING, one), ("model.positions", one), (HEAD, two), ("model.norm.weight", two)):
+        assert np.array_equal(w[name], source[name]), name
+    assert [*w] == sorted(w, key=[*w].index) and len(w) == len(one) + 2 * LAYERS
+
+
+def test_a_name_that_begins_with_its_number_is_of_the_stack_without_a_name():
+    m = tv.from_arrays({f"{k}.w": np.full(2, k, np.float32) for k in range(3)} | {"out": np.ones(1, np.float32)}, "m")
+    found = tv.take_layers(m, 1, 3)
+    assert {n: found[n].tolist() for n in found} == {"0.w": [1, 1], "1.w": [2, 2], "out": [1]}
+    with pytest.raises(RecipeError, match=r'has no stack "x"; it has stack="" \(3 layers\)'):
+        tv.take_layers(m, 0, 1, stack="x")
+
+
+def test_a_single_layer_is_counted_as_one_and_a_lora_knows_no_bound(build, tmp_path):
+    one = tv.from_arrays({"h.0.w": np.ones(2, np.float32)}, "m")
+    with pytest.raises(RecipeError, match=r'it has stack="h" \(1 layer\)$|it has stack="h" \(1 layer\)'):
+        tv.take_layers(one, 0, 1, stack="x")
+    with pytest.raises(RecipeError, match=r"has the layers 0 to 0 in h, so stop is at most 1, not 2"):
+        tv.take_layers(one, 0, 2)
+    shapes = {"A": (2, 4), "B": (7, 2)}
+    arrays = {f"base_model.model.h.1.lora_{s}.weight": np.ones(shape, np.float32) for s, shape in shapes.items()}
+    lora = tv.load(build.lora(tmp_path / "lora", arrays))
+    assert [*tv.take_layers(lora, 1, 9)] == ["h.0.weight"] and [*tv.take_layers(lora, 5, 9)] == []
+
+
+def test_one_end_with_a_head_and_the_other_without_is_said_of_both_orders(models):
+    tied = tv.drop(models["code"], HEAD)
+    for args in ((models["math"], tied), (tied, models["math"])):
+        with pytest.raises(MismatchError, match=rf"{HEAD} is not in drop.*\(tie or untie one of them\)"):
+            tv.stack(*args)
+    assert HEAD not in tv.stack(tied, tied)
+
+
+def test_positions_that_only_the_first_layer_has_must_stay_in_the_first(build, tmp_path):
+    name = "model.layers.{}.attn.relative_attention_bias.weight"
+    arrays = {f"model.layers.{k}.w": np.ones(2, np.float32) for k in range(3)} | {
+        name.format(0): np.ones(3, np.float32)
+    }
+    m = tv.load(build.model(tmp_path / "m", arrays))
+    (source,) = tv.take_layers(m, 1, 3).terms
+    assert source.settled()[1]["model.layers.0"] == [
+        f"{name.format(0)} is read there by all layers: begin with the layer that has it"
+    ]
+    (source,) = tv.stack(tv.take_layers(m, 0, 2), tv.take_layers(m, 1, 3)).terms
+    assert source.settled()[1]["model.layers.0"] == []
+
+
+SIDES = {
+    True: (
+        "model.embed_tokens.weight", "embeddings.word.weight", "tok_emb.weight", "wte.weight", "transformer.wpe.weight",
+        "shared.weight", "position_ids", "patch_projection.w", "vision_tower.w", "visual.merger.w", "audio.conv1.w",
+    ),
+    False: ("model.norm.weight", "lm_head.weight", "ln_f.bias", "score.weight", "embed_out.weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "name"), [(side, name) for side, names in SIDES.items() for name in names])
+def test_what_stands_before_the_layers_is_told_by_its_name(before, name):
+    assert before_the_layers(name) is before
 
 
 # ---- what is refused ------------------------------------------------------------------------------

@@ -88,3 +88,12 @@ def test_a_lora_taken_for_a_model_names_every_tensor(build, tmp_path):
 def test_what_cannot_be_a_part_is_a_stated_error(models, call, kind, message):
     with pytest.raises(kind, match=message):
         call(models["math"])
+
+
+@pytest.mark.parametrize("call", ['select(%s, "*.mlp.*")', f'drop(%s, "{HEAD}")', "join(%s)", "as_model(%s)"])
+def test_knobs_within_a_part_are_bound_there(models, call):
+    base, math = models["base"], models["math"]
+    free = tv.parse(call % "base + lam*(math - base)", base=base, math=math)
+    assert free.bind(lam=1) == tv.parse(call % "math", math=math)
+    assert free.bind(lam=0.5) == tv.parse(call % "0.5*base + 0.5*math", base=base, math=math)
+    assert str(free).startswith(call.partition("(")[0] + "(")

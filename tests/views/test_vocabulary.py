@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -52,3 +53,37 @@ WRONG = [
 @pytest.mark.parametrize(("recipe", "kind", "message"), WRONG, ids=[w[0] for w in WRONG])
 def test_what_cannot_be_done_is_a_stated_error(models, tmp_path, recipe, kind, message):
     refused(recipe, models, tmp_path, kind, message)
+
+
+def test_sizes_go_up_to_what_an_index_of_31_bits_has(models):
+    most = 2**31 - 1
+    assert tv.resize_vocab(models["math"], most).specs[HEAD].shape[0] == most
+    for call in (tv.resize_vocab, tv.pad_vocab):
+        with pytest.raises(RecipeError, match=rf"{call.__name__}: .* must be at most {most}, not {most + 1}"):
+            call(models["math"], most + 1)
+
+
+@pytest.mark.parametrize("call", ["resize_vocab(%s, 7)", 'resize_vocab(%s, 30, fill="mean")', "pad_vocab(%s, 8)"])
+def test_they_print_as_they_are_written_and_bind_knobs_within(models, call):
+    base, math = models["base"].named("base"), models["math"].named("math")
+    free = tv.parse(call % "base + lam*(math - base)", base=base, math=math)
+    bound = tv.parse(call % "math", math=math)
+    assert free.bind(lam=1) == bound and bound.text(bound.names()) == call % "math"
+
+
+def test_a_head_that_is_named_takes_its_bias_along():
+    arrays = {"a.weight": np.ones((5, 3), "f4"), "a.bias": np.ones(5, "f4"), "b.weight": np.ones((5, 3), "f4")}
+    found = tv.resize_vocab(
+        tv.from_arrays(arrays | {"b.bias": np.ones(5, "f4")}), 7, head="a.weight", embedding="b.weight"
+    )
+    assert {n: s.shape[0] for n, s in found.specs.items()} == {"a.weight": 7, "a.bias": 7, "b.weight": 7, "b.bias": 5}
+
+
+def test_a_lora_without_a_vocabulary_stays_and_says_nothing_of_one(build, tmp_path):
+    factors = {"model.layers.0.mlp.lora_A.weight": (2, 4), "model.layers.0.mlp.lora_B.weight": (7, 2)}
+    arrays = {f"base_model.model.{n}": np.ones(shape, np.float32) for n, shape in factors.items()}
+    lora = tv.load(build.lora(tmp_path / "lora", arrays))
+    for w in (tv.resize_vocab(lora, 9), tv.pad_vocab(lora, 8)):
+        (source,) = w.terms
+        assert {n: s.shape for n, s in w.specs.items()} == {n: s.shape for n, s in lora.specs.items()}
+        assert source.settled()[0] == {}

@@ -6,7 +6,7 @@ import pytest
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError
 from taskvec.methods.core.lift import Lifted
-from taskvec.methods.core.method import ALIKE, MODELS, Range, require_known
+from taskvec.methods.core.method import ALIKE, MODELS, VECTORS, Range, require_known
 
 
 def weights(mass=1, **arrays):
@@ -132,3 +132,45 @@ def test_the_nearest_parameter_is_named_and_of_none_it_is_said():
         require_known("f", ["seed", "densty"], ["density", "seed"])
     with pytest.raises(RecipeError, match="f has no parameter a; it has none"):
         require_known("f", ["a"], [])
+
+
+def test_without_more_a_method_sees_whole_tensors_alone_and_takes_no_pass():
+    seen = []
+
+    def watched(x):
+        seen.append(x.shape)
+        return x
+
+    m = weights(0, w=np.ones((2, 3), np.float32))
+    (call,) = Lifted(watched)(m).terms
+    assert call.unmeasured == 0 and call.methods == {} and call.specs["w"].shape == (2, 3)
+    call.readinto("w", 0, memoryview(bytearray(24)))
+    assert seen == [(2, 3)]
+    held = [next(iter(Lifted(watched, copies=k)(m).terms)).resident for k in (0, 1)]
+    assert held[1] - held[0] == 24
+
+
+def test_messages_say_what_a_method_takes():
+    for takes, words in ((VECTORS, "task vectors"), (MODELS, "models"), (ALIKE, "models or task vectors")):
+        with pytest.raises(RecipeError, match=f"pick works on {words}, not on int; parameters have names$"):
+            lifted(takes=takes)(1)
+    with pytest.raises(RecipeError, match=r"k must lie in \[0, 1\], not 2$"):
+        PICK(M, k=2)
+
+
+def test_models_and_their_statistics_are_told_apart_by_their_half():
+    known = lifted(takes=MODELS, least=2, statistics="fisher")
+    f = tv.from_arrays({"w": np.ones(3, np.float32)}, "f", statistic="fisher")
+    (call,) = known(M, M, f, f, each=(1, 2)).terms
+    assert len(call.models) == len(call.statistics) == 2 and call.mass == 1
+    for args in (
+        (M, M, f, M),
+        (M, M, f, f + f),
+        (M, M, f, tv.from_arrays({"w": np.ones(3, "f4")}, "g", statistic="gram")),
+    ):
+        with pytest.raises(RecipeError, match="argument 4 of 4 is "):
+            known(*args)
+    with pytest.raises(RecipeError, match="takes at least 2 models, not 1"):
+        known(M, f)
+    with pytest.raises(RecipeError, match="each is one number an argument, 2 in parentheses"):
+        known(M, M, f, f, each=(1, 2, 3, 4))

@@ -87,3 +87,52 @@ def test_two_thresholds_of_one_call_are_both_exact():
     w = tv.breadcrumbs(tv.from_arrays({"w": values}, "t", mass=0), density=0.3, gamma=0.1)
     order = np.argsort(-np.abs(values))
     assert np.array_equal(np.flatnonzero(w["w"]), np.sort(order[500:2000]))
+
+
+@pytest.mark.parametrize("coarse", [False, True], ids=["fine", "coarse"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "trim(a, density=0.2)", 'trim(a, density=0.2, scope="tensor")', 'trim(a, density=0.2, ties="first")',
+        "trim(a, density=0.00001)", 'breadcrumbs(a, density=0.3, gamma=0.1, scope="model")',
+        "breadcrumbs(a, density=0.3, gamma=0)",
+    ],
+)  # fmt: skip
+def test_a_sample_that_is_right_leaves_one_pass(call, coarse):
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.standard_normal(s).astype(np.float32) for n, s in (("w", 90_000), ("v", 50_000))}
+    arrays = {n: np.round(8 * a) for n, a in arrays.items()} if coarse else arrays
+    (source,) = tv.parse(call, a=tv.from_arrays(arrays, "a", mass=0)).terms
+    seen = []
+    source.prepare(1, seen.append)
+    assert sum(seen) == 140_000
+
+
+@pytest.mark.parametrize("call", ["trim(a, density=%s)", 'trim(a, density=%s, ties="first")'])
+def test_a_sample_that_is_wrong_costs_two_more_passes(call):
+    """Of a large tensor one piece in 64 is looked at; here these pieces are like nothing else."""
+    values = np.random.default_rng(0).standard_normal(700_001).astype(np.float32)
+    for start in (0, 1 << 19):
+        values[start : start + 8192] = 1e-30
+    for density in (0.001, 0.2, 0.9):
+        (source,) = tv.parse(call % density, a=tv.from_arrays({"w": values}, "a", mass=0)).terms
+        seen, found = [], np.empty(values.size, np.float32)
+        source.prepare(1, seen.append)
+        source.readinto("w", 0, memoryview(found.view(np.uint8)))
+        assert np.array_equal(found, kept(values, int(density * values.size)))
+        assert sum(seen) == 3 * values.size
+
+
+@pytest.mark.parametrize("select", [0.1, 0.5, 0.9])
+def test_ranks_among_what_is_not_zero_are_exact(select):
+    """sce: of the entries that vary, so many with the largest variance."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(20_000).astype(np.float32) for _ in "ab")
+    b[::4] = a[::4]
+    given = {n: tv.from_arrays({"w": x}, n, mass=0) for n, x in (("a", a), ("b", b))}
+    found = tv.parse(f"sce(a, b, select={select})", **given)["w"]
+    variance = ((a.astype("f8") - b) / 2) ** 2
+    least = np.sort(variance)[::-1][int(select * np.count_nonzero(variance)) - 1]
+    chosen = variance >= least * (1 - 1e-6)
+    agrees = np.where(chosen, a.astype("f8") + b, 0) != 0
+    assert np.array_equal(found != 0, agrees)
