@@ -25,7 +25,7 @@ def resolve(uri: str | os.PathLike[str], revision: str | None = None) -> Path:
             return path
     if _HUB_ID.match(str(uri)) and not path.parent.is_dir():
         return _from_hub(str(uri), revision)
-    raise FormatError(f"{uri} does not exist")
+    raise FormatError(f"{uri} does not exist: give a file, a folder, or org/name on the Hugging Face hub")
 
 
 def expanded(uri: str | os.PathLike[str]) -> Path:

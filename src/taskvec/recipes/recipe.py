@@ -11,7 +11,7 @@ import ast
 import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import dedent
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,7 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Lifted"
     result = _value(last.value, scope)
     _require_used(tree, given)
     if not isinstance(result, Weights):
-        knobs = f"; give {', '.join(sorted(result.knobs))} a model (name=path)" if result.knobs else ""
+        knobs = f": say which model a name is ({_paths(result.knobs)})" if result.knobs else ""
         raise RecipeError(f"the recipe is a number, not a model{knobs}")
     return result
 
@@ -220,7 +220,7 @@ def _apply(node: ast.BinOp, left: Value, right: Value, scope: Scope) -> Value:
         if not number.knobs:
             raise _error("a model and a number cannot be added", node)
         unknown = ", ".join(n + _nearest(n, set(scope)) for n in sorted(number.knobs))
-        raise _error(f"no model is named {unknown}: give it as name=path", node, UnknownName)
+        raise _error(f"no model is named {unknown}: say which it is ({_paths(number.knobs)})", node, UnknownName)
     if sign == "*" and all(both):
         raise _error("two models cannot be multiplied; a coefficient is a number", node)
     if sign == "/" and both[1]:
@@ -230,15 +230,15 @@ def _apply(node: ast.BinOp, left: Value, right: Value, scope: Scope) -> Value:
 
 def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
     if not isinstance(node.func, ast.Name):
-        raise _error(f"{_what(node.func)} cannot be called: functions are {', '.join(FUNCTIONS)}", node)
+        if isinstance(node.func, ast.Constant):
+            raise _error(f"{node.func.value!r} cannot be called: write {node.func.value!r}*(...)", node)
+        raise _error(f"{_what(node.func)} cannot be called: only a function can, as in ties(a, b)", node)
     name = node.func.id
     own = {key: value for key, value in scope.items() if not isinstance(value, Value)}
     known = [*FUNCTIONS, *own]
     if name not in known:
-        raise _error(
-            f"no function is named {name}{_nearest(name, set(known))}; functions are {', '.join(known)}",
-            node, UnknownName,
-        )  # fmt: skip
+        near = _nearest(name, set(known)) or f"; functions are {', '.join(known)}"
+        raise _error(f"no function is named {name}{near}", node, UnknownName)
     if any(keyword.arg is None for keyword in node.keywords):
         raise _error("** has no place in a recipe", node)
     _require_once([k.arg for k in node.keywords], f"{name} is given", node)
@@ -292,6 +292,10 @@ def _what(node: ast.AST) -> str:
         "FloorDiv": "//", "Mod": "%", "MatMult": "@", "Lambda": "lambda", "Compare": "a comparison", "Dict": "a table",
     }  # fmt: skip
     return names.get(type(node).__name__, type(node).__name__)
+
+
+def _paths(names: Iterable[str]) -> str:
+    return " ".join(f"{name}=PATH" for name in sorted(names))
 
 
 def _nearest(name: str, known: "set[str]") -> str:

@@ -27,7 +27,7 @@ def function_in(text: str, wanted: str = "--data takes FILE.py:function") -> tup
 
     path, colon, name = text.rpartition(":")
     if not (colon and path and name.isidentifier()):
-        raise RecipeError(f"{text!r} is not FILE.py:function")
+        raise RecipeError(f"{text!r} is not FILE.py:function: say which function in the file to call")
     names = _run(path, wanted)
     if not callable(names.get(name)):
         known = sorted(k for k, v in names.items() if getattr(v, "__module__", "") == "<run_path>" and callable(v))
