@@ -1,10 +1,10 @@
-"""Recipes: the text of an expression, a strict subset of Python. `parse(str(w)) == w`.
+"""Recipes: the text of an expression, in a strict subset of Python. `parse(str(w)) == w`.
 
-    skills = 0.4*(math - base) + 0.4*(code - base)     # assignments, one a line; comments
+    skills = 0.4*(math - base) + 0.4*(code - base)     # assignments, one on each line; comments
     base + only("model.layers.*.mlp.*")*skills         # the last line is the expression
 
-Numbers, names, `+ - * /`, parentheses, and calls of the functions in FUNCTIONS. Nothing is ever executed: the text is
-parsed, and every node that is not in this list is refused. A name with no value is a knob.
+A recipe may hold numbers, names, `+ - * /`, parentheses, and calls of the functions in FUNCTIONS. The text is parsed,
+every node that is not in this list is refused, and nothing is ever executed. A name without a value is a knob.
 """
 
 import ast
@@ -104,15 +104,15 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Lifted"
 
 
 def written(weights: Weights) -> str:
-    """A recipe file: a line for each source, then the expression. `parse` reads it back."""
+    """The text of a recipe file: a line for each source, then the expression. `parse` reads it back."""
     names = weights.names(FUNCTIONS)
     return "\n".join([*(f"{name} = {source.text}" for source, name in names.items()), weights.text(names)]) + "\n"
 
 
 def replaced(weights: Weights, given: "Mapping[str, Weights | str]") -> Weights:
-    """The same recipe with other models, by the names that it calls them (`weights.names()`), such as another seed's.
+    """The same recipe with other models in the place of some names (`weights.names()`), such as those of another seed.
 
-    Raises RecipeError for a name that it has not.
+    Raises RecipeError for a name that the recipe does not have.
     """
     names = weights.names(FUNCTIONS)
     if unknown := sorted(given.keys() - names.values()):
@@ -160,7 +160,7 @@ def _given(name: str, value: Any) -> "Value | Lifted":
 
 
 def _require_used(tree: ast.Module, given: Scope) -> None:
-    """A name that was given and is not used is a misspelling in one of the two places."""
+    """Raise RecipeError for a name that was given and is not used: it is misspelt in one of the two places."""
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in nodes} - FUNCTIONS.keys()
     assigned = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
@@ -197,7 +197,7 @@ def _value(node: ast.expr, scope: Scope, depth: int = 0) -> Value:
 
 
 def _sum(node: ast.BinOp, scope: Scope, depth: int) -> Value:
-    """A chain such as a + b - c, from the left and without recursion: a sum may be long, only nesting is bounded."""
+    """Compute a chain such as a + b - c from the left, without recursion: sums may be long, nesting is bounded."""
     chain: list[ast.BinOp] = []
     left: ast.expr = node
     while isinstance(left, ast.BinOp):
@@ -251,13 +251,13 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
 
 
 def _require_once(keys: Sequence[Any], what: str, node: ast.expr) -> None:
-    """Raise RecipeError for what is said twice: the first or the last of the two would be lost."""
+    """Raise RecipeError for something that is said twice: the first or the last of the two would be lost."""
     if twice := [str(key) for key, count in Counter(keys).items() if count > 1]:
         raise _error(f"{what} {', '.join(twice)} twice", node)
 
 
 def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
-    """What a function may be given: an expression, a text, a tuple of them, or a table of texts to them."""
+    """An argument of a function: an expression, a text, a tuple of these, or a table from texts to these."""
     match node:
         case ast.Tuple(elts=elements):
             return tuple(_argument(e, scope, depth + 1) for e in elements)
@@ -272,7 +272,7 @@ def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
 
 
 def _at(node: ast.expr, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call; a RecipeError gets the place in the text."""
+    """Call a function. A RecipeError gets the place in the text."""
     try:
         return function(*args, **kwargs)
     except RecipeError as error:
