@@ -31,3 +31,24 @@ def test_every_verb_is_in_the_readme(verb):
 def test_usage_errors_exit_with_two():
     assert CliRunner().invoke(taskvec, ["merge"]).exit_code == 2
     assert CliRunner().invoke(taskvec, ["mrege"]).exit_code == 2
+
+
+def test_a_misspelt_verb_is_refused_with_the_nearest_one():
+    assert "No such command 'mrege'. Did you mean 'merge'?" in CliRunner().invoke(taskvec, ["mrege"]).output
+    assert CliRunner().invoke(taskvec, ["xyzzy"]).output.endswith("No such command 'xyzzy'.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["merge", "a - b"], "say which model a name is (a=PATH b=PATH)"),
+        (["merge", "0.4(math - base)"], "0.4 cannot be called: write 0.4*(...)"),
+        (["merge", "tiess(a)", "-o", "x"], "no function is named tiess (did you mean ties?) (line"),
+        (
+            ["merge", "a", "a=nowhere"],
+            "nowhere does not exist: give a file, a folder, or org/name on the Hugging Face hub",
+        ),
+    ],
+)
+def test_a_message_says_what_to_type_next(words, message):
+    assert message in str(CliRunner().invoke(taskvec, words).exception)

@@ -23,7 +23,7 @@ def strangers(vectors: Iterable[Source], models: Mapping[str, Source]) -> Iterat
     for vector in vectors:
         if vector.base and vector.base not in models:
             here = ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
-            yield f"{vector.text} was made from the model {vector.base[:16]}; here are {here}"
+            yield f"{vector.text} was made from the model {vector.base[:16]}, and is used with {here}"
             yield from _same(vector.base, models.values())
 
 

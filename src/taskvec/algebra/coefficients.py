@@ -90,7 +90,9 @@ class Layers:
         """The value at the tensor's depth; `outside` for tensors of no layer, RecipeError where that was not given."""
         if place.depth is None:
             if self.outside is None:
-                raise RecipeError(f"tensor {place.name} belongs to no layer: give {self} an outside=")
+                raise RecipeError(
+                    f"tensor {place.name} belongs to no layer: give its coefficient, as in {str(self)[:-1]}, outside=0)"
+                )
             return self.outside
         position = place.depth * (len(self.points) - 1)
         below = min(math.floor(position), len(self.points) - 2) if len(self.points) > 1 else 0

@@ -230,9 +230,9 @@ class Weights(Base):
         models = {s.fingerprint: s for s in (*self.mentioned, *self.terms) if s.mass}
         leaves = dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
         if problems := [*strangers((s for s in leaves if statistic_of(s) in MEET), models)] if models else []:
-            raise FingerprintError("a task vector meets a base that it was not made from (force to go on):", problems)
+            raise FingerprintError("a task vector meets a base that it was not made from (--force goes on):", problems)
         if astray := [p for term in self.terms if isinstance(term, Composite) for p in term.astray()]:
-            raise FingerprintError("statistics stand beside a model that they are not of (force to go on):", astray)
+            raise FingerprintError("statistics stand beside a model that they are not of (--force goes on):", astray)
 
     @property
     def donor(self) -> Source | None:

@@ -54,7 +54,13 @@ class Verbs(click.Group):
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The verb and its arguments. A recipe among them may begin with a minus."""
-        name, command, words = super().resolve_command(context, args)
+        try:
+            name, command, words = super().resolve_command(context, args)
+        except click.UsageError:
+            from difflib import get_close_matches  # for errors alone
+
+            near = get_close_matches(args[0], VERBS, n=1)
+            context.fail(f"No such command {args[0]!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
         if command and any(parameter.name == "recipe" for parameter in command.params):
             words = _spaced(command, words)
         return name, command, words

@@ -19,7 +19,7 @@ from taskvec.cli.common import (
     show_written,
     writing,
 )
-from taskvec.errors import RecipeError
+from taskvec.errors import FormatError, RecipeError
 from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
 from taskvec.recipes.recipe import FUNCTIONS as RESERVED
@@ -147,7 +147,7 @@ def _model(uri: str, argument: str) -> Weights:
     """Load an argument that must be a model."""
     model = load(uri)
     if not model.mass and not any(map(statistic_of, model.terms)):
-        raise RecipeError(f"{uri} is a task vector, and {argument} is a model: were two arguments exchanged?")
+        raise RecipeError(f"{uri} is a task vector, and {argument} must be a model: were two arguments exchanged?")
     return model
 
 
@@ -174,7 +174,7 @@ def _write(
         _print_plan(weights, machine, filename=_alone(out or ""), durable=not no_fsync, **given)
         return
     if out is None:
-        raise click.UsageError("Missing option '-o' / '--out': where to write.")
+        raise click.UsageError("Missing option '-o' / '--out': say where to write the output.")
     # numpy's OpenBLAS starts a thread for each core, which waits in a loop for 0.1 s; methods use one (blas.py).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from taskvec.saving.save import save
@@ -203,4 +203,9 @@ def _like(weights: Weights, text: str | None) -> Weights | None:
     if text is None:
         return None
     by_name = {name: source for source, name in weights.names(RESERVED).items()}
-    return Weights({by_name[text]: 1}) if text in by_name else load(text)
+    if text in by_name:
+        return Weights({by_name[text]: 1})
+    try:
+        return load(text)
+    except FormatError as error:
+        raise FormatError(f"--like {text} is no name in the recipe, and {error}") from None

@@ -197,7 +197,7 @@ def _given(data: str | Callable[..., Any], path: str) -> tuple[Data, str]:
         raise MissingExtra("stats", "torch") from None
     function, digest = function_in(data) if isinstance(data, str) else (data, code_digest(data))
     name = function.__name__
-    with theirs(name):
+    with theirs(f"the function {name}"):
         found = function(path)
     if not (isinstance(found, tuple) and len(found) in (2, 3) and isinstance(found[0], torch.nn.Module)):
         what = f"({', '.join(type(x).__name__ for x in found)})" if isinstance(found, tuple) else type(found).__name__

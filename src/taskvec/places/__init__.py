@@ -1,7 +1,7 @@
-"""Where bytes lie: exact reads, durable writes, names given in one step, and small text files read at a bounded cost.
+"""Where bytes lie: exact reads, durable writes, renames in one step, and text files read at a bounded cost.
 
-local.py       uri -> path -> exact reads; durable files, never written through links
-moving.py      a name for what is finished, in one step, and never over what another program has put there
-json_files.py  JSON that other programs wrote, at a bounded cost
-yaml_files.py  YAML, without doubled keys and endless aliases
+local.py       from a uri to a path and to exact reads; durable files, which are never written through links
+moving.py      gives a finished file or folder its name in one step, never over another program's file
+json_files.py  JSON that other programs wrote, read at a bounded cost
+yaml_files.py  YAML, in which doubled keys and endless aliases are refused
 """

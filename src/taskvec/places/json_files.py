@@ -1,9 +1,8 @@
-"""JSON and texts that other programs wrote, read at a bounded cost: regular files only, of a bounded size, and JSON of
-a bounded number of values.
+"""Reads JSON and texts that other programs wrote, at a bounded cost.
 
-A text of n bytes can make 25 n bytes of Python objects (`[[],[],[],...`), so the values are counted before they are
-made. The limits are well above what the largest models need: an index or a header of 300,000 tensors, a tokenizer with
-a million merges.
+Only regular files of a bounded size are read, and JSON may hold only a bounded number of values. A text of n bytes can
+make 25 n bytes of Python objects (`[[],[],[],...`), so the values are counted before they are made. The limits are well
+above what the largest models need: an index or a header of 300,000 tensors, a tokenizer with a million merges.
 """
 
 import json
@@ -24,8 +23,10 @@ _HALF = re.compile(rb"\\u[dD]")  # perhaps half a character, which UTF-8 cannot 
 
 
 def read_json(path: Path, longest: int = LONGEST, once: bool = False) -> Any:
-    """What a file holds. `once`: no table may have a key twice, of which one value would be lost. Raises FormatError if
-    it is no regular file, too large, or not JSON."""
+    """The value that a JSON file holds. Raises FormatError if it is no regular file, too large, or not JSON.
+
+    once: refuse a table that has a key twice, since one of the two values would be lost.
+    """
     repeated: list[str] = []
     found = parsed(read_small(path, longest), str(path), noting_doubles(repeated) if once else None)
     if repeated:
@@ -34,7 +35,7 @@ def read_json(path: Path, longest: int = LONGEST, once: bool = False) -> Any:
 
 
 def noting_doubles(repeated: list[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """What makes the tables in `parsed`, and adds to `repeated` the keys that one has twice: one value is lost."""
+    """A function that makes the tables in `parsed`. It adds to `repeated` the keys that a table has twice."""
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -84,5 +85,5 @@ def parsed(text: "bytes | bytearray", what: str, pairs: "Callable[[list[tuple[st
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open without waiting for somebody to write into a pipe that took the file's place."""
+    """Open a file without waiting, in case a pipe has taken its place and nobody writes into it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))

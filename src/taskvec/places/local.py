@@ -25,11 +25,11 @@ def resolve(uri: str | os.PathLike[str], revision: str | None = None) -> Path:
             return path
     if _HUB_ID.match(str(uri)) and not path.parent.is_dir():
         return _from_hub(str(uri), revision)
-    raise FormatError(f"{uri} does not exist")
+    raise FormatError(f"{uri} does not exist: give a file, a folder, or org/name on the Hugging Face hub")
 
 
 def expanded(uri: str | os.PathLike[str]) -> Path:
-    """The path, with ~ replaced. Raises OSError where there is no such home."""
+    """The path with ~ replaced. Raises OSError if there is no such home."""
     try:
         return Path(uri).expanduser()
     except RuntimeError:
@@ -37,7 +37,7 @@ def expanded(uri: str | os.PathLike[str]) -> Path:
 
 
 def place_to_write(uri: str | os.PathLike[str]) -> Path:
-    """The absolute path, through links, of what is to be written. Raises OutputError."""
+    """The absolute path of an output, with links resolved. Raises OutputError."""
     if not os.fspath(uri):
         raise OutputError("the output has no name: say where to write (-o NAME)")
     try:
@@ -128,13 +128,15 @@ class File:
 
 
 def stamp_of(found: os.stat_result) -> tuple[int, ...]:
-    """What tells that a file was written to; see `File`."""
+    """Numbers of the file system that change when the file is written to; see `File`."""
     return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, found.st_ctime_ns
 
 
 def stamps_of(paths: Iterable[Path]) -> dict[Path, tuple[object, ...]]:
-    """The stamps of files; of a folder those of what lies in it, and () of what is not there, as behind a link to
-    nothing. `changed` compares two of these tables."""
+    """The stamps of files. A folder has those of what lies in it, and a missing file has ().
+
+    The file behind a link to nothing is missing, too. `changed` compares two of these tables.
+    """
     return {path: _stamp(path) for path in paths}
 
 
@@ -149,7 +151,7 @@ def _stamp(path: Path) -> tuple[object, ...]:
 
 
 def changed(before: Mapping[Path, object], now: Mapping[Path, object]) -> list[str]:
-    """The files that are not what they were: written to, come, or gone."""
+    """The files that differ between two tables of stamps: written to, new, or gone."""
     return [str(path) for path in {**before, **now} if before.get(path) != now.get(path)]
 
 
@@ -163,7 +165,7 @@ REFUSALS = {
 
 
 class stated:  # noqa: N801 - reads as a word: with stated(path): ...
-    """Turns the operating system's refusals into stated errors about `path`."""
+    """Turns errors of the operating system into stated errors about `path`."""
 
     def __init__(self, path: os.PathLike[str] | str, kind: type[TaskvecError] = FormatError):
         self.path, self.kind = path, kind
@@ -261,9 +263,9 @@ def write_exactly(fd: int, data: memoryview, offset: int) -> None:
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """A small file, on the disk itself on return if it is to be `durable`. Never through a link.
+    r"""Write a small file, never through a link. With `durable` it is on the disk itself on return.
 
-    What is no Unicode, such as bytes of a path that is not UTF-8, is written as an escape (\\udcff).
+    What is no Unicode, such as bytes of a path that is not UTF-8, is written as an escape (\udcff).
     """
     fd = opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
@@ -274,7 +276,7 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 
 
 def opened(path: Path, flags: int) -> int:
-    """A descriptor of the file itself that has this name: a link there is not followed but an OSError (ELOOP)."""
+    """A descriptor of the file of this name. A link is not followed, and raises OSError (ELOOP)."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o644)
 
 

@@ -1,4 +1,4 @@
-"""How something finished gets its name: in one step, and never in the place of what another program has put there."""
+"""How a finished file or folder gets its name: in one step, and never over another program's file."""
 
 import ctypes
 import errno
@@ -12,7 +12,7 @@ TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 
 
 def sync(fd: int) -> None:
-    """Bring a file or a folder to the disk, as far as its file system can: some network file systems cannot sync."""
+    """Flush a file or a folder to the disk, if its file system can do that; some network file systems cannot."""
     try:
         os.fsync(fd)
     except OSError as error:
@@ -32,9 +32,9 @@ def sync_folder(path: Path, durable: bool = True) -> None:
 
 
 def move_new(new: Path, target: Path) -> None:
-    """`new` under the name `target`. Raises FileExistsError if anything has that name but, for a folder, an empty one.
+    """Give `new` the name `target`. Raises FileExistsError if that is taken; an empty folder may make way for a folder.
 
-    The system decides that in the same step. Only where it knows neither renameat2 nor hard links is there a moment
+    The system decides this in the same step. Only if it knows neither renameat2 nor hard links is there a moment
     between the look and the step.
     """
     try:
@@ -49,7 +49,7 @@ def move_new(new: Path, target: Path) -> None:
 
 
 def _linked(new: Path, target: Path) -> None:
-    """The same by a second name for the file, which is refused where the name is taken, and then without the first."""
+    """`move_new` for a file: it gets a second name, which the system refuses if it is taken, and loses the first."""
     try:
         os.link(new, target, follow_symlinks=False)
     except (OSError, NotImplementedError) as error:
@@ -61,7 +61,7 @@ def _linked(new: Path, target: Path) -> None:
 
 
 def swap(a: Path, b: Path) -> bool:
-    """Exchange two names in one step; False where the system cannot."""
+    """Exchange two names in one step. Returns False if the system cannot."""
     try:
         return _renamed(a, b, EXCHANGE)
     except OSError:
@@ -69,7 +69,7 @@ def swap(a: Path, b: Path) -> bool:
 
 
 def _renamed(a: Path, b: Path, flags: int) -> bool:
-    """renameat2; False where the system or the file system does not know it."""
+    """Call renameat2. Returns False if the system or the file system does not know it."""
     try:
         renameat2: Callable[..., int] = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
@@ -83,7 +83,7 @@ def _renamed(a: Path, b: Path, flags: int) -> bool:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder, gone. Of a link the link goes, not what it leads to."""
+    """Remove a file or a folder. Of a link the link is removed, not what it leads to."""
     if path.is_dir() and not path.is_symlink():
         import shutil  # which imports every kind of archive, too
 

@@ -1,7 +1,7 @@
-"""YAML files, read as tables, lists and plain values; what a file says twice, or says without end, is refused.
+"""Reads YAML files as tables, lists and plain values, and refuses doubled keys and endless aliases.
 
-YAML lets a later key silently replace an equal one, and lets an alias stand for a part of any size, so that ten lines
-can mean a thousand million values. Both are told from the parsed text, before any value is made of it.
+In YAML a later key silently replaces an equal one, and an alias stands for a part of any size, so that ten lines can
+mean a thousand million values. Both are recognised from the parsed text, before any value is made of it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MOST = 100_000  # values of a document, those that aliases repeat counted each t
 
 
 def documents(path: Path) -> list[Any]:
-    """The documents of a file. Raises FormatError with every doubled key, or with the line that is no YAML."""
+    """The documents of a file. Raises FormatError, which lists every doubled key, or names the line that is no YAML."""
     import yaml
 
     text = read_text(path, LARGEST)
@@ -35,7 +35,7 @@ def documents(path: Path) -> list[Any]:
 
 
 def document(path: Path) -> Any:
-    """The one document of a file, None of an empty one. Raises FormatError as `documents`, and for a second one."""
+    """The one document of a file; None for an empty one. Raises FormatError as `documents`, and for a second one."""
     found = [made for made in documents(path) if made is not None]
     if len(found) > 1:
         raise FormatError(f"{path} has {len(found)} documents, each begun by a line ---, and one is read: join them")
@@ -67,7 +67,7 @@ def _size(node: Any, known: dict[int, int]) -> int:
 
 
 def _doubled(node: Any, seen: set[int]) -> Iterator[str]:
-    """Equal keys of one table, each with both its lines."""
+    """The keys that a table has twice, each with both its lines."""
     if id(node) in seen:
         return
     seen.add(id(node))

@@ -1,6 +1,6 @@
-"""The text of an expression: what can be parsed, loaded and translated into Weights.
+"""The text of an expression: it is parsed, or translated from YAML, into Weights.
 
-recipe.py    text <-> Weights; a strict subset of Python
-userfile.py  methods and functions out of a user's Python file
-mergekit/    mergekit's YAML -> Weights
+recipe.py    text <-> Weights, in a strict subset of Python
+userfile.py  methods and functions from a Python file of the user
+mergekit/    from mergekit's YAML to Weights
 """

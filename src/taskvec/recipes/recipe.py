@@ -1,17 +1,17 @@
-"""Recipes: the text of an expression, a strict subset of Python. `parse(str(w)) == w`.
+"""Recipes: the text of an expression, in a strict subset of Python. `parse(str(w)) == w`.
 
-    skills = 0.4*(math - base) + 0.4*(code - base)     # assignments, one a line; comments
+    skills = 0.4*(math - base) + 0.4*(code - base)     # assignments, one on each line; comments
     base + only("model.layers.*.mlp.*")*skills         # the last line is the expression
 
-Numbers, names, `+ - * /`, parentheses, and calls of the functions in FUNCTIONS. Nothing is ever executed: the text is
-parsed, and every node that is not in this list is refused. A name with no value is a knob.
+A recipe may hold numbers, names, `+ - * /`, parentheses, and calls of the functions in FUNCTIONS. The text is parsed,
+every node that is not in this list is refused, and nothing is ever executed. A name without a value is a knob.
 """
 
 import ast
 import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import dedent
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -98,21 +98,21 @@ def parse(text: str, /, **names: "Weights | Coefficient | Number | str | Lifted"
     result = _value(last.value, scope)
     _require_used(tree, given)
     if not isinstance(result, Weights):
-        knobs = f"; give {', '.join(sorted(result.knobs))} a model (name=path)" if result.knobs else ""
+        knobs = f": say which model a name is ({_paths(result.knobs)})" if result.knobs else ""
         raise RecipeError(f"the recipe is a number, not a model{knobs}")
     return result
 
 
 def written(weights: Weights) -> str:
-    """A recipe file: a line for each source, then the expression. `parse` reads it back."""
+    """The text of a recipe file: a line for each source, then the expression. `parse` reads it back."""
     names = weights.names(FUNCTIONS)
     return "\n".join([*(f"{name} = {source.text}" for source, name in names.items()), weights.text(names)]) + "\n"
 
 
 def replaced(weights: Weights, given: "Mapping[str, Weights | str]") -> Weights:
-    """The same recipe with other models, by the names that it calls them (`weights.names()`), such as another seed's.
+    """The same recipe with other models in the place of some names (`weights.names()`), such as those of another seed.
 
-    Raises RecipeError for a name that it has not.
+    Raises RecipeError for a name that the recipe does not have.
     """
     names = weights.names(FUNCTIONS)
     if unknown := sorted(given.keys() - names.values()):
@@ -160,7 +160,7 @@ def _given(name: str, value: Any) -> "Value | Lifted":
 
 
 def _require_used(tree: ast.Module, given: Scope) -> None:
-    """A name that was given and is not used is a misspelling in one of the two places."""
+    """Raise RecipeError for a name that was given and is not used: it is misspelt in one of the two places."""
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in nodes} - FUNCTIONS.keys()
     assigned = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
@@ -197,7 +197,7 @@ def _value(node: ast.expr, scope: Scope, depth: int = 0) -> Value:
 
 
 def _sum(node: ast.BinOp, scope: Scope, depth: int) -> Value:
-    """A chain such as a + b - c, from the left and without recursion: a sum may be long, only nesting is bounded."""
+    """Compute a chain such as a + b - c from the left, without recursion: sums may be long, nesting is bounded."""
     chain: list[ast.BinOp] = []
     left: ast.expr = node
     while isinstance(left, ast.BinOp):
@@ -220,7 +220,7 @@ def _apply(node: ast.BinOp, left: Value, right: Value, scope: Scope) -> Value:
         if not number.knobs:
             raise _error("a model and a number cannot be added", node)
         unknown = ", ".join(n + _nearest(n, set(scope)) for n in sorted(number.knobs))
-        raise _error(f"no model is named {unknown}: give it as name=path", node, UnknownName)
+        raise _error(f"no model is named {unknown}: say which it is ({_paths(number.knobs)})", node, UnknownName)
     if sign == "*" and all(both):
         raise _error("two models cannot be multiplied; a coefficient is a number", node)
     if sign == "/" and both[1]:
@@ -230,15 +230,15 @@ def _apply(node: ast.BinOp, left: Value, right: Value, scope: Scope) -> Value:
 
 def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
     if not isinstance(node.func, ast.Name):
-        raise _error(f"{_what(node.func)} cannot be called: functions are {', '.join(FUNCTIONS)}", node)
+        if isinstance(node.func, ast.Constant):
+            raise _error(f"{node.func.value!r} cannot be called: write {node.func.value!r}*(...)", node)
+        raise _error(f"{_what(node.func)} cannot be called: only a function can, as in ties(a, b)", node)
     name = node.func.id
     own = {key: value for key, value in scope.items() if not isinstance(value, Value)}
     known = [*FUNCTIONS, *own]
     if name not in known:
-        raise _error(
-            f"no function is named {name}{_nearest(name, set(known))}; functions are {', '.join(known)}",
-            node, UnknownName,
-        )  # fmt: skip
+        near = _nearest(name, set(known)) or f"; functions are {', '.join(known)}"
+        raise _error(f"no function is named {name}{near}", node, UnknownName)
     if any(keyword.arg is None for keyword in node.keywords):
         raise _error("** has no place in a recipe", node)
     _require_once([k.arg for k in node.keywords], f"{name} is given", node)
@@ -251,13 +251,13 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
 
 
 def _require_once(keys: Sequence[Any], what: str, node: ast.expr) -> None:
-    """Raise RecipeError for what is said twice: the first or the last of the two would be lost."""
+    """Raise RecipeError for something that is said twice: the first or the last of the two would be lost."""
     if twice := [str(key) for key, count in Counter(keys).items() if count > 1]:
         raise _error(f"{what} {', '.join(twice)} twice", node)
 
 
 def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
-    """What a function may be given: an expression, a text, a tuple of them, or a table of texts to them."""
+    """An argument of a function: an expression, a text, a tuple of these, or a table from texts to these."""
     match node:
         case ast.Tuple(elts=elements):
             return tuple(_argument(e, scope, depth + 1) for e in elements)
@@ -272,7 +272,7 @@ def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
 
 
 def _at(node: ast.expr, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call; a RecipeError gets the place in the text."""
+    """Call a function. A RecipeError gets the place in the text."""
     try:
         return function(*args, **kwargs)
     except RecipeError as error:
@@ -292,6 +292,10 @@ def _what(node: ast.AST) -> str:
         "FloorDiv": "//", "Mod": "%", "MatMult": "@", "Lambda": "lambda", "Compare": "a comparison", "Dict": "a table",
     }  # fmt: skip
     return names.get(type(node).__name__, type(node).__name__)
+
+
+def _paths(names: Iterable[str]) -> str:
+    return " ".join(f"{name}=PATH" for name in sorted(names))
 
 
 def _nearest(name: str, known: "set[str]") -> str:

@@ -1,4 +1,4 @@
-"""A user's own code, from a file that the user names: methods, and data. The only code that taskvec ever runs."""
+"""Runs a Python file that the user names, for methods and data. This is the only code that taskvec ever runs."""
 
 import runpy
 from collections.abc import Callable
@@ -22,12 +22,12 @@ def methods_in(path: str) -> dict[str, Lifted]:
 
 
 def function_in(text: str, wanted: str = "--data takes FILE.py:function") -> tuple[Callable[..., Any], str]:
-    """ "FILE.py:function" -> the function, and the BLAKE3 digest of the file. Runs the file. Raises RecipeError."""
+    """From "FILE.py:function" to the function and the BLAKE3 digest of the file. Runs the file. Raises RecipeError."""
     from blake3 import blake3
 
     path, colon, name = text.rpartition(":")
     if not (colon and path and name.isidentifier()):
-        raise RecipeError(f"{text!r} is not FILE.py:function")
+        raise RecipeError(f"{text!r} is not FILE.py:function: say which function in the file to call")
     names = _run(path, wanted)
     if not callable(names.get(name)):
         known = sorted(k for k, v in names.items() if getattr(v, "__module__", "") == "<run_path>" and callable(v))

@@ -1,4 +1,4 @@
-"""A mergekit configuration as values. Every key is checked; all problems are said at once, each with its place."""
+"""A mergekit configuration as values. Every key is checked, and one error lists all problems, each with its place."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,7 @@
-"""mergekit's methods, one row each: its parameters and inputs, and the expression that it stands for.
+"""mergekit's methods, one row each: the parameters and inputs of a method, and the expression that it stands for.
 
-mergekit trims tensor by tensor, lets a sum of zero elect plus, rescales by the ratio of L1 norms and divides by the
-weights that agree: its own semantics, said in the options of our methods. Sums are float32 whatever the inputs are.
+mergekit trims tensor by tensor, lets a sum of zero elect plus, rescales by the ratio of L1 norms, and divides by the
+weights that agree. The expressions say this in the options of our methods. Sums are float32 whatever the inputs are.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Chat templates: those that mergekit knows by name, one's own, or the one that most of the models have."""
+"""Chat templates: those that mergekit knows by name, a text of the user, or the one that most of the models have."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

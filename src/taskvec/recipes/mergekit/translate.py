@@ -1,4 +1,4 @@
-"""From a mergekit configuration to the expression that it stands for, and to what `save` must be told beside it."""
+"""From a mergekit configuration to the expression that it stands for, and to the further arguments of `save`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
