@@ -260,6 +260,7 @@ def _geometry(fn: object, **more: object) -> Lifted:
 
 
 POSITIVE = Range(0, math.inf)
+STOCK = _geometry(stock, least=2, choices={"scope": ("tensor", "model", "row")}, ranges={"floor": POSITIVE})
 METHODS = (
     _geometry(
         slerp, takes=ALIKE, least=2, most=2, choices=SCOPES | {"zero": ("refuse", "one")}, ranges={"t": Range(0, 1)}
@@ -269,7 +270,7 @@ METHODS = (
         ranges={"max_iter": Range(1, 10_000), "tol": POSITIVE, "weights": POSITIVE},
     ),
     _geometry(geometric_median, takes=ALIKE, least=2, choices=SCOPES, ranges={"max_iter": Range(1, 10_000)}),
-    _geometry(stock, least=2, choices={"scope": ("tensor", "model", "row")}, ranges={"floor": POSITIVE}),
+    STOCK,
     _geometry(metagpt, least=2, choices=SCOPES),
     _geometry(norm_matched, choices=SCOPES),
     _geometry(nuslerp, takes=ALIKE, least=2, most=2, choices={"scope": ("tensor", "row", "column")}),

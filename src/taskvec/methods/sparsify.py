@@ -65,7 +65,7 @@ def trim(
     code, which works on merged models: a LoRA, the model merged with it minus the base and the stored difference give
     the same. `entries`: how many these are; an expression with a model in it knows, only an adapter alone must be told.
     """
-    return _between(tau, threshold, quota, float("inf"), float("inf"), ratio)
+    return _within_bounds(tau, threshold, quota, float("inf"), float("inf"), ratio)
 
 
 def breadcrumbs(
@@ -97,7 +97,7 @@ def breadcrumbs(
     """
     if scope == "row":
         return _banded_rows(tau, density, gamma, outliers, ties, ratio, width)
-    return _between(tau, threshold, quota, outlier, spared, ratio)
+    return _within_bounds(tau, threshold, quota, outlier, spared, ratio)
 
 
 def _banded_rows(
@@ -136,7 +136,9 @@ def _band(size: int, density: float, gamma: float, outliers: str) -> tuple[int, 
     return min(kept, size - gone), gone
 
 
-def _between(tau: "NDArray[Any]", low: float, quota: float, high: float, spared: float, ratio: float) -> "NDArray[Any]":
+def _within_bounds(
+    tau: "NDArray[Any]", low: float, quota: float, high: float, spared: float, ratio: float
+) -> "NDArray[Any]":
     """low <= |tau| < high, and of those equal to `high` all but the first `spared`, of those equal to `low` `quota`."""
     import numpy as np
 
@@ -343,27 +345,26 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
     return np.asarray(normal(int(seed), name, start, tau.size).reshape(tau.shape) * np.float32(ratio), np.float32)
 
 
-METHODS = (
-    Lifted(
-        trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1, thresholds=1,
-        ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True), "entries": ENTRIES},
-        choices=SIEVE,
-    ),
-    Lifted(
-        breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1, thresholds=2,
-        ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
-        choices=SIEVE | {"scope": ("model", "tensor", "row"), "outliers": ("all", "spare")},
-    ),
-    Lifted(
-        dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
-        ranges={"drop": Range(0, 1 - 2**-24), "seed": SEED}, choices=RESCALE,
-    ),
-    Lifted(
-        della, rows=True, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)),
-        passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1), "seed": SEED},
-        choices=RESCALE | {"rows": ("last", "first")}, check=_della_problem,
-    ),
-    Lifted(
-        random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1, ranges={"seed": SEED}
-    ),
+TRIM = Lifted(
+    trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1, thresholds=1,
+    ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True), "entries": ENTRIES},
+    choices=SIEVE,
 )  # fmt: skip
+BREADCRUMBS = Lifted(
+    breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1, thresholds=2,
+    ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
+    choices=SIEVE | {"scope": ("model", "tensor", "row"), "outliers": ("all", "spare")},
+)  # fmt: skip
+DARE = Lifted(
+    dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
+    ranges={"drop": Range(0, 1 - 2**-24), "seed": SEED}, choices=RESCALE,
+)  # fmt: skip
+DELLA = Lifted(
+    della, rows=True, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)),
+    passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1), "seed": SEED},
+    choices=RESCALE | {"rows": ("last", "first")}, check=_della_problem,
+)  # fmt: skip
+RANDOM_LIKE = Lifted(
+    random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1, ranges={"seed": SEED}
+)
+METHODS = (TRIM, BREADCRUMBS, DARE, DELLA, RANDOM_LIKE)

@@ -134,7 +134,7 @@ def _guess(sample: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> Gues
             max(0, count - int(share * count + error)),
             min(count - 1, max(0, count - int(share * count - error))),
         )
-        near, times = np.unique(_between(sample, below, low, high), return_counts=True)
+        near, times = np.unique(_sorted_part(sample, below, low, high), return_counts=True)
         most = np.argsort(times)[-LIKELY:]
         first, last = (int(bits) >> 16 for bits in near[[0, -1]].view(np.uint32))
         if times[most].sum() >= SURE * times.sum() or last - first >= WIDEST:
@@ -144,8 +144,8 @@ def _guess(sample: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> Gues
     return Guess(tuple(windows), tuple(likely))
 
 
-def _between(sample: "NDArray[Any]", below: "NDArray[Any]", low: int, high: int) -> "NDArray[Any]":
-    """Those that have the places low .. high in ascending order, sorted. below[k]: how many lie in the bins up to k.
+def _sorted_part(sample: "NDArray[Any]", below: "NDArray[Any]", low: int, high: int) -> "NDArray[Any]":
+    """The numbers at the places low .. high of the sorted sample. below[k]: how many lie in the bins up to k.
     Three times as fast as `np.partition`."""
     import numpy as np
 
