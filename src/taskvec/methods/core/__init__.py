@@ -5,6 +5,7 @@ lift.py        what makes it callable on Weights, and @method for one of your ow
 call.py        one call: what it is, what its numbers are, what memory it needs
 applied.py     what a call computes, range by range
 passes.py      what must be known before: Gram matrices, ratios of norms, overlaps
+pairs.py       dot products and conflicts of signs, of pairs of vectors
 counting.py    counts of magnitudes, streamed
 thresholds.py  the magnitude of a given rank, exact; how those that are equal to it divide
 lanes.py       rows and columns with numbers of their own
