@@ -94,3 +94,14 @@ def test_ranks_that_depend_on_zeros_are_asked_for_when_every_bin_was_counted():
     said = located(asked, "w", {}, Counts({EVERY: table}, {}, {}))
     assert said.ranks == {"half": 20}
     assert said.windows == ((int(np.float32(21).view(np.uint32)) >> 16, 1),)
+
+
+def test_the_rank_just_above_a_window_is_not_within_it():
+    values = np.array([4, 4, 2, 2, 1], np.float32)
+    first = int(np.float32(2).view(np.uint32)) >> 16
+    for rank, within in ((1, {}), (2, {}), (3, {"wanted": Cut(2.0, 1, 2)}), (4, {"wanted": Cut(2.0, 2, 2)}), (5, {})):
+        asked = asked_for({"w": values}, wanted=rank)
+        guesses = {"windows": Guess(((first, 1),)), "values": Guess((), (2.0,))}
+        for what, guess in guesses.items():
+            ((_, _, said),) = counted([asked], [{"w": guess}], [{"w": {"wanted": rank}}], 1, lambda size: None)
+            assert said.cuts == within, (what, rank)
