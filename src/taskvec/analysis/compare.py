@@ -2,15 +2,15 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskvec.algebra.program import Linear, Program, scratch_bytes
+from taskvec.algebra.program import Linear, scratch_bytes
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MismatchError, RecipeError
 from taskvec.executors.threads import default_threads, each
-from taskvec.numbers.operations import DOT, PAIR
+from taskvec.methods.core.pairs import pair_sums, pairs_of, square
 from taskvec.recipes.recipe import load
 from taskvec.sources.abilities import FromFiles
 from taskvec.sources.positions import layer_of
@@ -164,26 +164,14 @@ def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLik
     return found
 
 
-def _pairs(sums: Sequence[Linear], start: int, count: int, scratch: memoryview, has_base: bool) -> Pairs:
-    """The measures of a range of elements; `sums`: each vector, and the base behind them if there is one."""
-    import numpy as np
-
-    n = len(sums) - has_base
-    wanted = [(i, j) for i in range(n) for j in range(i, n)]
-    found, square = np.zeros((len(wanted), 3)), np.full(1, math.nan)
-    program = Program(start, count, scratch)
-    refs = [program.sum(linear) for linear in sums]
-    for (i, j), sink in zip(wanted, found, strict=True):
-        program.add(PAIR, (refs[i], refs[j]), sink=sink)
-    if has_base:
-        program.add(DOT, (refs[-1], refs[-1]), sink=square)
-    program.run()
-    upper = {
-        pair: (float(dot), int(both), int(against)) for pair, (dot, both, against) in zip(wanted, found, strict=True)
-    }
-
-    def table(which: int) -> Iterator[tuple[Any, ...]]:
-        for i in range(n):
-            yield tuple(upper[min(i, j), max(i, j)][which] for j in range(n))
-
-    return Pairs(tuple(table(0)), tuple(table(1)), tuple(table(2)), float(square[0]))
+def _pairs(vectors: Sequence[Linear], start: int, count: int, scratch: memoryview, has_base: bool) -> Pairs:
+    """The measures of a range of elements; `vectors`: each vector, and the base behind them if there is one."""
+    n = len(vectors) - has_base
+    sums = pair_sums([*pairs_of(n), *([(n, n)] if has_base else [])], vectors, start, count, scratch)
+    rows = square(sums, n)
+    return Pairs(
+        dot=tuple(tuple(pair.dot for pair in row) for row in rows),
+        both=tuple(tuple(pair.both for pair in row) for row in rows),
+        against=tuple(tuple(pair.against for pair in row) for row in rows),
+        base_square=sums[n, n].dot if has_base else math.nan,
+    )

@@ -8,14 +8,13 @@ from typing import ParamSpec
 from taskvec.algebra.coefficients import Coefficient, layers, only
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError
-from taskvec.methods import consensus, geometry, sparsify
+from taskvec.methods.consensus import ELECT
 from taskvec.methods.core.method import require_known
+from taskvec.methods.geometry import STOCK
+from taskvec.methods.sparsify import DARE, DELLA, TRIM
 from taskvec.numbers.rationals import Number
 from taskvec.sources.text import matches
 
-TRIM, BREADCRUMBS, DARE, DELLA, RANDOM = sparsify.METHODS
-ELECT = consensus.METHODS[0]
-STOCK = geometry.METHODS[3]
 Value = Number | Coefficient
 P = ParamSpec("P")
 

@@ -12,8 +12,7 @@ from taskvec.algebra.program import Program
 from taskvec.errors import RecipeError
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.method import Range
-from taskvec.numbers import kernels
-from taskvec.numbers.operations import ELECT
+from taskvec.numbers import kernels, operations
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +41,7 @@ def elect(
 
     Deviation: where the sum is zero the authors' code takes the sign of the majority in the whole model.
     """
-    return kernels.apply(ELECT, taus, _election(len(taus), reduce, vote, weights, tie))
+    return kernels.apply(operations.ELECT, taus, _election(len(taus), reduce, vote, weights, tie))
 
 
 def _election(count: int, reduce: str, vote: str, weights: tuple[float, ...], tie: str) -> tuple[float, ...]:
@@ -53,7 +52,7 @@ def _election(count: int, reduce: str, vote: str, weights: tuple[float, ...], ti
 
 def _lowered_elect(program: Program, args: list[int], name: str, told: Mapping[str, Any]) -> int:
     how = (told[key] for key in ("reduce", "vote", "weights", "tie"))
-    return program.add(ELECT, args, _election(len(args), *how))
+    return program.add(operations.ELECT, args, _election(len(args), *how))
 
 
 def unified(*taus: "NDArray[Any]", tie: str = "none") -> "NDArray[Any]":
@@ -143,17 +142,17 @@ def pcb(*taus: "NDArray[Any]", ratio: float = 0.1) -> "NDArray[Any]":
     weighted, weight = np.zeros_like(total), np.zeros_like(total)
     for tau in taus:
         size = np.abs(tau)
-        size = np.clip(size, *_between(size, EXTREME, EXTREME))
+        size = np.clip(size, *_values_at(size, EXTREME, EXTREME))
         score = np.tanh(np.multiply(tau, total, dtype=np.float64))  # float32 holds no squares of less than 1e-19
         scaled = _scaled(size, size.min(), size.max())
         score *= np.exp(len(taus) * (np.square(scaled, dtype=np.float64) - 1))  # but for a factor
-        score = _scaled(score, *_between(score, 1 - ratio, 0))
+        score = _scaled(score, *_values_at(score, 1 - ratio, 0))
         weight += score
         weighted += score * np.sign(tau) * size
     return np.asarray(weighted / np.maximum(weight, np.float32(1e-12)), np.float32)
 
 
-def _between(x: "NDArray[Any]", low: float, high: float) -> tuple[Any, Any]:
+def _values_at(x: "NDArray[Any]", low: float, high: float) -> tuple[Any, Any]:
     """Two of d values: number floor(low d) from below, and the one before number floor((1 - high) d)."""
     import numpy as np
 
@@ -182,13 +181,14 @@ def _room(shape: tuple[int, ...], count: int) -> int:
     return 12 * 4 * math.prod(shape)
 
 
+ELECT = Lifted(
+    elect,
+    local=True,
+    lower=_lowered_elect,
+    choices={"reduce": ("mean", "sum"), "vote": ("sum", "count"), "tie": ("none", "plus")},
+)
 METHODS = (
-    Lifted(
-        elect,
-        local=True,
-        lower=_lowered_elect,
-        choices={"reduce": ("mean", "sum"), "vote": ("sum", "count"), "tie": ("none", "plus")},
-    ),
+    ELECT,
     Lifted(unified, local=True, choices={"tie": ("none", "minus")}),
     Lifted(magmax, local=True, choices={"tie": ("first", "last")}),
     Lifted(

@@ -1,39 +1,40 @@
 """Edits of one task vector because of another: layers that are left out."""
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from taskvec.methods.core.applied import Applied
 from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.measurement import Measurement
 from taskvec.methods.core.method import Measured, Range
-from taskvec.methods.core.passes import Pairs, one_by_one, pairs, total
+from taskvec.methods.core.pairs import PairSums
+from taskvec.methods.core.passes import Progress, one_by_one, pairs, total
+from taskvec.methods.core.roles import Scope, Setting
 from taskvec.sources.positions import layer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def _conflicts(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
-    """Tensor -> {"keep": 0 or 1}, by the sums over its layer, or over itself with scope="tensor"."""
-    sums = pairs(call, threads, progress)
-    by_layer = call.params["scope"] == "layer"
-    groups: dict[object, list[Pairs]] = {}
-    for name, parts in sums.items():
-        groups.setdefault((by_layer and layer_of(name)) or name, []).extend(parts)
-    measured = {group: _agreement(parts) for group, parts in groups.items()}
-    found = {}
-    for name in sums:
-        cosine, against = measured[(by_layer and layer_of(name)) or name]
-        limits = call.numbers(name)
-        found[name] = {"keep": float(not (cosine < limits["cosine"] or against > limits["conflict"]))}  # type: ignore[operator]
-    return found
+def _conflicts(m: Measurement, threads: int, progress: Progress) -> Measured:
+    """Tensor -> {"keep": 0 or 1}, by the sums over its layer, or over the tensor alone."""
+    sums = pairs(m, threads, progress)
+    groups = {name: (m.scope is Scope.LAYER and layer_of(name)) or name for name in sums}
+    of_groups: dict[object, list[PairSums]] = {}
+    for name, pieces in sums.items():
+        of_groups.setdefault(groups[name], []).extend(pieces)
+    measured = {group: _agreement(pieces) for group, pieces in of_groups.items()}
+    told = {}
+    for name, group in groups.items():
+        cosine, against = measured[group]
+        limits = m.numbers(name)
+        told[name] = {"keep": float(not (cosine < limits["cosine"] or against > limits["conflict"]))}  # type: ignore[operator]
+    return told
 
 
-def _agreement(parts: list[Pairs]) -> tuple[float, float]:
+def _agreement(pieces: list[PairSums]) -> tuple[float, float]:
     """(cosine, share of opposite signs) of two vectors; nan where one is zero, which conflicts with nothing."""
-    xx, xy, yy = (total([p[pair][0] for p in parts]) for pair in ((0, 0), (0, 1), (1, 1)))
-    both, against = (sum(p[0, 1][k] for p in parts) for k in (1, 2))
+    xx, xy, yy = (total([piece[pair].dot for piece in pieces]) for pair in ((0, 0), (0, 1), (1, 1)))
+    both, against = sum(piece[0, 1].both for piece in pieces), sum(piece[0, 1].against for piece in pieces)
     size = math.sqrt(xx) * math.sqrt(yy)
     return xy / size if size else math.nan, against / both if both else math.nan
 
@@ -69,6 +70,7 @@ def freeze_conflicts(
 METHODS = (
     Lifted(
         freeze_conflicts, local=True, measure=one_by_one(_conflicts), passes=1, least=2, most=2,
-        ranges={"cosine": Range(-1, 1), "conflict": Range(0, 1)}, choices={"scope": ("layer", "tensor")},
+        ranges={"cosine": Range(-1, 1), "conflict": Range(0, 1)},
+        scope=Setting("scope", {"layer": Scope.LAYER, "tensor": Scope.TENSOR}),
     ),
 )  # fmt: skip

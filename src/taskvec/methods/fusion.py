@@ -7,21 +7,22 @@ are measured in passes over the data before the one that writes.
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import Parameter
 from taskvec.executors.threads import each
-from taskvec.methods.core.applied import Applied
 from taskvec.methods.core.call import METHOD_TILE
 from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.measurement import Measurement, Piece, pieces_of, rows_of
 from taskvec.methods.core.method import ALIKE, MODELS, Measured, Range
-from taskvec.methods.core.passes import Part, fill, one_by_one, overlaps, parts, rows_of, total
-from taskvec.methods.core.thresholds import cuts, values_of
+from taskvec.methods.core.passes import Progress, one_by_one, total
+from taskvec.methods.core.roles import Scope, Setting
+from taskvec.methods.core.thresholds import cuts
 from taskvec.numbers import kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -144,35 +145,34 @@ def _variance(taus: "Sequence[NDArray[Any]] | NDArray[Any]") -> "NDArray[Any]":
     return np.asarray(np.where(found < np.float32(2.0**-133), np.float32(0), found))
 
 
-def _calculated(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
-    names = [name for name, spec in call.specs.items() if spec.arithmetic]
-    least = dict.fromkeys(names, 0.0)
-    numbers: dict[str, dict[str, Any]] = {name: call.numbers(name) for name in names}
-    if _calculated_passes(call.params) > 1:
+def _calculated(m: Measurement, threads: int, progress: Progress) -> Measured:
+    least = dict.fromkeys(m.names, 0.0)
+    numbers: dict[str, dict[str, Any]] = {name: m.numbers(name) for name in m.names}
+    if _calculated_passes(m.params) > 1:
 
         def ranks(size: int, zeros: int, *, select: float, **_: Any) -> dict[str, int]:
             return {"threshold": math.floor(select * (size - zeros))}
 
-        found = values_of(call, *cuts([call], threads, progress, ranks, _variance, zeros=True))
-        least = {name: found[name]["threshold"] if numbers[name]["select"] < 1 else 0.0 for name in names}
-    n = len(call.args)
+        (found,) = cuts([m], threads, progress, ranks, _variance, zeros=True)
+        values = found.values()
+        least = {name: values[name]["threshold"] if numbers[name]["select"] < 1 else 0.0 for name in m.names}
+    n = m.count
 
-    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, list[float]]:
-        name, _, count = part
-        fill(call, part, rows)
+    def work(piece: Piece, rows: "NDArray[Any]") -> tuple[Piece, list[float]]:
+        m.fill(piece, rows)
         sums = [0.0] * n
-        for at in range(0, count, METHOD_TILE):
-            tiles = _selected([row[at : min(at + METHOD_TILE, count)] for row in rows], least[name])
+        for at in range(0, piece.size, METHOD_TILE):
+            tiles = _selected([row[at : min(at + METHOD_TILE, piece.size)] for row in rows], least[piece.name])
             sums = [s + kernels.pair(x, x, x.size)[0] for s, x in zip(sums, tiles, strict=True)]
-        return name, count, sums
+        return piece, sums
 
-    squares: dict[str, list[list[float]]] = {name: [] for name in names}
-    for name, count, sums in each(parts(call), work, partial(rows_of, n), threads):
-        squares[name].append(sums)
-        progress(count)
+    squares: dict[str, list[list[float]]] = {name: [] for name in m.names}
+    for piece, sums in each(m.pieces(), work, partial(rows_of, n), threads):
+        squares[piece.name].append(sums)
+        progress(piece.size)
     told = {}
-    for name in names:
-        means = [total([part[k] for part in squares[name]]) / max(1, call.specs[name].numel) for k in range(n)]
+    for name in m.names:
+        means = [total([part[k] for part in squares[name]]) / max(1, m.size(name)) for k in range(n)]
         whole = math.fsum(means)
         shares = [1 / n] * n if not whole or whole < numbers[name]["floor"] else [mean / whole for mean in means]
         told[name] = {"threshold": least[name], "shares": tuple(shares)}
@@ -224,17 +224,50 @@ def ramplus(
     return np.asarray(found / np.maximum(count, np.float32(1)))
 
 
-def _boosted(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
-    shared, alone = overlaps(call, threads, progress)
-    names, n = list(shared), len(call.args)
-    whole = call.params["scope"] == "model"
-    told = {}
-    for name in names:
-        over = names if whole else [name]
-        given: dict[str, Any] = call.numbers(name)
-        boosts = []
+class Shared(NamedTuple):
+    """Of each vector, how many entries of a tensor lie above `epsilon`."""
+
+    shared: list[int]  # those where another vector has one too
+    alone: list[int]  # those where no other vector has one
+
+
+def _overlaps(m: Measurement, threads: int, progress: Progress) -> dict[str, Shared]:
+    """Tensor -> what the vectors share."""
+    import numpy as np
+
+    n = m.count
+    limits = {name: np.float32(m.numbers(name)["epsilon"]) for name in m.names}  # type: ignore[arg-type]
+
+    def work(piece: Piece, rows: "NDArray[Any]") -> tuple[Piece, Shared]:
+        found = Shared([0] * n, [0] * n)
+        for tile in pieces_of(piece.name, piece.start, piece.start + piece.size, METHOD_TILE):
+            m.fill(tile, rows)
+            active = np.abs(rows[:, : tile.size]) > limits[piece.name]
+            many = active.sum(axis=0, dtype=np.int32) > 1
+            for k in range(n):
+                both = int(np.count_nonzero(active[k] & many))
+                found.shared[k] += both
+                found.alone[k] += int(np.count_nonzero(active[k])) - both
+        return piece, found
+
+    totals = {name: Shared([0] * n, [0] * n) for name in m.names}
+    for piece, found in each(m.pieces(), work, partial(rows_of, n), threads):
         for k in range(n):
-            both, one = sum(shared[other][k] for other in over), sum(alone[other][k] for other in over)
+            totals[piece.name].shared[k] += found.shared[k]
+            totals[piece.name].alone[k] += found.alone[k]
+        progress(piece.size)
+    return totals
+
+
+def _boosted(m: Measurement, threads: int, progress: Progress) -> Measured:
+    totals = _overlaps(m, threads, progress)
+    told = {}
+    for name in totals:
+        over = totals.values() if m.scope is Scope.MODEL else [totals[name]]
+        given: dict[str, Any] = m.numbers(name)
+        boosts = []
+        for k in range(m.count):
+            both, one = sum(found.shared[k] for found in over), sum(found.alone[k] for found in over)
             boosts.append(1 + given["r"] * min(given["alpha"], both / one) if one else 1.0)
         told[name] = {"boosts": tuple(boosts)}
     return told
@@ -250,7 +283,8 @@ METHODS = (
     ),
     Lifted(ram, local=True, ranges={"epsilon": POSITIVE}),
     Lifted(
-        ramplus, local=True, measure=one_by_one(_boosted), passes=1, choices={"scope": ("model", "tensor")},
+        ramplus, local=True, measure=one_by_one(_boosted), passes=1,
+        scope=Setting("scope", {"model": Scope.MODEL, "tensor": Scope.TENSOR}),
         ranges={"r": POSITIVE, "alpha": POSITIVE, "epsilon": POSITIVE},
     ),
 )  # fmt: skip

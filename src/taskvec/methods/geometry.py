@@ -17,10 +17,11 @@ from typing import Any
 from taskvec.errors import RecipeError
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.method import ALIKE, Range
-from taskvec.methods.core.passes import grams, one_by_one
+from taskvec.methods.core.passes import one_by_one, told_grams
+from taskvec.methods.core.roles import Scope, Setting
 
 Gram = Sequence[Sequence[Any]]  # of floats; of arrays for the scopes row and column
-SCOPES = {"scope": ("tensor", "model")}
+SCOPES = Setting("scope", {"tensor": Scope.TENSOR, "model": Scope.MODEL})
 PARALLEL = 0.9995  # above this |cosine| an arc is a chord
 ONE = 1 - 2.0**-25  # the cosines above are 1 in float32
 LOST = 1e-7  # the length of a sum of unit vectors of which float64 knows no digit: the root of its rounding
@@ -289,25 +290,32 @@ def _nonzero(size: float) -> float:
     return size
 
 
-def _geometry(fn: object, **more: object) -> Lifted:
-    return Lifted(fn, combines=True, measure=one_by_one(grams), passes=1, **more)  # type: ignore[arg-type]
+def _geometry(fn: object, scope: Setting[Scope] = SCOPES, **more: object) -> Lifted:
+    return Lifted(fn, combines=True, measure=one_by_one(told_grams), passes=1, scope=scope, **more)  # type: ignore[arg-type]
 
 
 POSITIVE = Range(0, math.inf)
+STOCK = _geometry(
+    stock, least=2, ranges={"floor": POSITIVE},
+    scope=Setting("scope", {"tensor": Scope.TENSOR, "model": Scope.MODEL, "row": Scope.ROW}),
+)  # fmt: skip
 METHODS = (
     _geometry(
-        slerp, takes=ALIKE, least=2, most=2, choices=SCOPES | {"zero": ("refuse", "one")}, ranges={"t": Range(0, 1)}
+        slerp, takes=ALIKE, least=2, most=2, choices={"zero": ("refuse", "one")}, ranges={"t": Range(0, 1)}
     ),
     _geometry(
-        karcher, takes=ALIKE, least=2, choices=SCOPES | {"zero": ("exact", "tol")},
+        karcher, takes=ALIKE, least=2, choices={"zero": ("exact", "tol")},
         ranges={"max_iter": Range(1, 10_000), "tol": POSITIVE, "weights": POSITIVE},
     ),
-    _geometry(geometric_median, takes=ALIKE, least=2, choices=SCOPES, ranges={"max_iter": Range(1, 10_000)}),
-    _geometry(stock, least=2, choices={"scope": ("tensor", "model", "row")}, ranges={"floor": POSITIVE}),
-    _geometry(metagpt, least=2, choices=SCOPES),
-    _geometry(norm_matched, choices=SCOPES),
-    _geometry(nuslerp, takes=ALIKE, least=2, most=2, choices={"scope": ("tensor", "row", "column")}),
+    _geometry(geometric_median, takes=ALIKE, least=2, ranges={"max_iter": Range(1, 10_000)}),
+    STOCK,
+    _geometry(metagpt, least=2),
+    _geometry(norm_matched),
     _geometry(
-        multislerp, takes=ALIKE, choices=SCOPES | {"normalize": ("sum", "none")}, ranges={"eps": POSITIVE}
+        nuslerp, takes=ALIKE, least=2, most=2,
+        scope=Setting("scope", {"tensor": Scope.TENSOR, "row": Scope.ROW, "column": Scope.COLUMN}),
+    ),
+    _geometry(
+        multislerp, takes=ALIKE, choices={"normalize": ("sum", "none")}, ranges={"eps": POSITIVE}
     ),
 )  # fmt: skip

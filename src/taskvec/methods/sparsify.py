@@ -14,27 +14,30 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.derived import Parameter
 from taskvec.algebra.program import Program
-from taskvec.methods.core.applied import Applied
 from taskvec.methods.core.call import PART
-from taskvec.methods.core.counting import Equals, Ranks, groups_of
 from taskvec.methods.core.draws import DROPS, PRUNES, key_of, normal
 from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.measurement import Measurement
 from taskvec.methods.core.method import Measured, Range
-from taskvec.methods.core.passes import ByRows, grams, one_by_one, ratios
-from taskvec.methods.core.thresholds import Cut, cuts, quotas, values_of
+from taskvec.methods.core.passes import ByRows, Progress, grams, one_by_one, with_scale
+from taskvec.methods.core.ranks import RanksOf
+from taskvec.methods.core.roles import Rows, Scale, Scope, Setting
+from taskvec.methods.core.thresholds import Cuts, cuts
 from taskvec.numbers import kernels
 from taskvec.numbers.operations import DROP, KEEP, SUM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 DENSITY = Range(0, 1, open_below=True)
 ENTRIES = Range(0, 2**62, whole=True)
 SEED = Range(-(2**53), 2**53, whole=True)  # beyond, two whole numbers are one as a float64
-RESCALE = {"rescale": ("expected", "l1", "none")}
-SIEVE = {"scope": ("model", "tensor"), "ties": ("all", "first"), "rescale": ("none", "l1")}
+SCOPES = {"model": Scope.MODEL, "tensor": Scope.TENSOR}
+FIRST_OF_EQUALS = Setting("ties", {"all": False, "first": True})
+SIEVED = Scale("ratio", Setting("rescale", {"none": False, "l1": True}))
+DRAWN = Scale("ratio", Setting("rescale", {"expected": False, "l1": True, "none": False}))
 ROUNDING = 1e-9  # what a probability of 1 may be above it, as a sum of two decimals
 
 
@@ -71,7 +74,7 @@ def trim(
     Deviation: the authors' code keeps one entry more (`kthvalue` of d - k, and `>=`). mergekit's way is scope="tensor",
     least=1, ties="first", except that an unstable sort picks among equal entries; its `rescale` is "l1".
     """
-    return _between(tau, threshold, quota, float("inf"), float("inf"), ratio)
+    return _within_bounds(tau, threshold, quota, float("inf"), float("inf"), ratio)
 
 
 def breadcrumbs(
@@ -107,7 +110,7 @@ def breadcrumbs(
     """
     if scope == "row":
         return _banded_rows(tau, density, gamma, outliers, ties, ratio, width)
-    return _between(tau, threshold, quota, outlier, spared, ratio)
+    return _within_bounds(tau, threshold, quota, outlier, spared, ratio)
 
 
 def _banded_rows(
@@ -146,7 +149,9 @@ def _band(size: int, density: float, gamma: float, outliers: str) -> tuple[int, 
     return min(kept, size - gone), gone
 
 
-def _between(tau: "NDArray[Any]", low: float, quota: float, high: float, spared: float, ratio: float) -> "NDArray[Any]":
+def _within_bounds(
+    tau: "NDArray[Any]", low: float, quota: float, high: float, spared: float, ratio: float
+) -> "NDArray[Any]":
     """low <= |tau| < high, and of those equal to `high` all but the first `spared`, of those equal to `low` `quota`."""
     import numpy as np
 
@@ -162,44 +167,41 @@ def _lowered_sieve(program: Program, args: list[int], name: str, told: Mapping[s
     return kept if told["ratio"] == 1 else program.add(SUM, [kept], (told["ratio"],))
 
 
-def _trimmed(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]") -> list[Measured]:
+def _trimmed(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Measured]:
     def ranks(size: int, zeros: int, *, density: float, least: float, **_: Any) -> dict[str, int]:
         return {"threshold": min(size, max(int(least), math.floor(density * size)))}
 
-    return _sieve(calls, threads, progress, ranks)
+    return _sieve(ms, threads, progress, ranks)
 
 
-def _banded(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]") -> list[Measured]:
+def _banded(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Measured]:
     def ranks(size: int, zeros: int, *, density: float, gamma: float, outliers: str, **_: Any) -> dict[str, int]:
         kept, gone = _band(size, density, gamma, outliers)
         return {"threshold": gone + kept, "outlier": gone}
 
     nothing = dict.fromkeys(("threshold", "quota", "outlier", "spared"), math.inf)  # rows find theirs themselves
-    ranked = [call for call in calls if not call.by_rows]
-    found = iter(_sieve(ranked, threads, progress, ranks) if ranked else [])
+    ranked = [m for m in ms if not m.by_rows]
+    sieved = iter(_sieve(ranked, threads, progress, ranks) if ranked else [])
     measured: list[Measured] = []
-    for call in calls:
-        rows = {name: nothing | {"width": call.width(name)} for name in groups_of(call)}
-        by_rows = _with_ratio(call, threads, progress, rows, _banded_sizes) if call.by_rows else next(found)
-        measured.append({name: rows[name] | dict(told) for name, told in by_rows.items()})
+    for m in ms:
+        rows = {name: nothing | {"width": m.width(name)} for name in m.names}
+        told = with_scale(m, threads, progress, rows, _banded_sizes) if m.by_rows else next(sieved)
+        measured.append({name: {**rows[name], **known} for name, known in told.items()})
     return measured
 
 
-def _sieve(calls: "Sequence[Applied]", threads: int, progress: "Callable[[int], None]", ranks: Ranks) -> list[Measured]:
-    equals: list[Equals] = [{} for _ in calls]
-    found = cuts(calls, threads, progress, ranks, equals=equals)
-    return [_sieved(call, threads, progress, f, e) for call, f, e in zip(calls, found, equals, strict=True)]
+def _sieve(ms: "Sequence[Measurement]", threads: int, progress: Progress, ranks: RanksOf) -> list[Measured]:
+    return [_sieved(c, threads, progress) for c in cuts(ms, threads, progress, ranks)]
 
 
-def _sieved(
-    call: Applied, threads: int, progress: "Callable[[int], None]", found: dict[str, dict[str, Cut]], equals: Equals
-) -> Measured:
-    told: dict[str, dict[str, Any]] = {name: dict(v) for name, v in values_of(call, found).items()}
-    exact = quotas(call, threads, found, equals) if call.params["ties"] == "first" else {}
-    named = {"threshold": "quota", "outlier": "spared"}
-    for name, group in groups_of(call).items():
-        told[name] |= {named[key]: exact[name][key] if exact else math.inf for key in found[group]}
-    return _with_ratio(call, threads, progress, told)
+def _sieved(of: Cuts, threads: int, progress: Progress) -> Measured:
+    """What is told of the cuts: magnitudes, how many of those equal to them count, and the scale."""
+    m, named = of.asked.m, {"threshold": "quota", "outlier": "spared"}
+    exact = of.quotas(threads) if m.call.by_tile else {}
+    told: dict[str, dict[str, Any]] = {name: dict(values) for name, values in of.values().items()}
+    for name, values in of.values().items():
+        told[name] |= {named[key]: exact[name][key] if exact else math.inf for key in values}
+    return with_scale(m, threads, progress, told)
 
 
 def _sieve_passes(params: Mapping[str, Parameter]) -> int:
@@ -319,37 +321,26 @@ def _pruned_sizes(
     return sums[0], sums[1]
 
 
-def _drawn(call: Applied, threads: int, progress: "Callable[[int], None]", by_rows: ByRows | None = None) -> Measured:
-    return _with_ratio(call, threads, progress, {name: {} for name in groups_of(call)}, by_rows)
+def _drawn(m: Measurement, threads: int, progress: Progress, by_rows: ByRows | None = None) -> Measured:
+    return with_scale(m, threads, progress, {name: {} for name in m.names}, by_rows)
 
 
 def _drawn_passes(params: Mapping[str, Parameter]) -> int:
     return int(params["rescale"] == "l1")
 
 
-def _with_ratio(
-    call: Applied,
-    threads: int,
-    progress: "Callable[[int], None]",
-    told: dict[str, dict[str, Any]],
-    by_rows: ByRows | None = None,
-) -> Measured:
-    found = ratios(call, threads, progress, told, by_rows) if call.params["rescale"] == "l1" else {}
-    return {name: here | {"ratio": found.get(name, 1.0)} for name, here in told.items()}
-
-
-def _sizes(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+def _sizes(m: Measurement, threads: int, progress: Progress) -> Measured:
     """||tau|| and ||r|| of every tensor; r is drawn here once more, in the parts in which tau is read."""
     import numpy as np
 
-    found: dict[str, dict[str, float]] = {}
-    for name, told in grams(call, threads, progress).items():
-        seed, numel, square = int(float(call.numbers(name)["seed"])), call.specs[name].numel, 0.0  # type: ignore[arg-type]
+    measured: dict[str, dict[str, float]] = {}
+    for name, gram in grams(m, threads, progress).items():
+        seed, numel, square = int(float(m.numbers(name)["seed"])), m.size(name), 0.0  # type: ignore[arg-type]
         for at in range(0, numel, PART):
             drawn = normal(seed, name, at, min(PART, numel - at)).astype(np.float64)
             square += float(drawn @ drawn)
-        found[name] = {"ratio": (told["gram"][0][0] / square) ** 0.5 if square else 0.0}
-    return found
+        measured[name] = {"ratio": (gram[0][0] / square) ** 0.5 if square else 0.0}
+    return measured
 
 
 def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str, start: int) -> "NDArray[Any]":
@@ -365,27 +356,27 @@ def random_like(tau: "NDArray[Any]", *, seed: float = 0, ratio: float, name: str
     return np.asarray(normal(int(seed), name, start, tau.size).reshape(tau.shape) * np.float32(ratio), np.float32)
 
 
-METHODS = (
-    Lifted(
-        trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1, thresholds=1,
-        ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True), "entries": ENTRIES},
-        choices=SIEVE,
-    ),
-    Lifted(
-        breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1, thresholds=2,
-        ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
-        choices=SIEVE | {"scope": ("model", "tensor", "row"), "outliers": ("all", "spare")},
-    ),
-    Lifted(
-        dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
-        ranges={"drop": Range(0, 1 - 2**-24), "seed": SEED}, choices=RESCALE,
-    ),
-    Lifted(
-        della, rows=True, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)),
-        passes=_drawn_passes, most=1, ranges={"density": DENSITY, "epsilon": Range(0, 1), "seed": SEED},
-        choices=RESCALE | {"rows": ("last", "first")}, check=_della_problem,
-    ),
-    Lifted(
-        random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1, ranges={"seed": SEED}
-    ),
+TRIM = Lifted(
+    trim, local=True, lower=_lowered_sieve, measure=_trimmed, passes=_sieve_passes, most=1, thresholds=1,
+    ranges={"density": DENSITY, "least": Range(0, math.inf, whole=True), "entries": ENTRIES},
+    scope=Setting("scope", SCOPES), by_tile=FIRST_OF_EQUALS, scale=SIEVED, entries="entries",
 )  # fmt: skip
+BREADCRUMBS = Lifted(
+    breadcrumbs, local=True, lower=_lowered_sieve, measure=_banded, passes=_sieve_passes, most=1, thresholds=2,
+    ranges={"density": DENSITY, "gamma": Range(0, 1), "entries": ENTRIES},
+    scope=Setting("scope", SCOPES | {"row": Scope.ROW}), by_tile=FIRST_OF_EQUALS, scale=SIEVED, entries="entries",
+    choices={"outliers": ("all", "spare")},
+)  # fmt: skip
+DARE = Lifted(
+    dare, local=True, lower=_lowered_dare, keyed=True, measure=one_by_one(_drawn), passes=_drawn_passes, most=1,
+    ranges={"drop": Range(0, 1 - 2**-24), "seed": SEED}, scale=DRAWN,
+)  # fmt: skip
+DELLA = Lifted(
+    della, keyed=True, measure=one_by_one(partial(_drawn, by_rows=_pruned_sizes)), passes=_drawn_passes, most=1,
+    ranges={"density": DENSITY, "epsilon": Range(0, 1), "seed": SEED}, scale=DRAWN, check=_della_problem,
+    rows=Setting("rows", {"last": Rows.LAST_AXIS, "first": Rows.BEHIND_FIRST_AXIS}),
+)  # fmt: skip
+RANDOM_LIKE = Lifted(
+    random_like, local=True, keyed=True, measure=one_by_one(_sizes), passes=1, most=1, ranges={"seed": SEED}
+)
+METHODS = (TRIM, BREADCRUMBS, DARE, DELLA, RANDOM_LIKE)

@@ -7,15 +7,16 @@ a weight, the statistic is zeros (fisher) or an array of size 0 (regmean).
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
-from taskvec.methods.core.applied import Applied
 from taskvec.methods.core.call import METHOD_TILE
 from taskvec.methods.core.lift import Lifted
+from taskvec.methods.core.measurement import Measurement
 from taskvec.methods.core.method import MODELS, Measured, Range
-from taskvec.methods.core.passes import one_by_one
+from taskvec.methods.core.passes import Progress, one_by_one
+from taskvec.methods.core.roles import Scope
 from taskvec.sources.abilities import metadata_of
 from taskvec.sources.source import Source, Spec
 
@@ -165,16 +166,15 @@ def _solved(total: "NDArray[Any]", moved: "NDArray[Any]") -> "NDArray[Any]":
 
 
 # ---- what is known of each model -----------------------------------------------------------------
-def _norms(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+def _norms(m: Measurement, threads: int, progress: Progress) -> Measured:
     """||F_t|| over all tensors, from the files' metadata; of arrays in memory computed here."""
-    if call.params["norm"] == "none":
-        return {name: {"norms": (1.0,) * len(call.models)} for name in call.specs}
-    norms = tuple(_norm(call, k) or 1.0 for k in range(len(call.models)))
-    return {name: {"norms": norms} for name in call.specs}
+    n = len(m.statistics)
+    norms = (1.0,) * n if m.params["norm"] == "none" else tuple(_norm(m, k) or 1.0 for k in range(n))
+    return {name: {"norms": norms} for name in m.names}
 
 
-def _norm(call: Applied, k: int) -> float:
-    (source,) = call.statistics[k].terms
+def _norm(m: Measurement, k: int) -> float:
+    (source,) = m.statistics[k].terms
     if text := metadata_of(source).get(NORM):
         try:
             found = float(text)
@@ -189,16 +189,15 @@ def _norm(call: Applied, k: int) -> float:
     for name, spec in source.specs.items():
         for start in range(0, spec.numel, METHOD_TILE):
             part = row[: spec.numel - start]
-            call.values(call.sums(name)[len(call.models) + k], start, part)
+            m.values(m.sums(name)[len(m.statistics) + k], start, part)
             squares.append(float(np.square(part, dtype=np.float64).sum()))
     return math.sqrt(math.fsum(squares))
 
 
-def _layouts(call: Applied, threads: int, progress: "Callable[[int], None]") -> Measured:
+def _layouts(m: Measurement, threads: int, progress: Progress) -> Measured:
     """Which weights are stored (in, out). Raises MismatchError where the files do not agree."""
-    sources = [source for a in call.statistics for source in a.terms]
-    found: dict[str, set[bool]] = {name: set() for name in call.specs}
-    for source in sources:
+    found: dict[str, set[bool]] = {name: set() for name in m.names}
+    for source in (source for a in m.statistics for source in a.terms):
         turned = transposed_in(source)
         for name in source.specs:
             found[name].add(name in turned)
@@ -242,11 +241,11 @@ def _misfits(source: Source, models: Mapping[str, Spec], shapes: Mapping[str, tu
 METHODS = (
     Lifted(
         fisher, local=True, takes=MODELS, least=2, statistics="fisher", fits=_same_shape, measure=one_by_one(_norms),
-        copies=2, ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
+        copies=2, scope=Scope.MODEL, ranges={"weights": ANY_SIZE, "floor": ANY_SIZE},
         choices={"floors": ("first", "all"), "norm": ("model", "none")},
     ),
     Lifted(
         regmean, takes=MODELS, least=2, statistics="gram", fits=_of_inputs, measure=one_by_one(_layouts), copies=12,
-        ranges={"weights": ANY_SIZE, "alpha": Range(0, 1)},
+        scope=Scope.MODEL, ranges={"weights": ANY_SIZE, "alpha": Range(0, 1)},
     ),
 )  # fmt: skip

@@ -2,9 +2,14 @@
 
 method.py      what a method is, as data: the function, what it may be given, what it costs
 lift.py        what makes it callable on Weights, and @method for one of your own
+roles.py       what a method's parameters mean: what is measured together, what a row is, whether there is a scale
 call.py        one call: what it is, what its numbers are, what memory it needs
+reading.py     the numbers of a call's arguments
+measurement.py what a method asks of its arguments before it can work
 applied.py     what a call computes, range by range
-passes.py      what must be known before: Gram matrices, ratios of norms, overlaps
+passes.py      passes over the data: Gram matrices, sums over pairs, scales
+pairs.py       dot products and conflicts of signs, of pairs of vectors
+ranks.py       which magnitudes are asked for by their rank, and how they are read off counts
 counting.py    counts of magnitudes, streamed
 thresholds.py  the magnitude of a given rank, exact; how those that are equal to it divide
 lanes.py       rows and columns with numbers of their own

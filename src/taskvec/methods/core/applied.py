@@ -6,17 +6,19 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.derived import STRETCH, Names, Parameter, prepare
-from taskvec.algebra.program import Linear, Part, Program, alone, arranged, evaluate, scratch_bytes
+from taskvec.algebra.program import Part, Program, alone, arranged
 from taskvec.algebra.weights import Weights
 from taskvec.errors import TaskvecError
 from taskvec.executors.threads import give_back
-from taskvec.methods.core.call import KEPT, METHOD_TILE, Call
-from taskvec.methods.core.lanes import LANES, Lanes
+from taskvec.methods.core.call import KEPT, METHOD_TILE
+from taskvec.methods.core.lanes import Lanes
+from taskvec.methods.core.measurement import SPAN, Measurement, here, is_by_tile
 from taskvec.methods.core.method import Method
+from taskvec.methods.core.reading import Reading
+from taskvec.methods.core.roles import LANES
 from taskvec.numbers.operations import MASK
 from taskvec.sources.abilities import Lowers
 
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-SPAN = 32 << 10  # elements that share a number of those that are told tile by tile; blocks begin at multiples of it
-
-
-class Applied(Call, Lowers):
+class Applied(Reading, Lowers):
     """A call that computes, range by range."""
 
     def __init__(self, method: Method, args: tuple[Weights, ...], params: Mapping[str, Parameter]):
@@ -35,12 +34,9 @@ class Applied(Call, Lowers):
         self._lock = threading.RLock()
         self._measured: dict[str, Mapping[str, Any]] = {}
         self.kept: dict[str, memoryview] = {}  # tensor -> a bit an entry: whether the draw to measure kept it
-        self.remembers = False
-        self._sums: dict[str, list[Linear]] = {}
         self._told: dict[str, dict[str, Any]] = {}
         self._coefficients: dict[str, Sequence[Any]] = {}
         self._whole: dict[str, NDArray[Any]] = {}
-        self._room = threading.local()
 
     # ---- what it takes to know
     def prepare(
@@ -72,11 +68,13 @@ class Applied(Call, Lowers):
             todo = [(call, its) for call in calls if (its := call._unknown(wanted))]
             for call, _ in todo:
                 call.kept.clear()
-            among = [call._among(its, wanted is not None) for call, its in todo]
             measure = first.method.measure if todo else None
-            measured = measure(among, threads, progress) if measure else [{} for _ in todo]
-            for (call, its), found in zip(todo, measured, strict=True):
-                call._measured |= {name: found.get(name, {}) for name in its}
+            measurements = [call._measurement(its, wanted is not None) for call, its in todo] if measure else []
+            told = measure(measurements, threads, progress) if measure else [{} for _ in todo]
+            for (call, _), measurement in zip(todo, measurements, strict=bool(measure)):
+                call.kept.update(measurement.kept)
+            for (call, its), of_tensors in zip(todo, told, strict=True):
+                call._measured |= {name: of_tensors.get(name, {}) for name in its}
 
     def _unknown(self, wanted: Names | None) -> list[str]:
         """Which of the tensors have still to be measured."""
@@ -91,17 +89,11 @@ class Applied(Call, Lowers):
             if spec.arithmetic:
                 self.numbers(name)
 
-    def _among(self, names: Names, remember: bool) -> "Applied":
-        """The same call of some of its tensors. remember: what it draws to measure them is kept, if there is room."""
-        found = copy(self)
-        found.specs = {name: self.specs[name] for name in names}
-        size = sum(spec.numel for spec in found.specs.values() if spec.arithmetic)
-        found.remembers = remember and self.draws_twice and size <= STRETCH
-        return found
-
-    def remembers_of(self, name: str) -> bool:
-        """Whether the bits of a tensor are kept: those of ranges that are drawn apart must not share a byte."""
-        return self.remembers and (not self.method.rows or self.width(name) % 8 == 0)
+    def _measurement(self, names: Names, remember: bool) -> Measurement:
+        """The call for some of its tensors. remember: what it draws to measure them is kept, if there is memory."""
+        of = tuple(name for name in names if self.specs[name].arithmetic)
+        size = sum(self.specs[name].numel for name in of)
+        return Measurement(self, of, remember and self.draws_twice and size <= STRETCH)
 
     @property
     def unmeasured(self) -> int:
@@ -126,7 +118,7 @@ class Applied(Call, Lowers):
         if self.method.combines:
             return self._combine(name, start, result, told)
         if self._lowers_at(name, start, told):
-            return not self._evaluate(alone(self, name), start, result)
+            return not self.evaluated(alone(self, name), start, result)
         if self.method.local or self.method.rows:
             return self._tiles(name, start, result, told)
         result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
@@ -154,38 +146,24 @@ class Applied(Call, Lowers):
         """The operations that compute its elements, where it has some: a reference to their result."""
         told = self._knows(name)
         if (bits := self._bits(name, program.start)) is not None:
-            return program.add(MASK, self.operands(program, name), (told["ratio"],), bits)
+            assert self.method.scale is not None
+            return program.add(MASK, self.operands(program, name), (told[self.method.scale.told],), bits)
         if self.method.lower is None or not self._lowers_at(name, program.start, told):
             return None
         return self.method.lower(program, self.operands(program, name), name, here(told, program.start))
-
-    def operands(self, program: Program, name: str) -> list[int]:
-        """The arguments, as references."""
-        return [program.sum(linear) for linear in self.sums(name)]
-
-    def program(self, name: str, start: int, n: int, ops: int) -> Program:
-        """A program of elements of its arguments, with room for them and some operations beside."""
-        return together([self], name, start, n, ops)
-
-    def sums(self, name: str) -> list[Linear]:
-        """For each argument what is summed for one tensor; found once."""
-        if name not in self._sums:
-            self._sums[name] = [a.linear(name, self.places[name]) for a in self.args]
-        return self._sums[name]
 
     def _combine(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
         import numpy as np
 
         if name not in self._coefficients:
-            given = {key: value for key, value in told.items() if key != "gram"}
-            by_lane = self.params.get("scope") in LANES  # then NaN is of a lane, and the function tells them apart
+            by_lane = self.scope in LANES  # then NaN is of a lane, and the function tells them apart
             with np.errstate(all="ignore"):
-                if by_lane or np.isfinite(told["gram"]).all():
-                    self._coefficients[name] = self.method.fn(told["gram"], **given)
+                if by_lane or np.isfinite(told[self.method.first]).all():
+                    self._coefficients[name] = self.method.fn(**told)
                 else:
                     self._coefficients[name] = [math.nan] * len(self.args)
         coefficients = self._coefficients[name]
-        if self.params.get("scope") in LANES:
+        if self.scope in LANES:
             self._by_lanes(name, start, out, coefficients)
             return False
         totals: dict[Part, float] = {}
@@ -202,7 +180,7 @@ class Applied(Call, Lowers):
         models around the first of them; where that is not finite as they stand, as in the kernels."""
         import numpy as np
 
-        lanes = Lanes.of(self.specs[name].shape, str(self.params["scope"]))
+        lanes = Lanes.of(self.specs[name].shape, self.scope)
         numbers = [np.asarray(c, np.float64) for c in coefficients]
         mass, scales = np.sum(numbers, axis=0).astype(np.float32), [c.astype(np.float32) for c in numbers]
         for at in range(0, out.size, METHOD_TILE):
@@ -304,45 +282,8 @@ class Applied(Call, Lowers):
             found = np.where(good if good.shape == found.shape else good.all(), found, np.float32("nan"))
         return found
 
-    def values(self, linear: Linear, start: int, out: "NDArray[Any]") -> bool:
-        """A linear combination, in float32; whether all of it is known to be finite."""
-        if not linear:
-            out[:] = 0
-            return True
-        (source, name, number), *more = linear.terms
-        if isinstance(source, Applied) and number == 1 and not more:
-            return source.compute(name, start, out)
-        return not self._evaluate(linear, start, out)
-
-    def _evaluate(self, linear: Linear, start: int, out: "NDArray[Any]") -> int:
-        return evaluate(linear, start, out.size, "F32", out, self.memory(scratch_bytes(linear.parts, out.size)))
-
-    def memory(self, size: int) -> memoryview:
-        """Scratch memory of this thread."""
-        if getattr(self._room, "size", 0) < size:
-            self._room.scratch, self._room.size = memoryview(bytearray(size)), size
-        found: memoryview = self._room.scratch
-        return found
-
-
-def together(calls: Sequence[Applied], name: str, start: int, n: int, ops: int) -> Program:
-    """A program of elements of the arguments of several calls, what they have in common once."""
-    arguments = [linear for call in calls for linear in call.sums(name)]
-    parts = dict.fromkeys(part for linear in arguments for part in linear.parts)
-    return Program(start, n, calls[0].memory(scratch_bytes(parts, n, len(arguments) + ops)))
-
 
 def mass_of(coefficients: Sequence[float]) -> float:
     """The sum, which is 1 where all that keeps it from 1 is the rounding of the coefficients."""
     total = math.fsum(coefficients)
     return 1.0 if abs(total - 1) <= 2.0**-50 * len(coefficients) else total
-
-
-def is_by_tile(value: Any) -> bool:
-    """Whether what is told of a tensor is an array: a number a tile."""
-    return bool(getattr(value, "ndim", 0))
-
-
-def here(told: Mapping[str, Any], start: int) -> dict[str, Any]:
-    """What is told of the tile at `start`."""
-    return {key: value[start // SPAN] if is_by_tile(value) else value for key, value in told.items()}

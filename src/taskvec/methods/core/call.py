@@ -11,8 +11,9 @@ from taskvec.algebra.fitting import told_by
 from taskvec.algebra.program import aligned, scratch_bytes
 from taskvec.algebra.weights import SHOWN, Weights
 from taskvec.errors import MismatchError, RecipeError, UnboundKnob
-from taskvec.methods.core.lanes import LANES, Lanes
+from taskvec.methods.core.lanes import Lanes
 from taskvec.methods.core.method import Method
+from taskvec.methods.core.roles import LANES, WITHIN_TENSORS, Rows, Scope, meant, written
 from taskvec.numbers.operations import RESULT
 from taskvec.numbers.rationals import as_float
 from taskvec.sources.abilities import stored_of
@@ -42,6 +43,9 @@ class Call(Derived):
         self.own_passes = method.passes if isinstance(method.passes, int) else method.passes(self.params)
         count = len(args) // 2 if method.statistics else len(args)
         self.models, self.statistics = args[:count], args[count:]  # what is merged, and what is known of each
+        self.scope, self.by_tile = meant(method.scope, self.params), meant(method.by_tile, self.params)
+        self._rows = meant(method.rows, self.params)
+        self.scaled = method.scale is not None and method.scale.on.of(self.params)
         self.within: Source | None = None  # whose layers count, where the arguments name only some of them
 
     @classmethod
@@ -93,16 +97,17 @@ class Call(Derived):
         """The same call, told how many entries the model has."""
         if model is None:
             adapter = self.args[0].text()
+            alone = written(self.method.scope, Scope.TENSOR)
             raise RecipeError(
                 f"{self.name} ranks the entries of the whole model, and {adapter} does not say how many these are: "
                 f"an adapter names only some of the tensors. Add the vector to its base, or write base + {adapter} - "
-                "base in its place, or say how many there are (entries=...), or rank each tensor for itself "
-                '(scope="tensor")'
+                f"base in its place, or say how many there are ({self.method.entries}=...)"
+                + (f", or rank each tensor for itself ({alone})" if alone else "")
             )
         self.specs  # noqa: B018 - raises MismatchError for what the model does not have
         entries = sum(spec.numel for spec in model.specs.values() if spec.arithmetic)
         args = tuple(a if _needs_model(a) else Weights(a.terms, a.mentioned) for a in self.args)
-        (found,) = self.rebuilt(args, self.params | {"entries": Coefficient.of(entries)}).terms
+        (found,) = self.rebuilt(args, self.params | {self.method.entries: Coefficient.of(entries)}).terms
         assert isinstance(found, Call)
         return found
 
@@ -117,7 +122,7 @@ class Call(Derived):
     @property
     def lacks_entries(self) -> bool:
         """Whether the function ranks entries of the whole model, and its arguments, adapters, name only some."""
-        whole = self.params.get("scope") == "model" and self.params.get("entries") == Coefficient.of(0)
+        whole = self.scope is Scope.MODEL and self.params.get(self.method.entries) == Coefficient.of(0)
         return whole and all(source.partial for a in self.args for source in a.terms)
 
     # ---- what it is
@@ -197,7 +202,7 @@ class Call(Derived):
     @property
     def piecewise(self) -> bool:
         """Whether what is told of a tensor is known from that tensor."""
-        return not self.method.statistics and self.params.get("scope", "tensor") in ("tensor", *LANES)
+        return self.scope in WITHIN_TENSORS
 
     @property
     def lowers(self) -> bool:
@@ -207,12 +212,12 @@ class Call(Derived):
     @property
     def by_rows(self) -> bool:
         """Whether the function is given whole rows."""
-        return self.method.rows or (self.method.local and self.params.get("scope") == "row")
+        return self.method.rows is not None or (self.method.local and self.scope is Scope.ROW)
 
     @property
     def draws_twice(self) -> bool:
         """Whether it draws to measure, and then once more to compute."""
-        return self.method.keyed and self.own_passes > 0 and self.params.get("rescale") == "l1"
+        return self.method.keyed and self.own_passes > 0 and self.scaled
 
     def astray(self) -> Iterator[str]:
         """Statistics that were computed of another model than their argument."""
@@ -237,8 +242,9 @@ class Call(Derived):
     def _kept_bytes(self) -> int:
         """Bytes held once, whatever the number of threads."""
         if self.method.combines:
-            scope, width = self.params.get("scope"), 8 * len(self.args) * (len(self.args) + 1)
-            return sum(width * Lanes.of(spec.shape, str(scope)).count for spec in self.specs.values() if scope in LANES)
+            width = 8 * len(self.args) * (len(self.args) + 1)
+            lanes = (Lanes.of(spec.shape, self.scope) for spec in self.specs.values() if self.scope in LANES)
+            return sum(width * its.count for its in lanes)
         if self.method.local or self.method.rows:
             everything = sum(spec.numel for spec in self.specs.values() if spec.arithmetic)
             return min(STRETCH, everything) // 8 * self.draws_twice
@@ -263,7 +269,7 @@ class Call(Derived):
         what is made of them, unless it is a part of the program that the block pays for."""
         counts = self.own_passes and not self.method.combines
         tables = (COUNTS * self.method.thresholds or 2 << 20) if counts else 0
-        if self.lowers and self.params.get("ties") != "first":  # which has tiles, too, but where a tile begins
+        if self.lowers and not self.by_tile:  # which has tiles, too, but where a tile begins
             return Cost(computing=tables)
         step, made = self.step(name), 3 if self.lowers else 8 + self.method.copies
         tiles = sum(4 * step + scratch_bytes(a.parts(name), step) for a in self.args if name in a.specs)
@@ -282,9 +288,9 @@ class Call(Derived):
         return max(1, most // width) * width if self.by_rows else most
 
     def width(self, name: str) -> int:
-        """Elements of a row: along the last axis, or with rows="first" all that lies behind the first one."""
+        """Elements of a row."""
         shape = self.specs[name].shape
-        if len(shape) > 1 and self.params.get("rows") == "first":
+        if len(shape) > 1 and self._rows is Rows.BEHIND_FIRST_AXIS:
             return max(1, math.prod(shape[1:]))
         return max(1, shape[-1]) if shape else 1
 

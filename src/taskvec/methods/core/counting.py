@@ -1,35 +1,42 @@
-"""Counting magnitudes, streamed: in windows of the bits of float32 where a sample says that thresholds lie."""
+"""Counting magnitudes, streamed: where to look, from a sample, and one pass that counts there.
+
+thresholds.py says why. What happens in one pass (`counted`), for several calls at once:
+
+1. The tensors are cut into runs of RUN elements. Threads take them one by one.
+2. For a run the thread borrows a set of tables of the run's group that nobody else adds to (`_Tally.begin`), and makes
+   one if all are in use: (2**16 bins + 1,) uint32 a window. So there are at most as many sets as threads.
+3. The run goes through the kernels, whole where they read it from files, otherwise tile by tile (`_count_piece`). What
+   several calls have in common, such as a base, is read once. The kernel adds to the tables, and counts what equals
+   the likely magnitudes: (tiles + 1,) uint32, the last of what lies above.
+4. The set is given back (`_Tally.end`). With the last run of a group its sets are added up and read (`ranks.located`),
+   and the tables are free for other groups. So a model of many tensors needs no more tables than a few of them do.
+5. What was read, a few numbers for each group, is what the pass yields.
+"""
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskvec.algebra.program import Program
-from taskvec.errors import RecipeError
 from taskvec.executors.threads import each
-from taskvec.methods.core.applied import SPAN, Applied, together
 from taskvec.methods.core.call import METHOD_TILE, PART
-from taskvec.methods.core.passes import Part, fill, rows_of
+from taskvec.methods.core.measurement import SPAN, Piece, pieces_of, rows_of
+from taskvec.methods.core.ranks import EVERY, HIGH, Asked, Counts, Located, Tables, Window, first_of, located
+from taskvec.methods.core.reading import together
 from taskvec.numbers.operations import COUNT, EQUAL
 from taskvec.sources.abilities import OnDisk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HIGH = 1 << 15  # values of the upper bits of a float32's magnitude; of the lower ones there are 2**16
 SAMPLE, SAMPLED = 8192, 1 << 19  # numbers of a piece of the sample, and of all pieces of a group at most;
 SPARSE = 64  # of a large one, one piece in so many
 WIDEST = 12  # bins of a window at most: 256 KB of counts a thread for each
 LIKELY, SURE = 2, 0.8  # values of which what equals them is counted, if so many of the sample are among them
 RUN = 16 * PART  # elements that are counted into one table
-Window = tuple[int, int]  # the first bin of the upper bits, and how many
-EVERY: Window = (-1, 1)  # all bins, of which the upper bits are counted
-Tables = dict[Window, "NDArray[Any]"]  # window -> counts of magnitudes, 2**16 a bin, and how many lie above it
-Equals = dict[tuple[str, float], "NDArray[Any]"]  # (tensor, magnitude) -> how many of each tile's entries have it
-Ranks = Callable[..., dict[str, int]]  # (size, zeros, **numbers) -> {parameter: rank from the largest, 1 the largest}
-Values = Callable[["NDArray[Any]"], "NDArray[Any]"]  # (arguments, n) -> the n numbers that are ranked
+Ranks = Mapping[str, Mapping[str, int]]  # group -> {parameter: rank}
 
 
 class Guess(NamedTuple):
@@ -39,86 +46,43 @@ class Guess(NamedTuple):
     values: tuple[float, ...] = ()
 
 
-class Counts(NamedTuple):
-    """What was counted of a group."""
-
-    tables: Tables
-    equals: Equals
-    above: dict[float, int]  # magnitude -> how many are larger
-
-
-def first_of(rows: "NDArray[Any]") -> "NDArray[Any]":
-    """What is ranked unless a method says otherwise: its one argument."""
-    first: NDArray[Any] = rows[0]
-    return first
-
-
-class Asked:
-    """A call, and the ranks that are wanted of its groups."""
-
-    def __init__(self, call: Applied, ranks: Ranks, of: Values = first_of):
-        self.call, self.ranks, self.of, self.groups = call, ranks, of, groups_of(call)
-        self.sizes = dict.fromkeys(self.groups.values(), 0)  # group -> elements
-        for name, group in self.groups.items():
-            self.sizes[group] += call.specs[name].numel
-        numbers = {name: call.numbers(name) for name in self.groups}
-        self.told: dict[str, dict[str, Any]] = {group: numbers[name] for name, group in self.groups.items()}
-        if any(numbers[name] != self.told[group] for name, group in self.groups.items()):
-            raise RecipeError(f'{call.method.name}: with scope="model" a parameter is one number, not one a tensor')
-        for group, size in self.sizes.items():
-            if 0 < (entries := self.told[group].get("entries", 0)) < size:
-                raise RecipeError(
-                    f"{call.method.name}: entries={entries:g} is less than the {size} of its argument alone"
-                )
-
-    def wanted(self, group: str, zeros: int = 0) -> dict[str, int]:
-        """Parameter -> rank, among all entries of the model where the call was told how many it has: those that an
-        adapter does not name are zero, so a rank beyond those that it names takes in all of these."""
-        size = self.sizes[group]
-        whole = max(size, int(self.told[group].get("entries", 0)))
-        ranks = self.ranks(whole, zeros + whole - size, **self.told[group])
-        return {key: min(rank, size) for key, rank in ranks.items()}
-
-
-def groups_of(call: Applied) -> dict[str, str]:
-    """Tensor -> the group that is ranked together: itself, or "" with scope="model"."""
-    whole = call.params.get("scope") == "model"
-    return {name: "" if whole else name for name, spec in call.specs.items() if spec.arithmetic}
-
-
+# ---- where to look -------------------------------------------------------------------------------------------------
 def guessed(asked: Sequence[Asked], threads: int) -> list[dict[str, Guess]]:
     """Of each call, group -> where its thresholds lie, as far as SAMPLED numbers of it can tell."""
+    guesses: list[dict[str, Guess]] = [{} for _ in asked]
+    groups = [(k, group) for k, a in enumerate(asked) for group in a.sizes]
+    for k, group, guess in each(groups, partial(_guess_of, asked), partial(_memory, asked), threads):
+        guesses[k][group] = guess
+    return guesses
+
+
+def _guess_of(asked: Sequence[Asked], of: tuple[int, str], rows: "NDArray[Any]") -> tuple[int, str, Guess]:
+    k, group = of
+    return k, group, _guess(_sample(asked[k], group, rows), asked[k].ranks(group), asked[k].sizes[group])
+
+
+def _sample(asked: Asked, group: str, rows: "NDArray[Any]") -> "NDArray[Any]":
+    """Magnitudes of a group, (at most about SAMPLED,) float32: of its tensors as one long row, of which every so many
+    elements a piece is read."""
     import numpy as np
 
-    members: list[dict[str, list[str]]] = [{group: [] for group in a.sizes} for a in asked]
-    for a, its in zip(asked, members, strict=True):
-        for name, group in a.groups.items():
-            its[group].append(name)
-
-    def work(of: tuple[int, str], mine: _Mine) -> tuple[int, str, Guess]:
-        k, group = of
-        a, pieces, sofar, size = asked[k], list[Part](), 0, asked[k].sizes[group]
-        step = max(SAMPLE, SPARSE * SAMPLE if size > SPARSE * SAMPLE else 0, size * SAMPLE // SAMPLED)
-        for name in members[k][group]:  # as one long row, of which every so many numbers a piece is read
-            numel = a.call.specs[name].numel
-            pieces += [(name, start, min(SAMPLE, numel - start)) for start in range(-sofar % step, numel, step)]
-            sofar += numel
-        sample, at = np.empty(sum(count for *_, count in pieces), np.float32), 0
-        for piece in pieces:
-            fill(a.call, piece, mine.rows)
-            sample[at : at + piece[2]] = a.of(mine.rows[:, : piece[2]])
-            at += piece[2]
-        np.abs(sample, out=sample)
-        return k, group, _guess(sample, a.wanted(group), size)
-
-    found: list[dict[str, Guess]] = [{} for _ in asked]
-    everything = [(k, group) for k, a in enumerate(asked) for group in a.sizes]
-    for k, group, guess in each(everything, work, partial(_Mine, asked), threads):
-        found[k][group] = guess
-    return found
+    size = asked.sizes[group]
+    step = max(SAMPLE, SPARSE * SAMPLE if size > SPARSE * SAMPLE else 0, size * SAMPLE // SAMPLED)
+    pieces, sofar, at = list[Piece](), 0, 0
+    for name in asked.members[group]:
+        numel = asked.m.size(name)
+        pieces += [Piece(name, start, min(SAMPLE, numel - start)) for start in range(-sofar % step, numel, step)]
+        sofar += numel
+    sample = np.empty(sum(piece.size for piece in pieces), np.float32)
+    for piece in pieces:
+        asked.m.fill(piece, rows)
+        sample[at : at + piece.size] = asked.of(rows[:, : piece.size])
+        at += piece.size
+    np.abs(sample, out=sample)
+    return sample
 
 
-def _guess(sample: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> Guess:
+def _guess(sample: "NDArray[Any]", ranks: Mapping[str, int], size: int) -> Guess:
     """For each rank where it lies in a sample of magnitudes, give or take four standard errors.
 
     Differences of 16-bit floats take few values, and between those that many have lie some that few have: then the
@@ -128,14 +92,12 @@ def _guess(sample: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> Gues
 
     windows, likely, count = dict[Window, None](), dict[float, None](), sample.size
     below = np.cumsum(np.bincount(sample.view(np.uint32) >> np.uint32(16), minlength=HIGH))
-    for rank in (rank for rank in wanted.values() if rank and count):
+    for rank in (rank for rank in ranks.values() if rank and count):
         share = rank / size
         error = 4 * math.sqrt(count * share * (1 - share)) + 2
-        low, high = (
-            max(0, count - int(share * count + error)),
-            min(count - 1, max(0, count - int(share * count - error))),
-        )
-        near, times = np.unique(_between(sample, below, low, high), return_counts=True)
+        low = max(0, count - int(share * count + error))
+        high = min(count - 1, max(0, count - int(share * count - error)))
+        near, times = np.unique(_sorted_part(sample, below, low, high), return_counts=True)
         most = np.argsort(times)[-LIKELY:]
         first, last = (int(bits) >> 16 for bits in near[[0, -1]].view(np.uint32))
         if times[most].sum() >= SURE * times.sum() or last - first >= WIDEST:
@@ -145,65 +107,70 @@ def _guess(sample: "NDArray[Any]", wanted: Mapping[str, int], size: int) -> Gues
     return Guess(tuple(windows), tuple(likely))
 
 
-def _between(sample: "NDArray[Any]", below: "NDArray[Any]", low: int, high: int) -> "NDArray[Any]":
-    """Those that have the places low .. high in ascending order, sorted. below[k]: how many lie in the bins up to k.
+def _sorted_part(sample: "NDArray[Any]", below: "NDArray[Any]", low: int, high: int) -> "NDArray[Any]":
+    """The numbers at the places low .. high of the sorted sample. below[k]: how many lie in the bins up to k.
     Three times as fast as `np.partition`."""
     import numpy as np
 
     first, last = (int(np.searchsorted(below, place, side="right")) for place in (low, high))
     bins = sample.view(np.uint32) >> np.uint32(16)
     start = int(below[first - 1]) if first else 0
-    found: NDArray[Any] = np.sort(sample[(bins >= first) & (bins <= last)])[low - start : high - start + 1]
-    return found
+    part: NDArray[Any] = np.sort(sample[(bins >= first) & (bins <= last)])[low - start : high - start + 1]
+    return part
 
 
+# ---- counting there ------------------------------------------------------------------------------------------------
 def counted(
     asked: Sequence[Asked],
     guesses: Sequence[Mapping[str, Guess]],
+    ranks: Sequence[Ranks],
     threads: int,
     progress: Callable[[int], None],
-    finish: Callable[[int, str, Counts], None],
-) -> None:
-    """Counts within the windows, and of what equals the values; group by group of each call. In one pass for all the
-    calls: what they have in common, such as a base, is read once. `finish` is told the call's number."""
+) -> Iterator[tuple[int, str, Located]]:
+    """One pass over the groups that the guesses of each call name: (the call's number, group, what the counts say of
+    its ranks), group by group as they are done."""
+    tallies = [_Tally(*each_call) for each_call in zip(asked, guesses, ranks, strict=True)]
+    for size, done in each(_runs(tallies), partial(_count_run, tallies), partial(_memory, asked), threads):
+        progress(size)
+        yield from done
+
+
+def _runs(tallies: "Sequence[_Tally]") -> list[Piece]:
+    sizes = {name: t.asked.m.size(name) for t in tallies for name in t.asked.groups if t.wants(name)}
+    return [run for name, numel in sizes.items() for run in pieces_of(name, 0, numel, RUN)]
+
+
+def _count_run(
+    tallies: "Sequence[_Tally]", run: Piece, rows: "NDArray[Any]"
+) -> tuple[int, list[tuple[int, str, Located]]]:
+    """(elements that were read, what is known of the groups that end with this run)."""
+    borrowed = {k: tally.begin(run) for k, tally in enumerate(tallies) if tally.wants(run.name)}
+    whole = all(tallies[k].streams(run.name) for k in borrowed)
+    for piece in pieces_of(run.name, run.start, run.start + run.size, run.size if whole else METHOD_TILE):
+        _count_piece([(tallies[k], mine) for k, mine in borrowed.items()], run, piece, rows)
+    ends = {k: tallies[k].end(run, mine) for k, mine in borrowed.items()}
+    return run.size * len(borrowed), [(k, *end) for k, end in ends.items() if end]
+
+
+def _count_piece(borrowed: "Sequence[tuple[_Tally, _Partial]]", run: Piece, piece: Piece, rows: "NDArray[Any]") -> None:
+    """Add a piece of the run to what each call counts of it."""
     import numpy as np
 
-    tallies = [_Tally(a, guess) for a, guess in zip(asked, guesses, strict=True)]
-
-    def work(run: Part, mine: _Mine) -> int:
-        name, start, size = run
-        wanted = [(k, t, t.begin(name, size)) for k, t in enumerate(tallies) if t.wants(name)]
-        step = size if all(t.streams(name) for _, t, _ in wanted) else METHOD_TILE
-        for at in range(0, size, step):
-            count = min(step, size - at)
-            sinks = [{value: np.zeros(-(-count // SPAN) + 1, np.uint32) for value in part.same} for *_, part in wanted]
-            program = together([t.asked.call for _, t, _ in wanted], name, start + at, count, _operations(wanted))
-            for (_, tally, part), equal in zip(wanted, sinks, strict=True):
-                ranked = tally.ranked(program, (name, start + at, count), mine)
-                for window, counts in part.tables.items():
-                    program.add(COUNT, (ranked,), window, counts)
-                for value, sink in equal.items():
-                    program.add(EQUAL, (ranked,), (value, SPAN), sink)
-            program.run()
-            for (*_, part), equal in zip(wanted, sinks, strict=True):
-                for value, sink in equal.items():
-                    part.same[value][at // SPAN :][: len(sink) - 1] = sink[:-1]
-                    part.same[value][-1] += sink[-1]
-        for k, tally, part in wanted:
-            tally.end(run, part, partial(finish, k))
-        return size * len(wanted)
-
-    for size in each(_runs(tallies), work, partial(_Mine, asked), threads):
-        progress(size)
-
-
-def _operations(wanted: "Sequence[tuple[int, _Tally, _Partial]]") -> int:
-    return sum(1 + len(part.tables) + len(part.same) for *_, part in wanted)
-
-
-def _runs(tallies: "Sequence[_Tally]") -> list[Part]:
-    sizes = {n: t.asked.call.specs[n].numel for t in tallies for n in t.asked.groups if t.wants(n)}
-    return [(name, start, min(RUN, numel - start)) for name, numel in sizes.items() for start in range(0, numel, RUN)]
+    ops = sum(1 + len(mine.tables) + len(mine.same) for _, mine in borrowed)
+    program = together([tally.asked.m.call for tally, _ in borrowed], *piece, ops)
+    sinks: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for tally, mine in borrowed:
+        ranked = tally.ranked(program, piece, rows)
+        for window, table in mine.tables.items():
+            program.add(COUNT, (ranked,), window, table)
+        for value, same in mine.same.items():
+            sinks.append((same, np.zeros(-(-piece.size // SPAN) + 1, np.uint32)))
+            program.add(EQUAL, (ranked,), (value, SPAN), sinks[-1][1])
+    program.run()
+    first = (piece.start - run.start) // SPAN
+    for same, sink in sinks:
+        same[first:][: len(sink) - 1] = sink[:-1]
+        same[-1] += sink[-1]
 
 
 class _Partial:
@@ -211,14 +178,14 @@ class _Partial:
 
     def __init__(self, tables: Tables):
         self.tables, self.size = tables, 0
-        self.same: dict[float, NDArray[Any]] = {}
+        self.same: dict[float, NDArray[Any]] = {}  # magnitude -> (tiles + 1,) how many have it, and lie above
 
 
 class _Tally:
     """What is counted of one call."""
 
-    def __init__(self, asked: Asked, guesses: Mapping[str, Guess]):
-        self.asked, self.guesses = asked, guesses
+    def __init__(self, asked: Asked, guesses: Mapping[str, Guess], ranks: Ranks):
+        self.asked, self.guesses, self.ranks = asked, guesses, ranks
         self._lock = threading.Lock()
         self._left = {group: asked.sizes[group] for group in guesses}
         self._counts: dict[str, Counts] = {}  # of groups that are not finished; their tables are in the partials
@@ -233,87 +200,83 @@ class _Tally:
 
     def streams(self, name: str) -> bool:
         """Whether all that is ranked is read from files by the kernel: in no memory but its windows."""
-        sums = self.asked.call.sums(name)
+        sums = self.asked.m.sums(name)
         return self.asked.of is first_of and all(isinstance(s, OnDisk) for linear in sums for s, _ in linear.parts)
 
-    def ranked(self, program: Program, part: Part, mine: "_Mine") -> int:
+    def ranked(self, program: Program, piece: Piece, rows: "NDArray[Any]") -> int:
         """What is ranked, as a reference."""
-        call, of = self.asked.call, self.asked.of
-        if of is first_of:
-            return call.operands(program, part[0])[0]
-        fill(call, part, mine.rows)
-        return program.array(of(mine.rows[: len(call.args), : part[2]]))
+        m = self.asked.m
+        if self.asked.of is first_of:
+            return m.call.operands(program, piece.name)[0]
+        m.fill(piece, rows)
+        return program.array(self.asked.of(rows[: m.count, : piece.size]))
 
-    def begin(self, name: str, size: int) -> _Partial:
-        """Tables of the tensor's group that nobody else adds to until `end`."""
+    def begin(self, run: Piece) -> _Partial:
+        """Tables of the run's group that nobody else adds to until `end`."""
         import numpy as np
 
-        group = self.asked.groups[name]
+        group = self.asked.groups[run.name]
         guess = self.guesses[group]
         with self._lock:
             free = self._partials.setdefault(group, [])
-            found = next((part for part in free if part.size + size < 1 << 32), None)  # counts have 32 bits
-            if found is None:
-                found = _Partial({window: self._table(window) for window in guess.windows})
+            mine = next((part for part in free if part.size + run.size < 1 << 32), None)  # counts have 32 bits
+            if mine is None:
+                mine = _Partial({window: self._table(window) for window in guess.windows})
             else:
-                free.remove(found)
-        found.size += size
-        found.same = {value: np.zeros(-(-size // SPAN) + 1, np.uint32) for value in guess.values}
-        return found
+                free.remove(mine)
+        mine.size += run.size
+        mine.same = {value: np.zeros(-(-run.size // SPAN) + 1, np.uint32) for value in guess.values}
+        return mine
 
     def _table(self, window: Window) -> "NDArray[Any]":
         import numpy as np
 
         whole = self._spare.pop() if self._spare else np.empty(_size((0, WIDEST)), np.uint32)
-        found = whole[: _size(window)]
-        found.fill(0)
-        return found
+        table = whole[: _size(window)]
+        table.fill(0)
+        return table
 
-    def end(self, run: Part, part: _Partial, finish: Callable[[str, Counts], None]) -> None:
-        """The counts of a run; with the last one of a group its tables are read and free again."""
+    def end(self, run: Piece, mine: _Partial) -> tuple[str, Located] | None:
+        """Give the tables back; with the last run of a group, what its counts say."""
         import numpy as np
 
-        name, start, size = run
-        group = self.asked.groups[name]
+        group = self.asked.groups[run.name]
         with self._lock:
             counts = self._counts.setdefault(group, Counts({}, {}, {}))
-            for value, tiles in part.same.items():
-                numel = self.asked.call.specs[name].numel
-                everywhere = counts.equals.setdefault((name, value), np.zeros(-(-numel // SPAN), np.int64))
-                everywhere[start // SPAN :][: len(tiles) - 1] = tiles[:-1]
+            for value, tiles in mine.same.items():
+                numel = self.asked.m.size(run.name)
+                everywhere = counts.equals.setdefault((run.name, value), np.zeros(-(-numel // SPAN), np.int64))
+                everywhere[run.start // SPAN :][: len(tiles) - 1] = tiles[:-1]
                 counts.above[value] = counts.above.get(value, 0) + int(tiles[-1])
-            self._partials[group].append(part)
-            self._left[group] -= size
+            self._partials[group].append(mine)
+            self._left[group] -= run.size
             if self._left[group]:
-                return
-            parts = self._partials.pop(group)
-            for window, table in parts[0].tables.items():
-                few = self.asked.sizes[group] < 1 << 32
-                counts.tables[window] = table if few else table.astype(np.uint64)
-                for other in parts[1:]:
-                    np.add(counts.tables[window], other.tables[window], out=counts.tables[window])
-            finish(group, self._counts.pop(group))
-            bases = (table.base for part in parts for table in part.tables.values())
+                return None
+            parts, counts = self._partials.pop(group), self._counts.pop(group)
+        for window in parts[0].tables:
+            counts.tables[window] = _added([part.tables[window] for part in parts], self.asked.sizes[group])
+        said = located(self.asked, group, self.ranks.get(group, {}), counts)
+        bases = (table.base for part in parts for table in part.tables.values())
+        with self._lock:
             self._spare += [base for base in bases if base is not None]
+        return group, said
 
 
-class _Mine:
-    """A thread's memory: a part of each argument."""
+def _added(tables: "Sequence[NDArray[Any]]", size: int) -> "NDArray[Any]":
+    """The sum of the tables of one window; of a group with 2**32 elements or more it needs 64 bits."""
+    import numpy as np
 
-    def __init__(self, asked: Sequence[Asked]):
-        self.rows = rows_of(max(len(a.call.args) for a in asked))
+    whole = tables[0] if size < 1 << 32 else tables[0].astype(np.uint64)
+    for table in tables[1:]:
+        np.add(whole, table, out=whole)
+    return whole
+
+
+def _memory(asked: Sequence[Asked]) -> "NDArray[Any]":
+    """A thread's memory: a piece of each argument."""
+    return rows_of(max(a.m.count for a in asked))
 
 
 def _size(window: Window) -> int:
     """Counts of a window, and one for how many lie above."""
     return (HIGH if window is EVERY else window[1] << 16) + 1
-
-
-def bin_of(counts: "NDArray[Any]", rank: int) -> tuple[int, int]:
-    """(the bin that holds the element of this rank from the top, its rank within the bin)."""
-    import numpy as np
-
-    above = np.cumsum(counts[::-1])
-    place = int(np.searchsorted(above, above.dtype.type(rank)))
-    before = int(above[place - 1]) if place else 0
-    return len(counts) - 1 - place, rank - before

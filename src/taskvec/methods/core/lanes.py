@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from taskvec.methods.core.roles import Scope
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LANES = ("row", "column")  # the scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +19,23 @@ class Lanes:
 
     rows: int
     width: int
-    along: str
+    along: Scope
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], along: str) -> "Lanes":
+    def of(cls, shape: tuple[int, ...], along: Scope) -> "Lanes":
         """The matrix as which a tensor of this shape is read."""
         numel = math.prod(shape)
-        width = (shape[-1] if along == "row" else numel // max(1, shape[0])) if shape else 1
+        width = (shape[-1] if along is Scope.ROW else numel // max(1, shape[0])) if shape else 1
         return cls(numel // max(1, width), width, along)
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return self.rows if self.along == "row" else self.width
+        return self.rows if self.along is Scope.ROW else self.width
 
     def index(self, start: int, n: int) -> "NDArray[Any]":
         """The lane of each of the elements start .. start+n."""
         import numpy as np
 
         elements = np.arange(start, start + n)
-        return elements // self.width if self.along == "row" else elements % self.width
+        return elements // self.width if self.along is Scope.ROW else elements % self.width

@@ -12,13 +12,14 @@ from taskvec.algebra.derived import Parameter
 from taskvec.algebra.program import Program
 from taskvec.algebra.weights import Weights
 from taskvec.errors import MassError, RecipeError
+from taskvec.methods.core.roles import Rows, Scale, Scope, Setting
 from taskvec.numbers.rationals import as_float
 from taskvec.sources.abilities import statistic_of
 from taskvec.sources.source import Source, Spec
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
 Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
-Measure = Callable[[Sequence[Any], int, Callable[[int], None]], list[Measured]]  # (calls, threads, progress)
+Measure = Callable[[Sequence[Any], int, Callable[[int], None]], list[Measured]]  # (measurements, threads, progress)
 Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
 Lower = Callable[[Program, list[int], str, Mapping[str, Any]], int]
 Passes = int | Callable[[Mapping[str, Parameter]], int]
@@ -51,11 +52,16 @@ class Method:
     local: `fn` may be given any range of elements, flat; otherwise whole tensors in their shape.
     lower: the same as operations of the kernel, to the bit: (program, arguments, tensor, what `fn` is told of it) ->
         the result. For local ones; what they are of is then read once, and computed while it is in the cache.
-    rows: `fn` may be given any run of whole rows, along the last axis, as a matrix.
+    rows: what a row is to an `fn` that may be given any run of whole rows, as a matrix.
     keyed: it takes `name` and `start`, which seed what it draws.
-    combines: it takes no arrays but their Gram matrix, and returns the coefficients of a linear combination of them.
+    combines: it takes no arrays but their Gram matrix, its first parameter, and returns the coefficients of a linear
+        combination of them.
     measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters);
-        for several calls at once, which may share what they read (passes.py has `one_by_one`).
+        for several measurements at once, which may share what they read (passes.py has `one_by_one`).
+    scope: what it is told is measured of. With Scope.ROW an elementwise `fn` is given whole rows.
+    entries: the parameter, a number, that says how many entries the whole model has; 0 if that is not known.
+    scale: the number of a tensor by which what is kept of it is multiplied.
+    by_tile: whether it is told of arrays with a number for each tile.
     thresholds: how many magnitudes of a given rank `measure` looks for, each with tables of its own in every thread.
     statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
         says what keeps a file of them from being of models with the given specs.
@@ -69,10 +75,14 @@ class Method:
     local: bool = False
     lower: Lower | None = None
     keyed: bool = False
-    rows: bool = False
+    rows: Rows | Setting[Rows] | None = None
     combines: bool = False
     measure: Measure | None = None
     passes: Passes = 0
+    scope: Scope | Setting[Scope] = Scope.TENSOR
+    entries: str = ""
+    scale: Scale | None = None
+    by_tile: bool | Setting[bool] = False
     thresholds: int = 0
     takes: str = VECTORS
     least: int = 1
@@ -100,6 +110,18 @@ class Method:
         """The parameters that a caller may give, and their values otherwise."""
         found = inspect.signature(self.fn).parameters.values()
         return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+    @cached_property
+    def texts(self) -> dict[str, tuple[str, ...]]:
+        """The parameters that are texts, and the texts that each may be."""
+        settings = (self.scope, self.rows, self.by_tile, self.scale.on if self.scale else None)
+        means = {s.parameter: tuple(s.meanings) for s in settings if isinstance(s, Setting)}
+        return {**self.choices, **means}
+
+    @cached_property
+    def first(self) -> str:
+        """The first parameter of `fn`: the Gram matrix, where it combines."""
+        return next(iter(inspect.signature(self.fn).parameters))
 
     def require_arguments(self, args: Sequence[Any]) -> None:
         """Raise RecipeError or MassError for arguments that it cannot take."""
@@ -154,8 +176,8 @@ class Method:
                 raise RecipeError(f"{self.name}: {key} is one number an argument, {count} in parentheses, not {value}")
             return tuple(self._number(key, v) for v in value)
         if isinstance(self.defaults[key], str):
-            if value not in self.choices[key]:
-                raise RecipeError(f"{self.name}: {key} is one of {', '.join(self.choices[key])}, not {value!r}")
+            if value not in self.texts[key]:
+                raise RecipeError(f"{self.name}: {key} is one of {', '.join(self.texts[key])}, not {value!r}")
             return str(value)
         return self._number(key, value)
 

@@ -1,7 +1,7 @@
-"""Passes over the data for what a method must know before it can work: Gram matrices, ratios of norms, overlaps.
+"""Passes over the data for what a method must know before it can work: Gram matrices, sums over pairs, scales.
 
-Exact, and in no more memory than a block a thread and the numbers that are found. Parts are fixed and sums of parts are
-exactly rounded, so that threads change nothing. thresholds.py has the order statistics.
+Exact, and in no more memory than a piece of each argument a thread and the numbers that result. Pieces are fixed and
+their sums are exactly rounded, so that threads change nothing. thresholds.py has the order statistics.
 """
 
 import math
@@ -9,112 +9,111 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskvec.algebra.program import Linear
 from taskvec.errors import NonFiniteError
 from taskvec.executors.threads import each
-from taskvec.methods.core.applied import Applied, here
-from taskvec.methods.core.call import METHOD_TILE, PART
-from taskvec.methods.core.lanes import LANES, Lanes
+from taskvec.methods.core.call import PART
+from taskvec.methods.core.lanes import Lanes
+from taskvec.methods.core.measurement import Measurement, Piece, here, rows_of
 from taskvec.methods.core.method import Measured
-from taskvec.numbers.operations import DOT, NONZERO, PAIR, SIZE
+from taskvec.methods.core.pairs import Pair, PairSums, pair_sums, pairs_of, products, square
+from taskvec.methods.core.roles import LANES, Scope
+from taskvec.numbers.operations import DOT, NONZERO, SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Progress = Callable[[int], None]
-Part = tuple[str, int, int]  # a tensor, the first element, how many
-Pair = tuple[int, int]
-Pairs = dict[Pair, tuple[float, int, int]]  # (dot, entries nonzero in both, those of opposite signs)
+Progress = Callable[[int], None]  # is told of elements that were read
+Gram = list[list[Any]]  # n x n, <x_i, x_j>: floats, or arrays with a number for each lane
 SUMMED = 4 * PART  # elements that a kernel sums at once: fixed, too
-MOST_AT_ONCE = 8192  # pairs of vectors that a kernel multiplies in one run
 LEAST_SUM = 1e-7  # sums of magnitudes below this have no ratio
 
 
-def one_by_one(measure: Callable[[Applied, int, Progress], Measured]) -> Callable[..., list[Measured]]:
+def one_by_one(measure: Callable[[Measurement, int, Progress], Measured]) -> Callable[..., list[Measured]]:
     """What measures several calls one after the other, each in passes of its own."""
 
-    def every(calls: Sequence[Applied], threads: int, progress: Progress) -> list[Measured]:
-        return [measure(call, threads, progress) for call in calls]
+    def every(measurements: Sequence[Measurement], threads: int, progress: Progress) -> list[Measured]:
+        return [measure(m, threads, progress) for m in measurements]
 
     return every
 
 
-def grams(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
-    """Tensor -> {"gram": G}, G_ij = <x_i, x_j> over the tensor, or over the whole model with scope="model"; float64.
+# ---- products of two arguments -------------------------------------------------------------------------------------
+def told_grams(m: Measurement, threads: int, progress: Progress) -> Measured:
+    """What a method is told that combines its arguments: the Gram matrix of each tensor."""
+    return {name: {m.method.first: gram} for name, gram in grams(m, threads, progress).items()}
 
-    With scope="row" or "column" G_ij is an array, a number for each lane. Raises NonFiniteError that names
-    the tensors which make the products of the whole model NaN or Inf.
+
+def grams(m: Measurement, threads: int, progress: Progress) -> dict[str, Gram]:
+    """Tensor -> G, G_ij = <x_i, x_j> in float64: over the tensor, over the whole model with Scope.MODEL, and with
+    Scope.ROW or COLUMN an array with a number for each lane.
+
+    Raises NonFiniteError that names the tensors which make the products of the whole model NaN or Inf.
     """
-    if call.params.get("scope") in LANES:
-        return _grams_of_lanes(call, threads, progress)
-    n, sums = len(call.args), _measured(call, threads, progress, DOT)
-    whole = call.params.get("scope") == "model"
-    everything = [p for found in sums.values() for p in found]
+    if m.scope in LANES:
+        return _grams_of_lanes(m, threads, progress)
+    wanted = pairs_of(m.count)
 
-    def gram(found: Sequence[Mapping[Pair, list[float]]]) -> list[list[Any]]:
-        return _square({pair: total([p[pair][0] for p in found]) for pair in _pairs(n)}, n)
+    def work(piece: Piece, nothing: None) -> tuple[Piece, dict[Pair, float]]:
+        dots = products(DOT, wanted, m.sums(piece.name), piece.start, piece.size, m.scratch(piece))
+        return piece, dict(zip(wanted, dots[:, 0].tolist(), strict=True))
 
-    shared = gram(everything) if whole else []
-    if not all(math.isfinite(product) for row in shared for product in row):
-        spoilt = [name for name, found in sums.items() if not all(math.isfinite(x) for row in gram(found) for x in row)]
-        raise NonFiniteError(f"{call.name} compares whole models, and these tensors have NaN or Inf:", spoilt)
-    return {name: {"gram": shared if whole else gram(found)} for name, found in sums.items()}
+    dots = _by_tensor(each(m.pieces(SUMMED), work, lambda: None, threads), progress)
 
+    def gram(pieces: Sequence[Mapping[Pair, float]]) -> Gram:
+        return square({pair: total([dot[pair] for dot in pieces]) for pair in wanted}, m.count)
 
-def pairs(call: Applied, threads: int, progress: Callable[[int], None]) -> dict[str, list[Pairs]]:
-    """Tensor -> for each of its parts {(i, j): kernels.pair of the arguments i <= j}."""
-    sums = _measured(call, threads, progress, PAIR)
-    return {
-        n: [{p: (d, int(b), int(a)) for p, (d, b, a) in part.items()} for part in parts] for n, parts in sums.items()
-    }
+    if m.scope is not Scope.MODEL:
+        return {name: gram(pieces) for name, pieces in dots.items()}
+    shared = gram([piece for pieces in dots.values() for piece in pieces])
+    if not _is_finite(shared):
+        spoilt = [name for name, pieces in dots.items() if not _is_finite(gram(pieces))]
+        raise NonFiniteError(f"{m.call.name} compares whole models, and these tensors have NaN or Inf:", spoilt)
+    return dict.fromkeys(dots, shared)
 
 
-def _measured(call: Applied, threads: int, progress: Progress, code: int) -> dict[str, list[dict[Pair, list[float]]]]:
-    """Tensor -> for each of its parts {(i, j): what DOT or PAIR finds of the arguments i <= j}."""
+def pairs(m: Measurement, threads: int, progress: Progress) -> dict[str, list[PairSums]]:
+    """Tensor -> for each of its pieces the sums of every pair of arguments."""
+    wanted = pairs_of(m.count)
+
+    def work(piece: Piece, nothing: None) -> tuple[Piece, PairSums]:
+        return piece, pair_sums(wanted, m.sums(piece.name), piece.start, piece.size, m.scratch(piece))
+
+    return _by_tensor(each(m.pieces(SUMMED), work, lambda: None, threads), progress)
+
+
+def _by_tensor(results: Iterator[tuple[Piece, Any]], progress: Progress) -> dict[str, list[Any]]:
+    """Tensor -> the results of its pieces."""
+    of_tensors: dict[str, list[Any]] = {}
+    for piece, result in results:
+        of_tensors.setdefault(piece.name, []).append(result)
+        progress(piece.size)
+    return of_tensors
+
+
+def _is_finite(gram: Gram) -> bool:
+    return all(math.isfinite(product) for row in gram for product in row)
+
+
+def _grams_of_lanes(m: Measurement, threads: int, progress: Progress) -> dict[str, Gram]:
+    """A tensor a thread, its blocks in order, so that a lane is always summed in the same order."""
     import numpy as np
 
-    wanted, width = _pairs(len(call.args)), 3 if code == PAIR else 1
-
-    def work(part: Part, found: "NDArray[Any]") -> tuple[str, int, dict[Pair, list[float]]]:
-        name, start, count = part
-        for at in range(0, len(wanted), MOST_AT_ONCE):
-            program = call.program(name, start, count, ops=0)
-            refs = call.operands(program, name)
-            for sink, (i, j) in zip(found[at : at + MOST_AT_ONCE], wanted[at : at + MOST_AT_ONCE], strict=True):
-                program.add(code, (refs[i], refs[j]), sink=sink)
-            program.run()
-        return name, count, dict(zip(wanted, found.tolist(), strict=True))
-
-    sums: dict[str, list[dict[Pair, list[float]]]] = {}
-    for name, count, found in each(parts(call, SUMMED), work, lambda: np.empty((len(wanted), width)), threads):
-        sums.setdefault(name, []).append(found)
-        progress(count)
-    return sums
-
-
-def _grams_of_lanes(call: Applied, threads: int, progress: Callable[[int], None]) -> Measured:
-    """A tensor a thread, its parts in order, so that a lane is always summed in the same order."""
-    import numpy as np
-
-    n, along = len(call.args), str(call.params["scope"])
-
-    def work(name: str, rows: "NDArray[Any]") -> tuple[str, dict[Pair, "NDArray[Any]"]]:
-        lanes = Lanes.of(call.specs[name].shape, along)
-        sums = {pair: np.zeros(lanes.count) for pair in _pairs(n)}
+    def work(name: str, rows: "NDArray[Any]") -> tuple[str, Gram]:
+        lanes = Lanes.of(m.shape(name), m.scope)
+        sums = {pair: np.zeros(lanes.count) for pair in pairs_of(m.count)}
         for row, high, column, wide in _blocks(lanes):
-            fill(call, (name, row * lanes.width + column, high * wide), rows)
-            first, size, axis = (row, high, 1) if along == "row" else (column, wide, 0)
+            m.fill(Piece(name, row * lanes.width + column, high * wide), rows)
+            first, size, axis = (row, high, 1) if lanes.along is Scope.ROW else (column, wide, 0)
             for i, j in sums:
                 with np.errstate(all="ignore"):
                     product = rows[i, : high * wide].astype(np.float64) * rows[j, : high * wide]
                     sums[i, j][first : first + size] += product.reshape(high, wide).sum(axis=axis)
-        return name, sums
+        return name, square(sums, m.count)
 
     measured = {}
-    names = [name for name, spec in call.specs.items() if spec.arithmetic]
-    for name, sums in each(names, work, partial(rows_of, n), threads):
-        measured[name] = {"gram": _square(sums, n)}
-        progress(call.specs[name].numel)
+    for name, gram in each(m.names, work, partial(rows_of, m.count), threads):
+        measured[name] = gram
+        progress(m.size(name))
     return measured
 
 
@@ -130,144 +129,88 @@ def _blocks(lanes: Lanes) -> Iterator[tuple[int, int, int, int]]:
             yield row, min(step, lanes.rows - row), 0, lanes.width
 
 
-Sizes = Iterator[tuple[str, int, float, float]]  # tensor, elements, sums of their magnitudes before and after
-Bits = Mapping[str, memoryview]  # of some tensors: a bit an entry, whether it is kept
+# ---- how much is kept ----------------------------------------------------------------------------------------------
+Sizes = tuple[Piece, float, float]  # a piece, and the sums of its magnitudes before and after
 ByRows = Callable[..., tuple[float, float]]  # (tau, bits, **told) -> sum |tau|, sum |what the function makes of it|
 
 
-def ratios(
-    call: Applied, threads: int, progress: Callable[[int], None], told: Measured, by_rows: ByRows | None = None
-) -> dict[str, float]:
-    """Tensor -> sum |tau| / sum |what the function makes of tau|, 1 where one of the two is below LEAST_SUM.
+def with_scale(
+    m: Measurement,
+    threads: int,
+    progress: Progress,
+    told: Mapping[str, Mapping[str, Any]],
+    by_rows: ByRows | None = None,
+) -> Measured:
+    """What a method is told of each tensor, and the number by which it multiplies what it keeps (`Method.scale`).
 
-    What `fn` is told beside its parameters: `told`, and ratio=1. by_rows: what finds the sums of a run of whole rows,
-    and sets `bits`, for a function that is not lowered.
+    by_rows: for a function that is not lowered, what adds up a run of whole rows and sets `bits`.
     """
+    assert m.method.scale is not None
+    key = m.method.scale.told
+    scales = _scales(m, threads, progress, told, key, by_rows) if m.call.scaled else dict.fromkeys(told, 1.0)
+    return {name: {**known, key: scales[name]} for name, known in told.items()}
+
+
+def _scales(
+    m: Measurement,
+    threads: int,
+    progress: Progress,
+    told: Mapping[str, Mapping[str, Any]],
+    key: str,
+    by_rows: ByRows | None,
+) -> dict[str, float]:
+    """Tensor -> sum |tau| / sum |what the function makes of tau| with a scale of 1; 1 where one of the two is below
+    LEAST_SUM."""
     import numpy as np
 
-    known = {
-        name: call.numbers(name) | dict(told.get(name, {})) | {"ratio": 1.0}
-        for name, spec in call.specs.items() if spec.arithmetic
-    }  # fmt: skip
-    totals: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in known}
-    kept = {n: np.empty(-(-call.specs[n].numel // 8), np.uint8).data for n in known if call.remembers_of(n)}
-    sizes = partial(_sizes_by_rows, by_rows) if by_rows else _lowered_sizes
-    for name, count, before, after in sizes(call, threads, known, kept):
-        totals[name][0].append(before)
-        totals[name][1].append(after)
-        progress(count)
-    call.kept.update(kept)
-    found = {name: (total(before), total(after)) for name, (before, after) in totals.items()}
-    return {name: 1.0 if min(sums) < LEAST_SUM else sums[0] / sums[1] for name, sums in found.items()}
+    known = {name: {**m.numbers(name), **told[name], key: 1.0} for name in m.names}
+    kept = {name: np.empty(-(-m.size(name) // 8), np.uint8).data for name in m.names if m.remembers(name)}
+    before: dict[str, list[float]] = {name: [] for name in m.names}
+    after: dict[str, list[float]] = {name: [] for name in m.names}
+    if by_rows:
+        sizes = each(
+            m.rows(), partial(_sizes_by_rows, m, by_rows, known, kept), partial(rows_of, 1, m.longest()), threads
+        )
+    else:
+        sizes = each(m.pieces(SUMMED), partial(_lowered_sizes, m, known, kept), lambda: np.empty((2, 1)), threads)
+    for piece, whole, part in sizes:
+        before[piece.name].append(whole)
+        after[piece.name].append(part)
+        progress(piece.size)
+    m.kept.update(kept)
+    sums = {name: (total(before[name]), total(after[name])) for name in m.names}
+    return {name: 1.0 if min(pair) < LEAST_SUM else pair[0] / pair[1] for name, pair in sums.items()}
 
 
-def _lowered_sizes(call: Applied, threads: int, known: Mapping[str, dict[str, Any]], kept: Bits) -> Sizes:
-    import numpy as np
+Known = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told
+Bits = Mapping[str, memoryview]  # of some tensors: a bit an entry, whether it is kept
 
-    lower = call.method.lower
+
+def _lowered_sizes(m: Measurement, known: Known, kept: Bits, piece: Piece, sums: "NDArray[Any]") -> Sizes:
+    """The sums of a piece, from the method's own operations. sums: (2, 1) float64."""
+    lower = m.method.lower
     assert lower is not None
-
-    def work(part: Part, found: "NDArray[Any]") -> tuple[str, int, float, float]:
-        name, start, count = part
-        program = call.program(name, start, count, ops=2)
-        args = call.operands(program, name)
-        made = lower(program, args, name, here(known[name], start))
-        for ref, sink in zip((args[0], made), found, strict=True):
-            program.add(SIZE, (ref,), sink=sink)
-        if name in kept:
-            program.add(NONZERO, (made,), sink=kept[name][start // 8 :])
-        program.run()
-        return name, count, float(found[0, 0]), float(found[1, 0])
-
-    return each(parts(call, SUMMED), work, lambda: np.empty((2, 1)), threads)
+    program, args = m.program(piece, ops=2)
+    made = lower(program, args, piece.name, here(known[piece.name], piece.start))
+    for ref, sink in zip((args[0], made), sums, strict=True):
+        program.add(SIZE, (ref,), sink=sink)
+    if piece.name in kept:
+        program.add(NONZERO, (made,), sink=kept[piece.name][piece.start // 8 :])
+    program.run()
+    return piece, float(sums[0, 0]), float(sums[1, 0])
 
 
 def _sizes_by_rows(
-    by_rows: ByRows, call: Applied, threads: int, known: Mapping[str, dict[str, Any]], kept: Bits
+    m: Measurement, by_rows: ByRows, known: Known, kept: Bits, piece: Piece, rows: "NDArray[Any]"
 ) -> Sizes:
-    import numpy as np
-
-    step = max((call.step(name, PART) for name in known), default=PART)
-
-    def work(span: Part, rows: "NDArray[Any]") -> tuple[str, int, float, float]:
-        name, start, count = span
-        fill(call, span, rows)
-        bits = kept[name][start // 8 :] if name in kept else None
-        tau = rows[0, :count].reshape(-1, call.width(name))
-        return name, count, *by_rows(tau, bits, name=name, start=start, **known[name])
-
-    spans = [(name, *span) for name in known for span in call.spans(name, 0, call.specs[name].numel, PART)]
-    return each(spans, work, lambda: np.empty((1, step), np.float32), threads)
-
-
-def overlaps(
-    call: Applied, threads: int, progress: Callable[[int], None]
-) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Tensor -> for each vector how many entries above `epsilon` it shares with another, and how many it has alone."""
-    import numpy as np
-
-    n = len(call.args)
-    names = [name for name, spec in call.specs.items() if spec.arithmetic]
-    limits = {name: np.float32(call.numbers(name)["epsilon"]) for name in names}  # type: ignore[arg-type]
-
-    def work(part: Part, rows: "NDArray[Any]") -> tuple[str, int, list[int], list[int]]:
-        name, start, count = part
-        shared, alone = [0] * n, [0] * n
-        for at in range(start, start + count, METHOD_TILE):
-            size = min(METHOD_TILE, start + count - at)
-            fill(call, (name, at, size), rows)
-            active = np.abs(rows[:, :size]) > limits[name]
-            many = active.sum(axis=0, dtype=np.int32) > 1
-            for k in range(n):
-                both = int(np.count_nonzero(active[k] & many))
-                shared[k] += both
-                alone[k] += int(np.count_nonzero(active[k])) - both
-        return name, count, shared, alone
-
-    totals = {name: [0] * n for name in limits}, {name: [0] * n for name in limits}
-    for name, count, *found in each(parts(call), work, partial(rows_of, n), threads):
-        for into, counts in zip(totals, found, strict=True):
-            into[name] = [a + b for a, b in zip(into[name], counts, strict=True)]
-        progress(count)
-    return totals
-
-
-# ---- how a pass walks ----------------------------------------------------------------------------------------------
-def parts(call: Applied, step: int = PART) -> Iterator[Part]:
-    """Every tensor in parts of so many elements."""
-    for name, spec in call.specs.items():
-        if spec.arithmetic:
-            for start in range(0, spec.numel, step):
-                yield name, start, min(step, spec.numel - start)
-
-
-def rows_of(count: int) -> "NDArray[Any]":
-    """Memory of a thread: a part of each of `count` arguments."""
-    import numpy as np
-
-    return np.empty((count, PART), np.float32)
-
-
-def fill(call: Applied, part: Part, rows: "NDArray[Any]") -> bool:
-    """The values of the arguments, a row each; whether all of them are known to be finite."""
-    name, start, count = part
-    finite = [_values(call, linear, start, row[:count]) for row, linear in zip(rows, call.sums(name), strict=False)]
-    return all(finite)
-
-
-def _values(call: Applied, linear: Linear, start: int, out: "NDArray[Any]") -> bool:
-    finite = [call.values(linear, start + at, out[at : at + METHOD_TILE]) for at in range(0, out.size, METHOD_TILE)]
-    return all(finite)
+    """The same of a run of whole rows. rows: (1, at least as many elements) float32."""
+    name, start, count = piece
+    m.fill(piece, rows)
+    bits = kept[name][start // 8 :] if name in kept else None
+    tau = rows[0, :count].reshape(-1, m.width(name))
+    return piece, *by_rows(tau, bits, name=name, start=start, **known[name])
 
 
 def total(values: Sequence[float]) -> float:
     """The sum, exactly rounded; nan if one of them is not finite, so that the result shows it."""
     return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
-
-
-def _pairs(n: int) -> list[Pair]:
-    return [(i, j) for i in range(n) for j in range(i, n)]
-
-
-def _square(upper: Mapping[Pair, Any], n: int) -> list[list[Any]]:
-    return [[upper[min(i, j), max(i, j)] for j in range(n)] for i in range(n)]

@@ -1,152 +1,124 @@
 """Order statistics: the magnitude of a given rank, exact and streamed, and how those that are equal to it divide.
 
-One pass counts the magnitudes within the few windows in which a sample says that the thresholds lie; where exactly
-k entries are wanted, also those equal to what it says they are, tile by tile: the first are taken. Where it was wrong
-two more passes count the upper 15 bits of all and then the lower 16 in the right bin, and another one the equal ones.
+`trim` keeps the largest fifth of a model's entries, so it must know the magnitude of rank n/5 among n entries. To sort
+them would take the memory of the model. Counting does not (ranks.py says why), and `cuts` counts in these steps:
+
+1. Sample. Read some 2**19 entries of each group, a tensor or the whole model, in runs that are spread over it evenly.
+2. Guess. A rank of the group lies, give or take four standard errors, between two places of the sorted sample. What
+   lies between these is a window of at most 12 bins, or at most two magnitudes where most of it equals these.
+3. Count. One pass over all entries counts, within each window, how many have which magnitude: (2**16 bins + 1,) numbers
+   a window and thread. Of each likely magnitude it counts how many entries equal it, tile by tile.
+4. Check. A rank that lies within its window, or is one of the likely magnitudes, is located exactly.
+5. Recount where the guess was off. One more pass counts all entries by their bins, (2**15 + 1,) numbers, and so finds
+   the right bin of every rank. Another one counts with that bin as the window, which cannot miss.
+
+A method whose ranks depend on how many entries are zero, which only a count tells, begins with step 5.
+
+Where exactly k entries are wanted and several are equal to the threshold, the first of them count, by tensors' names
+and then by positions (`Cuts.quotas`). The counts tile by tile of step 3 say how many each tile has. Where the threshold
+was not among the likely magnitudes, one more pass counts what equals it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from taskvec.methods.core.applied import Applied
-from taskvec.methods.core.counting import (
-    EVERY,
-    Asked,
-    Counts,
-    Equals,
-    Guess,
-    Ranks,
-    Tables,
-    Values,
-    Window,
-    bin_of,
-    counted,
-    first_of,
-    groups_of,
-    guessed,
-)  # fmt: skip
+from taskvec.methods.core.counting import Guess, counted, guessed
+from taskvec.methods.core.measurement import Measurement
+from taskvec.methods.core.ranks import EVERY, NOWHERE, Asked, Cut, Equals, Located, RanksOf, Values, Window, first_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-class Cut(NamedTuple):
-    """The magnitude of a rank; of the `equals` entries that have it the first `quota` are within the rank."""
-
-    value: float
-    quota: int
-    equals: int
+Guesses = dict[str, Guess]  # group -> what to count
 
 
-NOWHERE = Cut(math.inf, 0, 0)  # rank 0: nothing is within
+class Cuts:
+    """The cuts of one measurement, as far as they are known."""
 
+    def __init__(self, asked: Asked):
+        self.asked = asked
+        ranks = {group: asked.ranks(group) for group in asked.sizes}
+        self.cuts: dict[str, dict[str, Cut]] = {group: dict.fromkeys(ranks[group], NOWHERE) for group in ranks}
+        self.left = {group: {key: rank for key, rank in of.items() if rank} for group, of in ranks.items()}
+        self.windows: dict[str, tuple[Window, ...]] = {}  # group -> the bins that are known to hold its ranks
+        self.equals: Equals = {}
 
-class _Cuts:
-    """The cuts of one call, as far as they are known."""
+    def learn(self, group: str, located: Located) -> None:
+        """Take in what the counts of a group say."""
+        self.equals.update(located.equals)
+        self.cuts[group].update(located.cuts)
+        self.left[group] = {key: rank for key, rank in located.ranks.items() if key not in located.cuts}
+        self.windows[group] = located.windows
 
-    def __init__(self, asked: Asked, equals: Equals):
-        self.asked, self.equals = asked, equals
-        self.found = {group: dict.fromkeys(asked.wanted(group), NOWHERE) for group in asked.sizes}
-        self.left = {group: _ranked(asked.wanted(group)) for group in asked.sizes}
-        self.right: dict[str, dict[Window, None]] = {}
+    def values(self) -> dict[str, dict[str, float]]:
+        """Tensor -> {parameter: magnitude}."""
+        return {
+            name: {key: cut.value for key, cut in self.cuts[group].items()} for name, group in self.asked.groups.items()
+        }
 
-    def take(self, group: str, counts: Counts) -> None:
-        """What of the ranks that are left lies within the windows, or is one of the values."""
-        self.equals.update(counts.equals)
-        for key, rank in [*self.left[group].items()]:
-            for cut in chain(_among(counts, rank), _within(counts.tables, rank)):
-                self.found[group][key] = cut
-                self.left[group].pop(key, None)
+    def quotas(self, threads: int) -> dict[str, dict[str, Any]]:
+        """Tensor -> {parameter: how many of the equal entries of each tile are within the rank}, inf where all of them
+        are.
 
-    def look(self, group: str, counts: Counts) -> None:
-        """The bins of the ranks, from the counts of all upper bits."""
-        upper = counts.tables[EVERY][:-1]
-        wanted = self.asked.wanted(group, zeros=int(upper[0]))
-        self.right[group] = dict.fromkeys((bin_of(upper, rank)[0], 1) for rank in wanted.values() if rank)
-        self.left[group] = _ranked(wanted)
+        One pass over what has more of them than its quota and is not among the `equals` that were counted with the
+        ranks; 8 bytes a tile.
+        """
+        import numpy as np
+
+        groups = {n: group for n, group in self.asked.groups.items() if self.asked.m.size(n)}  # others have no entries
+        split = {group: {k: c for k, c in of.items() if c.quota < c.equals} for group, of in self.cuts.items()}
+        lacking: dict[str, dict[float, None]] = {}
+        for name, group in groups.items():
+            for cut in split[group].values():
+                if (name, cut.value) not in self.equals:
+                    lacking.setdefault(group, {})[cut.value] = None
+        missed = {group: Guess((), (*values,)) for group, values in lacking.items()}
+        for _, _, located in counted([self.asked], [missed], [{}], threads, lambda size: None):
+            self.equals.update(located.equals)
+        told: dict[str, dict[str, Any]] = {
+            name: dict.fromkeys(self.cuts[group], math.inf) for name, group in self.asked.groups.items()
+        }
+        for name, key, before in _before(groups, split, self.equals):
+            told[name][key] = np.maximum(0, split[groups[name]][key].quota - before)
+        return told
 
 
 def cuts(
-    calls: Sequence[Applied],
+    measurements: Sequence[Measurement],
     threads: int,
     progress: Callable[[int], None],
-    ranks: Ranks,
+    ranks_of: RanksOf,
     of: Values = first_of,
     zeros: bool = False,
-    equals: Sequence[Equals] = (),
-) -> list[dict[str, dict[str, Cut]]]:
-    """Of each call, group -> {parameter: Cut}. `ranks` is told the group's size and, if it wants the `zeros`, for which
-    all bins must be counted first, how many magnitudes are below 2**-133. What equals likely thresholds goes into
-    `equals`, of each call its own."""
-    asked = [Asked(call, ranks, of) for call in calls]
-    every = [_Cuts(a, own) for a, own in zip(asked, equals or [{} for _ in asked], strict=True)]
+) -> list[Cuts]:
+    """The cuts of several calls, in the same passes.
 
-    def count(guesses: list[dict[str, Guess]], what: Callable[[_Cuts, str, Counts], None]) -> None:
-        counted(asked, guesses, threads, progress, lambda k, group, counts: what(every[k], group, counts))
-
-    if not zeros:  # the ranks do not depend on what is counted
-        count(guessed(asked, threads), _Cuts.take)
-    missed = [{group: Guess((EVERY,)) for group, ranked in c.left.items() if ranked or zeros} for c in every]
-    if any(missed):
-        count(missed, _Cuts.look)
-        count([{group: Guess((*windows,)) for group, windows in c.right.items() if windows} for c in every], _Cuts.take)
-    return [c.found for c in every]
-
-
-def _among(counts: Counts, rank: int) -> Iterator[Cut]:
-    """The value of this rank, if it is one of those that were counted."""
-    for value, above in counts.above.items():
-        equal = sum(int(tiles.sum()) for (_, of), tiles in counts.equals.items() if of == value)
-        if above < rank <= above + equal:
-            yield Cut(value, rank - above, equal)
-
-
-def _within(tables: Tables, rank: int) -> Iterator[Cut]:
-    """The value of this rank, if it lies in a window."""
-    for (first, _), table in tables.items():
-        counts, above = table[:-1], int(table[-1])
-        if above < rank <= above + int(counts.sum()):
-            at, quota = bin_of(counts, rank - above)
-            yield Cut(_value((first << 16) + at), quota, int(counts[at]))
-
-
-def _ranked(wanted: Mapping[str, int]) -> dict[str, int]:
-    return {key: rank for key, rank in wanted.items() if rank}
-
-
-def _value(bits: int) -> float:
-    import numpy as np
-
-    return float(np.uint32(bits).view(np.float32))
-
-
-def quotas(
-    call: Applied, threads: int, found: Mapping[str, Mapping[str, Cut]], equals: Equals
-) -> dict[str, dict[str, Any]]:
-    """Tensor -> {parameter: how many of the equal entries of each tile are within the rank}, inf where all of them are.
-
-    Of equal magnitudes the first ones are within: by the tensors' names and then by their positions. One pass over what
-    has more of them than its quota and is not among the `equals` that were counted with the ranks; 8 bytes a tile.
+    ranks_of: is told a group's size, how many of its entries are zero, and its numbers. zeros: the ranks depend on how
+    many entries have magnitudes below 2**-133, so that all bins must be counted first. of: what is ranked.
     """
-    import numpy as np
+    found = [Cuts(Asked(m, ranks_of, of)) for m in measurements]
+    if not zeros:
+        guesses = guessed([c.asked for c in found], threads)
+        _count(found, guesses, threads, progress)
+    missed = [{group: Guess((EVERY,)) for group, ranks in c.left.items() if ranks or zeros} for c in found]
+    if any(missed):
+        _count(found, missed, threads, progress)
+        right = [{group: Guess(windows) for group, windows in c.windows.items() if windows} for c in found]
+        _count(found, right, threads, progress)
+    return found
 
-    counts, asked = dict(equals), Asked(call, lambda *_, **__: {})
-    groups = {name: group for name, group in asked.groups.items() if call.specs[name].numel}  # others have no entries
-    split = {group: {k: c for k, c in of_group.items() if c.quota < c.equals} for group, of_group in found.items()}
-    lacking = {(g, c.value): None for n, g in groups.items() for c in split[g].values() if (n, c.value) not in counts}
-    missed = {group: Guess((), tuple(value for of, value in lacking if of == group)) for group, _ in lacking}
-    counted([asked], [missed], threads, lambda size: None, lambda _, group, new: counts.update(new.equals))
-    told: dict[str, dict[str, Any]] = {n: dict.fromkeys(found[g], math.inf) for n, g in asked.groups.items()}
-    for name, key, before in _before(groups, split, counts):
-        told[name][key] = np.maximum(0, split[groups[name]][key].quota - before)
-    return told
+
+def _count(found: Sequence[Cuts], guesses: list[Guesses], threads: int, progress: Callable[[int], None]) -> None:
+    """One pass over what the guesses name, and what it says of the ranks that are left."""
+    asked, ranks = [c.asked for c in found], [c.left for c in found]
+    for k, group, located in counted(asked, guesses, ranks, threads, progress):
+        found[k].learn(group, located)
 
 
 def _before(
     groups: Mapping[str, str], split: Mapping[str, Mapping[str, Cut]], counts: Equals
-) -> Iterable[tuple[str, str, "NDArray[Any]"]]:
+) -> Iterator[tuple[str, str, "NDArray[Any]"]]:
     """(tensor, parameter, equal entries before each of its tiles), the tensors of a group by name."""
     import numpy as np
 
@@ -157,8 +129,3 @@ def _before(
             start = sofar.get((groups[name], key), 0)
             yield name, key, start + np.cumsum(tiles) - tiles
             sofar[groups[name], key] = start + int(tiles.sum())
-
-
-def values_of(call: Applied, found: Mapping[str, Mapping[str, Cut]]) -> dict[str, dict[str, float]]:
-    """Tensor -> {parameter: magnitude}."""
-    return {name: {key: cut.value for key, cut in found[group].items()} for name, group in groups_of(call).items()}
