@@ -199,3 +199,14 @@ WRONG = [
 @pytest.mark.parametrize(("recipe", "kind", "message"), WRONG, ids=[w[0] for w in WRONG])
 def test_what_cannot_be_done_is_a_stated_error(models, tmp_path, recipe, kind, message):
     refused(recipe, models, tmp_path, kind, message)
+
+
+def test_layers_of_an_adapter_alone_cannot_be_counted(build, tmp_path):
+    shapes = {"A": (2, 4), "B": (7, 2)}
+    arrays = {f"base_model.model.h.1.lora_{s}.weight": np.ones(shape, np.float32) for s, shape in shapes.items()}
+    lora = tv.load(build.lora(tmp_path / "lora", arrays))
+    with pytest.raises(RecipeError, match=r"cannot count the layers of .*lora.*stack\(base \+ lora, \.\.\.\)"):
+        tv.stack(lora, lora)
+    for call, name in ((lambda: tv.take_layers(1, 0, 1), "take_layers"), (lambda: tv.stack(1), "stack")):
+        with pytest.raises(RecipeError, match=f"^{name} works on models or task vectors, not on int"):
+            call()

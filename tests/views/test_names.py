@@ -157,3 +157,21 @@ def test_what_is_beneath_is_measured_before_it(models):
     wanted = source.unmeasured
     source.prepare(1, seen.append)
     assert sum(seen) == wanted > 2 * 20 * WIDTH
+
+
+def test_a_difference_at_the_end_of_a_tile_is_seen():
+    table = np.zeros((VIEW_TILE + 1, 1), np.float32)
+    other = table.copy()
+    other[VIEW_TILE - 1] = 1
+    with pytest.raises(MismatchError, match=f"in elements 0 to {VIEW_TILE - 1};"):
+        next(iter(tv.tie(tv.from_arrays({EMBEDDING: table, HEAD: other})).terms)).prepare(1)
+
+
+def test_what_is_no_model_is_said_with_the_call():
+    for call, name in (
+        (lambda: tv.rename(1, {"a": "b"}), "rename"),
+        (lambda: tv.untie(1), "untie"),
+        (lambda: tv.tie(1), "tie"),
+    ):
+        with pytest.raises(RecipeError, match=f"^{name} works on models or task vectors, not on int"):
+            call()

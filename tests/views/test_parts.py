@@ -76,13 +76,13 @@ def test_a_lora_taken_for_a_model_names_every_tensor(build, tmp_path):
         (lambda m: tv.select(m, HEAD, "*.nlp.*"), RecipeError, r'select: no tensor of .* fits "\*\.nlp\.\*"'),
         (lambda m: tv.drop(m, "lm_haed.weight"), RecipeError, 'drop: no tensor of .* fits "lm_haed.weight"'),
         (lambda m: tv.drop(m, "*"), RecipeError, "nothing of .* would be left"),
-        (lambda m: tv.join(), RecipeError, "at least one"),
+        (lambda m: tv.join(), RecipeError, "join takes at least one"),
         (
             lambda m: tv.join(m, tv.select(m, HEAD)),
             MismatchError,
-            f"(?s)several tensors one name.*{HEAD}: {HEAD}, {HEAD}",
+            f"(?s)join gives several tensors one name.*{HEAD}: {HEAD}, {HEAD}",
         ),
-        (lambda m: tv.as_model("math"), RecipeError, "not on str"),
+        (lambda m: tv.as_model("math"), RecipeError, "as_model works on .* not on str"),
     ],
 )
 def test_what_cannot_be_a_part_is_a_stated_error(models, call, kind, message):

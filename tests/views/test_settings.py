@@ -41,3 +41,11 @@ def test_layers_that_predict_further_tokens_are_counted_apart(tmp_path, build):
     assert found == {"num_hidden_layers": 2, "num_nextn_predict_layers": 0, "layer_types": ["b", "c"]}
     with pytest.raises(RecipeError, match="stands before others"):
         tv.save(tv.parse("stack(m, m)", m=tv.load(tmp_path / "m")), tmp_path / "no")
+
+
+def test_methods_between_do_not_hide_where_layers_are_from(tmp_path, build):
+    """Neither part alone stands where it did in its period, and both together do."""
+    table = {"num_hidden_layers": 4, "attn_layer_period": 4}
+    parts = ("take_layers(m, 0, 1)", "take_layers(m, 1, 4)")
+    slerps = ", ".join(f"slerp({part}, {part})" for part in parts)
+    assert config_of(tmp_path, build, f"stack({slerps})", table) == table
