@@ -299,7 +299,7 @@ def test_windows_are_shared_where_their_documents_are(home):
     """Windows that are equal though their documents differ are no leak; a document in both splits is one."""
     (home / "alike.txt").write_text("\n\n".join(f"w1 w2 w3 {'w4 ' * k}".strip() for k in range(1, 60)))
     alike = evaluator_from(described(home, f"{PPL} data: alike.txt, window: 4}}}}"))
-    windows = {split: alike.function.tasks["a"].identities(split) for split in ("validation", "test")}
+    windows = {split: alike.judges.tasks["a"].identities(split) for split in ("validation", "test")}
     assert {*windows["validation"]} & {*windows["test"]}  # "w4 w4 w4 w4" is in both
     assert require_apart(alike).notes({split: alike(model(home, "lm"), split) for split in windows}) == []
     (home / "first.txt").write_text("\n\n".join(["w1 w2", *TEXTS[:20]]))

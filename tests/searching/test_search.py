@@ -277,7 +277,7 @@ class Spoiled(Near):
     ],
 )
 def test_an_evaluator_that_changes_its_mind_is_stated_with_its_trial_and_the_journal_stays(tmp_path, how, kind, what):
-    with pytest.raises(kind, match=rf"(?s)trial 11 \(lam=0.55\).*{what}"):
+    with pytest.raises(kind, match=rf"(?s)trial 11 \(lam = 0.55\).*{what}"):
         search(ONE, Spoiled(how), GRID, journal=tmp_path / "j")
     done = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
     assert [line["trial"] for line in done if "trial" in line] == list(range(11))

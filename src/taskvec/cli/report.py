@@ -1,4 +1,4 @@
-"""The verb that shows what a search found."""
+"""The verb `report` shows what searches found: as a page, as pictures or as text, from their journals alone."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The verbs that judge models: eval, search, sweep, interference. Each calls one function."""
+"""The verbs that judge models: eval, search, sweep, learn and interference. Each of them calls one function."""
 
 import os
 import signal
