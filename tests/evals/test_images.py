@@ -65,7 +65,7 @@ def test_pictures_are_put_in_the_nearest_class(home):
             task = suite.tasks["look"]
             found = suite(weights, split)["look"]
             for example, hit in zip(task.listed(split), found, strict=True):
-                picture = Image.open(task._files[example.text]).convert("RGB")
+                picture = Image.open(task.files[example.text]).convert("RGB")
                 best = int((net.encode_image(prepare(picture)[None], normalize=True) @ head.T).argmax())
                 assert hit == ([*PROMPTS][best] == example.label)
     sides = [{*suite.examples(split)["look"]} for split in ("validation", "test")]

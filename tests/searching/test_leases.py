@@ -25,7 +25,7 @@ CLAIMING = textwrap.dedent(
         socket.gethostname = lambda: sys.argv[4]
     from taskvec.searching.journal import Journal
     leases.BEAT = float(sys.argv[2])
-    def do(number):
+    def do(number, lines):
         print("at it", flush=True)
         time.sleep(float(sys.argv[3]))
         return {"trial": number, "knobs": {}, "scores": {"x": 1}, "seconds": 1}
@@ -126,7 +126,7 @@ def test_beats_are_written_while_work_lasts_and_keep_a_claim(tmp_path, monkeypat
 def test_work_that_fails_gives_its_claim_back_and_work_that_is_short_writes_no_beat(tmp_path):
     journal, before = Journal(tmp_path / "j", ABOUT), {*threading.enumerate()}
 
-    def failing(number):
+    def failing(number, lines):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
@@ -141,7 +141,7 @@ def test_work_that_fails_gives_its_claim_back_and_work_that_is_short_writes_no_b
 def test_threads_of_one_process_do_every_trial_once(tmp_path):
     done, journal = [], Journal(tmp_path / "j", ABOUT)
 
-    def do(number):
+    def do(number, lines):
         done.append(number)
         time.sleep(0.01)
         return {"trial": number, "knobs": {}, "scores": {"x": number}, "seconds": 0}
@@ -157,7 +157,7 @@ def test_threads_of_one_process_do_every_trial_once(tmp_path):
 def test_what_is_asked_for_once_is_done_once_by_several_processes(tmp_path):
     code = (
         "import sys, time; from taskvec.searching.journal import Journal\n"
-        "def do():\n    print('did', flush=True); time.sleep(0.5); return {'scores': {'x': 1}, 'seconds': 1}\n"
+        "def do(lines):\n    print('did', flush=True); time.sleep(0.5); return {'scores': {'x': 1}, 'seconds': 1}\n"
         "line = Journal(sys.argv[1], {'recipe': 'r'}).once({'reference': 'base', 'split': 'test'}, do)\n"
         "assert line['scores'] == {'x': 1}"
     )

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from searching.near import BASE, GRID, ONE, SEEDS, TWO, A, Near, Parted
 from taskvec.errors import MismatchError
 from taskvec.searching.goals import objective
 from taskvec.searching.judge import Judge
 from taskvec.searching.race import deal, hopeless
 from taskvec.searching.search import search
 
-BASE, ONE = (tv.from_arrays({"w": np.float32([v])}, n) for n, v in (("base", 0), ("one", 1)))
-FAMILY = BASE + tv.knob("lam") * (ONE - BASE)
+ZERO, UNIT = (tv.from_arrays({"w": np.float32([v])}, n) for n, v in (("base", 0), ("one", 1)))
+FAMILY = ZERO + tv.knob("lam") * (UNIT - ZERO)
 STEPS = 10
 
 
@@ -115,3 +116,39 @@ def test_a_few_examples_that_all_say_the_same_are_no_proof(ours, theirs, gone):
         assert hopeless(judge, {"a": [theirs] * n}, {"a": [ours] * n}, {"a": range(n)}) is gone
     assert hopeless(judge, {"a": [1] * 30}, {"a": [0] * 30}, {"a": range(30)})
     assert not hopeless(judge, {"a": [0] * 30 + [1] * 30}, {"a": [0.5] * 30}, {"a": range(30)})
+
+
+def test_a_race_chooses_the_same_with_fewer_examples(tmp_path):
+    slow, quick = Parted(), Parted()
+    ranges = {"x": (-1, 1, 0.2), "y": (-1, 1, 0.2)}
+    whole = search(TWO, slow, ranges, test=False)
+    raced = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
+    assert raced.chosen.knobs == whole.chosen.knobs and raced.chosen.scores == whole.chosen.scores
+    assert len(raced.given_up) > 60 and len(raced.given_up) + len(raced.trials) == len(whole.trials) == 121
+    assert sum(quick.counted) < 0.7 * sum(slow.counted)
+    assert f"{len(raced.given_up)} more candidates were given up" in str(raced)
+    by_knobs = {tuple(t.knobs.values()): t for t in whole.trials}
+    assert all(by_knobs[tuple(t.knobs.values())].scores == t.scores for t in raced.trials)  # parts joined to the whole
+    again = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
+    assert again.trials == raced.trials and again.given_up == raced.given_up
+
+
+def test_an_evaluator_without_parts_or_with_single_numbers_is_not_raced():
+    class Single(Parted):
+        def __call__(self, weights, split):
+            return super().__call__(weights, split) | {"norm": 1.0}
+
+        def part(self, start, stop):
+            return Single(start, stop)
+
+    for evaluate in (Near(), Single()):
+        found = search(ONE, evaluate, GRID, objective="mean(a, b)", race=True, test=False)
+        assert not found.given_up and len(found.trials) == 21
+
+
+def test_a_race_over_seeds_finds_what_no_race_finds():
+    family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
+    options = {"objective": "a", "replicates": [{"a": other} for other in SEEDS]}
+    whole, raced = (search(family, Parted(), GRID, race=race, **options) for race in (False, True))
+    assert raced.given_up and raced.chosen.knobs == whole.chosen.knobs
+    assert raced.chosen.scores == whole.chosen.scores and raced.seeds == whole.seeds

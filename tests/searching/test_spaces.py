@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskvec.errors import RecipeError
-from taskvec.searching.spaces import Space, Tried, propose, total
+from taskvec.searching.spaces import Space, propose, total
+from taskvec.searching.trial import Trial
 
 
 def test_the_paper_s_grid_has_21_points_and_ends_in_one():
@@ -58,6 +59,10 @@ def test_what_is_no_space_is_refused(given, what):
         Space.of(given, "lam")
 
 
+def tried(number, knobs, good, memo, breach=0.0):
+    return Trial(number, knobs, {}, 0.0, (good,), {"bound": breach} if breach else {}, memo)
+
+
 def spaces(**given):
     return {name: Space.of(value, name) for name, value in given.items()}
 
@@ -65,7 +70,7 @@ def spaces(**given):
 def test_a_grid_is_all_points_in_order():
     there = spaces(a="0:1:0.5", b=[3, 1])
     assert total(there, "grid", None) == 6
-    points = [propose(there, "grid", 0, k, {})[0] for k in range(6)]
+    points = [propose(there, "grid", 0, k, [])[0] for k in range(6)]
     assert points == [{"a": a, "b": b} for a in (0, 0.5, 1) for b in (3, 1)]
     assert total(there, "grid", 4) == 4 and total(there, "grid", 99) == 6
 
@@ -75,35 +80,35 @@ def test_a_proposal_depends_on_seed_number_and_history_alone(sampler):
     if sampler != "random":
         pytest.importorskip("optuna")
     there = spaces(a="0:1", b="-1:1")
-    tried = {}
+    past = []
     for k in range(12):
-        knobs, memo = propose(there, sampler, 3, k, tried)
-        assert (knobs, memo) == propose(there, sampler, 3, k, dict(reversed(tried.items())))
+        knobs, memo = propose(there, sampler, 3, k, past)
+        assert (knobs, memo) == propose(there, sampler, 3, k, past[::-1])
         assert all(there[n].low <= v <= there[n].high for n, v in knobs.items())
-        tried[k] = Tried(knobs, (-((knobs["a"] - 0.3) ** 2) - knobs["b"] ** 2,), 0.0, memo)
-    assert len({tuple(t.knobs.values()) for t in tried.values()}) == 12
-    assert propose(there, sampler, 4, 0, {}) != propose(there, sampler, 3, 0, {})
+        past.append(tried(k, knobs, -((knobs["a"] - 0.3) ** 2) - knobs["b"] ** 2, memo))
+    assert len({tuple(t.knobs.values()) for t in past}) == 12
+    assert propose(there, sampler, 4, 0, []) != propose(there, sampler, 3, 0, [])
 
 
 @pytest.mark.parametrize(("sampler", "near"), [("tpe", 0.15), ("cmaes", 0.05)])
 def test_samplers_find_a_bowl_s_bottom(sampler, near):
     pytest.importorskip("optuna")
-    there, tried = spaces(a="0:2", b="-1:1"), {}
+    there, past = spaces(a="0:2", b="-1:1"), []
     for k in range(60):
-        knobs, memo = propose(there, sampler, 0, k, tried)
-        tried[k] = Tried(knobs, (-((knobs["a"] - 1.7) ** 2) - (knobs["b"] + 0.6) ** 2,), 0.0, memo)
-    best = max(tried.values(), key=lambda t: t.goods)
+        knobs, memo = propose(there, sampler, 0, k, past)
+        past.append(tried(k, knobs, -((knobs["a"] - 1.7) ** 2) - (knobs["b"] + 0.6) ** 2, memo))
+    best = max(past, key=lambda t: t.goods)
     assert best.goods[0] > -(near**2)
 
 
 def test_tpe_keeps_to_the_steps_and_heeds_constraints():
     pytest.importorskip("optuna")
-    there, tried = spaces(a="0:1:0.1", kind=[5, 1, 3]), {}
+    there, past = spaces(a="0:1:0.1", kind=[5, 1, 3]), []
     for k in range(40):
-        knobs, memo = propose(there, "tpe", 0, k, tried)
+        knobs, memo = propose(there, "tpe", 0, k, past)
         assert knobs["a"] in there["a"].values and knobs["kind"] in there["kind"].values
-        tried[k] = Tried(knobs, (knobs["a"],), max(0.0, knobs["a"] - 0.5), memo)
-    late = [t.knobs["a"] for k, t in tried.items() if k >= 20]
+        past.append(tried(k, knobs, knobs["a"], memo, max(0.0, knobs["a"] - 0.5)))
+    late = [t.knobs["a"] for t in past[20:]]
     assert sum(a <= 0.5 for a in late) > len(late) / 2
 
 
@@ -126,7 +131,7 @@ def test_what_cannot_be_searched_is_stated(given, sampler, trials, what):
 def test_cmaes_needs_ranges():
     pytest.importorskip("optuna")
     with pytest.raises(RecipeError, match="cmaes needs ranges without a step: b"):
-        propose(spaces(a="0:1", b="0:1:0.1"), "cmaes", 0, 0, {})
+        propose(spaces(a="0:1", b="0:1:0.1"), "cmaes", 0, 0, [])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 21, 121])

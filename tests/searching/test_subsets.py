@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import taskvec as tv
@@ -40,6 +40,7 @@ def taken(knobs):
 targets = st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(lambda t: np.float32(t).round(3))
 
 
+@settings(deadline=None)
 @given(targets)
 def test_a_greedy_soup_is_that_of_the_paper(target):
     order = sorted(range(4), key=lambda k: value(target, [k]), reverse=True)
@@ -53,6 +54,7 @@ def test_a_greedy_soup_is_that_of_the_paper(target):
     assert taken(found.chosen.knobs) == set(soup) or found.chosen.goodness >= value(target, soup) - 1e-6
 
 
+@settings(deadline=None)
 @given(targets)
 def test_forward_selection_takes_the_best_vector_of_each_round_and_ends_when_none_helps(target):
     chosen = []

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import taskvec as tv
 from taskvec.algebra.derived import prepare
-from taskvec.algebra.program import Linear, alone, arranged, evaluate, operand_bytes, scratch_bytes
+from taskvec.algebra.program import Linear, alone, arranged, evaluate, scratch_bytes
 from taskvec.errors import MassError, SourceChanged
 from taskvec.formats import open_source
 from taskvec.numbers.dtypes import BITS, CODES
@@ -276,7 +276,7 @@ def test_in_a_program_it_has_the_bits_that_it_is_read_with(kind, at):
         assert in_a_program(alone(source, name), spec.numel).tobytes() == (expected + np.float32(0)).tobytes()
         summed = in_a_program(Linear(((source, name, 1.0), (other, "x", 0.5))), spec.numel)
         assert summed.tobytes() == (expected + np.float32(0.5) * beside[: spec.numel]).tobytes()
-        assert operand_bytes([(source, name)], spec.numel) > 0
+        assert scratch_bytes([(source, name)], spec.numel, 0) > 0
 
 
 @EVERY

@@ -1,4 +1,4 @@
-"""The verb that shows the results of searches: report."""
+"""The verb `report` shows what searches found: as a page, as pictures or as text, from their journals alone."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The verbs that judge models by tasks: eval, search, sweep, learn, interference."""
+"""The verbs that judge models: eval, search, sweep, learn and interference. Each of them calls one function."""
 
 import os
 import signal

@@ -1,34 +1,34 @@
-"""Evaluators: functions from weights to metrics. One kind a file.
+"""An evaluator judges a model: a function from weights to metrics. Each kind of evaluator has one file.
 
-evaluator.py       what an evaluator is, what it may return, and one judgement of one model
-identities.py      which examples were used: those of test must not be among those of validation
-order.py           the order of a split's examples: random, with each class spread evenly over it
-files.py           an evaluator by its text: FILE.yml or FILE.py:NAME
+evaluator.py       what an evaluator must be and may offer, and how its scores are read
+files.py           the border: a user's function, object or file becomes an `Evaluator`
+identities.py      no test example may be a validation example
+order.py           a random order of examples, with each class spread evenly over it
 suite.py           the tasks of a YAML file, together one evaluator
-task.py            what the kinds of tasks share
+task.py            what all kinds of tasks share
 texts.py           examples out of files, and their two splits
 module.py          one live module of transformers that takes on any weights
-classification.py  texts, by a zero-shot head, a given head or the model's own
-images.py          pictures, by CLIP and a zero-shot head
+classification.py  texts in classes, by a zero-shot head, a given head or the model's own
+images.py          pictures in classes, by CLIP and a zero-shot head
 language.py        perplexity over texts, and what a model writes
 harness.py         tasks of lm-evaluation-harness
 command.py         a shell command that prints metrics
 """
 
-from taskvec.evals.evaluator import Evaluator, Scored, Scores, checked, outputs_of, part_of, scored
-from taskvec.evals.files import as_evaluator, evaluator_from
+from taskvec.evals.evaluator import SPLITS, Evaluator, Numbers, Scored, means, scored
+from taskvec.evals.files import Given, as_evaluator, evaluator_from
 from taskvec.evals.identities import Told, require_apart
 
 __all__ = [
+    "SPLITS",
     "Evaluator",
+    "Given",
+    "Numbers",
     "Scored",
-    "Scores",
     "Told",
     "as_evaluator",
-    "checked",
     "evaluator_from",
-    "outputs_of",
-    "part_of",
+    "means",
     "require_apart",
     "scored",
 ]

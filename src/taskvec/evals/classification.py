@@ -1,4 +1,8 @@
-"""Classification of texts: by a frozen zero-shot head made of class descriptions, a given head, or the model's own."""
+"""Texts are put into classes by a frozen zero-shot head, by a head from a file, or by the model's own head.
+
+A zero-shot head is made of descriptions: a class's row is the mean of the embeddings of the descriptions of that class.
+A text belongs to the class whose row is nearest to the text's own embedding.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

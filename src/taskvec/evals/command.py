@@ -1,4 +1,4 @@
-"""A shell command as an evaluator: it gets a folder with the candidate and prints metrics as JSON."""
+"""Any program can be an evaluator: a shell command gets a folder with the candidate, and prints metrics as JSON."""
 
 import json
 import os

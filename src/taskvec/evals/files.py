@@ -1,14 +1,33 @@
-"""Evaluators by their text: `FILE.yml`, tasks described there (suite.py), or `FILE.py:NAME`, a user's function."""
+"""The border between a user's evaluator and taskvec: whatever a user gives becomes an `Evaluator` here, or is refused.
+
+A user gives a function, an object, or a text: "FILE.yml" describes tasks (suite.py), "FILE.py:NAME" names a function or
+a class in a Python file. This is the only place that asks what such a function or object offers (`_with_abilities`).
+"""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
-from taskvec.algebra.weights import Weights
-from taskvec.errors import RecipeError, TaskvecError
-from taskvec.evals.evaluator import Evaluator, Scores
+from taskvec.errors import RecipeError
+from taskvec.evals.evaluator import Evaluator, Judges, Named, called
 from taskvec.recipes.userfile import function_in
+
+Given = Evaluator | Judges | str  # what a user may give as an evaluator
+
+
+def as_evaluator(given: Given) -> Evaluator:
+    """An evaluator of a function (weights, split), an object that can be called like one, or a text. RecipeError.
+
+    An object that has `text` and `examples` is called by its text, any other by the name of its function or class.
+    """
+    if isinstance(given, str):
+        return evaluator_from(given)
+    if isinstance(given, Evaluator):
+        return given
+    if _is_complete(given):
+        return _with_abilities(given.text, given)
+    if not callable(given) or len(_parameters(given)) != 2:
+        raise RecipeError(f"an evaluator is a function of (weights, split), not {given!r:.60}")
+    return _with_abilities(getattr(given, "__qualname__", type(given).__name__), given)
 
 
 def evaluator_from(text: str) -> Evaluator:
@@ -23,71 +42,45 @@ def evaluator_from(text: str) -> Evaluator:
         from taskvec.evals.suite import suite_from
 
         suite = suite_from(text)
-        return Named(suite.text, suite, suite.examples)
+        return _with_abilities(suite.text, suite)
     function, digest = function_in(text, "--evaluate takes FILE.py:function or FILE.yml")
-    told = f"{text.rpartition('/')[2]} ({digest[:12]})"
+    told = f"{text.rpartition('/')[2]} ({digest[:12]})"  # a changed file is another evaluator
     if isinstance(function, type) or not _parameters(function):
-        made = _called(told, function)
-        if not isinstance(made, Evaluator):
+        made = called(told, function)
+        if not _is_complete(made):
             raise RecipeError(
                 f"{text}() must return an evaluator, with text, examples(split) and a call, not {made!r:.60}"
             )
-        return Named(told, made, made.examples)
+        return _with_abilities(told, made)
     if len(_parameters(function)) != 2:
         raise RecipeError(f"{text} must take (weights, split), or nothing and return an evaluator")
-    return Named(told, function, getattr(function, "examples", None))
+    return _with_abilities(told, function)
 
 
-def as_evaluator(given: "Evaluator | Callable[[Weights, str], Scores] | str") -> Evaluator:
-    """An evaluator as it is, a function (weights, split) by its name, a text by `evaluator_from`; or RecipeError."""
-    if isinstance(given, str):
-        return evaluator_from(given)
-    if isinstance(given, Evaluator):
-        return given
-    if not callable(given) or len(_parameters(given)) != 2:
-        raise RecipeError(f"an evaluator is a function of (weights, split), not {given!r:.60}")
-    return Named(getattr(given, "__qualname__", type(given).__name__), given, getattr(given, "examples", None))
+def _with_abilities(text: str, given: Any) -> Evaluator:
+    """The evaluator that a user's function or object is, with each ability that it has (evaluator.py names them).
+
+    Attributes are asked for by name, and not by isinstance of a protocol, which from Python 3.12 on does not see what
+    an object answers in `__getattr__`: a wrapper that passes everything on has the abilities of what it wraps.
+    """
+
+    def having(ability: str) -> Any:
+        return None if getattr(given, ability, None) is None else given
+
+    return Evaluator(
+        text,
+        given,
+        tells=having("examples"),
+        parts=having("part"),
+        predicts=having("predictions"),
+        shuffled=bool(getattr(given, "shuffled", False)),
+        falling=tuple(getattr(given, "falling", ())),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A function as an evaluator. `text` of one in a file has the digest: a changed file is another evaluator."""
-
-    text: str
-    function: Callable[[Weights, str], Scores]
-    known: Callable[[str], Mapping[str, Sequence[str]] | None] | None
-
-    def examples(self, split: str) -> Mapping[str, Sequence[str]] | None:
-        """What the function says of itself."""
-        found: Mapping[str, Sequence[str]] | None = _called(self.text, self.known, split) if self.known else None
-        return found
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether its examples stand in a random order, so that the first of them are a fair sample."""
-        return bool(getattr(self.function, "shuffled", False))
-
-    @property
-    def falling(self) -> Sequence[str]:
-        """Metrics of which less is better, as far as the function says."""
-        return [*getattr(self.function, "falling", ())]
-
-    def part(self, start: float, stop: float) -> "Named | None":
-        """On a share of the examples, if the function knows how."""
-        inner = getattr(self.function, "part", None)
-        found = _called(self.text, inner, start, stop) if inner else None
-        return Named(self.text, found, None) if found else None
-
-    def predictions(self, weights: Weights, split: str) -> Mapping[str, Any] | None:
-        """Labels by metric, if the function has them."""
-        inner = getattr(self.function, "predictions", None)
-        found: Mapping[str, Any] | None = _called(self.text, inner, weights, split) if inner else None
-        return found
-
-    def __call__(self, weights: Weights, split: str) -> Scores:
-        """What the function returns."""
-        found: Scores = _called(self.text, self.function, weights, split)
-        return found
+def _is_complete(given: object) -> TypeGuard[Named]:
+    """Whether it is an object with a name of its own that tells its examples, and not just a function."""
+    return callable(given) and hasattr(given, "text") and getattr(given, "examples", None) is not None
 
 
 def _parameters(function: Any) -> list[str]:
@@ -97,15 +90,3 @@ def _parameters(function: Any) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [p.name for p in found if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-
-
-def _called(text: str, function: Callable[..., Any], *args: Any) -> Any:
-    """A user's code may raise anything: said in one line, where it happened."""
-    try:
-        return function(*args)
-    except TaskvecError:
-        raise
-    except Exception as error:
-        last = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
-        where = f" ({last.filename.rpartition('/')[2]}, line {last.lineno})" if last else ""
-        raise TaskvecError(f"{text} failed: {type(error).__name__}: {error}{where}") from error

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, through its own API (the `harness` extra)."""
+"""Tasks of lm-evaluation-harness judge a candidate through the harness's own API (extra `harness`)."""
 
 import json
 import logging

@@ -1,8 +1,8 @@
-"""Which examples an evaluator uses: those of test must not be among those of validation, and what cannot be checked is
-said.
+"""What is chosen on validation examples must not be judged on them: no test example may be a validation example.
 
-An identity is anything that can be compared, a digest of the text for example. An example that is made of several
-documents has a frozenset of theirs: it is shared if one of its documents is.
+An evaluator tells which examples it uses by an identity for each, which is anything that can be compared, such as a
+digest of the text. An example made of several documents has a frozenset of their identities, and it is shared if one of
+these documents is. What an evaluator does not tell cannot be checked, and the result of a search says so.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Classification of pictures by CLIP: image embeddings against a frozen zero-shot head (extra `clip`: open_clip)."""
+"""Pictures are put into classes by CLIP: the nearest row of a frozen zero-shot head wins (extra `clip`: open_clip)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ class Images(Task):
 
     architecture: str = ""
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict, init=False, repr=False)  # by the digest of the picture
     kind: ClassVar[str] = "images"
 
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
@@ -48,11 +49,10 @@ class Images(Task):
         if not folder.is_dir():
             raise FormatError(f"{folder} is no folder with a folder of pictures for each class")
         found: dict[str, Example] = {}
-        self._files: dict[str, Path] = getattr(self, "_files", {})
         for file in sorted(f for f in folder.glob("*/*") if f.suffix.lower() in SUFFIXES):
             identity = blake3(file.read_bytes()).hexdigest(16)
             found[identity] = Example(identity, file.parent.name)
-            self._files[identity] = file
+            self.files[identity] = file
         chosen = [e for identity, e in found.items() if self.dealt(identity, split)]
         if not chosen:
             raise FormatError(f"{folder} has no pictures for {split}")
@@ -106,7 +106,7 @@ class Images(Task):
 
         kept: dict[str, torch.Tensor] = self.__dict__.setdefault("_pictures", {})
         if identity not in kept:
-            with Image.open(self._files[identity]) as picture:
+            with Image.open(self.files[identity]) as picture:
                 kept[identity] = self.live.prepare(picture.convert("RGB"))  # type: ignore[attr-defined]
         return kept[identity]
 

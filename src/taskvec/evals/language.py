@@ -1,4 +1,4 @@
-"""Language models: perplexity over texts, and what they write, scored by a classifier."""
+"""Language models are judged by the perplexity of texts, and by what they write, which a classifier scores."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

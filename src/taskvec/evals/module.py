@@ -1,8 +1,9 @@
-"""One live module of transformers that takes on any weights: what candidates are judged in (the `eval` extra).
+"""One live module of transformers judges all candidates: it takes on the weights of each in turn (extra `eval`).
 
-An encoder is the body of a model, as AutoModel reads it. Checkpoints of models with a head (BertForMaskedLM,
-LlamaForCausalLM) have the body's tensors behind a prefix, `bert.` or `model.`, and the head's beside them. Weights with
-such names are set into a module in which the body bears that prefix, with room for the head, which nothing calls.
+Building a module for each candidate would take far longer than setting the weights of one in place. An encoder is the
+body of a model, as AutoModel reads it. A checkpoint of a model with a head (BertForMaskedLM, LlamaForCausalLM) has the
+body's tensors under a prefix, `bert.` or `model.`, and the head's tensors beside them. Weights with such names are set
+into a module in which the body has that prefix; it also has a place for the head, which is never called.
 """
 
 import copy

@@ -1,13 +1,14 @@
-"""The order in which a split's examples stand: random, and with each class evenly spread over it.
+"""The examples of a split stand in a random order, each class spread evenly over it: the first ones are a fair sample.
 
-So the first of them are a fair sample of all, however few: what a race looks at first, and what `limit` keeps. Files
-and folders are often sorted by class, or by difficulty.
+This holds for however few are taken from the beginning: a race looks at the first quarter, and `limit` keeps the first
+ones. Files and folders alone would not do, since they are often sorted by class or by difficulty.
 
-1. Within a class examples are in the order of their digests, with a fixed seed: it depends on the examples alone, and a
-   file with more examples keeps the order of the old ones.
-2. The j-th of a class of n has the key (j + u) / n, where u, between 0 and 1, is drawn by the class's name. In the
-   order of keys, among the first k examples there are k times the class's share, up to one, and each example of a class
-   is as likely as any other to be early (systematic sampling within strata: Cochran, 1977, ch. 5A).
+1. Within a class, examples are ordered by their digests with a fixed seed. The order depends on the examples alone, and
+   a file that grows keeps the order of its old examples.
+2. The j-th example of a class of n gets the key (j + u) / n, where u is between 0 and 1 and is drawn by the name of the
+   class. In the order of these keys, the first k examples have k times the class's share of that class, up to one, and
+   each example of a class is as likely as any other to be early (systematic sampling within strata: Cochran, 1977, ch.
+   5A).
 """
 
 from collections import Counter

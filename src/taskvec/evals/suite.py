@@ -1,12 +1,12 @@
-"""Tasks described in a YAML file, together one evaluator: `--evaluate tasks.yml`.
+"""A YAML file describes tasks, and all tasks of a file together are one evaluator: `--evaluate tasks.yml`.
 
     model: org/base                    # whose architecture and tokenizer; paths are relative to the file
     tasks:
       movie: {kind: classification, data: movie.jsonl, prompts: {negative: [a bad movie], positive: [a good movie]}}
       ppl:   {kind: perplexity, validation: a.txt, test: b.txt}
 
-A key of the task may stand at the top, for all tasks that have it. Every candidate is loaded once, in place, into the
-one live module there is of each architecture.
+A key of a task may also stand at the top; it then holds for all tasks that have such a key. There is one live module
+for each architecture, and every candidate is loaded into it once, in place.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from taskvec.evals.images import Images
 from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
 from taskvec.evals.order import digest
-from taskvec.evals.task import Task
+from taskvec.evals.task import InModule, Predicts, Task
 from taskvec.places.yaml_files import document
 
 KINDS: Mapping[str, type[Task]] = {
@@ -99,7 +99,7 @@ class Suite:
         Raises RecipeError.
         """
         tasks = [*self.tasks.values()]
-        modules = {id(task.live): task.live for task in tasks if hasattr(task, "live")}
+        modules = {id(task.live): task.live for task in tasks if isinstance(task, InModule)}
         if len(modules) != 1:
             raise RecipeError(
                 f"{Path(self.path).name}: to learn, all tasks must share one model, and these have {len(modules)}"
@@ -112,8 +112,8 @@ class Suite:
 
     def predictions(self, weights: Weights, split: str) -> dict[str, Any]:
         """The classes that the model puts the examples of its classification tasks in."""
-        tasks = {n: getattr(task, "predictions", None) for n, task in self.tasks.items()}
-        return {n: predict(weights, split, self.start, self.stop) for n, predict in tasks.items() if predict}
+        tasks = {name: task for name, task in self.tasks.items() if isinstance(task, Predicts)}
+        return {name: task.predictions(weights, split, self.start, self.stop) for name, task in tasks.items()}
 
 
 def suite_from(path: str) -> Suite:

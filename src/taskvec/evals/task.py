@@ -1,9 +1,9 @@
-"""What the kinds of tasks share: where their examples are, and which live module judges them."""
+"""What all kinds of tasks share: where their examples come from, in which order, and which live module judges them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError
@@ -13,6 +13,21 @@ from taskvec.evals.texts import Data, Example
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 LiveOf = Callable[..., Live]  # folder, kind, dtype, device[, class] -> the one module there is of these
+
+
+@runtime_checkable
+class InModule(Protocol):
+    """A task that is judged in a live module. Tasks of one model share the module; one can learn from them."""
+
+    live: Live
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A task that gives the label which a model predicts for each example."""
+
+    def predictions(self, weights: Weights, split: str, start: float, stop: float) -> Any:
+        """The place of a class for each example, from one share of them to another."""
 
 
 @dataclass

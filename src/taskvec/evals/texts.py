@@ -1,4 +1,4 @@
-"""Examples out of files, and their two splits: labelled texts, prompts, documents."""
+"""Examples are read out of files and dealt to the two splits: labelled texts, prompts and documents."""
 
 import csv
 import json

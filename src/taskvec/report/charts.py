@@ -1,14 +1,16 @@
-"""The charts of a search: which ones make sense for what it tried, each from the record alone."""
+"""Which charts make sense for a search, and what each of them shows. A chart is drawn from the record alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
+from taskvec.evals import means
 from taskvec.report.heat import heat_map
 from taskvec.report.svg import Frame, Point
 from taskvec.report.trades import Trade, base_value, bounds, trades
-from taskvec.searching.findings import WITHIN, Record, Trial, means
+from taskvec.searching.findings import WITHIN, Record
 from taskvec.searching.goals import objective
+from taskvec.searching.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ def charts(record: Record) -> list[Chart]:
     """All that make sense, the most telling first."""
     found = []
     if len(record.knobs) == 1 and len(record.trials) > 1:
-        found = [objective_curve(record), *(metric_curve(record, m) for m in record.validation["base"])]
+        found = [objective_curve(record), *(metric_curve(record, m) for m in record.base)]
     found += [trade_chart(record, trade) for trade in trades(record)]
     if len(record.knobs) > 1 and record.trials:
         heats = [Chart(*heat) for pair in combinations(record.knobs, 2) if (heat := heat_map(record, pair))][:6]
@@ -65,9 +67,7 @@ def metric_curve(record: Record, metric: str) -> Chart:
     (knob,) = record.knobs
     trials = sorted(record.trials, key=lambda t: t.knobs[knob])
     points = [(t.knobs[knob], t.metrics[metric]) for t in trials]
-    found = [(t.knobs[knob], record.interval(metric, t.scores[metric])) for t in trials]
-    bands = [(x, i) for x, i in found if i and i.known]
-    base = means(record.validation["base"])[metric]
+    bands, base = record.bands(metric), means(record.base)[metric]
     edges: list[Point] = [edge for x, i in bands for edge in ((x, i.low), (x, i.high))]
     lost = [(t.knobs[knob], t.metrics[metric]) for t in record.given_up]
     walls = [(b, b.value) for b in bounds(record) if b.metric == metric and b.value is not None]

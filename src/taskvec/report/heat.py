@@ -1,11 +1,12 @@
-"""Heat maps: the objective over two knobs whose values are a grid."""
+"""A heat map shows the objective over two knobs whose values form a grid: one cell for each pair of values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from taskvec.report.svg import Point, short
-from taskvec.searching.findings import Record, Trial
+from taskvec.searching.findings import Record
+from taskvec.searching.trial import Trial
 
 RAMP = ((0.93, 0.94, 0.96), (0.55, 0.72, 0.86), (0.20, 0.47, 0.71), (0.05, 0.22, 0.42))  # low to high, also in grey
 MOST = 60  # values of a knob, above which cells are too small to see

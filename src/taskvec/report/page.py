@@ -1,4 +1,4 @@
-"""The report of searches: one self-contained page of HTML. Needs nothing from the network, and no script to be read."""
+"""The report of searches is one page of HTML in one file. It needs no network, and can be read without scripts."""
 
 import ast
 import math
@@ -7,11 +7,12 @@ from html import escape
 from pathlib import Path
 
 from taskvec.escapes import in_shell
+from taskvec.evals import Numbers, means
 from taskvec.report.charts import charts
 from taskvec.report.svg import short
-from taskvec.searching.entries import Numbers
-from taskvec.searching.evidence import Difference
-from taskvec.searching.findings import ALPHA, CHOSE, CHOSEN, WITHIN, Record, Trial, means
+from taskvec.searching.evidence import Difference, Interval
+from taskvec.searching.findings import ALPHA, CHOSEN, WITHIN, Record
+from taskvec.searching.trial import Trial
 from taskvec.version import __version__
 
 STYLE = Path(__file__).with_name("style.css")
@@ -137,14 +138,14 @@ def _uri(text: str) -> str | None:
 
 def _figures(record: Record) -> str:
     """Metrics against models: validation, test with intervals, and the difference in words."""
-    models: list[tuple[str, Mapping[str, Numbers]]] = [("base, validation", record.validation["base"])]
+    models: list[tuple[str, Mapping[str, Numbers]]] = [("base, validation", record.base)]
     if record.chosen:
         models.append(("chosen, validation", record.chosen.scores))
     models += [(f"{name}, test", scores) for name, scores in record.test.items()]
     compared = record.compared()
     head = [*(name for name, _ in models), *(["chosen - base, test"] if compared else [])]
     rows = []
-    for metric in record.validation["base"]:
+    for metric in record.base:
         cells = [_cell(record, metric, scores[metric]) if metric in scores else "" for _, scores in models]
         if compared:
             cells.append(_difference(compared[metric]) if metric in compared else "")
@@ -163,8 +164,7 @@ def _figures(record: Record) -> str:
 def _cell(record: Record, metric: str, values: Numbers) -> str:
     if (found := record.interval(metric, values)) is None:
         return f"{values:.4g}"
-    ends = f"{found.low:.3g} to {found.high:.3g}" if found.known else "no interval"
-    return f"{found.mean:.4g}<small>{ends}</small>"
+    return f"{found.mean:.4g}<small>{_ends(found)}</small>"
 
 
 def _difference(d: Difference) -> str:
@@ -172,8 +172,12 @@ def _difference(d: Difference) -> str:
     if d.p > ALPHA:
         return f"no significant difference<small>{d.chance}</small>"
     kind, arrow = ("up", "▲") if i.mean > 0 else ("down", "▼")
-    about = f"{i.low:+.3g} to {i.high:+.3g}, {d.chance}" if i.known else f"no interval, {d.chance}"
-    return f'<span class="{kind}">{arrow} {abs(i.mean):.3g}</span><small>{about}</small>'
+    return f'<span class="{kind}">{arrow} {abs(i.mean):.3g}</span><small>{_ends(i, "+.3g")}, {d.chance}</small>'
+
+
+def _ends(i: Interval, form: str = ".3g") -> str:
+    """The ends of an interval, as all tables of a page have them."""
+    return f"{i.low:{form}} to {i.high:{form}}" if i.known else "no interval"
 
 
 def _seeds(record: Record) -> str:
@@ -181,7 +185,7 @@ def _seeds(record: Record) -> str:
         _row(
             metric,
             [
-                f"{s.interval.mean:.4g}", f"{s.deviation:.2g}", f"{s.interval.low:.4g} to {s.interval.high:.4g}",
+                f"{s.interval.mean:.4g}", f"{s.deviation:.2g}", _ends(s.interval, ".4g"),
                 ", ".join(f"{v:.4g}" for v in s.values),
             ],
         )
@@ -223,8 +227,7 @@ def _notes(record: Record) -> list[str]:
     if record.constraints:
         kept = sum(not t.broken for t in record.trials)
         found.append(f"{kept} of {len(record.trials)} candidates keep {' and '.join(record.constraints)}")
-    if record.looks > 1:
-        found.append(f"{record.looks} candidates were judged on test examples with this journal: {CHOSE}")
+    found += record.looked()
     if len(record.trials) > 20:
         best = means(record.chosen.scores) if record.chosen else {}
         if best:

@@ -1,4 +1,4 @@
-"""Pictures, with matplotlib (the `plot` extra)."""
+"""Charts of searches and heat maps of comparisons as picture files, drawn by matplotlib (extra `plot`)."""
 
 import os
 from io import BytesIO
@@ -8,12 +8,13 @@ from typing import Any
 
 from taskvec.analysis.compare import Comparison
 from taskvec.errors import MissingExtra, OutputError
+from taskvec.evals import means
 from taskvec.places.local import stated
 from taskvec.report.heat import grid_of
 from taskvec.report.trades import bounds, trades
 from taskvec.saving.outputs import Destination
 from taskvec.saving.staging import write_file
-from taskvec.searching.findings import Record, means
+from taskvec.searching.findings import Record
 from taskvec.searching.interference import Disentanglement
 
 ACCENT = "#b3124e"
@@ -65,7 +66,7 @@ def curves(record: Record) -> Any:
     if len(record.knobs) != 1 or len(record.trials) < 2:
         return None
     pyplot, (knob,) = _pyplot(), record.knobs
-    metrics, trials = [*record.validation["base"]], sorted(record.trials, key=lambda t: t.knobs[knob])
+    metrics, trials = [*record.base], sorted(record.trials, key=lambda t: t.knobs[knob])
     rows = -(-len(metrics) // 3)
     columns = min(3, len(metrics))
     figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, layout="constrained")
@@ -75,14 +76,13 @@ def curves(record: Record) -> Any:
             continue
         x, y = [t.knobs[knob] for t in trials], [t.metrics[metric] for t in trials]
         axis.plot(x, y, marker="o", markersize=3)
-        found = [(t.knobs[knob], record.interval(metric, t.scores[metric])) for t in trials]
-        bands = [(at, i) for at, i in found if i and i.known]
+        bands = record.bands(metric)
         axis.fill_between([at for at, _ in bands], [i.low for _, i in bands], [i.high for _, i in bands], alpha=0.2)
         for bound in bounds(record):
             if bound.metric == metric and bound.value is not None:
                 label = _plain(bound.text)
                 axis.axhline(bound.value, color="C1", linestyle="--", linewidth=1, label=label)
-        axis.axhline(means(record.validation["base"])[metric], color="gray", linestyle="--", linewidth=1, label="base")
+        axis.axhline(means(record.base)[metric], color="gray", linestyle="--", linewidth=1, label="base")
         if record.chosen:
             at = record.chosen.knobs[knob], record.chosen.metrics[metric]
             axis.axvline(at[0], color=ACCENT, linestyle=":", linewidth=1)

@@ -1,4 +1,4 @@
-"""A few shapes on a pair of axes, as SVG text. Colours are classes, so that a page's style decides, light or dark."""
+"""Shapes on a pair of axes, as SVG text. Colours are classes, and the style of a page decides what they are."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""What is traded for what: two numbers of every candidate, and which candidates no other one beats in both."""
+"""A search trades one number for another: which two numbers to show, and which candidates are on their front.
+
+A candidate is on the front if no other candidate beats it in both numbers. Which way is better follows from objectives
+and constraints; where neither says it, there is no front.
+"""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -6,11 +10,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from taskvec.errors import TaskvecError
-from taskvec.searching.entries import Numbers
-from taskvec.searching.findings import Record, means
+from taskvec.evals import Numbers, means
+from taskvec.report.svg import Point
+from taskvec.searching.findings import Record
 from taskvec.searching.goals import Goal, constraint, objective
 
-Point = tuple[float, float]
 MOST = 3  # pictures of one search
 
 
@@ -77,7 +81,7 @@ def trades(record: Record) -> list[Trade]:
 def base_value(record: Record, goal: Goal) -> float | None:
     """Of the base, were it a candidate; None where there is no such number."""
     try:
-        return goal.value(_table(record, record.validation["base"]))
+        return goal.value(_table(record, record.base))
     except TaskvecError:  # a division by what the base scores
         return None
 

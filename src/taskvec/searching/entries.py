@@ -1,6 +1,7 @@
-"""What the lines of a journal may be. A journal may come from anywhere, be edited by hand, or be damaged.
+"""What the lines of a journal may be, and what is read off them.
 
-A line that no search writes is a stated error with its number, before anything is made of it.
+A journal may come from anywhere, may have been edited by hand, and may be damaged. So each line is checked before
+anything is made of it, and a line that no search writes is an error that names the line.
 """
 
 import math
@@ -8,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from taskvec.errors import FormatError
+from taskvec.evals import SPLITS, Numbers
 
 Line = dict[str, Any]
-Numbers = list[float] | float  # of a metric: one an example, or a single one
-SPLITS = ("validation", "test")
 MOST = 10  # flaws that are told
 
 
@@ -23,13 +23,21 @@ def require_sound(lines: Sequence[Line], kind: str, where: str, first: int) -> N
 
 def require_fitting(about: Mapping[str, Any], lines: Sequence[Line], where: str) -> None:
     """Raise FormatError for lines of a search, sound ones, that do not belong together. about: the journal's first."""
-    before: dict[str, Mapping[str, Numbers]] = {}
-    for line in lines:
-        if "scores" in line:
-            before.setdefault(_split(line), line["scores"])
+    before = {split: judged_before(lines, split) for split in SPLITS}
     found = [f"line {n}: {what}" for n, line in enumerate(lines, 2) for what in _misfits(about, line, before)]
     if found:
         raise FormatError(f"{where}: no search writes this:", found[:MOST])
+
+
+def judged_before(lines: Sequence[Line], split: str) -> Mapping[str, Numbers]:
+    """The scores of the first model that was judged on all examples of a split; empty if there is none."""
+    return next((scores_of(line) for line in lines if "scores" in line and _split(line) == split), {})
+
+
+def scores_of(line: Line) -> Mapping[str, Numbers]:
+    """Of a line that has some."""
+    found: Mapping[str, Numbers] = line["scores"]
+    return found
 
 
 def unlike(old: Mapping[str, Numbers], new: Mapping[str, Numbers]) -> list[str]:

@@ -1,15 +1,17 @@
-"""How sure one can be: intervals of means over examples, and tests of two models on the same examples.
+"""How sure one can be of a mean over examples, and of the difference between two models on the same examples.
 
-Scores are numbers an example, (n,) float; several tasks are several such arrays, and what counts is the mean over the
-tasks of their means. Everything here is a closed form: nothing is drawn, so the same scores give the same answer.
+The scores of a metric are one number for each example, (n,) float. Several tasks are several such arrays, and the mean
+over the tasks of their means is what counts. Every result is a closed form and nothing is drawn at random, so the same
+scores always give the same answer.
 
-1. Scores that are all 0 or 1 are hits and misses. Their mean is a proportion, and its interval is Wilson's, which stays
-   within 0 and 1 and has a width where all examples are right. That a metric is of this kind is read off its values.
-2. Two models' hits on the same examples are compared by McNemar's exact test and Tango's score interval.
-3. Other scores have the wider of two intervals at each end: Student's, which heavy tails do not mislead, and Hall's,
-   which corrects it for skewness. The test is their inversion: 0 is outside of the interval where p is below 0.05.
-4. Where too few examples differ from one another nothing shows how much they vary: there is no interval, and `why` says
-   so. Simulated coverage of 95 % intervals is in tests/papers/test_coverage.py and docs/evaluators.md.
+1. Scores that are all 0 or 1 are hits and misses; their values show it. Their mean is a proportion. Its interval is
+   Wilson's, which stays within 0 and 1 and has a width even where all examples are right.
+2. The hits of two models on the same examples are compared by McNemar's exact test and Tango's score interval.
+3. For other scores there are two intervals: Student's, which is right for heavy tails, and Hall's, which corrects
+   Student's for skewness. At each end the wider of the two counts. The test inverts the interval: p is below 0.05 where
+   0 lies outside of it.
+4. Where too few examples differ from one another, nothing shows how much scores vary. There is then no interval, and
+   `why` gives the reason. tests/papers/test_coverage.py and docs/evaluators.md have the simulated coverage.
 """
 
 import math
@@ -55,8 +57,13 @@ class Interval:
         """(low, high), or None twice: for JSON, which has no NaN."""
         return (self.low, self.high) if self.known else (None, None)
 
+    @property
+    def span(self) -> str:
+        """The ends in brackets, as all texts have them."""
+        return f"[{self.low:.4g}, {self.high:.4g}]" if self.known else "[no interval]"
+
     def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]" if self.known else f"{self.mean:.4g} [no interval]"
+        return f"{self.mean:.4g} {self.span}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class Spread:
 
     def __str__(self) -> str:
         i = self.interval
-        return f"{i.mean:.4g} ± {self.deviation:.2g} [{i.low:.4g}, {i.high:.4g}] over {len(self.values)} seeds"
+        return f"{i.mean:.4g} ± {self.deviation:.2g} {i.span} over {len(self.values)} seeds"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""What a search found: trials, the choice, and the evidence for it; as text, and as data for machines."""
+"""What a search found: all candidates, the one that was chosen, and how sure one can be that it beats the base.
+
+A `Record` is made from the lines of a journal alone (records.py). It says the findings to a person as text and to a
+program as data; the report draws pages and pictures of it. `Result` is what `search` returns: a record and the model.
+"""
 
 import math
 from collections.abc import Mapping
@@ -7,46 +11,14 @@ from functools import cached_property
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.searching.entries import Numbers
+from taskvec.evals import Numbers, means
 from taskvec.searching.evidence import Difference, Interval, Spread, are_hits, difference, holm, interval, spread
-from taskvec.searching.spaces import Knobs
+from taskvec.searching.trial import Trial
 
-CHOSEN = "chosen"
-CHOSE = "who compares them chooses on test, too"
+BASE, CHOSEN = "base", "chosen"  # the reference model that there always is, and the candidate that was chosen
 ALPHA = 0.05  # below which a difference is called one
 MANY = 12  # knobs, above which they are not told one by one
 WITHIN = 0.01  # of the best objective: what counts as as good
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A candidate, and what it scored on validation examples."""
-
-    number: int
-    knobs: Knobs
-    scores: Mapping[str, Numbers]
-    seconds: float
-    goods: tuple[float, ...]  # the objectives; the first one's negative where that is to be small
-    broken: Mapping[str, float]  # the constraints that it does not keep, and by how much
-
-    def told(self) -> str:
-        """Its knobs in words."""
-        return ", ".join(f"{name} = {value:.4g}" for name, value in self.knobs.items())
-
-    @property
-    def breach(self) -> float:
-        """By how much constraints are broken, all together."""
-        return math.fsum(self.broken.values())
-
-    @property
-    def goodness(self) -> float:
-        """The objective that decides; larger is better."""
-        return self.goods[0]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The mean of every metric."""
-        return means(self.scores)
 
 
 @dataclass(frozen=True)
@@ -68,6 +40,11 @@ class Record:
     seeds: Mapping[str, list[float]]  # metric -> what the chosen model scores with each seed's vectors; empty for one
     looks: int  # how many candidates were judged on test examples with this journal, or were begun to be
     notes: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> Mapping[str, Numbers]:
+        """What the base scores on validation examples: every metric that there is."""
+        return self.validation[BASE]
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -100,7 +77,7 @@ class Record:
         first = {t.goods: t for t in reversed(kept)}  # of equal ones the first
         return tuple(sorted(first.values(), key=lambda t: t.goods, reverse=True))
 
-    def compared(self, reference: str = "base") -> dict[str, Difference]:
+    def compared(self, reference: str = BASE) -> dict[str, Difference]:
         """The chosen model against a reference on test examples, metric by metric; p-values hold for all together."""
         if CHOSEN not in self.test or reference not in self.test:
             return {}
@@ -121,14 +98,14 @@ class Record:
     @cached_property
     def shares(self) -> frozenset[str]:
         """The metrics of hits and misses, and those that are means of them over seeds: between 0 and 1."""
-        base = {name for name, v in self.validation["base"].items() if isinstance(v, list) and are_hits(v)}
+        base = {name for name, v in self.base.items() if isinstance(v, list) and are_hits(v)}
         known = self._judged()
         return frozenset(name for name in base if all(0 <= v <= 1 for scores in known[name] for v in scores))
 
     def _judged(self) -> dict[str, list[list[float]]]:
         """Metric -> what every model scored, of metrics that have a score an example."""
         tables = [*self.validation.values(), *self.test.values(), *(t.scores for t in (*self.trials, *self.given_up))]
-        found = {name: [v for t in tables if isinstance(v := t.get(name), list)] for name in self.validation["base"]}
+        found = {name: [v for t in tables if isinstance(v := t.get(name), list)] for name in self.base}
         return {name: lists for name, lists in found.items() if lists}
 
     def interval(self, metric: str, values: Numbers) -> Interval | None:
@@ -141,6 +118,18 @@ class Record:
         if not found.known:  # a share varies no more than hits of the same mean do
             return interval([values], hits=True)
         return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+
+    def bands(self, metric: str) -> list[tuple[float, Interval]]:
+        """The values of the one knob at which a metric has an interval, from the smallest on, and the intervals."""
+        (knob,) = self.knobs
+        trials = sorted(self.trials, key=lambda t: t.knobs[knob])
+        found = [(t.knobs[knob], self.interval(metric, t.scores[metric])) for t in trials]
+        return [(value, i) for value, i in found if i and i.known]
+
+    def looked(self) -> list[str]:
+        """That test examples were looked at for several candidates, in a sentence; none if it was for one."""
+        about = f"{self.looks} candidates were judged on test examples with this journal"
+        return [f"{about}: who compares them chooses on test, too"] if self.looks > 1 else []
 
     def unsure(self) -> list[str]:
         """What test examples cannot say, and why: in sentences."""
@@ -210,9 +199,7 @@ class Record:
             lines.append(f"{len(self.given_up)} more candidates were given up after a part of the examples")
         if len(self.objectives) > 1:
             lines += ["", *self._front_table()]
-        if self.looks > 1:
-            lines.append(f"{self.looks} candidates were judged on test examples with this journal: {CHOSE}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *self.looked(), *(f"note: {note}" for note in self.notes)])
 
     def told(self) -> str:
         """The chosen knobs in words; of many how many they are and within what."""
@@ -223,10 +210,10 @@ class Record:
 
     def _figures(self) -> list[str]:
         """A table: metrics against models, validation and test."""
-        on_validation = {"base": self.validation["base"], **({CHOSEN: self.chosen.scores} if self.chosen else {})}
+        on_validation = {BASE: self.base, **({CHOSEN: self.chosen.scores} if self.chosen else {})}
         head = ["", *(f"validation: {name}" for name in on_validation), *(f"test: {name}" for name in self.test)]
         rows = []
-        for metric in self.validation["base"]:
+        for metric in self.base:
             row = [metric, *(f"{means(scores)[metric]:.4g}" for scores in on_validation.values())]
             for scores in self.test.values():
                 values = scores.get(metric)
@@ -240,7 +227,7 @@ class Record:
         sure = {name: d for name, d in found.items() if d.p <= ALPHA}
         lines = [
             f"{name}: {'up' if d.interval.mean > 0 else 'down'} by {abs(d.interval.mean):.4g}"
-            f"{_span(d.interval)}, {d.chance} ({d.test})"
+            f"{f' {d.interval.span}' if d.interval.known else ''}, {d.chance} ({d.test})"
             for name, d in sure.items()
         ]
         if rest := [name for name in found if name not in sure]:
@@ -281,24 +268,8 @@ class Result(Record):
     weights: Weights = field(kw_only=True)  # the chosen model, or the base
 
 
-def _span(i: Interval) -> str:
-    return f" [{i.low:.4g}, {i.high:.4g}]" if i.known else ""
-
-
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
-
-
-def means(scores: Mapping[str, Numbers]) -> dict[str, float]:
-    """The mean of every metric."""
-    return {name: _mean(v) if isinstance(v, list) else v for name, v in scores.items()}
-
-
-def _mean(values: list[float]) -> float:
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:  # the sum is beyond all floats, the mean is not
-        return math.fsum(v / len(values) for v in values)
 
 
 def columns(head: list[str], rows: list[list[str]]) -> list[str]:

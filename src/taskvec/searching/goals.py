@@ -1,4 +1,4 @@
-"""Objectives and constraints: arithmetic on metrics, as text. Parsed, never executed.
+"""Objectives and constraints of a search: arithmetic on metrics, written as text. They are parsed and never executed.
 
     mean("*")                                 # of all metrics
     worst(r8, movie, tweets)
@@ -7,8 +7,9 @@
     control >= 0.95*base.control              # a constraint, against a reference model
     ppl <= base.ppl + 0.5
 
-A name is a metric; `base.ppl` is that of a reference model; a text is a metric whose name is no Python name, or where a
-function takes several a pattern (`"r8.*"`). Functions: mean, worst (the least), best (the greatest), normalised.
+A name is a metric, and `base.ppl` is a metric of a reference model. A text is a metric whose name is not a Python name;
+where a function takes several metrics, a text is a pattern (`"r8.*"`). The functions are mean, worst (the least), best
+(the greatest) and normalised.
 """
 
 import ast

@@ -1,24 +1,27 @@
-"""`disentanglement`: does a sum of two task vectors do on each task what its own vector alone does there?"""
+"""`disentanglement` measures whether two task vectors disturb one another when both are added to a base.
+
+If they do not, a model with both predicts on each task what a model with the vector of that task alone predicts. The
+error xi counts the examples on which the two models differ. Judgements are trials of a journal, as those of a search
+are: they can be stopped, continued and shared.
+"""
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MassError, RecipeError
-from taskvec.evals import Evaluator, Scores, as_evaluator, checked, outputs_of
-from taskvec.searching.book import fingerprints, plain
+from taskvec.evals import Evaluator, Given, as_evaluator
 from taskvec.searching.entries import Line
-from taskvec.searching.journal import Journal, now
+from taskvec.searching.journal import Journal, Progress, fingerprints
 from taskvec.searching.spaces import Space
 from taskvec.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Progress = Callable[[int, int], None]
 Pair = tuple[float, float]  # the coefficients of the two vectors
 
 
@@ -65,7 +68,7 @@ def disentanglement(
     base: Weights,
     first: Weights,
     second: Weights,
-    evaluate: "Evaluator | Callable[[Weights, str], Scores] | str",
+    evaluate: Given,
     tasks: Sequence[str],
     *,
     alphas: Any = "-1:2:0.5",
@@ -101,26 +104,24 @@ def disentanglement(
         "base": str(base), "vectors": [str(first), str(second)], "sources": fingerprints([base, first, second]),
         "evaluator": judge.text, "tasks": list(tasks), "alphas": list(grid), "split": split, "version": __version__,
     }  # fmt: skip
-    book = Journal(journal or None, about, kind="interference")
-    _require_fitting(book, told, len(pairs))
+    shared = Journal(journal or None, about, kind="interference")
+    _require_fitting(shared, told, len(pairs))
 
-    def judged(number: int) -> Line:
+    def judged(number: int, _: Sequence[Line]) -> Line:
         a, b = pairs[number]
-        line = _judged(judge, base + a * first + b * second, split, told)
-        if progress:
-            progress(1 + sum("trial" in line for line in book.lines()), len(pairs))
-        return {"trial": number, **line, "time": now()}
+        return {"trial": number, **_judged(judge, base + a * first + b * second, split, told)}
 
-    book.work(len(pairs), judged)
-    found = {pairs[line["trial"]]: line for line in reversed(book.lines()) if "trial" in line}
+    report = (lambda done: progress(done, len(pairs))) if progress else None
+    shared.work(len(pairs), judged, progress=report)
+    found = {pairs[line["trial"]]: line for line in reversed(shared.lines()) if "trial" in line}
     return _compared(told, grid, found)
 
 
-def _require_fitting(book: Journal, tasks: tuple[str, str], count: int) -> None:
+def _require_fitting(journal: Journal, tasks: tuple[str, str], count: int) -> None:
     """Raise FormatError for a journal whose judgements are not of these tasks, on the same examples each."""
     sizes: dict[str, int] = {}
     problems = []
-    for number, line in enumerate(book.lines(), 2):
+    for number, line in enumerate(journal.lines(), 2):
         for task in tasks if "trial" in line else ():
             scores, outputs = line["scores"].get(task), line.get("outputs", {task: line["scores"].get(task)}).get(task)
             if not isinstance(scores, list) or not isinstance(outputs, list) or line["trial"] >= count:
@@ -128,18 +129,18 @@ def _require_fitting(book: Journal, tasks: tuple[str, str], count: int) -> None:
             elif {len(scores), len(outputs)} != {sizes.setdefault(task, len(scores))}:
                 problems.append(f"line {number}: {task} has other examples than before")
     if problems:
-        raise FormatError(f"{book.store} cannot be gone on from:", problems[:10])
+        raise FormatError(f"{journal.store} cannot be gone on from:", problems[:10])
 
 
 def _judged(judge: Evaluator, weights: Weights, split: str, tasks: tuple[str, str]) -> Line:
     """What one model scores and answers on the two tasks, and how long that took."""
     began = time.perf_counter()
-    scores = checked(judge(weights, split), judge.text)
-    if missing := [t for t in tasks if not getattr(scores.get(t), "ndim", 0)]:
-        known = ", ".join(n for n, v in scores.items() if getattr(v, "ndim", 0))
+    scores = {name: values for name, values in judge(weights, split).items() if isinstance(values, list)}
+    if missing := [task for task in tasks if task not in scores]:
+        known = ", ".join(scores)
         raise RecipeError(f"no metric with a score an example is called {', '.join(missing)}; there is {known}")
-    line: Line = {"scores": {task: plain(scores[task]) for task in tasks}}
-    outputs = outputs_of(judge, weights, split, tasks)
+    line: Line = {"scores": {task: scores[task] for task in tasks}}
+    outputs = judge.predictions(weights, split, tasks)
     if outputs is not None:
         line["outputs"] = {task: outputs[task].tolist() for task in tasks}
     return line | {"seconds": round(time.perf_counter() - began, 3)}

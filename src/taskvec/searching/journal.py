@@ -1,8 +1,12 @@
-"""The journal of a search, or of another row of trials: a line of JSON for all that is known, as it came to be known.
+"""The journal of a search keeps all that is known: a line of JSON for each trial, in the order of their ends.
 
-Several processes may write to one journal. Each line is appended whole under a lock, and is on the disk when that
-returns. The first line says what is tried: a journal never goes on as another one. Who works on what is claimed in the
-journal (leases.py): every trial, and every look at test examples, is one process's.
+A search that was stopped goes on from its journal, and several processes that share a journal share the work.
+
+1. Each line is appended whole under a lock, and is on the disk when the call returns (stores.py).
+2. The first line says what is searched. A journal of one search is never continued by another one.
+3. Before a process begins a trial, or looks at test examples, it writes a claim (leases.py), so that no other process
+   does the same work.
+4. A line that no search writes is refused (entries.py).
 """
 
 import json
@@ -14,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, OutputError
 from taskvec.places.local import stated
 from taskvec.searching.entries import Line, require_sound
@@ -23,6 +28,7 @@ from taskvec.searching.stores import URL, parsed, store_of
 FORMAT, KINDS = 2, ("search", "interference")
 POLL = 0.5  # seconds between two looks at what another process is doing
 Total = Callable[[Sequence[Line]], int]  # how many trials there are to be, from what is known
+Progress = Callable[[int, int], None]  # trials done, trials in all
 
 
 class Journal:
@@ -50,31 +56,41 @@ class Journal:
         with self._locked():
             self.store.append(line)
 
-    def add_unless(self, line: Line, known: Callable[[Sequence[Line]], bool]) -> None:
-        """One line more, unless what is there already says the same."""
+    def choose(self, line: Line) -> None:
+        """A choice, unless it is the last one already."""
         with self._locked():
-            if not known(self._lines()):
-                self.store.append(line)
+            choices = [{k: v for k, v in old.items() if k != "time"} for old in self._lines() if "choice" in old]
+            if choices[-1:] != [line]:
+                self.store.append(_stamped(line))
 
     # ---- work that is shared ---------------------------------------------------------------------
-    def work(self, total: "Total | int", do: Callable[[int], Line], in_turn: bool = False) -> None:
+    def work(
+        self,
+        total: "Total | int",
+        do: Callable[[int, Sequence[Line]], Line],
+        in_turn: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
         """Do every trial that nobody else does, and wait for the others: on return all are done.
 
-        do: the number of a trial -> its line, {"trial": number, ...}, or {"end": number} where there is nothing more to
-        try. in_turn: none is begun before all ahead of it are done. What `do` raises gives the trial back.
+        do: (the number of a trial, what is known) -> its line, {"trial": number, ...}, or {"end": number} where there
+        is nothing more to try. in_turn: none is begun before all ahead of it are done. What `do` raises gives the trial
+        back. progress: is told after each trial of ours how many are done by all.
         """
         while True:
-            claim = self._claimed(total, in_turn)
+            claim, lines = self._claimed(total, in_turn)
             if claim is not None:
                 with kept(claim, self.add):
-                    self._finish(claim, do(claim["claim"]))
+                    line = self._finish(claim, do(claim["claim"], lines))
+                if progress and "trial" in line:
+                    progress(sum("trial" in line for line in self.lines()))
             elif self.waiting(total):
                 time.sleep(POLL)
             else:
                 return
 
-    def once(self, what: Mapping[str, Any], do: Callable[[], Line]) -> Line:
-        """The line that has `what`: one that is there, or what `do` gives, in one process for all that ask."""
+    def once(self, what: Mapping[str, Any], do: Callable[[Sequence[Line]], Line]) -> Line:
+        """The line that has `what`: one that is there, or what `do` makes of what is known, in one process for all."""
         while True:
             with self._locked():
                 lines = self._lines()
@@ -85,11 +101,11 @@ class Journal:
                 time.sleep(POLL)
                 continue
             with kept(claim, self.add):
-                return self._finish(claim, {**what, **do()})
+                return self._finish(claim, {**what, **do(lines)})
 
     def claim(self, total: "Total | int", in_turn: bool = False) -> int | None:
         """The first trial that nobody has finished and no living process works on, now ours; None if there is none."""
-        claim = self._claimed(total, in_turn)
+        claim, _ = self._claimed(total, in_turn)
         if claim is None:
             return None
         drop(claim)  # nobody says when the work is over: it counts while this process lives and does not ask again
@@ -100,14 +116,15 @@ class Journal:
         done, count = _done(self.lines(), total)
         return any(number not in done for number in range(count))
 
-    def _claimed(self, total: "Total | int", in_turn: bool) -> Line | None:
+    def _claimed(self, total: "Total | int", in_turn: bool) -> tuple[Line | None, list[Line]]:
+        """(our claim of the first trial that is free, what is known)."""
         with self._locked():
             lines = self._lines()
             done, count = _done(lines, total)
             missing = [number for number in range(count) if number not in done][: 1 if in_turn else None]
             taken = self._taken(lines, missing)
             free = next((number for number in missing if number not in taken), None)
-            return None if free is None else self._claim(free)
+            return None if free is None else self._claim(free), lines
 
     def _taken(self, lines: Sequence[Line], among: Sequence[Any]) -> list[Any]:
         """Which of these a living process is at."""
@@ -131,7 +148,7 @@ class Journal:
         with self._locked():
             found = _line_with(what, self._lines())
             if found is None:
-                self.store.append(line)
+                self.store.append(line := line if "end" in line else _stamped(line))
             return found or line
 
     def _lines(self) -> list[Line]:
@@ -213,6 +230,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def now() -> str:
-    """The time of a line, to the second, in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def _stamped(line: Line) -> Line:
+    """The line with its time, to the second, in UTC."""
+    return line | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def fingerprints(models: Sequence[Weights]) -> dict[str, str]:
+    """Of every file and array below some models, by name: a journal of other files is that of another search."""
+    sources = dict.fromkeys(leaf for model in models for leaf in model.mentioned)
+    return {source.text: source.fingerprint for source in sources}

@@ -1,13 +1,16 @@
-"""How good a candidate is, which bounds it breaks, and which one is taken."""
+"""A judge says how good a candidate is, which constraints it breaks, and which of all candidates is chosen.
+
+It needs the scores alone: neither a model nor an evaluator, so a journal can be judged again whenever it is read.
+"""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from taskvec.searching.entries import Line, Numbers
-from taskvec.searching.findings import Trial, means
+from taskvec.evals import Numbers, means
+from taskvec.searching.entries import Line
 from taskvec.searching.goals import Goal
+from taskvec.searching.trial import Trial
 
 RULES = ("best", "largest")
 
@@ -47,7 +50,8 @@ class Judge:
             table = {"": metrics, **self.references}
             broken = {b.text: amount for b in self.bounds if (amount := b.broken(table))}
             goods = self.goods(metrics)
-            self.known[key] = Trial(line["trial"], line["knobs"], line[scores], line["seconds"], goods, broken)
+            about = line["trial"], line["knobs"], line[scores], line["seconds"]
+            self.known[key] = Trial(*about, goods, broken, line.get("memo", {}))
         return self.known[key]
 
     def all(self, lines: Sequence[Line]) -> list[Trial]:
@@ -55,11 +59,9 @@ class Judge:
         found = {line["trial"]: self.trial(line) for line in lines if "trial" in line and "scores" in line}
         return [found[number] for number in sorted(found)]
 
-    def remembered(self, lines: Sequence[Line]) -> Iterator[tuple[Trial, Mapping[str, Any]]]:
-        """Every trial, also those that were given up, and what its sampler wrote down with it."""
-        for line in lines:
-            if "trial" in line:
-                yield self.trial(line, "scores" if "scores" in line else "partial"), line.get("memo", {})
+    def finished(self, lines: Sequence[Line]) -> list[Trial]:
+        """Every trial, also those that were given up."""
+        return [self.trial(line, "scores" if "scores" in line else "partial") for line in lines if "trial" in line]
 
     def chosen(self, tried: Sequence[Trial], rule: str) -> tuple[Trial | None, str]:
         """(the candidate, or None where none keeps the constraints; by which rule, in words)."""

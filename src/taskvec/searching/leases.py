@@ -1,14 +1,14 @@
-"""Who is at work on what: claims in a journal that several processes share, and when a claim no longer counts.
+"""Processes that share a journal must not do the same work: a claim says who works on what, and until when it counts.
 
-1. A process that begins something writes a claim: what it is, a token of its own, and who the process is: host, boot of
-   the host, process number and the time at which the process started.
-2. While it works, a thread writes a line {"beat": token, "at": time} every BEAT seconds. Work that is over within BEAT
-   seconds writes none. Where the work fails, {"release": token} gives the claim back.
-3. A claim is free, so that somebody else may take it, as soon as it is known that its process is gone: a process of the
-   same host and boot that does not run, is a zombie, or started at another time, since process numbers are used again.
-   Of other hosts and in other containers nobody can tell: a claim is free after LEASE seconds without a beat.
+1. A process that begins something writes a claim into the journal: what it begins, a random token, and who the process
+   is, namely the host, the boot of the host, the process number and the time at which the process started.
+2. While it works, a thread writes the line {"beat": token, "at": time} every BEAT seconds. Work that is over within
+   BEAT seconds writes none. If the work fails, {"release": token} gives the claim back.
+3. A claim is free for others as soon as its process is known to be gone. On the same host and boot this can be seen:
+   the process does not run, is a zombie, or started at another time, since process numbers are used again. About other
+   hosts and containers nothing can be known: their claims are free after LEASE seconds without a beat.
 
-A process that was only stopped for longer than that may find its work done by another one: the line that was written
+A process that was only stopped for longer than that may find that another one did its work. The line that was written
 first counts.
 """
 

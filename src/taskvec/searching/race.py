@@ -1,4 +1,4 @@
-"""Racing: is a candidate, judged on a part of the examples, still in with a chance against the best so far?
+"""A race gives a candidate up once a part of the examples shows that it has next to no chance against the best so far.
 
 1. Which examples are looked at first must be a fair sample of all. Where the evaluator says that its examples stand in
    a random order (`shuffled`, as tasks in a file do), it is their first quarter. Else they may be sorted, by class say:
@@ -6,6 +6,7 @@
 2. The scores are resampled as a bootstrap does, the same draw for both models; the chance is the share of draws in
    which the candidate's objective is at least the rival's. In the spirit of F-Race (Birattari et al., GECCO 2002), with
    the bootstrap in place of the Friedman test, since an objective may be any arithmetic on several metrics.
+   A candidate with less than CHANCE is given up; any other one is judged on the rest of the examples, too.
 3. Two examples are added to each metric, one that each model wins by as much as anything seen: a few examples that all
    say the same are no proof (Agresti and Min, 2005, Stat. Med. 24, for proportions).
 """
@@ -14,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from taskvec.errors import MismatchError
+from taskvec.evals import Evaluator, Numbers
 from taskvec.evals.order import FIRST
-from taskvec.searching.entries import Numbers
+from taskvec.searching.entries import Line
 from taskvec.searching.judge import Judge
+from taskvec.searching.measure import Measured, Models, joined, judged, require_alike
 
 DRAWS = 400
 CHANCE = 0.01  # below which a candidate is given up
@@ -59,6 +63,56 @@ def deal(scores: Mapping[str, Numbers], shuffled: bool) -> Deal | None:
     spans = [*pairwise(cuts)]
     stretches = tuple((start / cells, stop / cells) for start, stop in spans)
     return Deal(stretches, tuple(k for k, (start, _) in enumerate(spans) if start in picked))
+
+
+def dealt(evaluate: Evaluator, before: Mapping[str, Numbers]) -> Deal | None:
+    """Which validation examples of an evaluator a race looks at first; None where it must judge all of them at once."""
+    return None if evaluate.part(0.0, FIRST) is None else deal(before, evaluate.shuffled)
+
+
+def raced(
+    evaluate: Evaluator,
+    models: Models,
+    by: Deal,
+    before: Mapping[str, Numbers],
+    judge: Judge,
+    rival: Mapping[str, Numbers],
+) -> Line:
+    """What a candidate scores on validation examples, as a journal has it: on all of them, or on the first ones alone
+    where it is hopeless. before: what some model scored on all; rival: what the best so far did."""
+    pieces = {k: _on_stretch(evaluate, models, by, k, before) for k in by.first}
+    first = joined([*pieces.values()])
+    if hopeless(judge, rival, first.scores, _places(evaluate, by, [*pieces.values()], before)):
+        return first.line("partial") | {"share": FIRST}
+    pieces |= {k: _on_stretch(evaluate, models, by, k, before) for k in range(len(by.stretches)) if k not in pieces}
+    whole = joined([pieces[k] for k in sorted(pieces)])
+    require_alike(evaluate, before, whole, "validation")
+    return whole.line()
+
+
+def _on_stretch(evaluate: Evaluator, models: Models, by: Deal, k: int, before: Mapping[str, Numbers]) -> Measured:
+    part = evaluate.part(*by.stretches[k])
+    assert part is not None
+    found = judged(part, models, "validation")
+    if found.scores.keys() != before.keys() or not all(isinstance(v, list) for v in found.scores.values()):
+        names = f"{', '.join(found.scores)}, and before {', '.join(before)}"
+        raise MismatchError(f"{evaluate.text}: a part of the examples must have the metrics of all: {names}")
+    return found
+
+
+def _places(
+    evaluate: Evaluator, by: Deal, pieces: Sequence[Measured], before: Mapping[str, Numbers]
+) -> dict[str, list[int]]:
+    """Metric -> the places, among all examples, of those in the first stretches."""
+    found = {}
+    for name, values in before.items():
+        total, lengths = len(values), [len(piece.scores[name]) for piece in pieces]  # type: ignore[arg-type]
+        places = by.places(total, lengths)
+        if places is None:
+            told = f"{evaluate.text}: part(start, stop) must have the examples round(start*n) to round(stop*n)"
+            raise MismatchError(f"{told}; of {total} of {name} it has {lengths}")
+        found[name] = places
+    return found
 
 
 def hopeless(

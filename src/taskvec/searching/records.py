@@ -1,4 +1,8 @@
-"""A journal, read back: what was tried and what was chosen. Needs neither the models nor the evaluator."""
+"""A journal is read back as a `Record`: what a search tried, what it chose, and on what evidence.
+
+This needs neither the models nor the evaluator, so a report can be made anywhere and at any time. A search also ends by
+reading its own journal back. Hence its result and a report of its journal always say the same.
+"""
 
 import json
 import math
@@ -9,16 +13,15 @@ from typing import Any
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, TaskvecError
+from taskvec.evals import SPLITS, Numbers
 from taskvec.recipes.recipe import FUNCTIONS, written
-from taskvec.searching.book import scores_of
-from taskvec.searching.entries import SPLITS, Line, Numbers, require_first, require_fitting, require_sound
-from taskvec.searching.findings import CHOSEN, Record
+from taskvec.searching.entries import Line, require_first, require_fitting, require_sound, scores_of
+from taskvec.searching.findings import BASE, CHOSEN, Record
 from taskvec.searching.goals import constraint, objective
 from taskvec.searching.journal import FORMAT, read_lines
 from taskvec.searching.judge import Judge
-from taskvec.searching.spaces import Knobs
+from taskvec.searching.trial import Knobs
 
-BASE = "base"  # the reference model that there always is
 TORN = "the journal's last line is not whole and was left out: a process was stopped while it wrote it"
 
 

@@ -2,39 +2,44 @@
 
     search("base + lam*(a - base) + lam*(b - base)", evaluate, {"lam": (0, 1, 0.05)}, objective="mean('*')")
 
-Every candidate is the recipe with numbers for its knobs, judged by an evaluator (evals/) on its validation split. What
-is found goes line by line into a journal (journal.py), from which a search that was stopped goes on.
+A candidate is the recipe with a number for each knob. The way of a search:
+
+1. Everything that can be wrong with the arguments is checked before any model is judged.
+2. The journal is begun, or read where an earlier search stopped, and the reference models are judged (journal.py).
+3. Trial by trial a candidate is proposed (spaces.py) and an evaluator judges it on validation examples (measure.py), or
+   on a part of them if it is hopeless (race.py). Its scores are a line of the journal (`_Trials.one`).
+4. The best candidate is chosen by rule (judge.py) and judged on test examples, once. The result (findings.py) is read
+   back from the lines of the journal (records.py).
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError, TaskvecError
-from taskvec.evals import Evaluator, Scores, Told, as_evaluator, require_apart
-from taskvec.evals.order import FIRST
+from taskvec.evals import SPLITS, Evaluator, Given, Numbers, Told, as_evaluator, require_apart
 from taskvec.recipes.recipe import parse, replaced
-from taskvec.searching.book import Book, fingerprints
-from taskvec.searching.entries import SPLITS, Line, require_fitting
-from taskvec.searching.findings import Result
+from taskvec.searching.entries import Line, judged_before, require_fitting, scores_of
+from taskvec.searching.findings import BASE, Result
 from taskvec.searching.goals import Goal, constraint, objective
-from taskvec.searching.journal import Journal, now
+from taskvec.searching.journal import Journal, Progress, fingerprints
 from taskvec.searching.judge import RULES, Judge
-from taskvec.searching.race import hopeless
-from taskvec.searching.records import BASE, choice_line, record
-from taskvec.searching.spaces import SEQUENTIAL, SEVERAL, STUDIES, Knobs, Space, Tried, propose, scattered, total
+from taskvec.searching.measure import Models, measure
+from taskvec.searching.race import dealt, raced
+from taskvec.searching.records import choice_line, record
+from taskvec.searching.spaces import SEQUENTIAL, SEVERAL, STUDIES, Space, propose, scattered, total
+from taskvec.searching.trial import in_words
 from taskvec.version import __version__
 
 EVERYTHING = 'mean("*")'
-Progress = Callable[[int, int], None]  # trials done, trials in all
 
 
 def search(
     recipe: "str | Weights",
-    evaluate: "Evaluator | Callable[[Weights, str], Scores] | str",
+    evaluate: Given,
     knobs: Mapping[str, Any],
     *,
     objective: "str | Sequence[str]" = EVERYTHING,
@@ -86,7 +91,7 @@ def search(
     if early:
         spaces = {k: Space(v.low, v.high, tuple(sorted(v.values, reverse=True))) for k, v in spaces.items()}
     if sampler in STUDIES:
-        propose(spaces, sampler, seed, 0, {}, len(goals))  # is it installed, and can it work with these knobs?
+        propose(spaces, sampler, seed, 0, [], len(goals))  # is it installed, and can it work with these knobs?
     told = require_apart(evaluate)
     about = {
         "recipe": str(weights), "sources": fingerprints([*seeds, *models.values()]), "evaluator": evaluate.text,
@@ -94,23 +99,16 @@ def search(
         "minimise": minimise, "constraints": [b.text for b in bounds], "sampler": sampler, "seed": seed, "race": race,
         "version": __version__,
     }  # fmt: skip
-    book = Book(Journal(journal or None, about), evaluate)
-    require_fitting(about, book.lines(), str(book))
-    found = {name: book.reference(name, model, "validation") for name, model in models.items()}
+    shared = Journal(journal or None, about)
+    require_fitting(about, shared.lines(), str(shared.store))
+    found = {name: _reference(shared, evaluate, name, model, "validation") for name, model in models.items()}
     told.require_all(found[BASE], "validation")
-    judge, raced = Judge.of(goals, minimise, bounds, found), race and rule == "best"
+    judge = Judge.of(goals, minimise, bounds, found)
     judge.check(found[BASE])
-
-    def proposed(number: int) -> tuple[Knobs, dict[str, Any]] | None:
-        """The knobs of a trial, from what is known now."""
-        if raced and sampler == "grid":
-            number = scattered(count)[number]
-        tried = {t.number: Tried(t.knobs, t.goods, t.breach, memo) for t, memo in judge.remembered(book.lines())}
-        return propose(spaces, sampler, seed, number, tried, len(goals))
-
-    how = _How(count, early, raced, sampler in SEQUENTIAL)
-    _run(seeds, how, book, judge, proposed, progress)
-    return _ended(seeds, models, book, judge, rule, test, told, about)
+    work = _Trials(seeds, spaces, sampler, seed, count, early, race and rule == "best", evaluate, judge)
+    report = (lambda done: progress(done, count)) if progress else None
+    shared.work(work.total, work.one, sampler in SEQUENTIAL, report)
+    return _ended(work, models, shared, rule, test, told, about)
 
 
 # ---- before anything is measured -----------------------------------------------------------------
@@ -148,11 +146,10 @@ def _require_rule(rule: str, early: bool, sampler: str, spaces: Mapping[str, Spa
 
 def _require_direction(evaluate: Evaluator, goals: Sequence[Goal], minimise: bool, count: int) -> None:
     """Raise RecipeError where the mean of all metrics is made large, and of some of them less is better."""
-    falling = getattr(evaluate, "falling", ())
-    if falling and count > 1 and not minimise and any(g.text == EVERYTHING for g in goals):
+    if evaluate.falling and count > 1 and not minimise and any(g.text == EVERYTHING for g in goals):
         raise RecipeError(
-            f"{EVERYTHING} would be made large, and of {', '.join(falling)} less is better: say what counts "
-            f'(--objective NAME, or --objective="-{falling[-1]}")'
+            f"{EVERYTHING} would be made large, and of {', '.join(evaluate.falling)} less is better: say what counts "
+            f'(--objective NAME, or --objective="-{evaluate.falling[-1]}")'
         )
 
 
@@ -172,79 +169,85 @@ def _goals(
 
 # ---- the trials ----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class _How:
-    """The way through the trials."""
+class _Trials:
+    """What every trial of a search needs. `one` is the whole way from the number of a trial to its line."""
 
+    seeds: Sequence[Weights]  # the recipe, and the same with the vectors of each other seed
+    spaces: Mapping[str, Space]
+    sampler: str
+    seed: int  # of the sampler
     count: int
     early: bool  # no further than the first that keeps the constraints
     race: bool  # give up what has no chance
-    in_turn: bool  # none before those ahead of it are finished
+    evaluate: Evaluator
+    judge: Judge
 
-
-def _run(
-    seeds: Sequence[Weights],
-    how: _How,
-    book: Book,
-    judge: Judge,
-    proposed: Callable[[int], tuple[Knobs, dict[str, Any]] | None],
-    progress: Progress | None,
-) -> None:
-    """Trials until all are done, by us or by another process with the same journal."""
-
-    def total(lines: Sequence[Line]) -> int:
+    def total(self, lines: Sequence[Line]) -> int:
         """All, or with `early` up to the first that keeps the constraints, once those ahead of it are judged."""
-        passing = [t.number for t in judge.all(lines) if not t.broken] if how.early else []
-        return min([how.count, *(number + 1 for number in passing)])
+        passing = [t.number for t in self.judge.all(lines) if not t.broken] if self.early else []
+        return min([self.count, *(number + 1 for number in passing)])
 
-    def tried(number: int) -> Line:
-        if (found := proposed(number)) is None:
+    def one(self, number: int, lines: Sequence[Line]) -> Line:
+        """Propose a candidate from what is known, and measure it; or say that there is nothing more to try."""
+        finished, place = self.judge.finished(lines), number
+        if self.race and self.sampler == "grid":
+            place = scattered(self.count)[number]
+        proposed = propose(self.spaces, self.sampler, self.seed, place, finished, len(self.judge.goals))
+        if proposed is None:
             return {"end": number}
-        knobs, memo = found
+        knobs, memo = proposed
         line = {"trial": number, "knobs": knobs} | ({"memo": memo} if memo else {})
         try:
-            line |= _tried([weights.bind(**knobs) for weights in seeds], book, judge, how.race)
+            return line | self._measured([weights.bind(**knobs) for weights in self.seeds], lines)
         except TaskvecError as error:
-            told = ", ".join(f"{name}={value:g}" for name, value in knobs.items())
-            raise type(error)(f"trial {number} ({told}): {error}") from None
-        if progress:
-            progress(1 + sum("trial" in line for line in book.lines()), how.count)
-        return line | {"time": now()}
+            raise type(error)(f"trial {number} ({in_words(knobs)}): {error}") from None
 
-    book.journal.work(total, tried, how.in_turn)
+    def _measured(self, models: Models, lines: Sequence[Line]) -> Line:
+        """What a candidate scores on validation examples; in a race perhaps on a part of them, and is given up."""
+        before = judged_before(lines, "validation")
+        rival, _ = self.judge.chosen(self.judge.all(lines), "best") if self.race else (None, "")
+        by = dealt(self.evaluate, before) if rival else None
+        if by is None or rival is None:
+            return measure(self.evaluate, models, "validation", before).line()
+        return raced(self.evaluate, models, by, before, self.judge, rival.scores)
+
+
+def _once(journal: Journal, evaluate: Evaluator, what: Line, models: Models) -> Mapping[str, Numbers]:
+    """The scores of models on the split of `what`, judged once for all processes that share the journal."""
+
+    def measured(lines: Sequence[Line]) -> Line:
+        split = what["split"]
+        return measure(evaluate, models, split, judged_before(lines, split)).line()
+
+    return scores_of(journal.once(what, measured))
+
+
+def _reference(journal: Journal, evaluate: Evaluator, name: str, model: Weights, split: str) -> Mapping[str, Numbers]:
+    """The scores of a reference model."""
+    return _once(journal, evaluate, {"reference": name, "split": split}, [model])
 
 
 def _ended(
-    seeds: Sequence[Weights],
+    work: _Trials,
     models: Mapping[str, Weights],
-    book: Book,
-    judge: Judge,
+    journal: Journal,
     rule: str,
     test: bool,
     told: Told,
     about: Mapping[str, Any],
 ) -> Result:
     """The choice, judged on test examples where that is wanted and was not done yet, and written down."""
-    weights = seeds[0]
-    chosen, how = judge.chosen(judge.all(book.lines()), rule)
+    weights, evaluate = work.seeds[0], work.evaluate
+    chosen, how = work.judge.chosen(work.judge.all(journal.lines()), rule)
     model = weights.bind(**chosen.knobs) if chosen else models[BASE]
     if test:
         for name, reference in models.items():
-            book.reference(name, reference, "test")
+            _reference(journal, evaluate, name, reference, "test")
         if chosen:
-            book.candidate([w.bind(**chosen.knobs) for w in seeds], chosen.knobs)
-    notes = told.notes({split: book.before(split) for split in SPLITS})
-    book.note(choice_line(chosen.knobs if chosen else None, rule, how, model, weights, notes))
-    found = record(about, book.lines())
+            what = {"test": chosen.knobs, "split": "test"}
+            _once(journal, evaluate, what, [w.bind(**chosen.knobs) for w in work.seeds])
+    lines = journal.lines()
+    notes = told.notes({split: judged_before(lines, split) for split in SPLITS})
+    journal.choose(choice_line(chosen.knobs if chosen else None, rule, how, model, weights, notes))
+    found = record(about, journal.lines())
     return Result(**{f.name: getattr(found, f.name) for f in fields(found)}, weights=model)
-
-
-def _tried(models: Sequence[Weights], book: Book, judge: Judge, race: bool) -> Line:
-    """What a candidate scores on validation examples; with `race` perhaps on a part of them, and is given up."""
-    rival, _ = judge.chosen(judge.all(book.lines()), "best")
-    by = book.dealt() if race and rival else None
-    if by is None or rival is None:
-        return book.measured(models, "validation").line()
-    first, places = book.first_part(models, by)
-    if hopeless(judge, rival.scores, first.scores, places):
-        return first.line("partial") | {"share": FIRST}
-    return book.last_part(models, by, first).line()

@@ -1,8 +1,8 @@
-"""What a knob may be, and which values to try next: grids, random draws, sums built term by term (subsets.py), and
-Optuna's samplers (the `search` extra).
+"""Which values a knob may have, and which values a search tries next.
 
-A proposal depends on the seed, the number of the trial and the trials that are finished, and on nothing else: so a
-search that was killed goes on as if it had not been.
+The samplers are a grid, random draws, sums that are built term by term (subsets.py) and those of Optuna (the `search`
+extra). A proposal depends only on the seed, the number of the trial and the trials that are finished. So a search that
+was killed goes on as if it had not been.
 """
 
 import io
@@ -19,6 +19,7 @@ from typing import Any
 
 from taskvec.errors import FormatError, MissingExtra, RecipeError
 from taskvec.searching import subsets
+from taskvec.searching.trial import Knobs, Trial
 
 LARGEST = 1_000_000  # points of a grid
 STUDIES = ("tpe", "cmaes", "nsga2")  # Optuna's
@@ -30,7 +31,6 @@ STATE = {  # what the pickled state of CMA-ES is made of
     "cmaes._cma.CMA", "numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
 }  # fmt: skip
-Knobs = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +101,6 @@ def _range(numbers: Sequence[float], name: str) -> Space:
     return Space(low, high, tuple(float(first + k * step) for k in range(count)))
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """A finished trial, as a sampler sees it: what it was, how good (larger is better), by how much it broke bounds."""
-
-    knobs: Mapping[str, float]
-    goods: tuple[float, ...]  # by objective
-    broken: float  # 0 if all constraints hold
-    memo: Mapping[str, Any]  # what its sampler wrote down when it proposed it
-
-
 def total(spaces: Mapping[str, Space], sampler: str, trials: int | None) -> int:
     """How many trials there are to be. Raises RecipeError for a sampler that cannot work with these knobs."""
     if sampler not in SAMPLERS:
@@ -136,11 +126,11 @@ def total(spaces: Mapping[str, Space], sampler: str, trials: int | None) -> int:
 
 
 def propose(
-    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried], goals: int = 1
+    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Sequence[Trial], goals: int = 1
 ) -> tuple[Knobs, dict[str, Any]] | None:
     """The knobs of a trial, and what the sampler must be told of it later; None: there is nothing more to try.
 
-    tried: the finished ones before it. goals: how many objectives there are.
+    tried: the finished ones, in any order. goals: how many objectives there are.
     """
     if sampler == "grid":
         point = next(islice(product(*(space.values for space in spaces.values())), number, None))
@@ -148,8 +138,8 @@ def propose(
     if sampler == "random":
         return _random(spaces, seed, number), {}
     if sampler in SEQUENTIAL:
-        past = [tried[k] for k in sorted(tried)]
-        ranks = [((not t.broken, -t.broken if t.broken else t.goods[0]), t.knobs) for t in past]
+        past = sorted(tried, key=lambda t: t.number)
+        ranks = [(not t.broken, -t.breach if t.broken else t.goodness) for t in past]
         found = subsets.next_sum(sampler, {name: space.values for name, space in spaces.items()}, ranks)
         return None if found is None else (found, {})
     return _optuna(spaces, sampler, seed, number, tried, goals)
@@ -175,7 +165,7 @@ def _random(spaces: Mapping[str, Space], seed: int, number: int) -> Knobs:
 
 
 def _optuna(
-    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Mapping[int, Tried], goals: int
+    spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Sequence[Trial], goals: int
 ) -> tuple[Knobs, dict[str, Any]]:
     """A study of the finished trials, asked once. Its sampler is seeded by the trial, not by how often it was asked."""
     try:
@@ -189,14 +179,15 @@ def _optuna(
     shapes = {name: _distribution(space) for name, space in spaces.items()}
     several = goals if sampler != "cmaes" else 1
     study = optuna.create_study(directions=["maximize"] * several, sampler=_sampler(optuna, sampler, seed + number))
-    for past in (tried[k] for k in sorted(tried)):
+    finished = sorted(tried, key=lambda t: t.number)
+    for past in finished:
         _require_harmless(past.memo)
     try:
-        for past in (tried[k] for k in sorted(tried)):
+        for past in finished:
             study.add_trial(
                 create_trial(
                     state=TrialState.COMPLETE, params=dict(past.knobs), distributions=shapes,
-                    values=past.goods[:several], system_attrs=dict(past.memo), constraints={"bounds": past.broken},
+                    values=past.goods[:several], system_attrs=dict(past.memo), constraints={"bounds": past.breach},
                 )
             )  # fmt: skip
         study.ask(shapes)

@@ -1,6 +1,7 @@
-"""Where the lines of a journal are: in memory, in a file, in a database. Appended whole, read in their order.
+"""A store keeps the lines of a journal in memory, in a file or in a database. Lines are only ever added at the end.
 
-`locked()` is held by one process at a time; within it `lines()` is what everybody wrote, and `append` comes after it.
+One process at a time holds `locked()`. Within it, `lines()` is all that any process has written so far, and `append`
+adds a line after these.
 """
 
 import json

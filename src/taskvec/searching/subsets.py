@@ -1,7 +1,7 @@
-"""Sums built term by term, as samplers: which terms belong in a soup, which vectors in a sum.
+"""Two samplers that build a sum term by term: which models belong in a soup, and which task vectors in a sum.
 
-Every knob is 0, its term left out, or one of its other values. What comes next follows from the trials so far, so a
-search that was stopped goes on.
+Each knob is either 0, which leaves its term out, or one of its other values. The next candidate follows from how good
+the earlier ones were, so a search that was stopped goes on where it was.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,6 @@ from taskvec.errors import RecipeError
 
 Values = Mapping[str, Sequence[float]]
 Rank = tuple[bool, float]  # (keeps the constraints, how good; or how far from keeping them): larger is better
-Tried = Sequence[tuple[Rank, Mapping[str, float]]]
 
 
 def most(sampler: str, values: Values) -> int:
@@ -29,16 +28,16 @@ def most(sampler: str, values: Values) -> int:
     return 1 + sum(steps)
 
 
-def next_sum(sampler: str, values: Values, tried: Tried) -> dict[str, float] | None:
-    """The knobs of the next trial; None if there is none. `tried`: all before it, in order."""
-    steps = (greedy if sampler == "greedy" else forward)(values, tried)
+def next_sum(sampler: str, values: Values, ranks: Sequence[Rank]) -> dict[str, float] | None:
+    """The knobs of the next trial; None if there is none. ranks: those of all trials before it, in order."""
+    steps = (greedy if sampler == "greedy" else forward)(values, ranks)
     for number, knobs in enumerate(steps):
-        if number == len(tried):
+        if number == len(ranks):
             return knobs
     return None
 
 
-def greedy(values: Values, tried: Tried) -> Iterator[dict[str, float]]:
+def greedy(values: Values, ranks: Sequence[Rank]) -> Iterator[dict[str, float]]:
     """Every term alone, then from the best on one after the other, kept if it makes the sum strictly better.
 
     Greedy soup (Wortsman et al., 2022, Recipe 1), with > as in their code, where the paper has >=.
@@ -46,34 +45,32 @@ def greedy(values: Values, tried: Tried) -> Iterator[dict[str, float]]:
     full = {name: _others(given)[0] for name, given in values.items()}
     alone = [{**dict.fromkeys(values, 0.0), name: full[name]} for name in values]
     yield from alone
-    ranks = [rank for rank, _ in tried[: len(alone)]]
     first, *order = sorted(range(len(alone)), key=lambda k: ranks[k], reverse=True)  # stable: the first of equal ones
     names, best, current = list(values), ranks[first], alone[first]
     for trial, k in enumerate(order, len(alone)):
         candidate = current | {names[k]: full[names[k]]}
         yield candidate
-        if tried[trial][0] > best:
-            best, current = tried[trial][0], candidate
+        if ranks[trial] > best:
+            best, current = ranks[trial], candidate
 
 
-def forward(values: Values, tried: Tried) -> Iterator[dict[str, float]]:
+def forward(values: Values, ranks: Sequence[Rank]) -> Iterator[dict[str, float]]:
     """From nothing on: in each round every term that is not in yet, at each of its values; the best one is taken.
 
     Ends with a round in which none makes the sum strictly better.
     """
     current = dict.fromkeys(values, 0.0)
     yield current
-    best, trial = tried[0][0], 1
+    best, trial = ranks[0], 1
     while True:
         round_ = [current | {name: v} for name, given in values.items() if not current[name] for v in _others(given)]
         yield from round_
         if not round_:
             return
-        ranks = [rank for rank, _ in tried[trial : trial + len(round_)]]
-        place = max(range(len(round_)), key=lambda k: ranks[k])
+        place = max(range(trial, trial + len(round_)), key=lambda k: ranks[k])
         if ranks[place] <= best:
             return
-        best, current, trial = ranks[place], round_[place], trial + len(round_)
+        best, current, trial = ranks[place], round_[place - trial], trial + len(round_)
 
 
 def _others(given: Sequence[float]) -> list[float]:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.algebra.program import operand_bytes
+from taskvec.algebra.program import scratch_bytes
 from taskvec.methods.core import pairs
 from taskvec.methods.core.pairs import PairSum, pair_sums, pairs_of, products, square
-from taskvec.numbers.operations import DOT, RESULT
+from taskvec.numbers.operations import DOT
 
 
 def given(n, size=1000):
@@ -15,7 +15,7 @@ def given(n, size=1000):
     arrays = [(rng.standard_normal(size) * (rng.random(size) < 0.6)).astype(np.float32) for _ in range(n)]
     linears = [tv.from_arrays({"w": a}, f"v{k}", mass=0).linear("w") for k, a in enumerate(arrays)]
     parts = [part for linear in linears for part in linear.parts]
-    return arrays, linears, memoryview(bytearray(RESULT * n + operand_bytes(parts, size)))
+    return arrays, linears, memoryview(bytearray(scratch_bytes(parts, size, n)))
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 8192])
