@@ -77,7 +77,7 @@ def test_a_folder_takes_the_place_of_an_empty_one(tmp_path):
 def test_of_many_that_want_one_name_at_once_exactly_one_gets_it(tmp_path):
     """Real processes, all at the same name: nothing that has it is ever replaced."""
     code = (
-        "import sys; from pathlib import Path; from taskvec.moving import move_new\n"
+        "import sys; from pathlib import Path; from taskvec.places.moving import move_new\n"
         "for k in range(200):\n"
         "    new = Path(f'new-{sys.argv[1]}-{k}'); new.write_text(sys.argv[1])\n"
         "    try: move_new(new, Path(f'target{k}'))\n"
