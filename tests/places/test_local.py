@@ -93,6 +93,14 @@ def test_direct_writes_do_not_enter_the_cache(tmp_path):
     assert cached_pages(tmp_path / "x") == 0
 
 
+def test_memory_that_cannot_be_written_to_is_written_too(tmp_path):
+    """Whose address nobody can ask for, so that it cannot go past the cache."""
+    file = Output(tmp_path / "x", 1 << 20, direct=True)
+    file.write(memoryview(b"x" * (1 << 20)), 0)
+    file.close()
+    assert (tmp_path / "x").read_bytes() == b"x" * (1 << 20)
+
+
 @pytest.mark.parametrize("at", [0, 5])
 def test_a_short_write_is_one_call_through_the_cache(tmp_path, monkeypatch, at):
     """Split at pages and sent past the cache, each of a hundred thousand small tensors would wait for the disk."""

@@ -281,5 +281,5 @@ def test_a_whole_output_that_was_changed_since_is_not_believed(tmp_path, just_na
 def test_a_destination_of_something_else_clears_what_such_a_run_left(tmp_path, just_named):
     just_named("out.safetensors")
     with pytest.raises(OutputError, match="exists"):
-        staging.write_file(Destination(tmp_path / "out.safetensors", alone=True), [b"x"])
+        staging.write_file(Destination(tmp_path / "out.safetensors", alone=True), b"x")
     assert not staging.hidden(tmp_path / "out.safetensors").exists()

@@ -10,7 +10,12 @@ import pytest
 from taskvec.errors import OutputError
 from taskvec.saving import staging
 from taskvec.saving.outputs import Destination
-from taskvec.saving.staging import Done, Staging, finished_before, write_file
+from taskvec.saving.staging import Done, Staging, finished_before, one_file, write_file
+
+
+def synced():
+    """What makes data durable, of which there is none."""
+
 
 BLOCKS = [Done(0, (b"a" * 32, b"b" * 32), 0), Done(1, (b"c" * 32,), 1)]
 
@@ -36,17 +41,25 @@ def stage(tmp_path):
 def test_what_is_recorded_is_there_for_the_next_run_of_the_same_plan(stage):
     first = stage()
     (first.files / "x").write_text("data")
-    first.record(BLOCKS, [])
+    first.record(BLOCKS, synced)
     first.close()
     second = stage()
     assert second.done == {0: BLOCKS[0], 1: BLOCKS[1]} and (second.files / "x").read_text() == "data"
+
+
+def test_blocks_are_noted_only_when_their_data_is_safe(stage):
+    one, seen = stage(), []
+    journal = one.folder / "journal.jsonl"
+    before = journal.read_text()
+    one.record(BLOCKS, lambda: seen.append(journal.read_text()))
+    assert seen == [before] and journal.read_text() != before
 
 
 @pytest.mark.parametrize("other", [{"key": "another"}, {"resume": False}])
 def test_another_plan_or_no_resume_starts_from_nothing(stage, other):
     first = stage()
     (first.files / "x").write_text("data")
-    first.record(BLOCKS, [])
+    first.record(BLOCKS, synced)
     first.close()
     second = stage(**other)
     assert second.done == {} and not list(second.files.iterdir())
@@ -55,7 +68,7 @@ def test_another_plan_or_no_resume_starts_from_nothing(stage, other):
 @pytest.mark.parametrize("end", [b'[1, 0, "c', b"[1", b'{"torn": 1}\n', b"\xff", b"[1, 0, 7]\n", b"nonsense\n"])
 def test_a_torn_line_is_no_block(stage, tmp_path, end):
     first = stage()
-    first.record(BLOCKS[:1], [])
+    first.record(BLOCKS[:1], synced)
     first.close()
     with (tmp_path / ".out.taskvec/journal.jsonl").open("ab") as journal:
         journal.write(end)
@@ -107,7 +120,7 @@ def test_a_writer_that_comes_while_the_first_one_clears_up_loses_nothing_to_it(s
     refused, second = came
     assert "another taskvec is writing" in refused
     assert second.files.is_dir() and second.folder.stat().st_ino != 0
-    second.record(BLOCKS, [])
+    second.record(BLOCKS, synced)
     second.close()
     monkeypatch.setattr(os, "unlink", real)
     assert stage(key="other").done == {0: BLOCKS[0], 1: BLOCKS[1]}
@@ -125,7 +138,7 @@ def test_what_is_no_longer_writable_once_the_lock_is_held_is_refused_and_cleared
 
 def test_a_refusal_leaves_what_an_earlier_run_can_be_gone_on_with(stage, tmp_path):
     first = stage()
-    first.record(BLOCKS, [])
+    first.record(BLOCKS, synced)
     first.close()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("of another program")
@@ -358,7 +371,7 @@ def test_a_folder_that_taskvec_has_not_made_is_refused_and_nothing_in_it_or_behi
     with pytest.raises(OutputError, match=r"taskvec has not made it so\. Nothing in it was touched"):
         Staging(place, "k", True, False)
     with pytest.raises(OutputError, match="taskvec has not made it so"):
-        write_file(Destination(place.target, alone=True), [b"new"])
+        write_file(Destination(place.target, alone=True), b"new")
     assert everything() == before
 
 
@@ -388,7 +401,7 @@ def test_a_copy_of_a_staging_folder_is_not_gone_on_with(stage, tmp_path):
     """In a clone or an archive: its blocks may be anybody's, so it is cleared like that of another plan."""
     one = stage()
     (one.files / "model.safetensors").write_text("data")
-    one.record(BLOCKS, [])
+    one.record(BLOCKS, synced)
     one.close()
     one.folder.rename(tmp_path / "kept")
     shutil.copytree(tmp_path / "kept", one.folder)
@@ -443,26 +456,26 @@ ODD = ['[1, 0, "zz"]', "[1, 0, 3]", '[true, 0, ""]', '[1e400, 0, ""]', '{"whole"
 def test_an_odd_line_costs_itself_alone(stage, tmp_path, line):
     one = stage()
     (one.files / "model.safetensors").write_text("data")
-    one.record(BLOCKS[:1], [])
+    one.record(BLOCKS[:1], synced)
     one.close()
     with (tmp_path / ".out.taskvec/journal.jsonl").open("a") as journal:
         journal.write(line + "\n")
     assert not finished_before(at(tmp_path / "out"), "k", lambda proofs: True)
     two = stage()
     assert two.done == ({} if "files" in line else {0: BLOCKS[0]})  # other files than those of the blocks
-    two.record(BLOCKS[1:], [])
+    two.record(BLOCKS[1:], synced)
     two.close()
     assert stage().done == two.done | {1: BLOCKS[1]}
 
 
 def test_what_follows_a_torn_line_is_read(stage, tmp_path):
     one = stage()
-    one.record(BLOCKS[:1], [])
+    one.record(BLOCKS[:1], synced)
     one.close()
     with (tmp_path / ".out.taskvec/journal.jsonl").open("a") as journal:
         journal.write('[7, 0, "00')
     two = stage()
-    two.record(BLOCKS[1:], [])
+    two.record(BLOCKS[1:], synced)
     two.close()
     assert stage().done == {0: BLOCKS[0], 1: BLOCKS[1]}
 
@@ -470,28 +483,28 @@ def test_what_follows_a_torn_line_is_read(stage, tmp_path):
 # ---- files of their own ---------------------------------------------------------------------------
 def test_a_file_is_written_whole_and_alone_and_never_over_another(tmp_path):
     place = Destination(tmp_path / "r.html", alone=True)
-    write_file(place, [b"one ", bytearray(b"page")])
+    write_file(place, b"one page")
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"] and place.target.read_bytes() == b"one page"
     with pytest.raises(OutputError, match="exists; --overwrite replaces it"):
-        write_file(place, [b"another"])
-    write_file(Destination(tmp_path / "r.html", alone=True, overwrite=True), [b"another"])
+        write_file(place, b"another")
+    write_file(Destination(tmp_path / "r.html", alone=True, overwrite=True), b"another")
     assert place.target.read_bytes() == b"another" and [p.name for p in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
-    def pieces():
-        yield b"one "
+    with (
+        pytest.raises(OutputError, match="no space left"),
+        one_file(Destination(tmp_path / "r.html", alone=True)) as path,
+    ):
+        path.write_bytes(b"one ")
         raise OSError(28, "No space left on device")
-
-    with pytest.raises(OutputError, match="no space left"):
-        write_file(Destination(tmp_path / "r.html", alone=True), pieces())
     assert not list(tmp_path.iterdir())
 
 
 def test_a_link_is_replaced_by_a_file_and_what_it_leads_to_stays(tmp_path):
     (tmp_path / "keys").write_text("keys")
     (tmp_path / "r.html").symlink_to("keys")
-    write_file(Destination.of_file(tmp_path / "r.html", overwrite=True), [b"page"])
+    write_file(Destination.of_file(tmp_path / "r.html", overwrite=True), b"page")
     assert (tmp_path / "keys").read_text() == "keys" and not (tmp_path / "r.html").is_symlink()
     assert (tmp_path / "r.html").read_text() == "page"
 

@@ -8,16 +8,16 @@ orders agree.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.weights import Weights
 from taskvec.analysis.compare import compare
 from taskvec.errors import MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
-from taskvec.formats.header import write_header
+from taskvec.formats.sink import Safetensors, laid_out
 from taskvec.saving.outputs import Destination
-from taskvec.saving.staging import write_file
+from taskvec.saving.staging import one_file
 from taskvec.sources.abilities import folder_of, metadata_of
 from taskvec.views import families, symmetries
 from taskvec.views.permuted import bytes_of, in_memory, permute
@@ -251,6 +251,9 @@ def write(uri: "str | os.PathLike[str]", permutations: Weights, overwrite: bool 
     if not place.alone:
         raise OutputError(f"{place.target}: permutations are one file, give it a name that ends in .safetensors")
     source = next(iter(permutations.terms))
-    header, offsets = write_header(source.specs, metadata_of(source))
-    ordered = sorted(offsets, key=offsets.__getitem__)
-    write_file(place, chain([header], (bytes_of(source, name) for name in ordered)))
+    metadata = metadata_of(source)
+    layout = laid_out(place.target.name, source.specs, metadata)
+    with one_file(place) as path, closing(Safetensors(path.parent, [layout], durable=True)) as sink:
+        for name in source.specs:
+            sink.write(name, 0, memoryview(bytes_of(source, name)))
+        sink.finish(metadata)

@@ -15,6 +15,7 @@ from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.weights import Weights
 from taskvec.errors import RecipeError, TaskvecError
 from taskvec.escapes import printable
+from taskvec.formats.header import names_one_file
 from taskvec.notes import so_far
 from taskvec.recipes.recipe import load, parse
 
@@ -109,7 +110,7 @@ def recipe_text(recipe: str) -> str:
         if FILE.fullmatch(recipe):
             raise RecipeError(f"{recipe} does not exist: give a recipe, or a file with one")
         return recipe
-    if Path(recipe).suffix == ".safetensors":
+    if names_one_file(recipe):
         raise RecipeError(f'{recipe} is a checkpoint, not a recipe: write load("{recipe}"), or give it a name')
     try:
         return Path(recipe).read_text(encoding="utf-8")

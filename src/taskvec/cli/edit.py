@@ -1,6 +1,7 @@
 """The verbs that write: merge, plan, diff, negate, add, analogy. Each builds an expression and saves or plans it."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from taskvec.cli.common import (
     writing,
 )
 from taskvec.errors import FormatError, RecipeError
+from taskvec.formats.header import names_one_file
 from taskvec.methods import FUNCTIONS
 from taskvec.notes import note
 from taskvec.recipes.recipe import FUNCTIONS as RESERVED
@@ -171,7 +173,7 @@ def _write(
     if dry_run:
         keys = ("like", "dtype", "shard_size", "ram", "threads")
         given = {k: kwargs[k] for k in keys}
-        _print_plan(weights, machine, filename=_alone(out or ""), durable=not no_fsync, **given)
+        _print_plan(weights, machine, filename=_alone(out), durable=not no_fsync, **given)
         return
     if out is None:
         raise click.UsageError("Missing option '-o' / '--out': say where to write the output.")
@@ -194,8 +196,9 @@ def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: 
         say(todo)
 
 
-def _alone(out: str) -> str | None:
-    return out.rsplit("/", 1)[-1] if out.endswith(".safetensors") else None
+def _alone(out: str | None) -> str | None:
+    """The name of an output that is one file."""
+    return Path(out).name if out is not None and names_one_file(out) else None
 
 
 def _like(weights: Weights, text: str | None) -> Weights | None:

@@ -45,7 +45,7 @@ def report(
         from taskvec.report.page import page
 
         text = page(records).encode("utf-8", "backslashreplace")
-        write_file(Destination.of_file(out, overwrite), [text])
+        write_file(Destination.of_file(out, overwrite), text)
         written.append(Path(out))
     if plots:
         from taskvec.report.plots import figures

@@ -1,6 +1,7 @@
 """The formats that can be read, one a module: a LoRA of PEFT's, else a checkpoint. What a file is, its tensors say.
 
 header.py          the header of a safetensors file, read and written with every check
+sink.py            what tensors are written to, in any order: safetensors files, whose header comes last
 checkpoint.py      a checkpoint: one file, a folder, or shards with an index
 factors.py         adapters, known by the names of their tensors
 lora_keys.py       which tensors of an adapter belong together, and which weight each pair changes

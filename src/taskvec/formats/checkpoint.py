@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from taskvec.errors import FormatError
-from taskvec.formats.header import Header, metadata_size, read_header
+from taskvec.formats.header import Header, metadata_size, names_one_file, read_header
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import read_json
 from taskvec.places.local import File, stated
@@ -25,7 +25,7 @@ VECTOR = "task_vector.safetensors"  # the name of a task vector's, so that no lo
 
 def sniff(path: Path) -> bool:
     """A .safetensors file, an index of shards, or a folder that has one of them."""
-    return path.name.endswith((".safetensors", INDEX)) or (path.is_dir() and any(path.glob("*.safetensors*")))
+    return names_one_file(path) or path.name.endswith(INDEX) or (path.is_dir() and any(path.glob("*.safetensors*")))
 
 
 def open_source(path: Path, uri: str, revision: str | None = None) -> "Checkpoint":
@@ -122,7 +122,7 @@ def _files(path: Path) -> dict[str, File]:
     if path.is_file():
         return _shards(path) if path.name.endswith(INDEX) else {path.name: File(path)}
     with stated(path):
-        files = sorted(p.name for p in path.iterdir() if p.name.endswith((".safetensors", INDEX)))
+        files = sorted(p.name for p in path.iterdir() if names_one_file(p) or p.name.endswith(INDEX))
     indexes = [name for name in files if name.endswith(INDEX)]
     whole = [name for name in (MODEL, VECTOR) if name in files]
     if len(indexes) + len(whole) > 1:

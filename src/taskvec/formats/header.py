@@ -1,9 +1,11 @@
 """The header of a safetensors file: 8 bytes of length, JSON, then the data. Read with every check."""
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from taskvec.errors import FormatError
@@ -13,11 +15,17 @@ from taskvec.places.json_files import parsed as parse_json
 from taskvec.places.local import File
 from taskvec.sources.source import Spec
 
+ENDING = ".safetensors"
 LONGEST = 100_000_000  # bytes of JSON, the limit of the safetensors library
 LONGEST_METADATA = 16 << 20  # bytes of a header beside what tensors need
 A_TENSOR = 1024  # bytes that a tensor may have more of them
 METADATA = "__metadata__"
 MOST_SIZES = 64  # sizes of a shape, the limit of torch
+
+
+def names_one_file(path: str | os.PathLike[str]) -> bool:
+    """Whether this is the name of one safetensors file, to read or to write, and not that of a folder with some."""
+    return Path(path).name.endswith(ENDING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from taskvec.errors import FormatError, TaskvecError
 from taskvec.formats.adapter_config import Ranks, cannot_be_read, note_untargeted, read_config
 from taskvec.formats.beside import Adapter, problems_of, remarks_on
 from taskvec.formats.factors import CONFIG, PEFT, found_in
-from taskvec.formats.header import Header, read_header
+from taskvec.formats.header import Header, names_one_file, read_header
 from taskvec.formats.lora_keys import Pair, Tensors, read_keys
 from taskvec.formats.orientation import Decision, decide
 from taskvec.notes import note
@@ -45,7 +45,7 @@ def weights_at(path: Path) -> Path | None:
     if path.is_file():
         return _lone_file(path)
     models = sorted(p.name for p in path.glob("*.safetensors*") if p.name != WEIGHTS)
-    factors = [name for name in models if name.endswith(".safetensors") and _holds_factors(path / name)]
+    factors = [name for name in models if names_one_file(name) and _holds_factors(path / name)]
     models = [name for name in models if name not in factors and not name.startswith(f"{WEIGHTS}.")]
     if (path / WEIGHTS).is_file():
         factors.insert(0, WEIGHTS)
@@ -67,7 +67,7 @@ def weights_at(path: Path) -> Path | None:
 
 def _lone_file(path: Path) -> Path | None:
     """The file itself if it holds factors and its folder would not be read as that adapter."""
-    if path.suffix != ".safetensors" or not _holds_factors(path):
+    if not names_one_file(path) or not _holds_factors(path):
         return None
     if _SHARD.search(path.name):
         raise FormatError(f"{path} is a part of an adapter: {_ONE_FILE}")

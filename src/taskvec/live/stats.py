@@ -49,17 +49,16 @@ from taskvec.errors import (
     TaskvecError,
 )
 from taskvec.formats import open_source
-from taskvec.formats.header import write_header
+from taskvec.formats.sink import Safetensors, Sink, laid_out
 from taskvec.live.collect import Collected, Data, Fisher, Gram, inputs_of, is_transposed, linear_layers, theirs
 from taskvec.methods.core.lift import code_digest
 from taskvec.numbers.dtypes import BITS, parse_dtype
-from taskvec.places.local import existing_parent, free_bytes, opened, stated, write_exactly
-from taskvec.places.moving import sync
+from taskvec.places.local import existing_parent, free_bytes
 from taskvec.recipes.userfile import function_in
 from taskvec.saving import lineage
 from taskvec.saving.outputs import Destination
 from taskvec.saving.plan import PIECE, readable
-from taskvec.saving.staging import Staging, finished_before
+from taskvec.saving.staging import finished_before, one_file
 from taskvec.sources.abilities import statistic_of
 from taskvec.sources.in_memory import ArraySource
 from taskvec.sources.source import Spec
@@ -137,7 +136,7 @@ def stats(
     encoding = _require_arguments(kind, labels, examples, dtype)
     place = Destination.of(out, overwrite)
     target = place.target
-    if target.suffix != ".safetensors":
+    if not place.alone:
         raise OutputError(f"{os.fspath(out)}: statistics are one file, call it NAME.safetensors")
     weights = _model(model)
     (source,) = weights.terms
@@ -159,10 +158,9 @@ def stats(
     elif turned := [name for name in arrays if is_transposed(layers[name])]:
         about["transposed"] = json.dumps(turned)
     source.require_unchanged()
-    record = _record(kind, weights, about)
-    size = _stored(place, arrays, encoding, record)
+    fingerprint, size = _stored(place, arrays, encoding, _begun(kind, weights, about))
     return Statistics(
-        target, kind, source.fingerprint, record["fingerprint"], count, len(arrays), tuple(unreached), size,
+        target, kind, source.fingerprint, fingerprint, count, len(arrays), tuple(unreached), size,
         time.perf_counter() - began,
     )  # fmt: skip
 
@@ -292,8 +290,8 @@ def _norm(arrays: "Mapping[str, NDArray[Any]]") -> float:
     return math.sqrt(math.fsum(float(np.square(x, dtype=np.float64).sum()) for x in arrays.values()))
 
 
-def _record(kind: str, weights: Weights, about: Mapping[str, str]) -> dict[str, Any]:
-    """The lineage of the file, tensors and fingerprint still unknown."""
+def _begun(kind: str, weights: Weights, about: Mapping[str, str]) -> dict[str, Any]:
+    """The part of the file's record that `lineage.completed` adds the tensors and the fingerprint to."""
     (source,) = weights.terms
     return {
         "taskvec": __version__,
@@ -303,62 +301,42 @@ def _record(kind: str, weights: Weights, about: Mapping[str, str]) -> dict[str, 
         "base": source.fingerprint,
         **lineage.origins({"model": source}),
         **about,
-        "fingerprint": lineage.UNKNOWN,
-        "digest": lineage.METHOD,
     }
 
 
 def _stored(
-    place: Destination,
-    arrays: "Mapping[str, NDArray[Any]]",
-    dtype: str,
-    record: dict[str, Any],
-) -> int:
-    """The file under its name, whole and durable, or nothing; its size."""
-    stage = Staging(place, "statistics", resume=False, durable=True)
-    try:
-        with stated(place.target, OutputError):
-            _write(stage.files / place.target.name, arrays, dtype, record)
-        stage.commit()
-    except BaseException:
-        stage.discard()
-        raise
-    return place.target.stat().st_size
+    place: Destination, arrays: "Mapping[str, NDArray[Any]]", dtype: str, entry: Mapping[str, Any]
+) -> tuple[str, int]:
+    """The file under its name, whole and durable, or nothing: its fingerprint and its size."""
+    specs = {name: Spec(x.shape, dtype) for name, x in arrays.items()}
+    layout = laid_out(place.target.name, specs, _metadata(lineage.longest(entry, specs, nonfinite=False)))
+    with one_file(place) as path, closing(Safetensors(path.parent, [layout], durable=True)) as sink:
+        digests = _encoded(arrays, dtype, sink)
+        record = lineage.completed(entry, specs, sink.fingerprint(), digests)
+        sink.finish(_metadata(record))
+    return record["fingerprint"], layout.size
 
 
-def _write(path: Path, arrays: "Mapping[str, NDArray[Any]]", dtype: str, record: dict[str, Any]) -> None:
-    """Data first, then the header that has their digests. Raises NonFiniteError that names every tensor."""
+def _encoded(arrays: "Mapping[str, NDArray[Any]]", dtype: str, sink: Sink) -> dict[str, str]:
+    """Write every tensor in this dtype; returns their digests. Raises NonFiniteError that names every tensor which is
+    not finite in it."""
     kinds = {"float32": "F32", "float64": "F64"}
     source = ArraySource("statistics", arrays, {n: Spec(x.shape, kinds[x.dtype.name]) for n, x in arrays.items()}, 0)
-    specs = {name: Spec(x.shape, dtype) for name, x in arrays.items()}
-    record["tensors"] = {
-        n: {"dtype": dtype, "shape": list(spec.shape), "digest": lineage.UNKNOWN} for n, spec in specs.items()
-    }
-    header, offsets = write_header(specs, _metadata(record))
-    step, bad = PIECE * 8 // BITS[dtype], []
+    step, bad, digests = PIECE * 8 // BITS[dtype], [], {}
     out, scratch = memoryview(bytearray(PIECE)), memoryview(bytearray(8 * step))
-    fd = opened(path, os.O_RDWR | os.O_CREAT)
-    try:
-        write_exactly(fd, memoryview(header), 0)
-        for name, spec in specs.items():
-            flags, found = 0, []
-            for start in range(0, spec.numel, step):
-                count = min(step, spec.numel - start)
-                piece = out[: count * BITS[dtype] // 8]
-                flags |= evaluate(alone(source, name), start, count, dtype, piece, scratch)
-                found += lineage.pieces(piece)
-                write_exactly(fd, piece, offsets[name] + start * BITS[dtype] // 8)
-            record["tensors"][name]["digest"] = lineage.digest(found)
-            bad += [name] if flags else []
-        if bad:
-            raise NonFiniteError(f"the statistics would not be finite in {dtype}; nothing was written:", bad[:SHOWN])
-        record["fingerprint"] = open_source(path).fingerprint
-        again, _ = write_header(specs, _metadata(record))
-        assert len(again) == len(header), "a header's length is known before the data"
-        write_exactly(fd, memoryview(again), 0)
-        sync(fd)
-    finally:
-        os.close(fd)
+    for name, array in arrays.items():
+        flags, found = 0, []
+        for start in range(0, array.size, step):
+            count = min(step, array.size - start)
+            piece = out[: count * BITS[dtype] // 8]
+            flags |= evaluate(alone(source, name), start, count, dtype, piece, scratch)
+            found += lineage.pieces(piece)
+            sink.write(name, start, piece)
+        digests[name] = lineage.digest(found)
+        bad += [name] if flags else []
+    if bad:
+        raise NonFiniteError(f"the statistics would not be finite in {dtype}; nothing was written:", bad[:SHOWN])
+    return digests
 
 
 def _metadata(record: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from taskvec.errors import FormatError, MissingExtra, OutputError, SourceChanged, TaskvecError
-from taskvec.places.moving import sync
+from taskvec.places.moving import CANNOT, sync
 
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -215,7 +215,12 @@ class Output:
         """All of `data` at `offset`."""
         first = min(-offset % PAGE, len(data))
         last = first + (len(data) - first) // PAGE * PAGE
-        if self._direct is not None and last - first >= DIRECT and address(data) % PAGE == offset % PAGE:
+        if (
+            self._direct is not None
+            and last - first >= DIRECT
+            and not data.readonly
+            and address(data) % PAGE == offset % PAGE
+        ):
             try:
                 write_exactly(self._direct, data[first:last], offset + first)
             except OSError as error:
@@ -231,6 +236,21 @@ class Output:
         with self._turn:
             for at in range(0, len(data), CACHED):
                 write_exactly(self.fd, data[at : at + CACHED], offset + at)
+
+    def read(self, out: memoryview, offset: int) -> bool:
+        """Fill `out` from `offset` on; False where the file ends before."""
+        done = 0
+        while done < len(out) and (count := os.preadv(self.fd, [out[done:]], offset + done)):
+            done += count
+        return done == len(out)
+
+    def sync(self) -> None:
+        """Bring what was written to the disk itself, as far as the file system can."""
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            if error.errno not in CANNOT:
+                raise
 
     def close(self) -> None:
         """Close it; durable only what was synced."""

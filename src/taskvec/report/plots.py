@@ -188,4 +188,4 @@ def _write(figure: Any, path: str | os.PathLike[str]) -> None:
         figure.savefig(picture, format=wanted.suffix[1:], dpi=150)
     except ValueError as error:
         raise OutputError(f"{os.fspath(path)}: {error}") from None
-    write_file(Destination.of_file(wanted, overwrite=True), [picture.getvalue()])
+    write_file(Destination.of_file(wanted, overwrite=True), picture.getvalue())

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from taskvec.errors import NonFiniteError
+from taskvec.formats.sink import Layout
 from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS
-from taskvec.saving.plan import Plan, Shard
+from taskvec.saving.plan import Plan
 
 VARIANCES = ("running_var", "moving_variance")  # the ends of their names, in torch and in Keras
 SHOWN = 5  # tensors that a note names
@@ -39,7 +40,7 @@ def _text(found: Sequence[str]) -> str:
     )
 
 
-def _negative(shard: Shard, path: Path) -> Iterator[str]:
+def _negative(shard: Layout, path: Path) -> Iterator[str]:
     """The tensors of one file that have a number below zero."""
     names = [name for name, spec in shard.specs.items() if spec.arithmetic and name.endswith(VARIANCES)]
     if names:

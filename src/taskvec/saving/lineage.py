@@ -29,7 +29,7 @@ from taskvec.version import __version__
 RECORD = "taskvec.json"
 IN_FILE = "taskvec.lineage"  # the key of a single file's metadata
 METHOD = "blake3 of the blake3 digests of its 256 KiB pieces"
-UNKNOWN = "0" * 64  # stands for a digest until the data is written, so that a header's length is known before
+DIGITS = 64  # of a digest
 
 
 def pieces(data: memoryview) -> list[bytes]:
@@ -46,8 +46,9 @@ def digest(of_pieces: Iterable[bytes]) -> str:
     return blake3(b"".join(of_pieces)).hexdigest()
 
 
-def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The lineage of an output, digests still unknown. `notes`: what was forced or allowed, empty when nothing was."""
+def begun(weights: Weights, kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that is known before the work, to which `completed` adds the rest. `notes`: what was forced
+    or allowed, empty when nothing was."""
     names = weights.names(FUNCTIONS)
     own = {k: v for s in weights.terms if isinstance(s, Composite) for k, v in s.methods.items()}
     if own:
@@ -60,10 +61,27 @@ def record(weights: Weights, specs: Mapping[str, Spec], kind: int, notes: Mappin
         **({"partial": True} if not kind and weights.reference and weights.reference.partial else {}),
         **origins({name: source for source, name in names.items()}),
         **notes,
-        "fingerprint": UNKNOWN,
-        "digest": METHOD,
-        "tensors": {n: {"dtype": s.dtype, "shape": list(s.shape), "digest": UNKNOWN} for n, s in specs.items()},
     }
+
+
+def completed(
+    entry: Mapping[str, Any], specs: Mapping[str, Spec], fingerprint: str, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """The record of tensors that are written: their digests, by name, and the fingerprint of all of them."""
+    return {
+        **entry,
+        "fingerprint": fingerprint,
+        "digest": METHOD,
+        "tensors": {n: {"dtype": s.dtype, "shape": list(s.shape), "digest": digests[n]} for n, s in specs.items()},
+    }
+
+
+def longest(entry: Mapping[str, Any], specs: Mapping[str, Spec], nonfinite: bool) -> dict[str, Any]:
+    """A record as long as the completed one can become, for a file whose header holds it: the length of that is needed
+    before there is any data. All digests are equally long. `nonfinite`: tensors may be listed that are not finite."""
+    any_digest = "0" * DIGITS
+    found = completed(entry, specs, any_digest, dict.fromkeys(specs, any_digest))
+    return found | ({"nonfinite": list(specs)} if nonfinite else {})
 
 
 def origins(sources: Mapping[str, Source]) -> dict[str, Any]:

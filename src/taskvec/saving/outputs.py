@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskvec.errors import OutputError
+from taskvec.formats.header import names_one_file
 from taskvec.places.local import place_to_write, stated
 
 RECORD = "taskvec.json"  # the record of an output, whose "files" are the files beside the weights
@@ -47,7 +48,7 @@ class Destination:
                 f"{os.fspath(uri)!r} is the working directory, which is still needed and would be replaced: name a "
                 "folder in it, or go to the one above (cd ..)"
             )
-        return cls(target, target.suffix == ".safetensors", overwrite)
+        return cls(target, names_one_file(target), overwrite)
 
     @classmethod
     def of_file(cls, uri: str | os.PathLike[str], overwrite: bool = False) -> "Destination":

@@ -15,7 +15,7 @@ from taskvec.errors import OutputError, RecipeError, TaskvecError
 from taskvec.executors.threads import default_threads
 from taskvec.formats import checkpoint
 from taskvec.formats.header import LONGEST as LONGEST_HEADER
-from taskvec.formats.header import write_header
+from taskvec.formats.sink import Layout, laid_out
 from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS, accumulator, parse_dtype
 from taskvec.places.local import PAGE
@@ -33,17 +33,6 @@ PROGRAM = 64 << 20  # bytes of anonymous memory of the program itself: interpret
 A_TENSOR, A_PIECE = 3000, 200  # bytes of bookkeeping
 LOADED = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the weights, up to a variant
 UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One output file: its tensors and where each begins; the header's own bytes are written last."""
-
-    filename: str
-    specs: Mapping[str, Spec]
-    offsets: Mapping[str, int]
-    header_size: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,7 @@ class Plan:
     weights: Weights
     kind: int  # the mass of the output: 1 a model, 0 a task vector
     like: Source | None  # whose dtypes, integer tensors and side files the output has
-    shards: tuple[Shard, ...]
+    shards: tuple[Layout, ...]
     block: int  # bytes of output a block
     threads: int
     cost: Cost  # of the whole process
@@ -251,7 +240,7 @@ def weights_stem(donor: Source | None) -> str:
     return name if name.partition(".")[0] in LOADED else checkpoint.MODEL.removesuffix(".safetensors")
 
 
-def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | None) -> tuple[Shard, ...]:
+def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | None) -> tuple[Layout, ...]:
     groups: list[dict[str, Spec]] = [{}]
     room = limit
     for name, spec in specs.items():
@@ -267,20 +256,19 @@ def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | No
     return tuple(shard(name, group, {"format": "pt"}) for name, group in zip(names, groups, strict=True))
 
 
-def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Shard:
+def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Layout:
     """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly.
 
     Raises OutputError for a header that no reader would take.
     """
-    header, offsets = write_header(specs, metadata, multiple=PAGE)
-    if len(header) - 8 > LONGEST_HEADER:
+    found = laid_out(filename, specs, metadata, PAGE)
+    if found.header_size - 8 > LONGEST_HEADER:
         raise OutputError(
-            f"{filename} would begin with a header of {readable(len(header))} for {len(specs)} tensors, and the format "
-            f"allows {readable(LONGEST_HEADER)}: write a folder (-o NAME without .safetensors) with a smaller "
+            f"{filename} would begin with a header of {readable(found.header_size)} for {len(specs)} tensors, and the "
+            f"format allows {readable(LONGEST_HEADER)}: write a folder (-o NAME without .safetensors) with a smaller "
             "--shard-size"
         )
-    size = len(header) + sum(spec.nbytes for spec in specs.values())
-    return Shard(filename, specs, offsets, len(header), size)
+    return found
 
 
 def _memory(

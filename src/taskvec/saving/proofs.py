@@ -10,7 +10,7 @@ proof is not resumed.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from taskvec.algebra.derived import Derived
 from taskvec.errors import SourceChanged, TaskvecError
 from taskvec.places.local import changed, opened, stamps_of
 from taskvec.saving import lineage
-from taskvec.saving.outputs import RECORD, digest_of
+from taskvec.saving.outputs import digest_of
 from taskvec.saving.plan import Plan
 from taskvec.saving.sidecars import COPIED
 from taskvec.sources.abilities import folder_of
@@ -79,22 +79,20 @@ def _folders(source: Source) -> Iterator[Path]:
 
 
 # ---- an output -----------------------------------------------------------------------------------
-def proofs_of(folder: Path, plan: Plan, weights: bool = True) -> dict[str, str]:
-    """Digests of the files in a staged output: of the weights those of their headers, which name every tensor.
+def proofs_of_weights(plan: Plan, headers: Mapping[str, str]) -> dict[str, str]:
+    """What proves the files of weights: length and digest of their `headers`, which name every tensor. The record has
+    the digests of the tensors themselves."""
+    return {shard.filename: f"{shard.header_size} {headers[shard.filename]}" for shard in plan.shards}
 
-    `weights`: whether they and their index are in it. The record has the digests of the tensors themselves.
-    """
-    sizes = {shard.filename: shard.header_size for shard in plan.shards}
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = str(path.relative_to(folder))
-        if weights or not (name in sizes or name == RECORD or name.endswith(".safetensors.index.json")):
-            found[name] = f"{sizes[name]} {_digest_of_start(path, sizes[name])}" if name in sizes else digest_of(path)
-    return found
+
+def proofs_of_others(folder: Path, known: Container[str]) -> dict[str, str]:
+    """What proves the files of a staged output beside those that are `known`: the digests of their bytes."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {name: digest_of(folder / name) for name in names if name not in known}
 
 
 def holds(target: Path, proofs: Mapping[str, str], threads: int) -> bool:
-    """Whether an output holds what `proofs_of` said of it, and every tensor what its record says: all is read again."""
+    """Whether an output holds what these proofs say of it, and every tensor what its record says: all is read again."""
     try:
         for name, expected in proofs.items():
             path = target if target.is_file() else target / name

@@ -7,6 +7,7 @@ written last, and the folder gets its name after that.
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,15 @@ from typing import Any
 from taskvec.algebra.integers import require_same
 from taskvec.algebra.weights import Weights
 from taskvec.errors import NotEnoughSpace, OutputError
-from taskvec.formats.header import write_header
+from taskvec.formats.sink import Safetensors, Sink
 from taskvec.notes import note
-from taskvec.places.local import existing_parent, free_bytes, stated, write_exactly, write_text
-from taskvec.places.moving import sync
+from taskvec.places.local import existing_parent, free_bytes, stated, write_text
 from taskvec.saving import lineage, sidecars
 from taskvec.saving.batchnorm import require_positive
 from taskvec.saving.disagreements import disagreements
 from taskvec.saving.outputs import RECORD, Destination
 from taskvec.saving.plan import Plan, plan, readable, shard
-from taskvec.saving.proofs import Proof, holds, proofs_of
+from taskvec.saving.proofs import Proof, holds, proofs_of_others, proofs_of_weights
 from taskvec.saving.staging import Staging, finished_before, hidden
 from taskvec.saving.stream import Progress, stream
 from taskvec.sources.abilities import FromFiles, leaves_of
@@ -104,11 +104,9 @@ def save(
     todo = replace(todo, beside=() if alone else sidecars.survey(todo))
     proof = Proof(_read_by(todo), [*todo.weights.terms], todo.like)
     notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
-    entry = lineage.record(todo.weights, todo.specs, todo.kind, notes)
-    longest = entry | ({"nonfinite": list(todo.specs)} if allow_nonfinite and alone else {})
-    todo = replace(
-        todo, shards=tuple(shard(s.filename, s.specs, lineage.metadata(longest, bool(alone))) for s in todo.shards)
-    )
+    entry = lineage.begun(todo.weights, todo.kind, notes)
+    longest = lineage.metadata(lineage.longest(entry, todo.specs, allow_nonfinite) if alone else entry, place.alone)
+    todo = replace(todo, shards=tuple(shard(s.filename, s.specs, longest) for s in todo.shards))
     key = _key(todo, entry, proof)
     if not finished_before(place, key, partial(holds, target, threads=todo.threads)):
         place = replace(place, sources=tuple(p for s in proof.sources if (p := _path(s))))
@@ -119,21 +117,18 @@ def save(
             require_same(todo.weights, way="name the model to take them from (--like, like=)")
         stage = Staging(place, key, resume and proof.resumable, durable)
         try:
-            reused, nonfinite = stream(todo, stage, allow_nonfinite, progress)
-            require_positive(todo, stage.files, allow_nonfinite)
-            _finish(todo, stage, entry, nonfinite, proof)
+            reused, record = _written(todo, stage, entry, proof, allow_nonfinite, progress)
         except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
             stage.close()
             raise
         except BaseException:
             stage.discard()
             raise
-    else:
-        reused, nonfinite = todo.bytes_out, ()
-    written = lineage.read(target) or {}
+    else:  # an earlier run wrote it, and only its record says what that run found in the data
+        reused, record = todo.bytes_out, lineage.read(target) or {}
     return Saved(
-        target, todo.kind, entry["recipe"], written.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
-        time.perf_counter() - began, tuple(written.get("nonfinite", nonfinite)),
+        target, todo.kind, entry["recipe"], record.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
+        time.perf_counter() - began, tuple(record.get("nonfinite", ())),
     )  # fmt: skip
 
 
@@ -173,40 +168,42 @@ def _require_space(todo: Plan, target: Path) -> None:
         )
 
 
-# ---- finishing -----------------------------------------------------------------------------------
-def _finish(todo: Plan, stage: Staging, entry: dict[str, Any], nonfinite: tuple[str, ...], proof: Proof) -> None:
-    """Headers, side files and the record; everything durable; the sources, which must be what they were; the name."""
-    per_tensor: dict[str, list[bytes]] = {name: [] for name in todo.specs}
-    for block in todo.blocks():
-        per_tensor[block.name] += stage.done[block.index].pieces
-    for name, found in per_tensor.items():
-        entry["tensors"][name]["digest"] = lineage.digest(found)
-    if nonfinite:
-        entry["nonfinite"] = list(nonfinite)
-    alone = stage.target.suffix == ".safetensors"
+# ---- the work ------------------------------------------------------------------------------------
+def _written(
+    todo: Plan, stage: Staging, entry: Mapping[str, Any], proof: Proof, allow_nonfinite: bool, progress: Progress | None
+) -> tuple[int, dict[str, Any]]:
+    """The output under its name: (bytes that an earlier run had left, the record). The sources, which must be what they
+    were, are looked at again before that last step."""
     with stated(stage.target, OutputError):
-        _write_headers(todo, stage, entry, alone)
-        sidecars.write_index(stage.files, todo, stage.durable)
-        entry["fingerprint"] = sidecars.fingerprint_of(stage.files, todo)
-        if alone:
-            _write_headers(todo, stage, entry, True)
-        else:
-            sidecars.write(stage.files, todo, entry, stage.durable)
-            entry["files"] = proofs_of(stage.files, todo, weights=False)
-            write_text(stage.files / RECORD, lineage.as_text(entry), stage.durable)
-        proofs = proofs_of(stage.files, todo)
+        stage.keep_only({s.filename: s.size for s in todo.shards})
+        sink = Safetensors(stage.files, todo.shards, stage.durable)
+    with closing(sink):
+        reused, nonfinite = stream(todo, stage, sink, allow_nonfinite, progress)
+        require_positive(todo, stage.files, allow_nonfinite)
+        with stated(stage.target, OutputError):
+            record, proofs = _finished(todo, stage, sink, entry, nonfinite)
     proof.require_unchanged()
     stage.commit(proofs)
+    return reused, record
 
 
-def _write_headers(todo: Plan, stage: Staging, entry: Mapping[str, Any], alone: bool) -> None:
-    for s in todo.shards:
-        header, _ = write_header(s.specs, lineage.metadata(entry, alone), s.header_size)
-        assert len(header) == s.header_size, "a header's length is part of the plan"
-        fd = os.open(stage.files / s.filename, os.O_RDWR)
-        try:
-            write_exactly(fd, memoryview(header), 0)
-            if stage.durable:
-                sync(fd)
-        finally:
-            os.close(fd)
+def _finished(
+    todo: Plan, stage: Staging, sink: Sink, entry: Mapping[str, Any], nonfinite: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Headers, side files, index and record, all durable: (the record, what proves every file)."""
+    pieces: dict[str, list[bytes]] = {name: [] for name in todo.specs}
+    for block in todo.blocks():
+        pieces[block.name] += stage.done[block.index].pieces
+    digests = {name: lineage.digest(its) for name, its in pieces.items()}
+    record = lineage.completed(entry, todo.specs, sink.fingerprint(), digests)
+    record |= {"nonfinite": list(nonfinite)} if nonfinite else {}
+    alone = stage.place.alone
+    proofs = proofs_of_weights(todo, sink.finish(lineage.metadata(record, alone)))
+    if not alone:
+        sidecars.write(stage.files, todo, record, stage.durable)
+        record["files"] = proofs_of_others(stage.files, proofs)
+        proofs |= record["files"]
+        sidecars.write_index(stage.files, todo, stage.durable)
+        write_text(stage.files / RECORD, lineage.as_text(record), stage.durable)
+        proofs |= proofs_of_others(stage.files, proofs)
+    return record, proofs

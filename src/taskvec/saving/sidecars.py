@@ -12,7 +12,7 @@ from typing import Any
 from taskvec.algebra.derived import Derived
 from taskvec.errors import TaskvecError
 from taskvec.escapes import fenced, in_markdown, in_shell
-from taskvec.formats import checkpoint, open_source
+from taskvec.formats import checkpoint
 from taskvec.notes import note
 from taskvec.places.json_files import read_json
 from taskvec.places.local import stated, write_text
@@ -253,9 +253,3 @@ def _library(folder: Path | None) -> str:
     if folder and (folder / "modules.json").is_file():
         return "sentence-transformers"
     return "diffusers" if folder and "_class_name" in read_table(folder / "config.json") else "transformers"
-
-
-def fingerprint_of(folder: Path, plan: Plan) -> str:
-    """The fingerprint of the weights that were written, read back from disk."""
-    alone = folder / plan.shards[0].filename if len(plan.shards) == 1 else folder
-    return open_source(alone).fingerprint

@@ -18,7 +18,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,9 @@ class Staging:
         text = "\n" * bool(torn) + "".join(json.dumps(line) + "\n" for line in lines)
         write_exactly(self._journal.fileno(), memoryview(text.encode()), end)
 
-    def record(self, blocks: Iterable[Done], files: Iterable[int]) -> None:
-        """Make the data of finished blocks durable, then note them; a line that is lost costs only its blocks."""
-        for fd in files if self.durable else ():
-            try:
-                os.fdatasync(fd)
-            except OSError as error:
-                if error.errno not in CANNOT:
-                    raise
+    def record(self, blocks: Iterable[Done], synced: Callable[[], None]) -> None:
+        """Note finished blocks once `synced` has made their data durable; a line that is lost costs only its blocks."""
+        synced()
         self._note(*([d.index, d.flags, b"".join(d.pieces).hex()] for d in blocks))
 
     def keep_only(self, sizes: Mapping[str, int]) -> None:
@@ -206,23 +201,28 @@ def finished_before(place: Destination, key: str = "", proven: Callable[[PROOFS]
         return bool(done)
 
 
-def write_file(place: Destination, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
-    """A file of its own under its name: whole and on the disk, or not at all. Raises OutputError."""
+@contextmanager
+def one_file(place: Destination) -> Iterator[Path]:
+    """Where a file is to be written that is an output of its own. Behind the `with` it has its name, whole; after an
+    error there is nothing. Raises OutputError."""
     finished_before(place)
     place.require_writable()
     stage = Staging(place, "", resume=False, durable=True)
     try:
         with stated(place.target, OutputError):
-            fd = opened(stage.files / place.target.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            with os.fdopen(fd, "wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                file.flush()
-                sync(file.fileno())
+            yield stage.files / place.target.name
         stage.commit()
     except BaseException:
         stage.discard()
         raise
+
+
+def write_file(place: Destination, content: bytes) -> None:
+    """A page or a picture under its name: whole and on the disk, or not at all. Raises OutputError."""
+    with one_file(place) as path, os.fdopen(opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+        file.write(content)
+        file.flush()
+        sync(file.fileno())
 
 
 # ---- the folder and its journal ------------------------------------------------------------------

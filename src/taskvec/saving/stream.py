@@ -1,9 +1,7 @@
 """The pass over the data: threads compute, hash and write blocks; the main thread makes them durable and notes them."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 
@@ -11,8 +9,9 @@ from taskvec.algebra.derived import STRETCH
 from taskvec.algebra.program import alone, evaluate, scratch_bytes
 from taskvec.errors import NonFiniteError, OutputError
 from taskvec.executors.threads import each
+from taskvec.formats.sink import Sink
 from taskvec.numbers.dtypes import BITS
-from taskvec.places.local import Output, stated
+from taskvec.places.local import stated
 from taskvec.saving import lineage
 from taskvec.saving.blocks import Sums
 from taskvec.saving.compute import Worker
@@ -25,20 +24,22 @@ SYNC = 64 << 20  # bytes of finished blocks that are made durable together
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
-def stream(todo: Plan, stage: Staging, allow_nonfinite: bool, progress: Progress | None) -> tuple[int, tuple[str, ...]]:
+def stream(
+    todo: Plan, stage: Staging, sink: Sink, allow_nonfinite: bool, progress: Progress | None
+) -> tuple[int, tuple[str, ...]]:
     """Compute and write what the journal does not have: (bytes that it had, tensors that are not finite).
 
     Fills `stage.done`. After the first NaN, Inf or overflow nothing more is written, only looked for, so that the
     NonFiniteError names every tensor. Interrupted, it notes what is done and raises on.
     """
     blocks, worker = list(todo.blocks()), Worker(todo)
-    with stated(stage.target, OutputError), _opened(todo, stage) as files:
-        kept = _kept(todo, stage, blocks, files, allow_nonfinite)
-        writer = _Writer(files, {index for index in kept if stage.done[index].flags}, allow_nonfinite)
+    with stated(stage.target, OutputError):
+        kept = _kept(todo, stage, blocks, sink, allow_nonfinite)
+        writer = _Writer(sink, {index for index in kept if stage.done[index].flags}, allow_nonfinite)
         work = partial(_computed_and_written, worker, writer)
         reused = sum(size_of(todo, blocks[index]) for index in kept)
         total = sum(size_of(todo, block) for block in blocks)
-        bar, waiting = _Bar(4 * _unmeasured(todo), total, reused, progress), _Waiting(stage, files)
+        bar, waiting = _Bar(4 * _unmeasured(todo), total, reused, progress), _Waiting(stage, sink)
         try:
             for stretch in _stretches(todo, [block for block in blocks if block.index not in kept]):
                 worker.measure(stretch, bar.measured)
@@ -61,8 +62,8 @@ class _Writer:
     """Puts blocks where they belong. flagged: those that are not finite; after the first of them nothing more is
     written, unless that is allowed."""
 
-    def __init__(self, files: list[Output], flagged: set[int], allow: bool):
-        self.files, self.flagged, self.allow = files, flagged, allow
+    def __init__(self, sink: Sink, flagged: set[int], allow: bool):
+        self.sink, self.flagged, self.allow = sink, flagged, allow
 
     @property
     def fails(self) -> bool:
@@ -74,7 +75,7 @@ class _Writer:
         if done.flags:
             self.flagged.add(block.index)
         if not self.fails:
-            self.files[block.shard].write(data, block.offset)
+            self.sink.write(block.name, block.start, data)
 
 
 def _computed_and_written(worker: Worker, writer: _Writer, block: Block, memory: memoryview) -> Done:
@@ -134,8 +135,8 @@ class _Bar:
 class _Waiting:
     """Blocks that are written and not yet durable: recorded SYNC bytes at a time."""
 
-    def __init__(self, stage: Staging, files: list[Output]):
-        self.stage, self.files = stage, files
+    def __init__(self, stage: Staging, sink: Sink):
+        self.stage, self.sink = stage, sink
         self.blocks: list[Done] = []
         self.bytes = 0
 
@@ -151,22 +152,8 @@ class _Waiting:
 
     def record(self) -> None:
         """Make them durable and note them."""
-        self.stage.record(self.blocks, [file.fd for file in self.files])
+        self.stage.record(self.blocks, self.sink.sync)
         self.blocks, self.bytes = [], 0
-
-
-@contextmanager
-def _opened(todo: Plan, stage: Staging) -> Iterator[list[Output]]:
-    """Every shard's file. What must be durable goes to the disk at once, the rest where the system likes it."""
-    stage.keep_only({s.filename: s.size for s in todo.shards})
-    files: list[Output] = []
-    try:
-        for shard in todo.shards:
-            files.append(Output(stage.files / shard.filename, shard.size, direct=stage.durable))
-        yield files
-    finally:
-        for file in files:
-            file.close()
 
 
 def size_of(todo: Plan, block: Block) -> int:
@@ -174,16 +161,16 @@ def size_of(todo: Plan, block: Block) -> int:
     return block.count * BITS[todo.shards[block.shard].specs[block.name].dtype] // 8
 
 
-def _kept(todo: Plan, stage: Staging, blocks: list[Block], files: list[Output], allow_nonfinite: bool) -> set[int]:
+def _kept(todo: Plan, stage: Staging, blocks: list[Block], sink: Sink, allow_nonfinite: bool) -> set[int]:
     """The journal's blocks whose data is on disk as the journal says, and is as finite as it must be."""
 
     def work(index: int, buffer: bytearray) -> tuple[int, bool]:
         block = blocks[index]
         view = memoryview(buffer)[: size_of(todo, block)]
-        done = 0
-        while done < len(view) and (count := os.preadv(files[block.shard].fd, [view[done:]], block.offset + done)):
-            done += count
-        return index, done == len(view) and tuple(lineage.pieces(view)) == stage.done[index].pieces
+        good = sink.read(block.name, block.start, view) and tuple(lineage.pieces(view)) == stage.done[index].pieces
+        if good:
+            sink.keep(block.name, block.start, view)
+        return index, good
 
     known = [k for k, done in stage.done.items() if 0 <= k < len(blocks) and (allow_nonfinite or not done.flags)]
     return {index for index, good in each(known, work, lambda: bytearray(todo.block), todo.threads) if good}
