@@ -78,6 +78,11 @@ def test_integers_keep_their_dtype_in_a_model_and_are_left_out_of_a_vector():
     a, b = model("a", 0, **IDS), model("b", 1, **IDS)
     assert plan(0.5 * a + 0.5 * b, dtype="float16").specs["ids"] == Spec((5,), "I64")
     assert "ids" not in plan(a - b).specs
+    assert plan(0.5 * a + 0.5 * b).bytes_in == plan(0.5 * A + 0.5 * B).bytes_in, "what passes through is not counted"
+
+
+def test_a_view_of_a_model_keeps_the_dtypes_in_which_the_model_is_stored():
+    assert {spec.dtype for spec in plan(tv.rename(HALF, {"norm": "last"})).specs.values()} == {"F16"}
 
 
 # ---- files ---------------------------------------------------------------------------------------------
