@@ -63,7 +63,12 @@ def test_sizes_go_up_to_what_an_index_of_31_bits_has(models):
             call(models["math"], most + 1)
 
 
-@pytest.mark.parametrize("call", ["resize_vocab(%s, 7)", 'resize_vocab(%s, 30, fill="mean")', "pad_vocab(%s, 8)"])
+NAMED = f'resize_vocab(%s, 7, head="{HEAD}", embedding="{EMBEDDING}")'
+
+
+@pytest.mark.parametrize(
+    "call", ["resize_vocab(%s, 7)", 'resize_vocab(%s, 30, fill="mean")', "pad_vocab(%s, 8)", NAMED]
+)
 def test_they_print_as_they_are_written_and_bind_knobs_within(models, call):
     base, math = models["base"].named("base"), models["math"].named("math")
     free = tv.parse(call % "base + lam*(math - base)", base=base, math=math)
@@ -87,3 +92,9 @@ def test_a_lora_without_a_vocabulary_stays_and_says_nothing_of_one(build, tmp_pa
         (source,) = w.terms
         assert {n: s.shape for n, s in w.specs.items()} == {n: s.shape for n, s in lora.specs.items()}
         assert source.settled()[0] == {}
+
+
+@pytest.mark.parametrize("call", [tv.resize_vocab, tv.pad_vocab])
+def test_what_is_no_model_is_said_with_the_call(call):
+    with pytest.raises(RecipeError, match=f"^{call.__name__} works on models or task vectors, not on int"):
+        call(1, 8)
