@@ -1,4 +1,4 @@
-"""Do two merged checkpoints hold the same numbers? Streamed, and read here without either program's own reader."""
+"""Do two merged checkpoints hold the same numbers? They are streamed, and read without either program's own reader."""
 
 import json
 from dataclasses import dataclass

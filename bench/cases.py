@@ -1,4 +1,4 @@
-"""The commands that are compared, as data. All do base + sum of weight * (ft - base), from folders of one size.
+"""The commands that are compared, as data. All compute base + sum of weight * (ft - base) from folders of one size.
 
 Commands run in the folder of the checkpoints, so their arguments are the short names base, ft1, ft2, ...
 """

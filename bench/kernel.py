@@ -1,4 +1,4 @@
-"""The arithmetic alone, in memory: our kernel against a memcpy that reads and writes as many bytes, one thread each."""
+"""The arithmetic alone, in memory: our kernel and a memcpy that moves as many bytes, with one thread each."""
 
 import ctypes
 import time

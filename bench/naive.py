@@ -1,4 +1,4 @@
-"""The script one writes first: load everything, fp32 arithmetic tensor by tensor, save everything.
+"""The script that one writes first: load everything, compute in float32 tensor by tensor, save everything.
 
 python naive.py BASE FT1 FT2 OUT: base + 0.6*(ft1 - base) + 0.3*(ft2 - base), for checkpoints in bfloat16.
 """

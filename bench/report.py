@@ -1,4 +1,4 @@
-"""results.json -> tables in markdown, and the promises of the project held against them."""
+"""From results.json to tables in Markdown, and to the promises of the project with the measured figures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

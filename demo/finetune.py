@@ -1,6 +1,6 @@
-"""How a task vector of the demo comes to be: fine-tune the encoder's matrices on a task, keep the difference at rank 8.
+"""How a task vector of the demo is made: the encoder is fine-tuned on a task, and the difference is cut to rank 8.
 
-Seeds are fixed; on another machine or number of threads the last bits may differ.
+Seeds are fixed. On another machine, or with another number of threads, the last bits may differ.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Make a language model forget offensive language: base - lambda * tau, the largest lambda that spares clean text.
+"""Makes a language model forget offensive language: base - lambda * tau, the largest lambda that spares clean text.
 
     make forget                  # about twenty minutes on two cores, half of them fine-tuning, once
 
-SmolLM2-135M is fine-tuned on offensive lines, and on as many clean ones of the same corpus. Negated are the first
-vector, as in the paper, and its difference from the second, which has what is offensive without what is the corpus's
-style. The tasks are a file that taskvec reads (forget.yml); every candidate is loaded into one live module. No text is
-kept in the repository.
+SmolLM2-135M is fine-tuned on offensive lines, and on as many clean lines of the same corpus. Two vectors are negated:
+the first one, as in the paper, and its difference from the second one, which has what is offensive without the style of
+the corpus. The tasks are a file that taskvec reads (forget.yml). Every candidate is loaded into one live module. No
+text is kept in the repository.
 """
 
 import json

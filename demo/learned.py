@@ -1,9 +1,9 @@
-"""Eight ways to the coefficients of one sum: how much better than one shared lambda are many?
+"""How much better than one lambda for all are many? Compares eight ways to choose the coefficients of one sum.
 
     python demo/learned.py        # about eleven minutes on two cores
 
-All chosen or learned on the same validation texts, judged on the same test texts, with intervals over texts. What was
-found is kept under out/learned; a run that was stopped goes on.
+All ways choose or learn on the same validation texts, and are judged on the same test texts, with intervals over texts.
+The results are kept under out/learned, and a run that was stopped goes on.
 """
 
 import json

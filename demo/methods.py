@@ -1,7 +1,8 @@
-"""Every merge method on the demo's task vectors: one table of normalised accuracies. `make methods`
+"""Merges the demo's task vectors by every merge method, and prints one table of normalised accuracies: `make methods`.
 
-Each method makes one direction out of all vectors; lambda is chosen for each on validation texts alone, from its grid;
-the table shows test texts, once. A method that mixes models (karcher, geometric_median, slerp) is given base + tau_t.
+Each method makes one direction of all vectors. Lambda is chosen for each method on validation texts alone, from its
+grid, and the table shows accuracies on test texts, which are looked at once. A method that mixes models (karcher,
+geometric_median, slerp) is given base + tau_t.
 """
 
 import argparse

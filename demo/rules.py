@@ -1,8 +1,8 @@
-"""How good are coefficients that need no data? Rules for a sum, on sums of two, four and eight of the demo's vectors.
+"""How good are coefficients that need no data? Compares rules for sums of two, four and eight of the demo's vectors.
 
     python demo/rules.py        # about six minutes on two cores
 
-Each rule's sum is judged on test texts of the tasks in it, beside the lambda that validation texts choose.
+The sum of each rule is judged on test texts of its tasks, beside the sum whose lambda is chosen on validation texts.
 """
 
 from itertools import combinations

@@ -1,7 +1,7 @@
-"""Train, validation and test: disjoint, class-balanced as far as the data goes, and the same on every machine.
+"""Train, validation and test texts: disjoint, class-balanced as far as the data allow, and the same on every machine.
 
-Nothing here draws from a generator: a text's place is a hash of (seed, purpose, text), so it does not depend on the
-order of anything else. Sentences of one document stay together, texts that start alike count as one.
+The place of a text is a hash of (seed, purpose, text) and not a random draw, so it does not depend on the order of
+anything else. Sentences of one document stay together, and texts that start alike count as one.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
-"""The paper's three operations on a real model, each judged on test texts that chose nothing.
+"""The paper's three operations on a real model, each judged on test texts that were not used to choose anything.
 
-Vectors were trained on the train split, every lambda below is chosen on validation, the tables show the test split.
+The vectors were trained on the train split, every lambda below is chosen on validation, and the tables show the test
+split.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""One live module that takes on any weights, and the texts to judge them by."""
+"""One live module that takes on any weights, and the texts by which these are judged."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
-"""Merge methods, paper by paper: pure functions of float32 arrays (or of their Gram matrix), lifted to Weights.
+"""Merge methods, paper by paper: pure functions of float32 arrays (or of their Gram matrix), applied to Weights.
 
-sparsify.py    one vector to a sparser one
-consensus.py   several vectors to one, entry by entry
-fusion.py      selections by size, variance or overlap
-geometry.py    combinations by the angles and norms of a span
-spectrum.py    matrix by matrix, by singular values and vectors
-statistics.py  models weighed by statistics of their data, from files that `stats` makes
-edits.py       layers in which two vectors conflict, left out
-ablation.py    directions that a model can no longer write
-composed.py    names for what several methods say together
-core/          what lifts these functions to Weights
+sparsify.py    make one vector sparser
+consensus.py   make one vector of several, entry by entry
+fusion.py      select entries by size, variance or overlap
+geometry.py    linear combinations whose coefficients follow from norms and angles
+spectrum.py    work matrix by matrix, on singular values and vectors
+statistics.py  weigh models by statistics of their data, from files that `stats` makes
+edits.py       leave out layers in which two vectors conflict
+ablation.py    take away directions that a model could write
+composed.py    short names for expressions of these methods
+core/          what applies these functions to Weights
 """
 
 from taskvec.lazy import Lazy

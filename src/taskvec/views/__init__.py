@@ -1,19 +1,19 @@
-"""Views: the same numbers under other names, in other layers, in other rows; sources over sources, always explicit.
+"""Views are sources that show the numbers of another source under other names, in other layers or in other rows.
 
 view.py           what views have in common: a tensor of a view is a tensor of an argument, and is read there
 settings.py       what config.json must say of the result
-bylayer.py        what config.json says of single layers, said again
+bylayer.py        what config.json says of single layers, for layers in new places
 architectures.py  how architectures say that their layers differ
 layers.py         other layers
 names.py          other names
 rows.py           views that rearrange rows: where each row of the output comes from
-parts.py          some of the tensors, or those of several
+parts.py          some of the tensors of a model, or the tensors of several
 vocabulary.py     more or fewer rows of a vocabulary
-reordered.py      the rows of another tokenizer's order
+reordered.py      rows in the order of another tokenizer
 tokens.py         the vocabulary of a folder's tokenizer, and the union of several
 permuted.py       hidden units in another order, and the file that says in which
 symmetries.py     which hidden units may be permuted, as data
-families.py       the symmetries of llama, bert, gpt2, by their tensors' names
+families.py       the symmetries of llama, bert and gpt2, by the names of their tensors
 """
 
 from taskvec.lazy import Lazy
