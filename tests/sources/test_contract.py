@@ -30,10 +30,10 @@ from taskvec.sources.abilities import (
     Lowers,
     Measured,
     OnDisk,
+    cost_of,
     folder_of,
     leaves_of,
     metadata_of,
-    resident_of,
     stored_of,
 )
 from taskvec.sources.in_memory import ArraySource
@@ -179,7 +179,7 @@ def test_it_says_what_it_is_before_anything_is_read(kind, at):
     assert source.stamp() == source.stamp() and source.stamp()
     source.require_unchanged()
     assert len(source.fingerprint) == 64 and source.fingerprint == source_of(kind, at).fingerprint
-    for f in (folder_of, metadata_of, resident_of, stored_of, leaves_of):
+    for f in (folder_of, metadata_of, cost_of, stored_of, leaves_of):
         f(source)
     stored = stored_of(source)
     assert all(stored[name].shape == spec.shape for name, spec in source.specs.items())
@@ -335,7 +335,7 @@ def test_it_has_every_member_of_the_abilities_that_it_states(kind, at):
 def test_what_is_measured_once_is_known_from_then_on(kind, at):
     source = source_of(kind, at)
     if isinstance(source, Measured):
-        assert source.passes >= 0 and source.measuring >= 0
+        assert source.passes >= 0 and source.unmeasured >= 0
         prepare([tv.Weights({source: 1})], 2)
         assert source.unmeasured == 0
         assert everything(source) == everything(source_of(kind, at))

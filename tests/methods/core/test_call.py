@@ -80,10 +80,13 @@ def test_whole_tensors_that_a_method_holds_are_counted_and_tiles_are_not():
     """Of 1 MB a method of whole matrices holds its arguments and its results; an elementwise one a few tiles."""
     big = {"w": np.ones((512, 512), np.float32)}
     a, b = (tv.from_arrays(big, n, mass=0) for n in "ab")
-    assert call_of(tv.elect(a, b)).resident == 0 < 4 << 20 < call_of(tv.iso_c(a, b)).resident
-    assert call_of(tv.iso_c(a, b, a + b)).resident > call_of(tv.iso_c(a, b)).resident
-    assert call_of(tv.della(a)).scratch("w") > 0 and call_of(tv.trim(a)).measuring >= 17 * 4 * 512 * 512 // 4
-    assert 512 * 4 * 8 <= call_of(tv.nuslerp(a, b, scope="row")).resident < 1 << 20  # a Gram matrix a row
+    assert call_of(tv.elect(a, b)).cost.once == 0 < 4 << 20 < call_of(tv.iso_c(a, b)).cost.once
+    assert call_of(tv.iso_c(a, b, a + b)).cost.once > call_of(tv.iso_c(a, b)).cost.once
+    assert (
+        call_of(tv.della(a)).cost_of("w").computing > 0
+        and call_of(tv.trim(a)).cost.measuring >= 17 * 4 * 512 * 512 // 4
+    )
+    assert 512 * 4 * 8 <= call_of(tv.nuslerp(a, b, scope="row")).cost.once < 1 << 20  # a Gram matrix a row
     assert call_of(tv.nuslerp(a, b)).resident == 0
     half = call_of(tv.trim(a)).scratch("w"), call_of(tv.trim(a, ties="first")).scratch("w")
     assert 1 << 20 < half[0] < half[1]  # tables in which magnitudes are counted; and a tile more
