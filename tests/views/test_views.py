@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.lazy import Rooms
+from taskvec.lazy import Lazy
 from taskvec.recipes import recipe
 
 SAMPLE = Path(__file__).with_name("sample.py")
@@ -22,7 +22,7 @@ def models(build, tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setitem(sys.modules, "sample_view", module)
     monkeypatch.setattr(
-        recipe, "FUNCTIONS", Rooms({"sample_view": ("reversed_rows",), "taskvec.recipes.recipe": ("load",)})
+        recipe, "FUNCTIONS", Lazy({"sample_view": ("reversed_rows",), "taskvec.recipes.recipe": ("load",)})
     )
     for seed, name in enumerate(("base", "math")):
         build.model(tmp_path / name, build.tensors(seed) | {"model.ids": np.arange(5)})
