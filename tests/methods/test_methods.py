@@ -196,9 +196,9 @@ def test_a_measurement_says_what_its_docstrings_promise():
         for piece in m.pieces(4):
             assert m.fill(piece, rows)
             seen.append((piece.name, piece.start, rows[:, : piece.size].tolist()))
-        assert (m.names, m.groups, m.shape("b"), m.size("b")) == (("b",), {"b": "b"}, (2, 3), 6)
+        assert (m.names, m.groups, m.shape("b"), m.sizes["b"]) == (("b",), {"b": "b"}, (2, 3), 6)
         assert [(p.name, p.start, p.size) for p in m.pieces(4)] == [("b", 0, 4), ("b", 4, 2)]
-        return {name: {"offset": float(m.size(name))} for name in m.names}
+        return {name: {"offset": float(m.sizes[name])} for name in m.names}
 
     def shifted(tau, other, *, by=1, offset):
         """tau + offset."""

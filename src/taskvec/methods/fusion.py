@@ -130,15 +130,16 @@ def _variance(taus: "Sequence[NDArray[Any]] | NDArray[Any]") -> "NDArray[Any]":
     return np.asarray(np.where(found < np.float32(2.0**-133), np.float32(0), found))
 
 
+def _rank_of_last(size: int, zeros: int, *, select: float, **_: Any) -> dict[str, int]:
+    """The rank of the smallest variance that is selected."""
+    return {"threshold": math.floor(select * (size - zeros))}
+
+
 def _calculated(m: Measurement, threads: int, progress: Progress) -> Measured:
     least = dict.fromkeys(m.names, 0.0)
     numbers: dict[str, dict[str, Any]] = {name: m.numbers(name) for name in m.names}
     if _calculated_passes(m.params) > 1:
-
-        def ranks(size: int, zeros: int, *, select: float, **_: Any) -> dict[str, int]:
-            return {"threshold": math.floor(select * (size - zeros))}
-
-        (found,) = cuts([m], threads, progress, ranks, _variance, zeros=True)
+        (found,) = cuts([m], threads, progress, _rank_of_last, _variance, zeros=True)
         values = found.values()
         least = {name: values[name]["threshold"] if numbers[name]["select"] < 1 else 0.0 for name in m.names}
     n = m.count
@@ -157,7 +158,7 @@ def _calculated(m: Measurement, threads: int, progress: Progress) -> Measured:
         progress(piece.size)
     told = {}
     for name in m.names:
-        means = [total([part[k] for part in squares[name]]) / max(1, m.size(name)) for k in range(n)]
+        means = [total([part[k] for part in squares[name]]) / max(1, m.sizes[name]) for k in range(n)]
         whole = math.fsum(means)
         shares = [1 / n] * n if not whole or whole < numbers[name]["floor"] else [mean / whole for mean in means]
         told[name] = {"threshold": least[name], "shares": tuple(shares)}

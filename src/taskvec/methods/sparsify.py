@@ -157,21 +157,25 @@ def _lowered_sieve(program: Program, args: list[int], name: str, told: Mapping[s
     return kept if told["ratio"] == 1 else program.add(SUM, [kept], (told["ratio"],))
 
 
-def _trimmed(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Measured]:
-    def ranks(size: int, zeros: int, *, density: float, least: float, **_: Any) -> dict[str, int]:
-        return {"threshold": min(size, max(int(least), math.floor(density * size)))}
+def _rank_of_last(size: int, zeros: int, *, density: float, least: float, **_: Any) -> dict[str, int]:
+    """The rank of the smallest entry that `trim` keeps."""
+    return {"threshold": min(size, max(int(least), math.floor(density * size)))}
 
-    return _sieve(ms, threads, progress, ranks)
+
+def _ranks_of_band(size: int, zeros: int, *, density: float, gamma: float, outliers: str, **_: Any) -> dict[str, int]:
+    """The ranks of the smallest entry that `breadcrumbs` keeps, and of the smallest outlier."""
+    kept, gone = _band(size, density, gamma, outliers)
+    return {"threshold": gone + kept, "outlier": gone}
+
+
+def _trimmed(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Measured]:
+    return _sieve(ms, threads, progress, _rank_of_last)
 
 
 def _banded(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Measured]:
-    def ranks(size: int, zeros: int, *, density: float, gamma: float, outliers: str, **_: Any) -> dict[str, int]:
-        kept, gone = _band(size, density, gamma, outliers)
-        return {"threshold": gone + kept, "outlier": gone}
-
     nothing = dict.fromkeys(("threshold", "quota", "outlier", "spared"), math.inf)  # rows find theirs themselves
     ranked = [m for m in ms if not m.by_rows]
-    sieved = iter(_sieve(ranked, threads, progress, ranks) if ranked else [])
+    sieved = iter(_sieve(ranked, threads, progress, _ranks_of_band) if ranked else [])
     measured: list[Measured] = []
     for m in ms:
         rows = {name: nothing | {"width": m.width(name)} for name in m.names}
@@ -315,7 +319,7 @@ def _sizes(m: Measurement, threads: int, progress: Progress) -> Measured:
 
     measured: dict[str, dict[str, float]] = {}
     for name, gram in grams(m, threads, progress).items():
-        seed, numel, square = int(float(m.numbers(name)["seed"])), m.size(name), 0.0  # type: ignore[arg-type]
+        seed, numel, square = int(float(m.numbers(name)["seed"])), m.sizes[name], 0.0  # type: ignore[arg-type]
         for at in range(0, numel, PART):
             drawn = normal(seed, name, at, min(PART, numel - at)).astype(np.float64)
             square += float(drawn @ drawn)

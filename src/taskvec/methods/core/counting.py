@@ -69,7 +69,7 @@ def _sample(asked: Asked, group: str, rows: "NDArray[Any]") -> "NDArray[Any]":
     step = max(SAMPLE, SPARSE * SAMPLE if size > SPARSE * SAMPLE else 0, size * SAMPLE // SAMPLED)
     pieces, sofar, at = list[Piece](), 0, 0
     for name in asked.members[group]:
-        numel = asked.m.size(name)
+        numel = asked.m.sizes[name]
         pieces += [Piece(name, start, min(SAMPLE, numel - start)) for start in range(-sofar % step, numel, step)]
         sofar += numel
     sample = np.empty(sum(piece.size for piece in pieces), np.float32)
@@ -135,7 +135,7 @@ def counted(
 
 
 def _runs(tallies: "Sequence[_Tally]") -> list[Piece]:
-    sizes = {name: t.asked.m.size(name) for t in tallies for name in t.asked.groups if t.wants(name)}
+    sizes = {name: t.asked.m.sizes[name] for t in tallies for name in t.asked.groups if t.wants(name)}
     return [run for name, numel in sizes.items() for run in pieces_of(name, 0, numel, RUN)]
 
 
@@ -243,7 +243,7 @@ class _Tally:
         with self._lock:
             counts = self._counts.setdefault(group, Counts({}, {}, {}))
             for value, tiles in mine.same.items():
-                numel = self.asked.m.size(run.name)
+                numel = self.asked.m.sizes[run.name]
                 everywhere = counts.equals.setdefault((run.name, value), np.zeros(-(-numel // SPAN), np.int64))
                 everywhere[run.start // SPAN :][: len(tiles) - 1] = tiles[:-1]
                 counts.above[value] = counts.above.get(value, 0) + int(tiles[-1])

@@ -91,9 +91,10 @@ class Measurement:
         """The shape of a tensor, which all arguments have."""
         return self.call.specs[name].shape
 
-    def size(self, name: str) -> int:
-        """The number of its elements."""
-        return self.call.specs[name].numel
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Tensor -> the number of its elements."""
+        return {name: self.call.specs[name].numel for name in self.names}
 
     def width(self, name: str) -> int:
         """Elements of a row."""
@@ -108,12 +109,12 @@ class Measurement:
     def pieces(self, most: int = PART) -> Iterator[Piece]:
         """Every tensor in pieces of so many elements. The sizes are fixed, so that threads change no sum."""
         for name in self.names:
-            yield from pieces_of(name, 0, self.size(name), most)
+            yield from pieces_of(name, 0, self.sizes[name], most)
 
     def rows(self, most: int = PART) -> Iterator[Piece]:
         """Every tensor in pieces of whole rows: of so many elements, or of one row that is longer."""
         for name in self.names:
-            for span in self.call.spans(name, 0, self.size(name), most):
+            for span in self.call.spans(name, 0, self.sizes[name], most):
                 yield Piece(name, *span)
 
     def longest(self, most: int = PART) -> int:

@@ -113,7 +113,7 @@ def _grams_of_lanes(m: Measurement, threads: int, progress: Progress) -> dict[st
     measured = {}
     for name, gram in each(m.names, work, partial(rows_of, m.count), threads):
         measured[name] = gram
-        progress(m.size(name))
+        progress(m.sizes[name])
     return measured
 
 
@@ -164,7 +164,7 @@ def _scales(
     import numpy as np
 
     known = {name: {**m.numbers(name), **told[name], key: 1.0} for name in m.names}
-    kept = {name: np.empty(-(-m.size(name) // 8), np.uint8).data for name in m.names if m.remembers(name)}
+    kept = {name: np.empty(-(-m.sizes[name] // 8), np.uint8).data for name in m.names if m.remembers(name)}
     before: dict[str, list[float]] = {name: [] for name in m.names}
     after: dict[str, list[float]] = {name: [] for name in m.names}
     if by_rows:

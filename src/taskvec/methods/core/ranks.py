@@ -74,7 +74,9 @@ class Asked:
         self.members: dict[str, list[str]] = {}  # group -> its tensors
         for name, group in self.groups.items():
             self.members.setdefault(group, []).append(name)
-        self.sizes = {group: sum(map(m.size, names)) for group, names in self.members.items()}  # group -> elements
+        self.sizes = {
+            group: sum(m.sizes[name] for name in names) for group, names in self.members.items()
+        }  # group -> elements
         numbers = {name: m.numbers(name) for name in self.groups}
         self.told: dict[str, dict[str, Any]] = {group: numbers[names[-1]] for group, names in self.members.items()}
         if any(numbers[name] != self.told[group] for name, group in self.groups.items()):

@@ -66,7 +66,7 @@ class Cuts:
         """
         import numpy as np
 
-        groups = {n: group for n, group in self.asked.groups.items() if self.asked.m.size(n)}  # others have no entries
+        groups = {n: group for n, group in self.asked.groups.items() if self.asked.m.sizes[n]}  # others have no entries
         split = {group: {k: c for k, c in of.items() if c.quota < c.equals} for group, of in self.cuts.items()}
         lacking: dict[str, dict[float, None]] = {}
         for name, group in groups.items():
