@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from taskvec.lazy import Rooms
+from taskvec.lazy import Lazy
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def rooms(tmp_path, monkeypatch):
         "METHODS = (Method(),)\ndef three(): return 'the plain function'\ndef four(): return 4\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield Rooms({"lazy_plain": ("one", "two", "gone"), "lazy_methods": ["three", "four"]})
+    yield Lazy({"lazy_plain": ("one", "two", "gone"), "lazy_methods": ["three", "four"]})
     for name in ("lazy_plain", "lazy_methods"):
         sys.modules.pop(name, None)
 

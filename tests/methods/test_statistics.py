@@ -8,6 +8,7 @@ import pytest
 import taskvec as tv
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.methods.statistics import NORM, TRANSPOSED, transposed_in
+from taskvec.sources.abilities import Leaf
 
 
 def weights(name, values, statistic=None, **more):
@@ -62,7 +63,7 @@ def test_what_does_not_fit_is_stated(call, kind, message):
         len(tv.parse(call, **{n: w for n, w in given.items() if re.search(rf"\b{n}\b", call)})["w"])
 
 
-class Told:
+class Told(Leaf):
     """What of a source a reader of its metadata sees."""
 
     text = "file"

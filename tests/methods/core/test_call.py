@@ -88,9 +88,9 @@ def test_whole_tensors_that_a_method_holds_are_counted_and_tiles_are_not():
     )
     assert 512 * 4 * 8 <= call_of(tv.nuslerp(a, b, scope="row")).cost.once < 1 << 20  # a Gram matrix a row
     assert call_of(tv.nuslerp(a, b)).cost.once == 0
-    half = call_of(tv.trim(a)).scratch("w"), call_of(tv.trim(a, ties="first")).scratch("w")
+    half = call_of(tv.trim(a)).cost_of("w").computing, call_of(tv.trim(a, ties="first")).cost_of("w").computing
     assert 1 << 20 < half[0] < half[1]  # tables in which magnitudes are counted; and a tile more
-    assert call_of(tv.elect(a, b)).scratch("w") == 0 < call_of(tv.della(a)).scratch("w")
+    assert call_of(tv.elect(a, b)).cost_of("w").computing == 0 < call_of(tv.della(a)).cost_of("w").computing
 
 
 def test_an_empty_tensor_costs_nothing():

@@ -146,7 +146,7 @@ def test_without_more_a_method_sees_whole_tensors_alone_and_takes_no_pass():
     assert call.unmeasured == 0 and call.methods == {} and call.specs["w"].shape == (2, 3)
     call.readinto("w", 0, memoryview(bytearray(24)))
     assert seen == [(2, 3)]
-    held = [next(iter(Lifted(watched, copies=k)(m).terms)).resident for k in (0, 1)]
+    held = [next(iter(Lifted(watched, copies=k)(m).terms)).cost.once for k in (0, 1)]
     assert held[1] - held[0] == 24
 
 

@@ -24,7 +24,7 @@ class Lifted(Method):
         own = inspect.signature(self.fn).parameters.values()
         first = [p.replace(annotation=p.empty) for p in own if p.kind is not p.KEYWORD_ONLY]
         if self.combines:  # `fn` takes the Gram matrix of the arguments in their place
-            names = ("a", "b") if self.most == 2 else ("taus" if self.takes is VECTORS else "models",)
+            names = ("a", "b") if self.most == 2 else ("vectors" if self.takes is VECTORS else "models",)
             kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if self.most == 2 else inspect.Parameter.VAR_POSITIONAL
             first = [inspect.Parameter(name, kind) for name in names]
         return inspect.Signature([*first, *(p for p in own if p.name in self.defaults)])
