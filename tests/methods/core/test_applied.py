@@ -7,8 +7,8 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import TaskvecError
-from taskvec.methods.core.applied import SPAN
 
+SPAN = 32 << 10  # elements that share a number of those that a method is told tile by tile
 SHAPES = {"w": (3, 3 * SPAN // 2 + 5), "b": (7,)}
 
 
