@@ -210,3 +210,17 @@ def test_every_difference_is_listed(home, pair, change, says):
 def test_what_taskvec_did_not_write_cannot_be_verified(home):
     with pytest.raises(DigestError, match="base has no digests: taskvec did not write it"):
         verify(str(home / "base"))
+
+
+@pytest.mark.parametrize("ram", ["1GB", "68MB"])
+@pytest.mark.parametrize("numel", [4 * 1_398_101, 4 * 350_000, 4])
+def test_elements_of_six_bits_are_copied_and_digested_whatever_the_size_of_a_block(tmp_path, numel, ram):
+    """Four of them fill three bytes, so most of their blocks of a power of two would end within a byte."""
+    size = numel * 6 // 8
+    header = json.dumps({"w": {"dtype": "F6_E2M3", "shape": [numel // 4, 4], "data_offsets": [0, size]}}).encode()
+    data = np.random.default_rng(numel).bytes(size)
+    (tmp_path / "six.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+    tv.save(tv.load(tmp_path / "six.safetensors"), tmp_path / "out.safetensors", ram=ram, durable=False)
+    assert (tmp_path / "out.safetensors").read_bytes().endswith(data)
+    assert verify(str(tmp_path / "out.safetensors"), threads=1).bytes == size
+    assert lineage.read(tmp_path / "out.safetensors")["tensors"]["w"]["digest"] == digest(pieces(memoryview(data)))

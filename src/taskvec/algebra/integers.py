@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from taskvec.algebra.hints import patterns
 from taskvec.errors import MassError, MismatchError
-from taskvec.numbers.dtypes import BITS
+from taskvec.numbers.dtypes import BITS, elements_in
 from taskvec.sources.abilities import Composite
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
@@ -84,7 +84,7 @@ def _is_vector(weights: Expression) -> bool:
 
 def _same(name: str, a: Source, b: Source) -> bool:
     spec = a.specs[name]
-    step = PIECE * 8 // BITS[spec.dtype]
+    step = elements_in(spec.dtype, PIECE)
     for start in range(0, spec.numel, step):
         size = min(step, spec.numel - start) * BITS[spec.dtype] // 8
         one, two = bytearray(size), bytearray(size)

@@ -1,5 +1,6 @@
 """The dtypes of the safetensors format: their names, widths in bits, and which of them take part in arithmetic."""
 
+import math
 from types import MappingProxyType
 
 from taskvec.errors import RecipeError
@@ -34,6 +35,12 @@ def parse_dtype(name: str) -> str:
     if short not in CODES:
         raise RecipeError(f"dtype {name!r} is not one we can compute: use one of {', '.join(LONG_NAMES)}")
     return short
+
+
+def elements_in(dtype: str, size: int) -> int:
+    """The most elements that fill whole bytes, at most `size` of them: four elements of 6 bits fill three bytes."""
+    together = 8 // math.gcd(8, BITS[dtype])
+    return size * 8 // BITS[dtype] // together * together
 
 
 def accumulator(*dtypes: str) -> str:

@@ -4,21 +4,32 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from taskvec.algebra.program import Linear, aligned, evaluate
 from taskvec.algebra.weights import Weights
-from taskvec.numbers.dtypes import BITS
+from taskvec.numbers.dtypes import BITS, elements_in
 from taskvec.places.local import PAGE, address
 from taskvec.sources.source import Source, Spec
 
 Sums = Mapping[str, Linear]  # output tensor -> what is summed
+THREE_PIECES = 3 * (256 << 10)
 Range = tuple[str, int, int]  # elements of one tensor: its name, the first one, how many
 
 
 def ranges(specs: Mapping[str, Spec], names: Iterable[str], size: int) -> Iterator[Range]:
-    """All elements of these tensors, in this order, at most `size` bytes at a time."""
+    """All elements of these tensors, in this order, as many at a time as `step_of` says."""
     for name in names:
-        spec = specs[name]
-        step, numel = size * 8 // BITS[spec.dtype], spec.numel
+        step, numel = step_of(specs[name].dtype, size), specs[name].numel
         for start in range(0, numel, step):
             yield name, start, min(step, numel - start)
+
+
+def step_of(dtype: str, size: int) -> int:
+    """Elements of a block of `size` bytes, which are whole pieces of 256 KiB, as digests are made of.
+
+    Elements of 6 bits fill whole bytes and whole pieces at once only every three pieces: then a block has at least
+    these.
+    """
+    if 8 % BITS[dtype] and BITS[dtype] % 8:
+        size = max(size // THREE_PIECES, 1) * THREE_PIECES
+    return elements_in(dtype, size)
 
 
 def sums(weights: Weights, specs: Mapping[str, Spec]) -> Sums:

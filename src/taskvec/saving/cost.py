@@ -9,6 +9,7 @@ from taskvec.algebra.program import Part, aligned, scratch_bytes
 from taskvec.algebra.weights import Weights
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.local import PAGE
+from taskvec.saving.blocks import step_of
 from taskvec.sources.abilities import cost_of
 from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
@@ -54,7 +55,7 @@ def cost_of_block(parts: Parts, specs: Mapping[str, Spec], size: int) -> Cost:
     begin anywhere in a page (blocks.py)."""
 
     def needed(name: str, spec: Spec) -> int:
-        count = min(spec.numel, size * 8 // BITS[spec.dtype])
+        count = min(spec.numel, step_of(spec.dtype, size))
         return aligned(count * BITS[spec.dtype] // 8) + (scratch_bytes(parts[name], count) if name in parts else 0)
 
     return Cost(block=max((needed(name, spec) for name, spec in specs.items()), default=0) + 2 * PAGE)

@@ -21,6 +21,7 @@ from taskvec.numbers.dtypes import BITS
 from taskvec.places.local import resolve, stated
 from taskvec.recipes.recipe import FUNCTIONS
 from taskvec.saving import ancestry
+from taskvec.saving.blocks import THREE_PIECES, ranges
 from taskvec.saving.plan import PIECE
 from taskvec.sources.abilities import Composite, FromFiles, metadata_of, statistic_of
 from taskvec.sources.source import Source, Spec
@@ -239,12 +240,11 @@ def digests(source: Source, specs: Mapping[str, Spec], threads: int) -> Iterator
     """(name, digest) of each tensor, read in pieces."""
 
     def work(name: str, buffer: bytearray) -> tuple[str, str]:
-        spec, found = specs[name], []
-        step = PIECE * 8 // BITS[spec.dtype]
-        for start in range(0, spec.numel, step):
-            view = memoryview(buffer)[: min(step, spec.numel - start) * BITS[spec.dtype] // 8]
+        found = []
+        for _, start, count in ranges(specs, [name], PIECE):
+            view = memoryview(buffer)[: count * BITS[specs[name].dtype] // 8]
             source.readinto(name, start, view)
             found += pieces(view)
         return name, digest(found)
 
-    return each(specs, work, lambda: bytearray(PIECE), threads)
+    return each(specs, work, lambda: bytearray(THREE_PIECES), threads)

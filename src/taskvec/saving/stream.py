@@ -13,7 +13,7 @@ from taskvec.formats.sink import Sink
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.local import stated
 from taskvec.saving import lineage
-from taskvec.saving.blocks import Sums
+from taskvec.saving.blocks import THREE_PIECES, Sums
 from taskvec.saving.compute import Worker
 from taskvec.saving.plan import Block, Plan
 from taskvec.saving.staging import Done, Staging
@@ -173,7 +173,11 @@ def _kept(todo: Plan, stage: Staging, blocks: list[Block], sink: Sink, allow_non
         return index, good
 
     known = [k for k, done in stage.done.items() if 0 <= k < len(blocks) and (allow_nonfinite or not done.flags)]
-    return {index for index, good in each(known, work, lambda: bytearray(todo.block), todo.threads) if good}
+    return {
+        index
+        for index, good in each(known, work, lambda: bytearray(max(todo.block, THREE_PIECES)), todo.threads)
+        if good
+    }
 
 
 def _nonfinite(todo: Plan, blocks: list[Block], linear: Sums) -> NonFiniteError:
