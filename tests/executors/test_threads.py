@@ -44,11 +44,6 @@ def test_one_thread_keeps_the_order_and_each_has_scratch_memory_of_its_own():
     assert sorted(used) == ["taskvec-0", "taskvec-1", "taskvec-2"] and len(made) == 4
 
 
-def test_none_is_no_item():
-    """It stands for the end: who gives it ends the work."""
-    assert list(each([1, None, 2], lambda k, _: k, nothing, 1)) == [1]
-
-
 def test_no_item_is_taken_long_before_it_is_worked_on():
     taken = []
 

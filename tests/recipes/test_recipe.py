@@ -69,13 +69,13 @@ def test_a_text_is_the_expression_that_it_says(text, wanted):
         ("slerp", r"slerp is a function: call it, slerp\(...\)"),
         ("a()", "no function is named a"),
         ("slerpp(a, b)", r"no function is named slerpp \(did you mean slerp\?\)"),
-        ("a.slerp(b)", "cannot be called: functions are"),
+        ("a.slerp(b)", "an attribute .a dot. cannot be called: only a function can"),
         ("slerp(a, b, t=0.1, t=0.2)", "keyword argument repeated|slerp is given t twice"),
         ("slerp(a, b, **x)", r"\*\* has no place in a recipe"),
         ("rename(a, {1: 'x'})", "the keys of a table must be texts"),
         ("rename(a, {'x': 'y', 'x': 'z'})", "the table has x twice"),
         ("0.5", "the recipe is a number, not a model"),
-        ("0.5*c", r"a number, not a model; give c a model \(name=path\)"),
+        ("0.5*c", r"a number, not a model: say which model a name is \(c=PATH\)"),
         ("1e999*a", "too large|finite"),
     ],
 )
@@ -85,7 +85,7 @@ def test_what_is_no_recipe_is_said_with_its_place(text, message):
 
 
 def test_a_name_without_a_model_is_asked_for_and_a_near_one_is_named():
-    with pytest.raises(UnknownName, match=r"no model is named bse \(did you mean base\?\): give it as name=path"):
+    with pytest.raises(UnknownName, match=r"no model is named bse \(did you mean base\?\): say which it is \(bse=PATH\)"):
         tv.parse("base + bse", base=A)
     with pytest.raises(UnknownName, match=r"baes was given, and the recipe does not use it \(did you mean bae\?\)"):
         tv.parse("a + bae*(a - b)", a=A, b=B, baes=weights("baes"))
