@@ -1,5 +1,6 @@
 """Every stated error is one kind of TaskvecError, and says all that it has found."""
 
+import pickle
 import re
 
 import pytest
@@ -43,3 +44,10 @@ def test_the_message_lists_every_finding(kind):
 def test_an_extra_that_is_missing_is_named_as_pip_takes_it():
     error = MissingExtra("match", "align")
     assert str(error) == 'match needs an extra: pip install "taskvec[align]"' and error.problems == ()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_an_error_of_another_process_arrives_as_what_it_was(kind):
+    error = MissingExtra("align", "align") if kind is MissingExtra else kind("tensors differ:", ["a is missing", "b"])
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind and str(again) == str(error) and again.problems == error.problems

@@ -17,6 +17,7 @@ TaskvecError
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class TaskvecError(Exception):
@@ -28,6 +29,18 @@ class TaskvecError(Exception):
     def __init__(self, message: str, problems: Iterable[str] = ()):
         self.problems = tuple(problems)
         super().__init__("\n".join([message, *(f"  - {p}" for p in self.problems)]))
+
+    def __reduce__(self) -> Any:
+        """An error of a worker in another process arrives as what it was, whatever its kind is made from."""
+        return _again, (type(self), str(self), self.problems)
+
+
+def _again(kind: type[TaskvecError], message: str, problems: tuple[str, ...]) -> TaskvecError:
+    """An error that was pickled."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    error.problems = problems
+    return error
 
 
 class RecipeError(TaskvecError):

@@ -62,7 +62,9 @@ def test_a_gradient_is_linear_between_its_points(points, depth, value):
 
 def test_a_tensor_of_no_layer_has_the_value_outside_or_is_refused():
     assert layers(1, 2, outside=5).at(NOWHERE) == 5 and layers(1, 2, outside=0).at(NOWHERE) == 0
-    with pytest.raises(RecipeError, match=r"tensor norm belongs to no layer: give its coefficient, as in layers\(1, 2, outside=0\)"):
+    with pytest.raises(
+        RecipeError, match=r"tensor norm belongs to no layer: give its coefficient, as in layers\(1, 2, outside=0\)"
+    ):
         layers(1, 2).at(NOWHERE)
 
 

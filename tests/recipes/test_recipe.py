@@ -85,7 +85,9 @@ def test_what_is_no_recipe_is_said_with_its_place(text, message):
 
 
 def test_a_name_without_a_model_is_asked_for_and_a_near_one_is_named():
-    with pytest.raises(UnknownName, match=r"no model is named bse \(did you mean base\?\): say which it is \(bse=PATH\)"):
+    with pytest.raises(
+        UnknownName, match=r"no model is named bse \(did you mean base\?\): say which it is \(bse=PATH\)"
+    ):
         tv.parse("base + bse", base=A)
     with pytest.raises(UnknownName, match=r"baes was given, and the recipe does not use it \(did you mean bae\?\)"):
         tv.parse("a + bae*(a - b)", a=A, b=B, baes=weights("baes"))
