@@ -177,10 +177,10 @@ def test_every_view_of_a_recipe_has_a_public_name():
 def test_what_a_room_of_methods_holds_is_what_the_registry_says_it_holds():
     from taskvec.methods import MODULES as HOMES
 
-    for room, names in HOMES.items():
-        module = importlib.import_module(room)
+    for module_name, names in HOMES.items():
+        module = importlib.import_module(module_name)
         made = [m.name for m in getattr(module, "METHODS", ())]
-        assert sorted(made or names) == sorted(names), room
+        assert sorted(made or names) == sorted(names), module_name
 
 
 def test_a_recipe_that_calls_nothing_imports_no_method_and_no_view():

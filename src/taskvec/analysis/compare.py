@@ -131,7 +131,7 @@ def compare(
     columns = taus if ground is None else [*taus, ground]
     sums = {name: [w.linear(name, everything.places[name]) for w in columns] for name in specs}
     parts = [dict.fromkeys(part for linear in its for part in linear.parts) for its in sums.values()]
-    room = max(scratch_bytes(its, BLOCK, len(columns)) for its in parts)
+    size = max(scratch_bytes(its, BLOCK, len(columns)) for its in parts)
     blocks = [(name, start) for name, spec in specs.items() for start in range(0, spec.numel, BLOCK)]
     found: dict[str, list[Pairs]] = {name: [] for name in specs}
     total, done = sum(spec.numel for spec in specs.values()), 0
@@ -142,7 +142,7 @@ def compare(
         return name, count, _pairs(sums[name], start, count, scratch, has_base=ground is not None)
 
     def memory() -> memoryview:
-        return memoryview(bytearray(room))
+        return memoryview(bytearray(size))
 
     for name, count, pairs in each(blocks, work, memory, threads or default_threads()):
         found[name].append(pairs)

@@ -82,8 +82,8 @@ def run(
 
         return run_numpy(out, dtype, inputs, dtypes, ops, n, start)
     codes = tuple(CODES[d] for d in dtypes)
-    room = scratch or bytearray(RESULT * len(ops))
-    return _kernels.run(out, CODES[dtype], tuple(inputs), codes, tuple(map(tuple, ops)), start, n, room)
+    memory = scratch or bytearray(RESULT * len(ops))
+    return _kernels.run(out, CODES[dtype], tuple(inputs), codes, tuple(map(tuple, ops)), start, n, memory)
 
 
 def combine(

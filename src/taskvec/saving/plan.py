@@ -242,13 +242,13 @@ def weights_stem(donor: Source | None) -> str:
 
 def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | None) -> tuple[Layout, ...]:
     groups: list[dict[str, Spec]] = [{}]
-    room = limit
+    left = limit
     for name, spec in specs.items():
-        if groups[-1] and spec.nbytes > room and filename is None:
+        if groups[-1] and spec.nbytes > left and filename is None:
             groups.append({})
-            room = limit
+            left = limit
         groups[-1][name] = spec
-        room -= spec.nbytes
+        left -= spec.nbytes
     if len(groups) > 1:  # the index of a variant ("model.fp16") has a name of its own, and not all read it
         stem = stem.partition(".")[0]
     many = [f"{stem}-{k + 1:05d}-of-{len(groups):05d}.safetensors" for k in range(len(groups))]
