@@ -35,8 +35,12 @@ class TaskvecError(Exception):
         return _again, (type(self), str(self), self.problems)
 
 
+def retold(error: TaskvecError, message: str) -> TaskvecError:
+    """An error of the same kind, with the same problems and another message."""
+    return _again(type(error), message, error.problems)
+
+
 def _again(kind: type[TaskvecError], message: str, problems: tuple[str, ...]) -> TaskvecError:
-    """An error that was pickled."""
     error = kind.__new__(kind)
     Exception.__init__(error, message)
     error.problems = problems

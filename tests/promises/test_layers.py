@@ -58,6 +58,7 @@ OF_OTHERS = {  # what may be asked of things that are no sources, by its name
     "a node of Python's syntax": "lineno col_offset",
     "a factor of a coefficient": "depth",
     "what a user's function returns": "__iter__ logits",
+    "a source of a user's own class": "statistic",
 }
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -25,7 +25,7 @@ from searching.near import (
     same,
     score,
 )
-from taskvec.errors import RecipeError
+from taskvec.errors import MissingExtra, OutputError, RecipeError
 from taskvec.searching.search import search
 
 
@@ -290,3 +290,39 @@ def test_a_pattern_is_a_range_for_all_knobs_that_fit():
     assert {k: {t.knobs[k] for t in found.trials} for k in found.knobs} == {"u_1": {0, 0.5}, "u_2": {0.25}, "v": {0}}
     with pytest.raises(RecipeError, match=r"w_\* is no knob"):
         search(family, Near(), {"u_*": [0, 0.5], "v": 0, "w_*": 0}, test=False)
+
+
+@pytest.mark.parametrize("what", ["references", "replicates"])
+def test_a_journal_knows_what_its_references_and_replicates_were_made_of(tmp_path, what):
+    """Other sums of the same files are other models, whose scores must not be taken from the journal."""
+
+    def given(share):
+        model = share * A + (1 - share) * B
+        return {"references": {"mix": model}} if what == "references" else {"replicates": [{"a": model}]}
+
+    one = recipe("base + lam*(a - base)")
+    search(one, Near(), GRID, journal=tmp_path / "j", test=False, **given(0.5))
+    with pytest.raises(OutputError, match=f"another search(.|\n)*{what}"):
+        search(one, Near(), GRID, journal=tmp_path / "j", test=False, **given(0.9))
+
+
+def test_a_journal_tells_arrays_of_one_name_apart(tmp_path):
+    def at(values):
+        one, two = (tv.from_arrays({"w": np.full(2, v, np.float32)}) for v in values)
+        return BASE + tv.knob("lam") * (one - two)
+
+    search(at((1, 9)), Near(), GRID, journal=tmp_path / "j", test=False)
+    with pytest.raises(OutputError, match=r"another search(.|\n)*sources"):
+        search(at((5, 9)), Near(), GRID, journal=tmp_path / "j", test=False)
+
+
+def test_an_error_in_a_trial_keeps_its_kind_its_problems_and_its_cause():
+    class Failing(Near):
+        def __call__(self, weights, split):
+            if self.calls:
+                raise MissingExtra("this evaluator", "eval")
+            return super().__call__(weights, split)
+
+    with pytest.raises(MissingExtra, match=r"trial .*this evaluator needs an extra") as told:
+        search(ONE, Failing(), GRID, test=False)
+    assert isinstance(told.value.__cause__, MissingExtra)

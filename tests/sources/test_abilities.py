@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.errors import RecipeError
+from taskvec.errors import MassError, RecipeError
 from taskvec.sources import abilities
 from taskvec.sources.cost import Cost
 from taskvec.sources.source import Spec, fingerprint
@@ -56,12 +56,10 @@ def test_what_holds_for_a_source_that_states_no_ability():
 
 
 def test_an_object_that_is_no_source_is_told_what_it_lacks():
-    class Half(Mine):
-        stamp = property()
-
-        def __dir__(self):
-            return [name for name in super().__dir__() if name not in ("stamp", "base")]
-
+    own = {
+        name: value for name, value in vars(Mine).items() if name not in ("stamp", "base", "__dict__", "__weakref__")
+    }
+    Half = type("Half", (), own)  # noqa: N806 - a class
     with pytest.raises(RecipeError, match="Half is no source, for it has no base, stamp: "):
         tv.Weights({Half(3): 1})
     with pytest.raises(RecipeError, match="int is no source, for it has no base, fingerprint, mass"):
@@ -72,7 +70,7 @@ def test_an_ability_that_is_not_stated_is_not_used():
     """A member of the same name may mean another thing in somebody's class."""
 
     class Misleading(Mine):
-        folder, uri, metadata, statistic, knobs, leaves, resident, segment = "f", "u", 7, "fisher", 5, 6, 1 << 60, 3
+        folder, uri, metadata, knobs, leaves, resident, segment = "f", "u", 7, 5, 6, 1 << 60, 3
 
         def origin(self, name):
             raise AssertionError
@@ -83,3 +81,25 @@ def test_an_ability_that_is_not_stated_is_not_used():
     nothing_of(next(iter(w.terms)))
     assert w.bind() == w and w.placed is w and w.knobs == set() and str(w) == "mine" and w.kind() == 1
     assert tv.plan(w).peak < 1 << 30 and np.array_equal(w["w"], [0, 1, 2])
+
+
+def test_statistics_of_ones_own_are_not_summed_as_if_they_were_weights(tmp_path):
+    """Source says that such a source has an attribute `statistic`; it need not inherit from anything for that."""
+    known = Mine(5, 2)
+    known.statistic, known.mass = "fisher", 0
+    model, fisher = tv.Weights({Mine(5): 1}), tv.Weights({known: 1})
+    with pytest.raises(MassError, match="holds fisher statistics: only a method takes them"):
+        tv.save(model + 0.5 * fisher, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+    assert np.array_equal(tv.fisher(model, model, fisher, fisher)["w"], np.arange(5))
+
+
+def test_a_wrapper_that_passes_everything_on_is_a_source():
+    class Wrapper:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+    assert np.array_equal(tv.Weights({Wrapper(Mine(3)): 1})["w"], np.arange(3))

@@ -26,7 +26,7 @@ def stats(model: str, machine: bool, quiet: bool, **kwargs: Any) -> None:
 
     The merge methods fisher(...) and regmean(...) weigh models by them. Your function gets the path of MODEL and
     returns (module, batches): a torch module in eval mode that holds MODEL, and dicts. The module is called with each
-    dict and must return .logits. `python -m pydoc taskvec.live.stats` has the whole contract.
+    dict and must return logits, or an object with .logits. `python -m pydoc taskvec.live.stats` has the whole contract.
 
     \b
     taskvec stats runs/math --data data.py:math --kind fisher --examples 256 -o math-fisher.safetensors

@@ -108,7 +108,7 @@ class Evaluator:
     def part(self, start: float, stop: float) -> "Evaluator | None":
         """The evaluator on the examples from a share of each metric's to another; None if it cannot judge by parts."""
         found: Judges | None = called(self.text, self.parts.part, start, stop) if self.parts else None
-        return Evaluator(self.text, found) if found else None
+        return None if found is None else Evaluator(self.text, found)
 
     def predictions(self, weights: Weights, split: str, metrics: Sequence[str]) -> "dict[str, NDArray[Any]] | None":
         """Metric -> the label that the model gives each example, (n,); None if the evaluator has no predictions.

@@ -74,8 +74,16 @@ def _with_abilities(text: str, given: Any) -> Evaluator:
         parts=having("part"),
         predicts=having("predictions"),
         shuffled=bool(getattr(given, "shuffled", False)),
-        falling=tuple(getattr(given, "falling", ())),
+        falling=_names(text, getattr(given, "falling", None)),
     )
+
+
+def _names(text: str, falling: Any) -> tuple[str, ...]:
+    """The metrics that are better the smaller they are: one name, or several."""
+    names = (falling,) if isinstance(falling, str) else falling or ()
+    if not isinstance(names, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"{text}: falling is {falling!r}, not names of metrics of which less is better")
+    return tuple(names)
 
 
 def _is_complete(given: object) -> TypeGuard[Named]:

@@ -1,4 +1,5 @@
-"""Runs a Python file that the user names, for methods and data. This is the only code that taskvec ever runs."""
+"""Runs a Python file that the user names, for methods, data and evaluators. taskvec runs no other
+code, but for shell commands that a file of tasks names."""
 
 import runpy
 from collections.abc import Callable

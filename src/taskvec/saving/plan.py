@@ -304,20 +304,21 @@ def _metadata_bytes(source: Source) -> int:
 
 def parse_size(text: str | float, what: str) -> int:
     """Bytes: "5GB", "200 MB", "1GiB", 1000. Raises RecipeError."""
-    if isinstance(text, int | float):
-        found = int(text)
-    else:
-        compact = text.replace(" ", "").upper().removesuffix("B")
-        binary = compact.endswith("I")
-        number = compact.removesuffix("I").rstrip("KMGT")
-        unit = compact.removesuffix("I")[len(number) :]
-        try:
-            found = int(float(number) * (1024 ** [*"BKMGT"].index(unit or "B") if binary else UNITS[unit]))
-        except (ValueError, KeyError, OverflowError):
-            raise RecipeError(f"{what}: {text!r} is no size; write 5GB, 200MB or 1GiB") from None
+    try:
+        found = int(text) if isinstance(text, int | float) else _written_size(text)
+    except (ValueError, KeyError, OverflowError):
+        raise RecipeError(f"{what}: {text!r} is no size; write 5GB, 200MB or 1GiB") from None
     if found < 1:
         raise RecipeError(f"{what}: {text!r} is not positive")
     return found
+
+
+def _written_size(text: str) -> int:
+    compact = text.replace(" ", "").upper().removesuffix("B")
+    binary = compact.endswith("I")
+    number = compact.removesuffix("I").rstrip("KMGT")
+    unit = compact.removesuffix("I")[len(number) :]
+    return int(float(number) * (1024 ** [*"BKMGT"].index(unit or "B") if binary else UNITS[unit]))
 
 
 def readable(size: float) -> str:

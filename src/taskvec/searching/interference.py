@@ -79,8 +79,7 @@ def disentanglement(
     """xi(a1, a2) = sum_t mean_x 1[f(x; base + a_t tau_t) != f(x; base + a1 tau1 + a2 tau2)], x of task t, t = 1, 2.
 
     The disentanglement error (Ortiz-Jimenez et al., 2023, arXiv 2305.12827, eq. 5), with disagreement of predictions as
-    the
-    distance: how often a vector changes what the model with the other vector says.
+    the distance: how often a vector changes what the model with the other vector says.
 
     tasks: the two metrics of `evaluate` whose vectors `first` and `second` are.
     evaluate: f(x) is what evaluate.predictions(weights, split) gives, {metric: a label for each example}. Of an
@@ -89,7 +88,7 @@ def disentanglement(
         them.
     journal: a file, or a database, to write judgements to and to go on from. Calls that share one share the work.
 
-    Raises MassError, RecipeError, and what the evaluator does.
+    Raises MassError, RecipeError, and TaskvecError for what the evaluator raises.
     """
     if base.kind() != 1 or first.kind() or second.kind():
         raise MassError("disentanglement is about a base, a model, and two task vectors: subtract the base from models")

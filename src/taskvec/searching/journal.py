@@ -9,6 +9,7 @@ A search that was stopped goes on from its journal, and several processes that s
 4. A line that no search writes is refused (entries.py).
 """
 
+import itertools
 import json
 import os
 import threading
@@ -236,6 +237,10 @@ def _stamped(line: Line) -> Line:
 
 
 def fingerprints(models: Sequence[Weights]) -> dict[str, str]:
-    """Of every file and array below some models, by name: a journal of other files is that of another search."""
-    sources = dict.fromkeys(leaf for model in models for leaf in model.mentioned)
-    return {source.text: source.fingerprint for source in sources}
+    """Of every file and array below some models, by name: a journal of other files is that of another search. Arrays
+    in memory may have one name; then the second one is NAME_2, and so on."""
+    prints: dict[str, str] = {}
+    for source in dict.fromkeys(leaf for model in models for leaf in model.mentioned):
+        names = (f"{source.text}_{k}" if k > 1 else source.text for k in itertools.count(1))
+        prints[next(name for name in names if name not in prints)] = source.fingerprint
+    return prints

@@ -36,7 +36,7 @@ class Measured:
 def measure(evaluate: Evaluator, models: Models, split: str, before: Mapping[str, Numbers]) -> Measured:
     """What a candidate scores on all examples of a split. before: what some other model scored there, or nothing.
 
-    Raises what the evaluator raises; MismatchError where the metrics or examples are not as before.
+    Raises TaskvecError for what the evaluator raises; MismatchError where the metrics or examples are not as before.
     """
     found = judged(evaluate, models, split)
     require_alike(evaluate, before, found, split)

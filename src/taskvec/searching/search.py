@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import RecipeError, TaskvecError
+from taskvec.errors import RecipeError, TaskvecError, retold
 from taskvec.evals import SPLITS, Evaluator, Given, Numbers, Told, as_evaluator, require_apart
 from taskvec.recipes.recipe import parse, replaced
 from taskvec.searching.entries import Line, judged_before, require_fitting, scores_of
@@ -79,7 +79,8 @@ def search(
         `search`) try so many `trials`, with a seed. "greedy" and "forward" build a sum up term by term (spaces.py).
     journal: a file to write to and to go on from, or a database (stores.py: "postgresql://host/base#name").
     test: judge the chosen model and the references on test examples, once. Raises RecipeError, MismatchError if test
-        examples are among those of validation or if not all examples have an identity, and what the evaluator raises.
+        examples are among those of validation or if not all examples have an identity, and TaskvecError for whatever
+        the evaluator raises.
     """
     weights, evaluate = parse(recipe) if isinstance(recipe, str) else recipe, as_evaluator(evaluate)
     spaces = _spaces(weights, knobs)
@@ -98,6 +99,8 @@ def search(
         "knobs": {name: str(space) for name, space in spaces.items()}, "objective": [g.text for g in goals],
         "minimise": minimise, "constraints": [b.text for b in bounds], "sampler": sampler, "seed": seed, "race": race,
         "version": __version__,
+        **({"references": {name: str(model) for name, model in references.items()}} if references else {}),
+        **({"replicates": [str(w) for w in seeds[1:]]} if seeds[1:] else {}),
     }  # fmt: skip
     shared = Journal(journal or None, about)
     require_fitting(about, shared.lines(), str(shared.store))
@@ -200,7 +203,7 @@ class _Trials:
         try:
             return line | self._measured([weights.bind(**knobs) for weights in self.seeds], lines)
         except TaskvecError as error:
-            raise type(error)(f"trial {number} ({in_words(knobs)}): {error}") from None
+            raise retold(error, f"trial {number} ({in_words(knobs)}): {error}") from error
 
     def _measured(self, models: Models, lines: Sequence[Line]) -> Line:
         """What a candidate scores on validation examples; in a race perhaps on a part of them, and is given up."""

@@ -227,8 +227,10 @@ ABILITIES = (Leaf, FromFiles, Composite, OnDisk, Lowers, LooksThrough, Measured,
 
 # ---- what holds for every source ------------------------------------------------------------------
 def require_source(given: object) -> None:
-    """Raise RecipeError for an object that lacks members of `Source`, with their names."""
-    if not isinstance(given, (Leaf, Composite)) and (missing := sorted(_REQUIRED - {*dir(given)})):
+    """Raise RecipeError for an object that lacks members of `Source`, with their names. A wrapper may pass them on."""
+    if isinstance(given, (Leaf, Composite)):
+        return
+    if missing := sorted(name for name in _REQUIRED - {*dir(given)} if not hasattr(given, name)):
         raise RecipeError(
             f"{type(given).__name__} is no source, for it has no {', '.join(missing)}: taskvec.Source says what each is"
         )
@@ -266,7 +268,9 @@ def stored_of(source: Source | None) -> Mapping[str, Spec]:
 
 def statistic_of(source: Source) -> str:
     """The kind of statistics that a source holds instead of weights, or ""."""
-    return source.statistic if isinstance(source, Leaf) else ""
+    if isinstance(source, (Leaf, Composite)):
+        return source.statistic if isinstance(source, Leaf) else ""
+    return str(getattr(source, "statistic", "") or "")  # of your own class, which need not be a Leaf to say so
 
 
 def refuse_statistics(sources: Iterable[Source]) -> None:

@@ -42,6 +42,7 @@ class Source(Protocol):
     """A checkpoint, a task vector, a LoRA, the result of a method. Hashable; equal sources hold equal tensors.
 
     These members are what every source has, also one of your own. What some sources can do beyond is in abilities.py.
+    A source that holds no weights but statistics of a model says of which kind in an attribute `statistic`.
     `readinto(name, start, out)` fills `out`, a writable buffer, with the raw little-endian elements of `name` from
     flat index `start` on; the length of `out` says how many. It may be called from several threads.
     An interrupted `save` goes on only if the `stamp` of every source is the one that it began with, and nothing gets
