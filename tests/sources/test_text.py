@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskvec.sources import text
-from taskvec.sources.text import FirstMatch, matches, quoted
+from taskvec.sources.text import FirstMatch, fits_any, literal, matches, quoted
 
 NAMES = ("a.w", "a.b", "A.w", "b.w", "a[0].w")
 
@@ -59,3 +59,14 @@ def test_a_string_is_written_as_one_line_of_ascii(given_text, shown):
 def test_a_string_is_read_back_as_it_was(given_text):
     found = quoted(given_text)
     assert ast.literal_eval(found) == given_text and found.isascii() and found.isprintable()
+
+
+def test_one_of_several_patterns_fits_a_whole_name():
+    assert fits_any("config.json", ("*.txt", "conf*.json")) and not fits_any("config.json", ("config", "*.JSON"))
+    assert not fits_any("x", ())
+
+
+@pytest.mark.parametrize("name", ["plain.weight", "a*b", "w[0]", "really?", "[", "]"])
+def test_a_literal_fits_the_text_itself_and_nothing_else(name):
+    assert matches(literal(name), name)
+    assert not matches(literal(name), name.replace("*", "x").replace("?", "x").replace("[0]", "0") + "x")

@@ -19,7 +19,7 @@ from taskvec.algebra.idle_patterns import fitting, is_fit
 from taskvec.sources.abilities import folder_of
 from taskvec.sources.positions import HEADS, by_token, layer_of
 from taskvec.sources.source import Source, Spec
-from taskvec.sources.text import quoted
+from taskvec.sources.text import literal, quoted
 
 Specs = Mapping[str, Spec]
 MOST_RULES, MOST_PATTERNS, TRIED = 16, 8, 24  # rows of a table, patterns of a `drop`, rules that are tried for a name
@@ -206,11 +206,6 @@ def _shapes(name: str) -> Iterator[str]:
     ends = [".".join(["*", *segments[-k:]]) for k in (2, 1, 3) if k < len(segments)]
     yield from ends + starts if name.endswith(BUFFERS) else starts + ends
     yield literal(name)
-
-
-def literal(text: str) -> str:
-    """A pattern that fits the text itself."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
 # ---- rename --------------------------------------------------------------------------------------

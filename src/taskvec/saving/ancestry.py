@@ -95,14 +95,15 @@ def _nested(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _require_entry(entry: Any) -> None:
     """Raise ValueError if this has not what `verify` and `log` read."""
-    if not _has(entry, recipe=str, inputs=dict) or not all(
-        _has(source, mass=int, fingerprint=str) and isinstance(source.get("made_from", ""), str | dict)
+    if not has(entry, recipe=str, inputs=dict) or not all(
+        has(source, mass=int, fingerprint=str) and isinstance(source.get("made_from", ""), str | dict)
         for source in entry["inputs"].values()
     ):
         raise ValueError("it is not as taskvec writes it")
 
 
-def _has(found: Any, **kinds: type) -> bool:
+def has(found: Any, **kinds: type) -> bool:
+    """Whether something is a table with these keys, whose values are of these kinds."""
     return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
 
 

@@ -5,10 +5,10 @@ write the same thing are no differences. transformers itself is not needed: its 
 been found to matter.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from taskvec.sources.text import fits_any
 from taskvec.views.settings import OF_TEXT
 
 Entries = Mapping[str, Any]
@@ -50,11 +50,6 @@ ROPELESS = ("llama4_text", "smollm3")  # every fourth of whose layers has no rot
 AS_MANY = ("llama", "phi", "phi3", "olmo")  # which have as many heads for keys and values, if they say nothing of it
 
 
-def fits(key: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the patterns is that of the key."""
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
-
-
 def differing(ours: Entries, theirs: Entries, within: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(key, our value, their value) of what two configurations say differently of the computation.
 
@@ -80,8 +75,8 @@ def _level(table: Entries, other: Entries) -> Entries:
 
 def plainly(table: Entries) -> dict[str, Any]:
     """What a table says of the computation, the same for all versions of transformers that wrote it."""
-    found = {key: _unlimited(value) for key, value in table.items() if fits(key, COMPUTES) and value is not None}
-    found |= {key: "none" for key, value in table.items() if fits(key, CUTS) and value is None}
+    found = {key: _unlimited(value) for key, value in table.items() if fits_any(key, COMPUTES) and value is not None}
+    found |= {key: "none" for key, value in table.items() if fits_any(key, CUTS) and value is None}
     heads, width = table.get("num_attention_heads"), table.get("hidden_size")
     if table.get("model_type") in AS_MANY and type(heads) is int and type(width) is int and heads > 0:
         found = {"num_key_value_heads": heads, "head_dim": width // heads} | found

@@ -9,12 +9,12 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from taskvec.errors import FormatError, SourceChanged
 from taskvec.places.local import stamp_of, stated
 from taskvec.places.moving import sync
+from taskvec.sources.text import fits_any
 
 LARGEST = 256 << 20  # bytes of one file
 DEPTH, COUNT = 4, 1000  # of folders within one another, of files
@@ -46,15 +46,11 @@ def survey(folder: Path, patterns: Sequence[str], folders: Sequence[str] = ()) -
     for name in names:
         path = folder / name
         if path.is_dir():
-            if _fits(name, folders) or (path.is_symlink() and _fits(name, patterns)):
+            if fits_any(name, folders) or (path.is_symlink() and fits_any(name, patterns)):
                 _walk(folder, Path(name), roots, found, left, 1)
-        elif _fits(name, patterns):
+        elif fits_any(name, patterns):
             _add(folder, Path(name), roots, found, left)
     return found, left
-
-
-def _fits(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _blobs(folder: Path) -> list[Path]:

@@ -16,9 +16,10 @@ from taskvec.algebra.derived import Derived
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.places.json_files import read_text
-from taskvec.saving.configurations import Entries, differing, fits
+from taskvec.saving.configurations import Entries, differing
 from taskvec.sources.abilities import FromFiles, folder_of, leaves_of
 from taskvec.sources.source import Source
+from taskvec.sources.text import fits_any
 from taskvec.views.settings import merged, read_table
 from taskvec.views.tokens import Tokenizer, read, template_of
 
@@ -130,7 +131,7 @@ def _prepared(ours: Path, theirs: Path, home: str, name: str) -> Iterator[str]:
     """What processors say of pictures and sound, and what sentence-transformers says of pooling."""
     for file in ("preprocessor_config.json", "1_Pooling/config.json"):
         a, b = _preparation(ours, file), _preparation(theirs, file)
-        known = [k for k in sorted(a.keys() & b.keys()) if fits(k, (*PREPARES, "pooling_mode*"))]
+        known = [k for k in sorted(a.keys() & b.keys()) if fits_any(k, (*PREPARES, "pooling_mode*"))]
         keys = [k for k in known if a[k] != b[k] and not (_is_edge(a[k], b[k]) or _is_edge(b[k], a[k]))]
         if pairs := [f"{key} {_short(b[key])}, not {_short(a[key])}" for key in keys]:
             yield f"{file} of {name} differs from that of {home}, which the output has: {_listed(pairs)}"
@@ -252,7 +253,7 @@ def _generation(ours: Path, theirs: Path) -> Iterator[str]:
     """The settings of generation_config.json."""
     g, h = (read_table(folder / "generation_config.json") for folder in (ours, theirs))
     g = GENERATES | {key: value for key, value in g.items() if value is not None}
-    keys = [k for k, v in h.items() if v not in (None, []) and g.get(k) != v and not fits(k, NOT_OF_GENERATION)]
+    keys = [k for k, v in h.items() if v not in (None, []) and g.get(k) != v and not fits_any(k, NOT_OF_GENERATION)]
     yield from (f"{key} {_short(h[key])} in generation_config.json" for key in keys)
 
 

@@ -179,17 +179,13 @@ def read(path: Path) -> dict[str, Any] | None:
 def _parsed(text: str, where: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
-        if not (_has(found, inputs=dict, tensors=dict, fingerprint=str)) or not all(
-            _has(entry, dtype=str, shape=list, digest=str) for entry in found["tensors"].values()
+        if not (ancestry.has(found, inputs=dict, tensors=dict, fingerprint=str)) or not all(
+            ancestry.has(entry, dtype=str, shape=list, digest=str) for entry in found["tensors"].values()
         ):
             raise ValueError("it is not as taskvec writes it")
         return ancestry.flat(found)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where} holds no record that can be read: {error}") from None
-
-
-def _has(found: Any, **kinds: type) -> bool:
-    return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
 
 
 # ---- proof ---------------------------------------------------------------------------------------

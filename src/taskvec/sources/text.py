@@ -18,6 +18,16 @@ def matches(pattern: str, name: str) -> bool:
     return _compiled(pattern).match(name) is not None
 
 
+def fits_any(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns fits the name."""
+    return any(matches(pattern, name) for pattern in patterns)
+
+
+def literal(text: str) -> str:
+    """A pattern that fits the text itself and nothing else."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
 class FirstMatch:
     """Which of several patterns is the first that fits a name.
 

@@ -17,10 +17,10 @@ architectures mean that say nothing, stands in architectures.py.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
+from taskvec.sources.text import fits_any
 from taskvec.views.architectures import (
     BOUND,
     BY_NUMBER,
@@ -135,9 +135,9 @@ def _lists(
 def _kind(key: str, value: Any, count: int) -> str | None:
     """How a value names layers: "list", "text" (a letter a layer), "numbers", "table" (number -> settings), "nested"
     (GPT-Neo's), or not at all."""
-    if _fits(key, NOT_BY_LAYER):
+    if fits_any(key, NOT_BY_LAYER):
         return None
-    if _fits(key, NUMBERS) and isinstance(value, list):
+    if fits_any(key, NUMBERS) and isinstance(value, list):
         return "numbers" if all(type(v) is int for v in value) else None
     if key == "attention_types" and isinstance(value, list):
         return "nested"
@@ -150,7 +150,7 @@ def _kind(key: str, value: Any, count: int) -> str | None:
 
 def _by_default(key: str, value: Any, origin: Origin) -> Any:
     """What a table means that lacks a list which another one has: no numbers, or full attention everywhere."""
-    if value is None and _fits(key, NUMBERS):
+    if value is None and fits_any(key, NUMBERS):
         return []
     windows = origin.table.get("sliding_window") and origin.table.get("use_sliding_window") is not False
     return [FULL] * origin.count if value is None and key == "layer_types" and origin.table and not windows else value
@@ -279,7 +279,7 @@ def _periods(origins: Sequence[Origin], found: Table) -> Iterator[str]:
     """Periods that no list says: the layers must stand where they stood within each."""
     out_of_use = {key for key, says in SAID_BY.items() if says in found}
     for key in dict.fromkeys(k for o in origins for k in o.table if k not in out_of_use | found.keys()):
-        if not (_fits(key, OF_PERIODS) and _fits(key, OF_LAYERS)):
+        if not (fits_any(key, OF_PERIODS) and fits_any(key, OF_LAYERS)):
             continue
         lengths = {_length(o.table.get(key)) for o in origins}
         if lengths == {1}:
@@ -293,10 +293,6 @@ def _periods(origins: Sequence[Origin], found: Table) -> Iterator[str]:
                 f"{key} is a period of {length}, and layer {wrong[0]} of the output stood elsewhere in it, as layer "
                 f"{origins[wrong[0]].layer}: move layers by multiples of {length}"
             )
-
-
-def _fits(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _length(value: Any) -> int:

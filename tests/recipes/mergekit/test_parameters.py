@@ -5,9 +5,10 @@ import pytest
 from mergekit_files import LINEAR, SHAPES, written
 from taskvec.notes import collected
 from taskvec.recipes.mergekit import read
-from taskvec.recipes.mergekit.parameters import Names, flag, literal, number
+from taskvec.recipes.mergekit.parameters import Names, flag, number
 from taskvec.sources.positions import places
 from taskvec.sources.source import Spec
+from taskvec.sources.text import literal
 
 
 def test_a_gradient_runs_from_the_first_layer_to_the_last_and_a_filter_is_a_substring(home):

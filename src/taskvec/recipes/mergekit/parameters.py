@@ -9,6 +9,7 @@ from taskvec.algebra.idle_patterns import fits_one, nearest, reached
 from taskvec.errors import RecipeError
 from taskvec.notes import note
 from taskvec.recipes.mergekit.config import Problems, Settings
+from taskvec.sources.text import literal
 
 SHOWN = 5  # tensors that an error names
 
@@ -29,11 +30,6 @@ class Names:
         if moved and any(c.isdigit() for c in text):  # a layer by its number: the expression numbers it otherwise
             return [literal(name) for name, seen in self.seen.items() if text in seen]
         return [f"*{literal(text)}*"]
-
-
-def literal(text: str) -> str:
-    """A pattern that fits the text itself."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
 def number(
