@@ -18,7 +18,7 @@ from searching.near import (
 )
 from taskvec.errors import MismatchError, NonFiniteError, TaskvecError
 from taskvec.evals import as_evaluator
-from taskvec.searching.measure import Measured, joined, measure
+from taskvec.searching.measure import Judgement, joined, measure
 from taskvec.searching.search import search
 
 
@@ -122,7 +122,7 @@ def test_a_candidate_is_judged_by_the_examples_of_those_before_it_and_so_is_each
 
 
 def test_stretches_of_different_lengths_are_joined_to_the_means_of_all():
-    one, two = Measured({"a": [1, 0, 1]}, 1.0, {"a": [1.0, 1 / 3]}), Measured({"a": [0]}, 2.0, {"a": [0.0, 0.5]})
+    one, two = Judgement({"a": [1, 0, 1]}, 1.0, {"a": [1.0, 1 / 3]}), Judgement({"a": [0]}, 2.0, {"a": [0.0, 0.5]})
     whole = joined([one, two])
     assert whole.scores == {"a": [1, 0, 1, 0]} and whole.seconds == 3
     assert whole.seeds == {"a": pytest.approx([3 / 4, 1.5 / 4])}

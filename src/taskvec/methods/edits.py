@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.measurement import Measurement
-from taskvec.methods.core.method import Measured, Range
+from taskvec.methods.core.method import Range, Told
 from taskvec.methods.core.pairs import PairSums
 from taskvec.methods.core.passes import Progress, one_by_one, pairs, total
 from taskvec.methods.core.roles import Scope, Setting
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def _conflicts(m: Measurement, threads: int, progress: Progress) -> Measured:
+def _conflicts(m: Measurement, threads: int, progress: Progress) -> Told:
     """Tensor -> {"keep": 0 or 1}, by the sums over its layer, or over the tensor alone."""
     sums = pairs(m, threads, progress)
     groups = {name: (m.scope is Scope.LAYER and layer_of(name)) or name for name in sums}

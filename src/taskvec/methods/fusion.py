@@ -15,7 +15,7 @@ from taskvec.executors.threads import each
 from taskvec.methods.core.call import METHOD_TILE
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.measurement import Measurement, Piece, pieces_of, rows_of
-from taskvec.methods.core.method import ALIKE, MODELS, Measured, Range
+from taskvec.methods.core.method import ALIKE, MODELS, Range, Told
 from taskvec.methods.core.passes import Progress, one_by_one, total
 from taskvec.methods.core.roles import Scope, Setting
 from taskvec.methods.core.thresholds import cuts
@@ -150,7 +150,7 @@ def _rank_of_last(size: int, zeros: int, *, select: float, **_: Any) -> dict[str
     return {"threshold": math.floor(select * (size - zeros))}
 
 
-def _calculated(m: Measurement, threads: int, progress: Progress) -> Measured:
+def _calculated(m: Measurement, threads: int, progress: Progress) -> Told:
     least = dict.fromkeys(m.names, 0.0)
     numbers: dict[str, dict[str, Any]] = {name: m.numbers(name) for name in m.names}
     if _calculated_passes(m.params) > 1:
@@ -260,7 +260,7 @@ def _overlaps(m: Measurement, threads: int, progress: Progress) -> dict[str, Sha
     return totals
 
 
-def _boosted(m: Measurement, threads: int, progress: Progress) -> Measured:
+def _boosted(m: Measurement, threads: int, progress: Progress) -> Told:
     totals = _overlaps(m, threads, progress)
     told = {}
     for name in totals:

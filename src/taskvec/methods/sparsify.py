@@ -18,7 +18,7 @@ from taskvec.methods.core.call import PART
 from taskvec.methods.core.draws import DROPS, PRUNES, key_of, normal
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.measurement import Measurement
-from taskvec.methods.core.method import Measured, Range
+from taskvec.methods.core.method import Range, Told
 from taskvec.methods.core.passes import ByRows, Progress, grams, one_by_one, with_scale
 from taskvec.methods.core.ranks import RanksOf
 from taskvec.methods.core.roles import Rows, Scale, Scope, Setting
@@ -178,15 +178,15 @@ def _ranks_of_band(size: int, zeros: int, *, density: float, gamma: float, outli
     return {"threshold": gone + kept, "outlier": gone}
 
 
-def _trimmed(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Measured]:
+def _trimmed(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Told]:
     return _sieve(ms, threads, progress, _rank_of_last)
 
 
-def _banded(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Measured]:
+def _banded(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Told]:
     nothing = dict.fromkeys(("threshold", "quota", "outlier", "spared"), math.inf)  # rows find theirs themselves
     ranked = [m for m in ms if not m.by_rows]
     sieved = iter(_sieve(ranked, threads, progress, _ranks_of_band) if ranked else [])
-    measured: list[Measured] = []
+    measured: list[Told] = []
     for m in ms:
         rows = {name: nothing | {"width": m.width(name)} for name in m.names}
         told = with_scale(m, threads, progress, rows, _banded_sizes) if m.by_rows else next(sieved)
@@ -194,11 +194,11 @@ def _banded(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> li
     return measured
 
 
-def _sieve(ms: "Sequence[Measurement]", threads: int, progress: Progress, ranks: RanksOf) -> list[Measured]:
+def _sieve(ms: "Sequence[Measurement]", threads: int, progress: Progress, ranks: RanksOf) -> list[Told]:
     return [_sieved(c, threads, progress) for c in cuts(ms, threads, progress, ranks)]
 
 
-def _sieved(of: Cuts, threads: int, progress: Progress) -> Measured:
+def _sieved(of: Cuts, threads: int, progress: Progress) -> Told:
     """What is told of the cuts: magnitudes, how many of those equal to them count, and the scale."""
     m, named = of.asked.m, {"threshold": "quota", "outlier": "spared"}
     exact = of.quotas(threads) if m.call.by_tile else {}
@@ -325,7 +325,7 @@ def _pruned_sizes(
     return sums[0], sums[1]
 
 
-def _drawn(m: Measurement, threads: int, progress: Progress, by_rows: ByRows | None = None) -> Measured:
+def _drawn(m: Measurement, threads: int, progress: Progress, by_rows: ByRows | None = None) -> Told:
     return with_scale(m, threads, progress, {name: {} for name in m.names}, by_rows)
 
 
@@ -333,7 +333,7 @@ def _drawn_passes(params: Mapping[str, Parameter]) -> int:
     return int(params["rescale"] == "l1")
 
 
-def _sizes(m: Measurement, threads: int, progress: Progress) -> Measured:
+def _sizes(m: Measurement, threads: int, progress: Progress) -> Told:
     """||tau|| and ||r|| of every tensor; r is drawn here once more, in the parts in which tau is read."""
     import numpy as np
 

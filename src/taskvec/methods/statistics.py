@@ -14,7 +14,7 @@ from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
 from taskvec.methods.core.call import METHOD_TILE
 from taskvec.methods.core.lift import Lifted
 from taskvec.methods.core.measurement import Measurement
-from taskvec.methods.core.method import MODELS, Measured, Range
+from taskvec.methods.core.method import MODELS, Range, Told
 from taskvec.methods.core.passes import Progress, one_by_one
 from taskvec.methods.core.roles import Scope
 from taskvec.sources.abilities import metadata_of
@@ -166,7 +166,7 @@ def _solved(total: "NDArray[Any]", moved: "NDArray[Any]") -> "NDArray[Any]":
 
 
 # ---- what is known of each model -----------------------------------------------------------------
-def _norms(m: Measurement, threads: int, progress: Progress) -> Measured:
+def _norms(m: Measurement, threads: int, progress: Progress) -> Told:
     """||F_t|| over all tensors, from the files' metadata; of arrays in memory computed here."""
     n = len(m.statistics)
     norms = (1.0,) * n if m.params["norm"] == "none" else tuple(_norm(m, k) or 1.0 for k in range(n))
@@ -194,7 +194,7 @@ def _norm(m: Measurement, k: int) -> float:
     return math.sqrt(math.fsum(squares))
 
 
-def _layouts(m: Measurement, threads: int, progress: Progress) -> Measured:
+def _layouts(m: Measurement, threads: int, progress: Progress) -> Told:
     """Which weights are stored (in, out). Raises MismatchError where the files do not agree."""
     found: dict[str, set[bool]] = {name: set() for name in m.names}
     for source in (source for a in m.statistics for source in a.terms):

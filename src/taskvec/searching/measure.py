@@ -21,7 +21,7 @@ Models = Sequence[Weights]  # the same recipe with the vectors of other seeds; m
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Judgement:
     """The scores of a candidate: of several models the means, and also the mean of each metric for each model."""
 
     scores: dict[str, Numbers]
@@ -33,7 +33,7 @@ class Measured:
         return {key: self.scores, "seconds": round(self.seconds, 3)} | ({"seeds": self.seeds} if self.seeds else {})
 
 
-def measure(evaluate: Evaluator, models: Models, split: str, before: Mapping[str, Numbers]) -> Measured:
+def measure(evaluate: Evaluator, models: Models, split: str, before: Mapping[str, Numbers]) -> Judgement:
     """What a candidate scores on all examples of a split. before: what some other model scored there, or nothing.
 
     Raises TaskvecError for what the evaluator raises; MismatchError where the metrics or examples are not as before.
@@ -43,7 +43,7 @@ def measure(evaluate: Evaluator, models: Models, split: str, before: Mapping[str
     return found
 
 
-def judged(evaluate: Evaluator, models: Models, split: str) -> Measured:
+def judged(evaluate: Evaluator, models: Models, split: str) -> Judgement:
     """What a candidate scores on the examples of an evaluator, which may be a part of another's."""
     began = time.perf_counter()
     each = [evaluate(models[0], split)]
@@ -53,18 +53,18 @@ def judged(evaluate: Evaluator, models: Models, split: str) -> Measured:
             raise MismatchError(f"{evaluate.text} is not what it was with the seed before, {split}:", problems)
     seconds = time.perf_counter() - began
     if len(each) == 1:
-        return Measured(each[0], seconds, {})
+        return Judgement(each[0], seconds, {})
     scores = {name: _averaged([scores[name] for scores in each]) for name in each[0]}
-    return Measured(scores, seconds, {name: [means(scores)[name] for scores in each] for name in scores})
+    return Judgement(scores, seconds, {name: [means(scores)[name] for scores in each] for name in scores})
 
 
-def require_alike(evaluate: Evaluator, before: Mapping[str, Numbers], found: Measured, split: str) -> None:
+def require_alike(evaluate: Evaluator, before: Mapping[str, Numbers], found: Judgement, split: str) -> None:
     """Raise MismatchError where a candidate was not judged by the metrics and examples of one that was before it."""
     if before and (problems := unlike(before, found.scores)):
         raise MismatchError(f"{evaluate.text} is not what it was with the models before, {split}:", problems)
 
 
-def joined(each: Sequence[Measured]) -> Measured:
+def joined(each: Sequence[Judgement]) -> Judgement:
     """The whole of what was measured on stretches of the examples, in their order; every metric has lists."""
     scores: dict[str, Numbers] = {name: [v for m in each for v in m.scores[name]] for name in each[0].scores}  # type: ignore[union-attr]
     seeds = {}
@@ -72,7 +72,7 @@ def joined(each: Sequence[Measured]) -> Measured:
         counts = [len(m.scores[name]) for m in each]  # type: ignore[arg-type]
         by_model = zip(*(m.seeds[name] for m in each), strict=True)
         seeds[name] = [math.fsum(map(operator.mul, counts, v)) / sum(counts) for v in by_model]
-    return Measured(scores, math.fsum(m.seconds for m in each), seeds)
+    return Judgement(scores, math.fsum(m.seconds for m in each), seeds)
 
 
 def _averaged(each: Sequence[Numbers]) -> Numbers:

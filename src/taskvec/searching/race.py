@@ -20,7 +20,7 @@ from taskvec.evals import Evaluator, Numbers
 from taskvec.evals.order import FIRST
 from taskvec.searching.entries import Line
 from taskvec.searching.judge import Judge
-from taskvec.searching.measure import Measured, Models, joined, judged, require_alike
+from taskvec.searching.measure import Judgement, Models, joined, judged, require_alike
 
 DRAWS = 400
 CHANCE = 0.01  # below which a candidate is given up
@@ -90,7 +90,7 @@ def raced(
     return whole.line()
 
 
-def _on_stretch(evaluate: Evaluator, models: Models, by: Deal, k: int, before: Mapping[str, Numbers]) -> Measured:
+def _on_stretch(evaluate: Evaluator, models: Models, by: Deal, k: int, before: Mapping[str, Numbers]) -> Judgement:
     part = evaluate.part(*by.stretches[k])
     assert part is not None
     found = judged(part, models, "validation")
@@ -101,7 +101,7 @@ def _on_stretch(evaluate: Evaluator, models: Models, by: Deal, k: int, before: M
 
 
 def _places(
-    evaluate: Evaluator, by: Deal, pieces: Sequence[Measured], before: Mapping[str, Numbers]
+    evaluate: Evaluator, by: Deal, pieces: Sequence[Judgement], before: Mapping[str, Numbers]
 ) -> dict[str, list[int]]:
     """Metric -> the places, among all examples, of those in the first stretches."""
     found = {}

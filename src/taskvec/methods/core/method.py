@@ -18,8 +18,8 @@ from taskvec.sources.abilities import statistic_of
 from taskvec.sources.source import Source, Spec
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
-Measured = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
-Measure = Callable[[Sequence[Any], int, Callable[[int], None]], list[Measured]]  # (measurements, threads, progress)
+Told = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
+Measure = Callable[[Sequence[Any], int, Callable[[int], None]], list[Told]]  # (measurements, threads, progress)
 Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
 Lower = Callable[[Program, list[int], str, Mapping[str, Any]], int]
 Passes = int | Callable[[Mapping[str, Parameter]], int]

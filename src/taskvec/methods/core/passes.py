@@ -14,7 +14,7 @@ from taskvec.executors.threads import each
 from taskvec.methods.core.call import PART
 from taskvec.methods.core.lanes import Lanes
 from taskvec.methods.core.measurement import Measurement, Piece, here, rows_of
-from taskvec.methods.core.method import Measured
+from taskvec.methods.core.method import Told
 from taskvec.methods.core.pairs import Pair, PairSums, pair_sums, pairs_of, products, square
 from taskvec.methods.core.roles import LANES, Scope
 from taskvec.numbers.operations import DOT, NONZERO, SIZE
@@ -28,17 +28,17 @@ SUMMED = 4 * PART  # elements that a kernel sums at once: fixed, too
 LEAST_SUM = 1e-7  # sums of magnitudes below this have no ratio
 
 
-def one_by_one(measure: Callable[[Measurement, int, Progress], Measured]) -> Callable[..., list[Measured]]:
+def one_by_one(measure: Callable[[Measurement, int, Progress], Told]) -> Callable[..., list[Told]]:
     """What measures several calls one after the other, each in passes of its own."""
 
-    def every(measurements: Sequence[Measurement], threads: int, progress: Progress) -> list[Measured]:
+    def every(measurements: Sequence[Measurement], threads: int, progress: Progress) -> list[Told]:
         return [measure(m, threads, progress) for m in measurements]
 
     return every
 
 
 # ---- products of two arguments -------------------------------------------------------------------------------------
-def told_grams(m: Measurement, threads: int, progress: Progress) -> Measured:
+def told_grams(m: Measurement, threads: int, progress: Progress) -> Told:
     """What a method is told that combines its arguments: the Gram matrix of each tensor."""
     return {name: {m.method.first: gram} for name, gram in grams(m, threads, progress).items()}
 
@@ -140,7 +140,7 @@ def with_scale(
     progress: Progress,
     told: Mapping[str, Mapping[str, Any]],
     by_rows: ByRows | None = None,
-) -> Measured:
+) -> Told:
     """What a method is told of each tensor, and the number by which it multiplies what it keeps (`Method.scale`).
 
     by_rows: for a function that is not lowered, what adds up a run of whole rows and sets `bits`.
