@@ -131,6 +131,17 @@ def test_a_folder_says_what_each_of_its_files_is_for(folder):
     assert set(re.findall(r"^(\w+\.py) ", said, flags=re.M)) == there
 
 
+def test_every_module_has_tests_under_its_name():
+    """saving/plan.py is tested in tests/saving/test_plan.py, whatever else tests it."""
+    without = [
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if path.stem not in ("__init__", "__main__", "version")
+        and not (TESTS / path.relative_to(ROOT).with_name(f"test_{path.name}")).is_file()
+    ]
+    assert not without, without
+
+
 def test_tests_lie_where_their_modules_lie():
     """tests/saving/test_plan.py is of saving/plan.py, and tests/cli/test_cli.py of all of cli/. In test_contract.py is
     what everything passes that implements the protocol of a folder. What crosses folders is in laws, papers, promises,

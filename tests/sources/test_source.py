@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.errors import MassError, SourceChanged
+from taskvec.errors import MassError
 from taskvec.sources.abilities import refuse_statistics, written
 from taskvec.sources.in_memory import ArraySource
 from taskvec.sources.source import PROBE_BYTES, PROBES, Spec, fingerprint, samples
@@ -81,49 +81,6 @@ def test_the_order_of_tensors_is_no_part_of_a_fingerprint():
     assert array(a=one, b=two).fingerprint == array(b=two, a=one).fingerprint
     prints = [array(**x).fingerprint for x in ({"a": one}, {"b": one}, {"a": 2 * one}, {"a": one.view("i4")})]
     assert len({*prints}) == 4
-
-
-# ---- arrays ---------------------------------------------------------------------------------------------
-def test_any_range_of_an_array_is_read():
-    x = np.arange(10, dtype=np.float64)
-    source = array(w=x.reshape(2, 5))
-    for start, count in ((0, 10), (3, 4), (9, 1), (5, 0)):
-        out = bytearray(8 * count)
-        source.readinto("w", start, memoryview(out))
-        assert out == x[start : start + count].tobytes()
-
-
-def test_arrays_say_where_they_lie():
-    x = np.arange(6, dtype=np.float32)
-    (found,) = array(w=x, none=x[:0]).addresses()
-    assert found == ("w", x.ctypes.data, x.ctypes.data + 24)
-
-
-@pytest.mark.parametrize("asked", ["stamp", "fingerprint"])
-def test_an_array_that_changes_after_it_was_asked_for_is_an_error(asked):
-    x = np.zeros(50_000, np.float32)
-    source = array(w=x)
-    source.require_unchanged()
-    x[0] = 1  # nobody had asked yet
-    source.require_unchanged()
-    first = source.stamp() if asked == "stamp" else source.fingerprint
-    source.require_unchanged()
-    x[0] = 2
-    with pytest.raises(SourceChanged, match=r"m: an array in memory changed after it was read; nothing was written"):
-        source.require_unchanged()
-    assert asked == "fingerprint" or source.stamp() != first
-    with pytest.raises(SourceChanged, match="call from_arrays again to use the new numbers"):
-        source.require_unchanged()
-    x[0] = 1
-    source.require_unchanged()
-
-
-def test_only_a_stamp_sees_what_lies_between_the_samples_of_a_fingerprint():
-    x = np.zeros(50_000, np.float32)
-    source = array(w=x)
-    before, stamp = source.fingerprint, source.stamp()
-    x[2000] = 1
-    assert fingerprint(source.specs, source.readinto) == before and source.stamp() != stamp
 
 
 # ---- what others ask of a source ----------------------------------------------------------------------------
