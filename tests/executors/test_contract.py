@@ -1,6 +1,7 @@
 """What contract.py promises, asked of every executor."""
 
 import _thread
+import signal
 import threading
 import time
 from collections import Counter
@@ -111,7 +112,15 @@ def test_the_first_exception_stops_all_workers_and_is_raised(run, where):
     assert began.begun == begun
 
 
-def test_ctrl_c_gives_what_was_begun_and_is_raised_then(run):
+@pytest.fixture
+def heeded():
+    """Ctrl-C as a person's: the background jobs of a shell ignore it, and so would this process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_gives_what_was_begun_and_is_raised_then(run, heeded):
     began, found = Begun(0.001), []
 
     def work(item, scratch):
