@@ -12,7 +12,6 @@ from taskvec.sources.abilities import FromFiles, OnDisk
 from taskvec.sources.cost import Cost
 from taskvec.sources.quantised import codes
 from taskvec.sources.source import Spec, fingerprint
-from taskvec.sources.text import quoted
 
 INDEX = ".safetensors.index.json"
 MODEL = "model.safetensors"  # the name of a model's only file
@@ -63,12 +62,6 @@ class Checkpoint(FromFiles, OnDisk):
         """See `FromFiles`."""
         return cls(path, uri, revision)
 
-    @property
-    def text(self) -> str:
-        """As a recipe writes it."""
-        revision = f", revision={quoted(self.revision)}" if self.revision else ""
-        return f"load({quoted(self.uri)}{revision})"
-
     def readinto(self, name: str, start: int, out: memoryview) -> None:
         """Fill `out` with elements of `name` from flat index `start` on."""
         file, offset, bits = self._at[name]
@@ -112,9 +105,6 @@ class Checkpoint(FromFiles, OnDisk):
 
     def __hash__(self) -> int:
         return self._hash
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 def _files(path: Path) -> dict[str, File]:

@@ -27,7 +27,6 @@ from taskvec.places.local import File
 from taskvec.sources.abilities import Adapts, FromFiles
 from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec, fingerprint
-from taskvec.sources.text import quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,12 +140,6 @@ class Lora(FromFiles, Adapts):
         if factors := weights_at(path):
             return cls(path, factors, uri, revision)
         raise FormatError(f"{path} is no LoRA any more")
-
-    @property
-    def text(self) -> str:
-        """As a recipe writes it."""
-        revision = f", revision={quoted(self.revision)}" if self.revision else ""
-        return f"load({quoted(self.uri)}{revision})"
 
     # ---- beside a model
     def fitted(self, model: Source) -> "Lora":
@@ -277,9 +270,6 @@ class Lora(FromFiles, Adapts):
 
     def __hash__(self) -> int:
         return self._hash
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 def _tensors(header: Header, config: Mapping[str, Any], where: Path) -> Tensors:

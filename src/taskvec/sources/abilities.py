@@ -23,6 +23,7 @@ from taskvec.errors import MassError, RecipeError, SourceChanged
 from taskvec.places.local import File, resolve
 from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
+from taskvec.sources.text import quoted
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -50,6 +51,12 @@ class FromFiles(Leaf):
     files: Mapping[str, File]  # the files that hold its tensors, by their names
 
     @property
+    def text(self) -> str:
+        """As a recipe writes it."""
+        revision = f", revision={quoted(self.revision)}" if self.revision else ""
+        return f"load({quoted(self.uri)}{revision})"
+
+    @property
     def codes(self) -> tuple[str, ...] | None:
         """A line for each quantised tensor; None where that must be worked out from `specs` (quantised.py)."""
         return None
@@ -62,6 +69,9 @@ class FromFiles(Leaf):
     def __reduce__(self: Any) -> Any:
         beside = self.beside if isinstance(self, Adapts) else None
         return _again, (type(self), str(self.path.absolute()), self.uri, self.revision, beside, self.fingerprint)
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 class Composite:
