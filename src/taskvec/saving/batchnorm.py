@@ -1,23 +1,23 @@
 """BatchNorm's running variances in a result: sums of variances with negative coefficients can be below zero."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from taskvec.errors import NonFiniteError
-from taskvec.formats.sink import Layout
+from taskvec.formats.sink import Sink
 from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS
 from taskvec.saving.plan import Plan
+from taskvec.sources.source import Spec
 
 VARIANCES = ("running_var", "moving_variance")  # the ends of their names, in torch and in Keras
 SHOWN = 5  # tensors that a note names
 
 
-def require_positive(todo: Plan, folder: Path, allow: bool) -> None:
-    """Raise NonFiniteError if a running variance of a model that was written to `folder` is negative: a network divides
+def require_positive(todo: Plan, sink: Sink, allow: bool) -> None:
+    """Raise NonFiniteError if a running variance of a model that was written to `sink` is negative: a network divides
     by their square roots, so that it would compute NaN. A note instead, if that is allowed. Reads nothing of a model
     that has none."""
-    found = [name for shard in todo.shards if todo.kind for name in _negative(shard, folder / shard.filename)]
+    found = [name for name, spec in todo.specs.items() if todo.kind and _is_negative(name, spec, sink)]
     if not found:
         return
     if not allow:
@@ -40,18 +40,16 @@ def _text(found: Sequence[str]) -> str:
     )
 
 
-def _negative(shard: Layout, path: Path) -> Iterator[str]:
-    """The tensors of one file that have a number below zero."""
-    names = [name for name, spec in shard.specs.items() if spec.arithmetic and name.endswith(VARIANCES)]
-    if names:
-        with path.open("rb") as file:
-            for name in names:
-                file.seek(shard.offsets[name])
-                if below_zero(file.read(shard.specs[name].nbytes), BITS[shard.specs[name].dtype] // 8):
-                    yield name
+def _is_negative(name: str, spec: Spec, sink: Sink) -> bool:
+    """Whether a tensor that was written is a running variance with a number below zero."""
+    if not (spec.arithmetic and name.endswith(VARIANCES)):
+        return False
+    data = bytearray(spec.nbytes)
+    sink.read(name, 0, memoryview(data))
+    return below_zero(data, BITS[spec.dtype] // 8)
 
 
-def below_zero(data: bytes, width: int) -> bool:
+def below_zero(data: bytes | bytearray, width: int) -> bool:
     """Whether one of the little-endian floats of `width` bytes is below zero: its sign bit is set, and it is not -0."""
     signs = data[width - 1 :: width]
     return any(

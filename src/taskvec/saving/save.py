@@ -179,7 +179,7 @@ def _written(
         sink = Safetensors(stage.files, todo.shards, stage.durable)
     with closing(sink):
         reused, nonfinite = stream(todo, stage, sink, allow_nonfinite, progress)
-        require_positive(todo, stage.files, allow_nonfinite)
+        require_positive(todo, sink, allow_nonfinite)
         with stated(stage.target, OutputError):
             record, proofs = _finished(todo, stage, sink, entry, nonfinite)
     proof.require_unchanged()
