@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import taskvec as tv
 from taskvec.errors import OutputError, RecipeError
@@ -12,36 +12,7 @@ from taskvec.errors import OutputError, RecipeError
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-X = torch.tensor(np.random.default_rng(0).standard_normal((7, 4)), dtype=torch.float32)
-
-
-def mlp(seed=0):
-    """Linear, tanh, Linear: names 0.weight, 0.bias, 2.weight, 2.bias."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
-
-
-def stored(module, folder):
-    """The module's weights in a folder, as a checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {name: p.detach().numpy().copy() for name, p in module.state_dict().items()}
-    save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def by_name(x=X, size=3):
-    return [{"input": x[k : k + size]} for k in range(0, len(x), size)]
-
-
-def called(module, batch):
-    return module(batch["input"])
-
-
-def computed(module, folder, kind, batches=None, **options):
-    """The statistics of a module, as stored."""
-    path = folder / f"{kind}-{len(list(folder.iterdir()))}.safetensors"
-    tv.stats(stored(module, folder / "m"), lambda _: (module, batches or by_name(), called), path, kind=kind, **options)
-    return load_file(path), path
+from small_statistics import X, by_name, called, computed, mlp, stored  # noqa: E402
 
 
 def test_the_same_statistics_are_the_same_bytes(tmp_path):

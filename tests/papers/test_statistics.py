@@ -16,23 +16,9 @@ from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeErr
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-X = torch.tensor(np.random.default_rng(0).standard_normal((7, 4)), dtype=torch.float32)
+from small_statistics import X, by_name, called, computed, mlp, stored  # noqa: E402
+
 Y = torch.tensor([0, 2, 1, 1, 0, 2, 2])
-
-
-def mlp(seed=0, sizes=(4, 5, 3)):
-    """Linear, tanh, Linear: names 0.weight, 0.bias, 2.weight, 2.bias."""
-    torch.manual_seed(seed)
-    a, b, c = sizes
-    return nn.Sequential(nn.Linear(a, b), nn.Tanh(), nn.Linear(b, c)).eval()
-
-
-def stored(module, folder):
-    """The module's weights in a folder, as a checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {name: p.detach().numpy().copy() for name, p in module.state_dict().items()}
-    save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 class Named(nn.Module):
@@ -44,26 +30,6 @@ class Named(nn.Module):
 
     def forward(self, x):
         return self.layers(x)
-
-
-def by_name(x=X, y=None, size=3):
-    """Batches of x, with targets if there are any."""
-    parts = [{"input": x[k : k + size]} for k in range(0, len(x), size)]
-    for k, part in enumerate(parts):
-        if y is not None:
-            part["targets"] = y[k * size : (k + 1) * size]
-    return parts
-
-
-def called(module, batch):
-    return module(batch["input"])
-
-
-def computed(module, folder, kind, batches=None, **options):
-    """The statistics of a module, as stored."""
-    path = folder / f"{kind}-{len(list(folder.iterdir()))}.safetensors"
-    tv.stats(stored(module, folder / "m"), lambda _: (module, batches or by_name(), called), path, kind=kind, **options)
-    return load_file(path), path
 
 
 # ---- Fisher information ---------------------------------------------------------------------------
