@@ -1,4 +1,4 @@
-"""Blocks of a plan, computed: from data to data, so that any worker can do it, in this process or in another one.
+"""How the blocks of a plan are computed. A worker is given data and returns data, so it may run anywhere.
 
 1. A worker needs nothing but the plan, from which it makes once what all blocks share: the sum of every tensor.
 2. What it computes for a block depends on the plan and on the block alone, never on other blocks.
@@ -29,12 +29,14 @@ class Worker:
         prepare([self.plan.weights], self.plan.threads, progress, names)
 
     def memory(self) -> memoryview:
-        """What one thread needs, whatever the block."""
+        """The memory that one thread needs, enough for any block of the plan."""
         return arena(self.plan.cost.block - PAGE)
 
     def compute(self, block: Block, memory: memoryview) -> tuple[Done, memoryview]:
         """The digests and flags of a block, and its bytes, which stay in `memory` until the next block."""
         spec = self.plan.shards[block.shard].specs[block.name]
-        memory = memory[block.offset % PAGE :]  # as the file lies, for Output.write
+        memory = memory[
+            block.offset % PAGE :
+        ]  # aligned as the block is in its file, so that it can be written directly
         data, flags = fill(memory, block.name, spec, block.start, block.count, self.sums, self.plan.like)
         return Done(block.index, tuple(pieces(data)), flags), data

@@ -1,4 +1,10 @@
-"""The plan is the header: names, shapes and offsets of the output, blocks and memory, before any data."""
+"""What an output will look like, from the headers of its sources alone, before any data is read.
+
+1. Every output tensor has a name, a shape and a dtype, which follow from the expression (`_output_specs`).
+2. Tensors are put into files, and each gets its offset there, so that any block can be written at any time (`_shards`).
+3. The largest blocks and the most threads are taken that the promised memory allows (`_memory`).
+4. What cannot become a correct output is refused here, with all problems at once (`plan`).
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -73,13 +79,13 @@ class Plan:
 
     @cached_property
     def bytes_in(self) -> int:
-        """Bytes that will be read, at most: every source once, those of each call of a method once more and once for
-        each of its passes, though calls mostly read what they share together."""
+        """Bytes that will be read at most. Every source is read once. The arguments of a method's call are read once
+        more for each pass in which it measures; calls with the same arguments mostly share that reading."""
         return sum(reads(self.weights, name) for name, spec in self.specs.items() if spec.arithmetic)
 
     @property
     def passes(self) -> int:
-        """Passes over the data: the one that writes, and before it those in which methods measure."""
+        """How often the data is gone through: once to write, and before that as often as methods must measure."""
         return 1 + max((s.passes for s in self.weights.terms if isinstance(s, Measured)), default=0)
 
     @property
@@ -88,7 +94,7 @@ class Plan:
         return sum(shard.size for shard in self.shards)
 
     def blocks(self) -> Iterator[Block]:
-        """The work, in the order of the output files. Any order gives the same bytes."""
+        """The work, in the order of the output files. It may be done in any order, with the same result."""
         index = 0
         for number, shard in enumerate(self.shards):
             in_order = sorted(shard.offsets, key=lambda name: shard.offsets[name])
@@ -200,8 +206,8 @@ def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
 
 
 def _require_settled(made: Derived) -> None:
-    """What config.json would say of the layers of a model that views have rebuilt, it can say."""
-    if problems := [f"{stack}: {problem}" for stack, found in made.settled()[1].items() for problem in found]:
+    """Raise RecipeError if views have rebuilt the layers of a model in a way that no config.json can describe."""
+    if problems := [f"{stack}: {problem}" for stack, told in made.settled()[1].items() for problem in told]:
         raise RecipeError(
             "config.json cannot say what these layers are, so that a loader would compute another model (write the "
             "weights alone, -o NAME.safetensors, if you write a config.json of your own):",
@@ -214,26 +220,26 @@ def _require_same_names(weights: Weights, donor: Source) -> None:
 
 
 def _output_specs(weights: Weights, donor: Source | None, kind: int, dtype: str | None) -> dict[str, Spec]:
-    found = {}
+    """Shape and dtype of every output tensor, in the order of the expression's tensors."""
+    specs = {}
     stored = stored_of(donor)
     for name, spec in weights.specs.items():
         model = stored.get(name) or spec
         if not spec.arithmetic:
-            if kind:  # a difference of integers that agree is zero: a task vector does without them
-                found[name] = spec
+            if kind:  # integers agree between the sources, so a task vector would hold only zeros, and leaves them out
+                specs[name] = spec
         elif dtype:
-            found[name] = Spec(spec.shape, dtype)
+            specs[name] = Spec(spec.shape, dtype)
         elif kind:
-            found[name] = Spec(spec.shape, model.dtype)
+            specs[name] = Spec(spec.shape, model.dtype)
         else:
-            found[name] = Spec(
-                spec.shape, accumulator(*(s.specs[name].dtype for s in weights.terms if name in s.specs))
-            )
-    return found
+            dtypes = [source.specs[name].dtype for source in weights.terms if name in source.specs]
+            specs[name] = Spec(spec.shape, accumulator(*dtypes))
+    return specs
 
 
 def weights_stem(donor: Source | None) -> str:
-    """What a loader expects the files to be called: as those of the model are that the output is like."""
+    """The beginning of the names of the output's files: those of the model that it is like, if loaders know them."""
     leaves = leaves_of(donor) if donor else []
     files = next((leaf.files for leaf in leaves if isinstance(leaf, FromFiles) and leaf.mass), {})
     name = re.sub(r"-\d{5}-of-\d{5}$", "", next(iter(files), checkpoint.MODEL).removesuffix(".safetensors"))
@@ -249,7 +255,7 @@ def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | No
             left = limit
         groups[-1][name] = spec
         left -= spec.nbytes
-    if len(groups) > 1:  # the index of a variant ("model.fp16") has a name of its own, and not all read it
+    if len(groups) > 1:  # not every loader reads the index of a variant ("model.fp16"), which has a name of its own
         stem = stem.partition(".")[0]
     many = [f"{stem}-{k + 1:05d}-of-{len(groups):05d}.safetensors" for k in range(len(groups))]
     names = [filename] if filename else many if len(groups) > 1 else [f"{stem}.safetensors"]
@@ -257,29 +263,32 @@ def _shards(specs: Mapping[str, Spec], limit: int, stem: str, filename: str | No
 
 
 def shard(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> Layout:
-    """A file's layout, with the given metadata in its header. The data begins at a page: it can be written directly.
+    """A file's layout, with the given metadata in its header. The data begins at a page, so that it can be written
+    directly (places/local.py).
 
     Raises OutputError for a header that no reader would take.
     """
-    found = laid_out(filename, specs, metadata, PAGE)
-    if found.header_size - 8 > LONGEST_HEADER:
+    layout = laid_out(filename, specs, metadata, PAGE)
+    if layout.header_size - 8 > LONGEST_HEADER:
         raise OutputError(
-            f"{filename} would begin with a header of {readable(found.header_size)} for {len(specs)} tensors, and the "
+            f"{filename} would begin with a header of {readable(layout.header_size)} for {len(specs)} tensors, and the "
             f"format allows {readable(LONGEST_HEADER)}: write a folder (-o NAME without .safetensors) with a smaller "
             "--shard-size"
         )
-    return found
+    return layout
 
 
 def _memory(
     weights: Weights, specs: Mapping[str, Spec], limit: int, threads: int, fixed: bool
 ) -> tuple[int, int, Cost]:
-    """(a block's bytes, threads, what they cost): the most that fits in `limit`, or an error that says the least."""
+    """(bytes of a block, threads, what they cost): the largest of these that fit in `limit`. Raises TaskvecError, which
+    says how much is needed at least, if nothing fits."""
     if threads < 1:
         raise RecipeError(f"threads must be at least 1, not {threads}")
     parts = {name: list(weights.parts(name)) for name, spec in specs.items() if spec.arithmetic}
     pieces = sum(-(-spec.nbytes // PIECE) for spec in specs.values())
-    texts = [_metadata_bytes(s) for s in weights.mentioned]  # all are kept; reading a header takes more meanwhile
+    # The texts in the headers of all files are kept. While one header is read, it takes five times its size besides.
+    texts = [_metadata_bytes(s) for s in weights.mentioned]
     headers = A_TENSOR * sum(len(s.specs) for s in weights.mentioned) + sum(texts) + 5 * max(texts, default=0)
     beside = Cost(once=PROGRAM + A_PIECE * pieces + headers) + cost_of_sources(weights, parts)
 
@@ -298,19 +307,19 @@ def _memory(
 
 
 def _metadata_bytes(source: Source) -> int:
-    """Bytes of the texts in a file's header beside its tensors."""
+    """Bytes of the texts that the header of a file holds in addition to the descriptions of tensors."""
     return sum(len(key) + len(value) for key, value in metadata_of(source).items())
 
 
 def parse_size(text: str | float, what: str) -> int:
     """Bytes: "5GB", "200 MB", "1GiB", 1000. Raises RecipeError."""
     try:
-        found = int(text) if isinstance(text, int | float) else _written_size(text)
+        size = int(text) if isinstance(text, int | float) else _written_size(text)
     except (ValueError, KeyError, OverflowError):
         raise RecipeError(f"{what}: {text!r} is no size; write 5GB, 200MB or 1GiB") from None
-    if found < 1:
+    if size < 1:
         raise RecipeError(f"{what}: {text!r} is not positive")
-    return found
+    return size
 
 
 def _written_size(text: str) -> int:

@@ -1,12 +1,15 @@
-"""`save`: from an expression to files.
+"""`save`: from an expression to files, in four steps.
 
-Everything that can be checked is checked first; the data streams into a hidden folder (stream.py); headers are
-written last, and the folder gets its name after that.
+1. The headers of the sources say what the output will look like (plan.py). Everything that they can tell is checked,
+   before any data is read. The result is a `Job`.
+2. The data is computed in blocks and written into a hidden folder beside the output (stream.py, staging.py).
+3. Headers, configuration, tokenizer and the record of what was done are written, when all digests are known.
+4. The sources are looked at once more. If nothing changed, the hidden folder gets the name of the output.
 """
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +31,6 @@ from taskvec.saving.proofs import Proof, holds, proofs_of_others, proofs_of_weig
 from taskvec.saving.staging import Staging, finished_before, hidden
 from taskvec.saving.stream import Progress, stream
 from taskvec.sources.abilities import FromFiles, leaves_of
-from taskvec.sources.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,119 +93,146 @@ def save(
     chat_template: Jinja that replaces the chat template of the model. Raises TaskvecError and its kinds (errors.py).
     """
     began = time.perf_counter()
-    place = Destination.of(uri, overwrite)
-    target, alone = place.target, place.target.name if place.alone else None
-    todo = plan(
-        weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, filename=alone,
-        durable=durable,
+    destination = Destination.of(uri, overwrite)
+    layout = plan(
+        weights, like=like, dtype=dtype, shard_size=shard_size, ram=ram, threads=threads, durable=durable,
+        filename=destination.target.name if destination.alone else None,
     )  # fmt: skip
     if not force:
         weights.check_bases()
-    lost = todo.kind == 1 and like is None and not alone
-    _tell(disagreements(todo.weights, todo.like or todo.weights.donor, lost=lost, template=not chat_template))
-    todo = replace(todo, beside=() if alone else sidecars.survey(todo))
-    proof = Proof(_read_by(todo), [*todo.weights.terms], todo.like)
-    notes = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
-    entry = lineage.begun(todo.weights, todo.kind, notes)
-    longest = lineage.metadata(lineage.longest(entry, todo.specs, allow_nonfinite) if alone else entry, place.alone)
-    todo = replace(todo, shards=tuple(shard(s.filename, s.specs, longest) for s in todo.shards))
-    key = _key(todo, entry, proof)
-    if not finished_before(place, key, partial(holds, target, threads=todo.threads)):
-        place = replace(place, sources=tuple(p for s in proof.sources if (p := _path(s))))
-        with stated(target, OutputError):
-            place.require_writable()
-            _require_space(todo, target)
-        if todo.kind and like is None:  # a task vector does without them, and `like` says whose they are
-            require_same(todo.weights, way="name the model to take them from (--like, like=)")
-        stage = Staging(place, key, resume and proof.resumable, durable)
-        try:
-            reused, record = _written(todo, stage, entry, proof, allow_nonfinite, progress)
-        except (OutputError, KeyboardInterrupt):  # what is done stays for the next run
-            stage.close()
-            raise
-        except BaseException:
-            stage.discard()
-            raise
-    else:  # an earlier run wrote it, and only its record says what that run found in the data
-        reused, record = todo.bytes_out, lineage.read(target) or {}
+    job = _prepared(layout, destination, like, force, chat_template, allow_nonfinite)
+    if finished_before(destination, job.key, partial(holds, destination.target, threads=job.plan.threads)):
+        # An earlier run wrote it. Only its record says what that run met in the data.
+        reused, record = job.plan.bytes_out, lineage.read(destination.target) or {}
+    else:
+        reused, record = _write(job, like, resume, durable, allow_nonfinite, progress)
     return Saved(
-        target, todo.kind, entry["recipe"], record.get("fingerprint", ""), todo.bytes_in, todo.bytes_out, reused,
+        destination.target, job.plan.kind, job.entry["recipe"], record.get("fingerprint", ""),
+        job.plan.bytes_in, job.plan.bytes_out, reused,
         time.perf_counter() - began, tuple(record.get("nonfinite", ())),
     )  # fmt: skip
 
 
-def _tell(sentences: Iterable[str]) -> None:
-    for sentence in sentences:
+# ---- what is known before any data is read ---------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An output that can be written: all that is known of it before any data is read."""
+
+    plan: Plan
+    destination: Destination
+    entry: dict[str, Any]  # the part of the record that is known by now (lineage.py)
+    proof: Proof  # that the sources are what they were when the work began
+    key: str  # a digest of all that decides the bytes of the output: a run with the same key can be gone on with
+
+
+def _prepared(
+    layout: Plan,
+    destination: Destination,
+    like: Weights | None,
+    force: bool,
+    chat_template: str | None,
+    allow_nonfinite: bool,
+) -> Job:
+    """The job of writing this plan. Notes what the models' configurations say differently, and looks for the files that
+    are copied beside the weights. The plan's files get headers that are long enough for the finished record."""
+    alone = destination.alone
+    loses_settings = layout.kind == 1 and like is None and not alone
+    donor = layout.like or layout.weights.donor
+    for sentence in disagreements(layout.weights, donor, lost=loses_settings, template=not chat_template):
         note(sentence)
+    layout = replace(layout, beside=() if alone else sidecars.survey(layout))
+    read = dict.fromkeys([*layout.weights.mentioned, *(leaves_of(layout.like) if layout.like else ())])
+    proof = Proof([*read], [*layout.weights.terms], layout.like)
+    choices = ({"forced": True} if force else {}) | ({"chat_template": chat_template} if chat_template else {})
+    entry = lineage.begun(layout.weights, layout.kind, choices)
+    longest = lineage.longest(entry, layout.specs, allow_nonfinite) if alone else entry
+    metadata = lineage.metadata(longest, alone)
+    layout = replace(layout, shards=tuple(shard(s.filename, s.specs, metadata) for s in layout.shards))
+    sources = tuple(source.path for source in proof.sources if isinstance(source, FromFiles))
+    return Job(layout, replace(destination, sources=sources), entry, proof, _key(layout, entry, proof))
 
 
-def _path(source: Source) -> Path | None:
-    return source.path if isinstance(source, FromFiles) else None
-
-
-def _key(todo: Plan, entry: Mapping[str, Any], proof: Proof) -> str:
+def _key(layout: Plan, entry: Mapping[str, Any], proof: Proof) -> str:
     """What must be the same for a finished block to be worth keeping: recipe, sources' bytes, layout, block size."""
     from blake3 import blake3
 
-    prints = [source.fingerprint for source in todo.weights.terms]  # of a view: what it reads beside the weights, too
-    layout = [
-        (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()]) for s in todo.shards
+    # The fingerprint of a view also covers what it reads beside the weights.
+    fingerprints = [source.fingerprint for source in layout.weights.terms]
+    files = [
+        (s.filename, s.header_size, [(n, str(spec), s.offsets[n]) for n, spec in s.specs.items()])
+        for s in layout.shards
     ]
-    return blake3(repr((entry["recipe"], str(entry), proof.stamps, prints, layout, todo.block)).encode()).hexdigest()
+    all_that_decides = (entry["recipe"], str(entry), proof.stamps, fingerprints, files, layout.block)
+    return blake3(repr(all_that_decides).encode()).hexdigest()
 
 
-def _read_by(todo: Plan) -> list[Source]:
-    """Every source, and the model that the output is like."""
-    return list(dict.fromkeys([*todo.weights.mentioned, *(leaves_of(todo.like) if todo.like else ())]))
+# ---- writing it ------------------------------------------------------------------------------------
+def _write(
+    job: Job,
+    like: Weights | None,
+    resume: bool,
+    durable: bool,
+    allow_nonfinite: bool,
+    progress: Progress | None,
+) -> tuple[int, dict[str, Any]]:
+    """Write the output and give it its name: (bytes that an earlier run had left, the record).
+
+    What is done stays for the next run after Ctrl-C, and after an error that a person can mend, such as a full disk.
+    After any other error nothing is left.
+    """
+    with stated(job.destination.target, OutputError):
+        job.destination.require_writable()
+        _require_space(job.plan, job.destination.target)
+    if job.plan.kind and like is None:  # a task vector has no integer tensors, and `like` says whose a model takes
+        require_same(job.plan.weights, way="name the model to take them from (--like, like=)")
+    stage = Staging(job.destination, job.key, resume and job.proof.resumable, durable)
+    try:
+        with stated(stage.target, OutputError):
+            stage.keep_only({s.filename: s.size for s in job.plan.shards})
+            sink = Safetensors(stage.files, job.plan.shards, durable)
+        with closing(sink):
+            reused, nonfinite = stream(job.plan, stage, sink, allow_nonfinite, progress)
+            require_positive(job.plan, sink, allow_nonfinite)
+            with stated(stage.target, OutputError):
+                record, proofs = _finish(job, stage, sink, nonfinite)
+        job.proof.require_unchanged()
+        stage.commit(proofs)
+    except (OutputError, KeyboardInterrupt):
+        stage.close()
+        raise
+    except BaseException:
+        stage.discard()
+        raise
+    return reused, record
 
 
-def _require_space(todo: Plan, target: Path) -> None:
+def _require_space(layout: Plan, target: Path) -> None:
+    """Raise NotEnoughSpace if the disk cannot hold the output, counting what an earlier run has already staged."""
     parent = existing_parent(target.parent)
     staged = hidden(target) / "files"
     already = sum(f.stat().st_blocks * 512 for f in staged.glob("*")) if staged.is_dir() else 0
     free = free_bytes(parent) + already
-    if free < todo.bytes_out:
+    if free < layout.bytes_out:
         raise NotEnoughSpace(
-            f"{target} needs {readable(todo.bytes_out)}, the disk of {parent} has {readable(free)} left"
+            f"{target} needs {readable(layout.bytes_out)}, the disk of {parent} has {readable(free)} left"
         )
 
 
-# ---- the work ------------------------------------------------------------------------------------
-def _written(
-    todo: Plan, stage: Staging, entry: Mapping[str, Any], proof: Proof, allow_nonfinite: bool, progress: Progress | None
-) -> tuple[int, dict[str, Any]]:
-    """The output under its name: (bytes that an earlier run had left, the record). The sources, which must be what they
-    were, are looked at again before that last step."""
-    with stated(stage.target, OutputError):
-        stage.keep_only({s.filename: s.size for s in todo.shards})
-        sink = Safetensors(stage.files, todo.shards, stage.durable)
-    with closing(sink):
-        reused, nonfinite = stream(todo, stage, sink, allow_nonfinite, progress)
-        require_positive(todo, sink, allow_nonfinite)
-        with stated(stage.target, OutputError):
-            record, proofs = _finished(todo, stage, sink, entry, nonfinite)
-    proof.require_unchanged()
-    stage.commit(proofs)
-    return reused, record
-
-
-def _finished(
-    todo: Plan, stage: Staging, sink: Sink, entry: Mapping[str, Any], nonfinite: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Headers, side files, index and record, all durable: (the record, what proves every file)."""
-    pieces: dict[str, list[bytes]] = {name: [] for name in todo.specs}
-    for block in todo.blocks():
+def _finish(job: Job, stage: Staging, sink: Sink, nonfinite: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write headers, side files, index and record: (the record, for each file what proves it whole)."""
+    pieces: dict[str, list[bytes]] = {name: [] for name in job.plan.specs}
+    for block in job.plan.blocks():
         pieces[block.name] += stage.done[block.index].pieces
-    digests = {name: lineage.digest(its) for name, its in pieces.items()}
-    record = lineage.completed(entry, todo.specs, sink.fingerprint(), digests)
+    digests = {name: lineage.digest(of_pieces) for name, of_pieces in pieces.items()}
+    record = lineage.completed(job.entry, job.plan.specs, sink.fingerprint(), digests)
     record |= {"nonfinite": list(nonfinite)} if nonfinite else {}
-    alone = stage.place.alone
-    proofs = proofs_of_weights(todo, sink.finish(lineage.metadata(record, alone)))
+    alone = job.destination.alone
+    proofs = proofs_of_weights(job.plan, sink.finish(lineage.metadata(record, alone)))
     if not alone:
-        sidecars.write(stage.files, todo, record, stage.durable)
+        sidecars.write(stage.files, job.plan, record, stage.durable)
         record["files"] = proofs_of_others(stage.files, proofs)
         proofs |= record["files"]
-        sidecars.write_index(stage.files, todo, stage.durable)
+        sidecars.write_index(stage.files, job.plan, stage.durable)
         write_text(stage.files / RECORD, lineage.as_text(record), stage.durable)
         proofs |= proofs_of_others(stage.files, proofs)
     return record, proofs

@@ -1,4 +1,8 @@
-"""The pass over the data: threads compute, hash and write blocks; the main thread makes them durable and notes them."""
+"""The pass over the data.
+
+Threads compute, hash and write blocks. The main thread makes them durable and notes them in the journal of the staging
+folder, so that a later run can go on from there.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -27,10 +31,11 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 def stream(
     todo: Plan, stage: Staging, sink: Sink, allow_nonfinite: bool, progress: Progress | None
 ) -> tuple[int, tuple[str, ...]]:
-    """Compute and write what the journal does not have: (bytes that it had, tensors that are not finite).
+    """Compute and write the blocks that no earlier run finished: (bytes that it had, tensors that are not finite).
 
-    Fills `stage.done`. After the first NaN, Inf or overflow nothing more is written, only looked for, so that the
-    NonFiniteError names every tensor. Interrupted, it notes what is done and raises on.
+    Afterwards `stage.done` has every block. After the first NaN, Inf or overflow the remaining blocks are computed but
+    not written, so that the NonFiniteError can name every tensor. If the run is interrupted, what is done is noted
+    before the exception goes on.
     """
     blocks, worker = list(todo.blocks()), Worker(todo)
     with stated(stage.target, OutputError):
@@ -59,15 +64,15 @@ def stream(
 
 
 class _Writer:
-    """Puts blocks where they belong. flagged: those that are not finite; after the first of them nothing more is
-    written, unless that is allowed."""
+    """Writes blocks to the sink, and remembers in `flagged` those that are not finite. After the first of these nothing
+    more is written, unless `allow`."""
 
     def __init__(self, sink: Sink, flagged: set[int], allow: bool):
         self.sink, self.flagged, self.allow = sink, flagged, allow
 
     @property
     def fails(self) -> bool:
-        """Whether the run is going to fail, and only looks for more that is not finite."""
+        """Whether the run is going to fail. It then computes on only to name every tensor that is not finite."""
         return bool(self.flagged) and not self.allow
 
     def write(self, block: Block, done: Done, data: memoryview) -> None:
@@ -85,10 +90,11 @@ def _computed_and_written(worker: Worker, writer: _Writer, block: Block, memory:
 
 
 def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:
-    """Whole tensors, STRETCH elements of them or one: what methods measure of them is in the page cache when it is
-    read again to compute. All that is left once nothing is left to measure."""
+    """The blocks in groups of whole tensors. As long as methods have something to measure, a group has about STRETCH
+    elements, or one tensor: what was read to measure is then still in the page cache when it is read again to compute.
+    Once nothing is left to measure, the rest is one group."""
     first, last, size, limit = 0, 0, 0, math.inf
-    for name, its in groupby(blocks, key=lambda block: block.name):
+    for name, of_tensor in groupby(blocks, key=lambda block: block.name):
         if first == last:  # a new stretch begins
             size, limit = 0, STRETCH if _unmeasured(todo) else math.inf
         numel = todo.specs[name].numel
@@ -96,7 +102,7 @@ def _stretches(todo: Plan, blocks: list[Block]) -> Iterator[list[Block]]:
             yield blocks[first:last]
             first, size, limit = last, 0, STRETCH if _unmeasured(todo) else math.inf
         size += numel
-        last += len([*its])
+        last += len([*of_tensor])
     if last > first:
         yield blocks[first:last]
 
@@ -107,22 +113,23 @@ def _unmeasured(todo: Plan) -> int:
 
 
 class _Bar:
-    """Progress: bytes of float32 that are measured, `ahead` in all, and bytes that are written, `total` in all."""
+    """Reports progress in bytes: those that methods measure, `ahead` in all (4 for each element), and those that are
+    written, `total` in all."""
 
     def __init__(self, ahead: int, total: int, done: int, report: Progress | None):
         self.ahead, self.total, self.done, self.report = ahead, total, done, report
         self.known = 0
 
     def measured(self, elements: int) -> None:
-        """A part of a pass, of which there may be more than were foreseen."""
+        """So many more elements were measured. There may be more passes than were foreseen, so the sum is capped."""
         self._tell(min(self.known + 4 * elements, self.ahead))
 
     def settle(self, unmeasured: int) -> None:
-        """So many elements are left to measure."""
+        """From here on this many elements are left to measure."""
         self._tell(max(self.known, self.ahead - 4 * unmeasured))
 
     def written(self, size: int) -> None:
-        """A block."""
+        """A block of this many bytes was written."""
         self.done += size
         self._tell(self.known)
 
@@ -133,7 +140,7 @@ class _Bar:
 
 
 class _Waiting:
-    """Blocks that are written and not yet durable: recorded SYNC bytes at a time."""
+    """Blocks that are written but not yet durable. They are made durable and recorded SYNC bytes at a time."""
 
     def __init__(self, stage: Staging, sink: Sink):
         self.stage, self.sink = stage, sink
@@ -141,7 +148,7 @@ class _Waiting:
         self.bytes = 0
 
     def add(self, done: Done, size: int, hold: bool) -> None:
-        """One more; `hold` keeps a run that is going to fail out of the journal."""
+        """One more block. With `hold` it is not recorded: the run is going to fail."""
         self.stage.done[done.index] = done
         if hold:
             return
@@ -151,7 +158,7 @@ class _Waiting:
             self.record()
 
     def record(self) -> None:
-        """Make them durable and note them."""
+        """Make the waiting blocks durable, then note them in the journal."""
         self.stage.record(self.blocks, self.sink.sync)
         self.blocks, self.bytes = [], 0
 
@@ -162,7 +169,8 @@ def size_of(todo: Plan, block: Block) -> int:
 
 
 def _kept(todo: Plan, stage: Staging, blocks: list[Block], sink: Sink, allow_nonfinite: bool) -> set[int]:
-    """The journal's blocks whose data is on disk as the journal says, and is as finite as it must be."""
+    """The blocks of an earlier run that can stay: the data on disk has the digests that the journal says, and is finite
+    (or need not be)."""
 
     def work(index: int, buffer: bytearray) -> tuple[int, bool]:
         block = blocks[index]
@@ -181,14 +189,15 @@ def _kept(todo: Plan, stage: Staging, blocks: list[Block], sink: Sink, allow_non
 
 
 def _nonfinite(todo: Plan, blocks: list[Block], linear: Sums) -> NonFiniteError:
-    """Name the tensors, and the sources whose NaN or Inf it was; else it was the output dtype that overflowed."""
-    found: dict[str, None] = {}
+    """The error that names each tensor, and for each either the sources that have NaN or Inf, or the output dtype that
+    overflowed."""
+    problems: dict[str, None] = {}
     for block in blocks:
         guilty = [part for part in linear[block.name].parts if _is_nonfinite(*part, block)]
         dtype = todo.shards[block.shard].specs[block.name].dtype
-        whose = [f"{name} has NaN or Inf in {s.text}" for s, name in guilty] or [f"{block.name} overflows {dtype}"]
-        found |= dict.fromkeys(whose)
-    return NonFiniteError("the output would not be finite (allow it with --allow-nonfinite):", found)
+        reasons = [f"{name} has NaN or Inf in {s.text}" for s, name in guilty] or [f"{block.name} overflows {dtype}"]
+        problems |= dict.fromkeys(reasons)
+    return NonFiniteError("the output would not be finite (allow it with --allow-nonfinite):", problems)
 
 
 def _is_nonfinite(source: Source, name: str, block: Block) -> bool:
