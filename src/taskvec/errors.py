@@ -14,6 +14,7 @@ TaskvecError
    - NotEnoughSpace       the disk is too small for the output
  + DigestError            a file no longer holds what was written to it
  + MissingExtra           an optional dependency is not installed
+ + DataError              data of an experiment cannot be had, are too few, or changed
 """
 
 from collections.abc import Iterable
@@ -93,6 +94,10 @@ class NotEnoughSpace(OutputError):
 
 class DigestError(TaskvecError):
     """A file no longer holds what was written to it."""
+
+
+class DataError(TaskvecError):
+    """Data of an experiment cannot be had, are too few, or changed since they were last used."""
 
 
 class MissingExtra(TaskvecError):

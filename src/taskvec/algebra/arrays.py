@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import TaskvecError
+from taskvec.errors import MismatchError, TaskvecError
 from taskvec.sources.in_memory import ArraySource
 from taskvec.sources.source import Spec
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def from_arrays(
-    arrays: "Mapping[str, np.ndarray[Any, Any]]", name: str = "arrays", mass: int = 1, statistic: str = ""
+    arrays: "Mapping[str, np.ndarray[Any, Any]]",
+    name: str = "arrays",
+    mass: int = 1,
+    statistic: str = "",
+    base: Weights | None = None,
 ) -> Weights:
     """Weights of arrays in memory: {name: array}, which are not copied.
 
@@ -21,6 +25,8 @@ def from_arrays(
     name: what recipes call them.
     mass: 1 for a model, 0 for a task vector.
     statistic: "fisher" or "gram" for statistics of a model, as `stats` computes them. Only methods take these.
+    base: of a task vector (mass 0) the model that it changes. The vector may then name some of the model's tensors, and
+        is zero in the others. Raises MismatchError for a tensor that the model has not, or has in another shape.
 
     Leave the arrays as they are while the result is used. `save` compares a digest of every byte before and after its
     work, and raises SourceChanged for an array that was written to. To use new numbers, call `from_arrays` again.
@@ -36,7 +42,24 @@ def from_arrays(
             raise TaskvecError(f"{key} is a {kind}, not a plain numpy array: give numpy.asarray of it, without a mask")
         specs[key] = Spec(tuple(array.shape), _dtype_of(array.dtype, key))
         kept[key] = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    return Weights({ArraySource(name, kept, specs, 0 if statistic else mass, statistic): 1})
+    changes = _fingerprint(specs, base, mass, statistic, name) if base is not None else None
+    return Weights({ArraySource(name, kept, specs, 0 if statistic else mass, statistic, changes): 1})
+
+
+def _fingerprint(specs: Mapping[str, Spec], base: Weights, mass: int, statistic: str, name: str) -> str:
+    """The fingerprint of the model that a task vector changes, if the vector fits it."""
+    model = base.donor
+    if mass or statistic or model is None or base.terms != {model: 1}:
+        raise TaskvecError("base is the model, a single one, that a task vector (mass=0) changes")
+    problems = [f"{key} is not in {model.text}" for key in specs if key not in model.specs]
+    problems += [
+        f"{key} is {list(spec.shape)} in {name} and {list(model.specs[key].shape)} in {model.text}"
+        for key, spec in specs.items()
+        if key in model.specs and spec.shape != model.specs[key].shape
+    ]
+    if problems:
+        raise MismatchError(f"{name} does not fit the model that it is to change:", problems)
+    return model.fingerprint
 
 
 def _dtype_of(dtype: Any, name: str) -> str:

@@ -7,6 +7,7 @@ statistics.py  the verb that runs a model on data: stats
 inspect.py     the verbs that look: show, check, compare, verify, log
 align.py       the verb that aligns one model's hidden units with another's
 report.py      the verb that shows the results of a search
+lab.py         the verb that runs the paper's experiments
 """
 
 import io
@@ -26,7 +27,7 @@ VERBS = {  # verb -> module that has it
     "interference": "search", "report": "report",
     "stats": "statistics",
     "show": "inspect", "check": "inspect", "compare": "inspect", "verify": "inspect", "log": "inspect",
-    "align": "align",
+    "align": "align", "lab": "lab",
 }  # fmt: skip
 
 

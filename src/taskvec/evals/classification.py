@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.module import best, by_length, padded
-from taskvec.evals.task import LiveOf, Task, batch_of
+from taskvec.evals.task import LiveOf, Task
 from taskvec.evals.texts import Example, places
 from taskvec.live.learn import entropy
 
@@ -111,17 +111,15 @@ class Classification(Task):
                 f"{self.name}: {len(self.names)} classes ({', '.join(self.names)}), and the head has {rows}"
             )
 
-    def loss(self, model: Callable[..., Any], step: int, labels: bool) -> "torch.Tensor":
-        """Cross-entropy, or the entropy of the predictions, of a batch; logits of a zero-shot head times `scale`."""
+    def loss_of(self, model: Callable[..., Any], examples: Sequence[Example], labels: bool) -> "torch.Tensor":
+        """Cross-entropy, or the entropy of the predictions; logits of a zero-shot head are multiplied by `scale`."""
         import torch
 
-        examples = self.listed("validation")
-        chosen = [examples[k] for k in batch_of(len(examples), self.batch, step)]
-        logits = self._logits(model, self._ids([e.text for e in chosen])).float()
+        logits = self._logits(model, self._ids([e.text for e in examples])).float()
         logits = logits * self.scale if self.prompts else logits
         if not labels:
             return entropy(logits)
-        wanted = places([e.label for e in chosen], self.names, self.name)
+        wanted = places([e.label for e in examples], self.names, self.name)
         return torch.nn.functional.cross_entropy(logits, torch.tensor(wanted, device=logits.device))
 
     @property

@@ -12,7 +12,7 @@ from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, NonFiniteError, RecipeError, TaskvecError
 from taskvec.evals.module import Live, by_length, padded
 from taskvec.evals.order import FIRST
-from taskvec.evals.task import LiveOf, Task, batch_of
+from taskvec.evals.task import LiveOf, Task
 from taskvec.evals.texts import Example, paragraphs
 
 if TYPE_CHECKING:
@@ -76,12 +76,11 @@ class Perplexity(Task):
                 losses += self._losses(module, chosen[k : k + self.batch]).tolist()
         return {"": math.exp(math.fsum(losses) / len(losses)), "loss": losses}
 
-    def loss(self, model: Callable[..., Any], step: int, labels: bool) -> "torch.Tensor":
-        """The mean loss of a batch of windows: a text is its own label."""
+    def loss_of(self, model: Callable[..., Any], examples: Sequence[Example], labels: bool) -> "torch.Tensor":
+        """The mean loss of these windows: a text is its own label."""
         if not labels:
             raise RecipeError(f"{self.name}: a language model learns from its texts (--loss labels)")
-        windows = self.listed("validation")
-        return self._losses(model, [windows[k] for k in batch_of(len(windows), self.batch, step)]).mean()
+        return self._losses(model, examples).mean()
 
     def _losses(self, module: Any, windows: Sequence[Example]) -> "torch.Tensor":
         """The mean loss of each window, float64."""

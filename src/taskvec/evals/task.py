@@ -97,9 +97,15 @@ class Task(Data):
         """What must be made of the file's own model, before its module is another one."""
 
     def loss(self, model: Callable[..., Any], step: int, labels: bool) -> Any:
-        """A scalar tensor to learn by, on the step's batch of validation examples. Raises RecipeError if there is none.
+        """A scalar tensor to learn by, on the step's batch of validation examples (`loss_of`)."""
+        examples = self.listed("validation")
+        return self.loss_of(model, [examples[k] for k in batch_of(len(examples), self.batch, step)], labels)
 
-        labels: by what the examples are labelled as; else by the entropy of what `model`, called like the module, says.
+    def loss_of(self, model: Callable[..., Any], examples: Sequence[Example], labels: bool) -> Any:
+        """The mean loss of `model`, called like the module, on these examples, as a scalar tensor with a gradient.
+
+        labels: by what the examples are labelled as; else by the entropy of what the model says. Raises RecipeError for
+        a kind of task that has no such loss.
         """
         raise RecipeError(
             f"{self.name}: nothing can be learned from {self.kind}, only from classification and perplexity"

@@ -21,13 +21,18 @@ class ArraySource(Leaf):
     digest of every byte, and an array that changes after it was first stamped is an error.
     """
 
-    partial = False
-
     def __init__(
-        self, name: str, arrays: "Mapping[str, NDArray[Any]]", specs: Mapping[str, Spec], mass: int, statistic: str = ""
+        self,
+        name: str,
+        arrays: "Mapping[str, NDArray[Any]]",
+        specs: Mapping[str, Spec],
+        mass: int,
+        statistic: str = "",
+        base: str | None = None,
     ):
-        self.text, self.mass, self.specs, self.base = name, mass, dict(specs), None
-        self.statistic = statistic
+        """`base`: the fingerprint of the model that a task vector changes; tensors that it does not name are zero."""
+        self.text, self.mass, self.specs, self.base = name, mass, dict(specs), base
+        self.statistic, self.partial = statistic, base is not None
         self._stamp: str | None = None  # the first one, which later ones are compared with
         self._bytes = {
             n: memoryview(a.reshape(-1).view("u1").data) if a.size else memoryview(b"") for n, a in arrays.items()

@@ -233,7 +233,7 @@ class InMemory(ArraySource):
 
     def __init__(self, arrays: "Mapping[str, NDArray[Any]]", metadata: Mapping[str, str]):
         super().__init__(KIND, arrays, {n: Spec(a.shape, "I64") for n, a in arrays.items()}, 0)
-        self.metadata, self.base = dict(metadata), metadata.get("taskvec.base")  # type: ignore[assignment]
+        self.metadata, self.base = dict(metadata), metadata.get("taskvec.base")
 
 
 def in_memory(

