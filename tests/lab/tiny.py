@@ -12,6 +12,11 @@ TOPICS = {
     "moves": {"fast": ("sprint", "race", "dash", "bolt"), "slow": ("stroll", "crawl", "creep", "drift")},
     "voices": {"loud": ("shout", "roar", "yell", "bang"), "quiet": ("whisper", "hush", "murmur", "sigh")},
 }
+DOMAINS = {  # one question, asked in two domains
+    "films": {"good": ("superb", "moving", "gripping"), "bad": ("boring", "silly", "tedious")},
+    "meals": {"good": ("tasty", "fresh", "crisp"), "bad": ("stale", "burnt", "soggy")},
+}
+TASKS = TOPICS | DOMAINS
 CONTROL = "voices"
 FILLERS = ("the", "a", "one", "this", "that", "is", "was", "here", "there", "now", "then", "very", "so", "and", "but")
 COUNT = 160  # texts a task
@@ -22,8 +27,8 @@ def sentences(task: str) -> list[tuple[str, str]]:
     draw = random.Random(task)
     rows = []
     for k in range(COUNT):
-        label = [*TOPICS[task]][k % 2]
-        words = [*draw.choices(FILLERS, k=5), *draw.sample(TOPICS[task][label], 2)]
+        label = [*TASKS[task]][k % 2]
+        words = [*draw.choices(FILLERS, k=5), *draw.sample(TASKS[task][label], 2)]
         draw.shuffle(words)
         rows.append((" ".join(words), label))
     return rows
@@ -35,12 +40,13 @@ def write_model(folder: Path) -> None:
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder.mkdir(parents=True)
-    words = [w for task in TOPICS.values() for of_class in task.values() for w in of_class]
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS, *words, *(c for t in TOPICS.values() for c in t)]
-    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)))
+    words = [word for task in TASKS.values() for of_class in task.values() for word in of_class]
+    classes = [name for task in TASKS.values() for name in task]
+    vocabulary = [*dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS, *words, *classes])]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(dict.fromkeys(vocabulary)), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=64, max_position_embeddings=32, hidden_dropout_prob=0.1, initializer_range=0.1,
     )  # fmt: skip
     BertModel(config).eval().save_pretrained(folder)
@@ -57,7 +63,12 @@ tasks:
 {tasks}
 experiments:
   negation: {{grid: "0:1:0.25", sensitivity: "0:2:0.5"}}
-  addition: {{grid: "0:1:0.25"}}
+  addition: {{grid: "0:1:0.25", pairs_grid: "0:1:0.5", sensitivity: "0:2:0.5", improvement_grid: "0:0.5:0.25"}}
+  analogies:
+    domains: [films, meals]
+    quadrants: {{moods: [films_good, films_bad, meals_good, meals_bad]}}
+    grid: "0:1:0.5"
+    several_grid: "0:1:0.5"
 """
 
 
@@ -65,14 +76,19 @@ def write_suite(folder: Path) -> Path:
     """The suite's file, with its model and data beside it."""
     write_model(folder / "model")
     lines = []
-    for task, classes in TOPICS.items():
+    for task, classes in TASKS.items():
         with (folder / f"{task}.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(("text", "label"))
             table.writerows(sentences(task))
         prompts = ", ".join(f"{name}: [{words[0]} {words[1]}]" for name, words in classes.items())
-        control = ", control: true" if task == CONTROL else ""
-        lines.append(f"  {task}: {{about: {task}, data: {{file: {task}.csv}}, prompts: {{{prompts}}}{control}}}")
+        role = "control" if task == CONTROL else "part" if task in DOMAINS else "task"
+        lines.append(f"  {task}: {{about: {task}, data: {{file: {task}.csv}}, prompts: {{{prompts}}}, role: {role}}}")
+    for task, classes in DOMAINS.items():
+        prompts = ", ".join(f"{name}: [{name}]" for name in classes)
+        for label in classes:
+            data = f"{{file: {task}.csv, labels: [{label}]}}"
+            lines.append(f"  {task}_{label}: {{about: {task}, data: {data}, prompts: {{{prompts}}}, role: part}}")
     path = folder / "tiny.yml"
     path.write_text(SUITE.format(tasks="\n".join(lines)))
     return path

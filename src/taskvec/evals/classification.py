@@ -180,6 +180,10 @@ class Classification(Task):
         logits: torch.Tensor = found @ weight.T
         return logits if bias is None else logits + bias
 
+    def embedded(self, module: Any, texts: Sequence[str]) -> "torch.Tensor":
+        """(texts, width), float32: what the module makes of these texts, pooled, at length 1 unless told otherwise."""
+        return self._embedded(module, self._ids(texts))
+
     def _embedded(self, module: Any, ids: Sequence[Sequence[int]]) -> "torch.Tensor":
         """(texts, width), float32."""
         import torch

@@ -10,6 +10,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,31 @@ from taskvec.searching.stores import store_of
 
 FORMAT = 1  # of the journal
 Tell = Callable[[str], None]
+Grid = str | Sequence[float]
+first = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A coefficient that was chosen on validation examples, and what every candidate scored there."""
+    """Coefficients that were chosen on validation examples, and what every candidate scored there."""
 
-    value: float  # 0, the base, if no candidate keeps the constraints
+    knobs: Mapping[str, float]  # all 0 if no candidate keeps the constraints
+    model: Weights  # the recipe with these; the base if no candidate keeps the constraints
     how: str  # the rule, in words
-    curve: tuple[tuple[float, Mapping[str, float]], ...]  # (coefficient, {metric: mean on validation examples})
+    trials: tuple[
+        tuple[Mapping[str, float], Mapping[str, float]], ...
+    ]  # (knobs, {metric: mean on validation examples})
+
+    @property
+    def value(self) -> float:
+        """The one coefficient."""
+        (value,) = self.knobs.values()
+        return value
+
+    @property
+    def curve(self) -> list[tuple[float, Mapping[str, float]]]:
+        """(coefficient, metrics), from the smallest coefficient on, of the one knob."""
+        return sorted(((value, metrics) for knobs, metrics in self.trials for value in knobs.values()), key=first)
 
 
 class Bench:
@@ -131,19 +148,25 @@ class Bench:
         self,
         family: Weights,
         tasks: Sequence[str],
-        grid: "str | Sequence[float]",
+        grid: "Grid | Mapping[str, Grid]",
         objective: str = 'mean("*")',
         constraints: Sequence[str] = (),
         rule: str = "best",
         minimise: bool = False,
     ) -> Choice:
-        """The value of the one knob `lam` of a family of models, chosen on validation examples by `search`."""
+        """The knobs of a family of models, chosen on validation examples by `search`.
+
+        grid: the values of the one knob `lam`, or of each knob by its name.
+        """
+        grids = dict(grid) if isinstance(grid, Mapping) else {"lam": grid}
         result = search(
-            family, self.judge(tasks), {"lam": grid if isinstance(grid, str) else [*grid]}, objective=objective,
-            constraints=constraints, rule=rule, minimise=minimise, references={"base": self.base}, test=False,
+            family, self.judge(tasks), {name: g if isinstance(g, str) else [*g] for name, g in grids.items()},
+            objective=objective, constraints=constraints, rule=rule, minimise=minimise,
+            references={"base": self.base}, test=False,
         )  # fmt: skip
-        curve = sorted((trial.knobs["lam"], dict(trial.metrics)) for trial in result.trials)
-        return Choice(result.chosen.knobs["lam"] if result.chosen else 0.0, result.how, tuple(curve))
+        trials = tuple((dict(trial.knobs), dict(trial.metrics)) for trial in result.trials)
+        knobs = dict(result.chosen.knobs) if result.chosen else dict.fromkeys(grids, 0.0)
+        return Choice(knobs, result.weights, result.how, trials)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def prepared(suite: Suite, name: str, cache: Path) -> Prepared:
     """
     spec = suite.specs[name]
     source = _source(suite, spec)
-    identity = digest(json.dumps([FORMAT, SEED, SHARES, asdict(suite.splits), source, sorted(spec.descriptions)]))
+    identity = digest(json.dumps([FORMAT, SEED, SHARES, asdict(suite.splits), source, sorted(spec.labels)]))
     folder = cache / "data" / f"{name}-{identity[:16]}"
     if not folder.is_dir():
         splits = _splits(suite, spec, cache)
@@ -64,7 +64,8 @@ def _source(suite: Suite, spec: TaskSpec) -> list[Any]:
     if "package" in spec.data:
         package = package_named(str(spec.data["package"]))
         return [package.name, package.version, package.sha256, spec.data["part"]]
-    return [[part, digest(_read_text(_path(suite, spec, part)))] for part in spec.data]
+    files = [part for part in spec.data if part != "labels"]
+    return [[part, digest(_read_text(_path(suite, spec, part)))] for part in files]
 
 
 def _path(suite: Suite, spec: TaskSpec, part: str) -> Path:
@@ -78,7 +79,7 @@ def _read_text(path: Path) -> str:
 
 def _from(spec: TaskSpec) -> str:
     if "package" not in spec.data:
-        return ", ".join(f"{part}: {place}" for part, place in spec.data.items())
+        return ", ".join(f"{part}: {place}" for part, place in spec.data.items() if part != "labels")
     package = package_named(str(spec.data["package"]))
     return f"{package.name} {package.version}, {spec.data['part']} (licence of the data: {package.licence})"
 
@@ -89,17 +90,22 @@ def _splits(suite: Suite, spec: TaskSpec, cache: Path) -> dict[str, list[Text]]:
         if package.name not in READERS:
             raise DataError(f"{package.name} holds no examples; those that do: {', '.join(READERS)}")
         pool = READERS[package.name](fetched(package, cache), str(spec.data["part"]))
-        known = {*spec.descriptions}  # a task may use some of the classes
+        known = spec.labels  # a package may have more classes than a task
         return split(Pool(_of(pool.examples, known), _of(pool.test, known)), suite.splits)
     if "file" in spec.data:
-        return split(Pool(_own(_path(suite, spec, "file")), []), suite.splits)
-    given = {part: _own(_path(suite, spec, part)) for part in SPLITS}
+        return split(Pool(_chosen(spec, _own(_path(suite, spec, "file"))), []), suite.splits)
+    given = {part: _chosen(spec, _own(_path(suite, spec, part))) for part in SPLITS}
     _require_apart(given)
     return {part: texts[: getattr(suite.splits, part)] for part, texts in given.items()}
 
 
-def _of(examples: Sequence[Text], known: set[str]) -> list[Text]:
+def _of(examples: Sequence[Text], known: Sequence[str]) -> list[Text]:
     return [e for e in examples if not known or e.label in known]
+
+
+def _chosen(spec: TaskSpec, examples: Sequence[Text]) -> list[Text]:
+    """The examples of the labels that a task names; without such labels all, so that others are told of as an error."""
+    return _of(examples, spec.data.get("labels") or ())
 
 
 def _own(path: Path) -> list[Text]:
@@ -123,9 +129,7 @@ def _require_classes(name: str, spec: TaskSpec, splits: Mapping[str, Sequence[Te
     for part, texts in splits.items():
         counts = Counter(text.label for text in texts)
         if spec.descriptions:
-            problems += [
-                f"{part} has no example of the class {c}" for c in spec.descriptions if texts and not counts[c]
-            ]
+            problems += [f"{part} has no example of the class {c}" for c in spec.labels if texts and not counts[c]]
             problems += [f"{part} has the label {c}, which is no class" for c in counts if c not in spec.descriptions]
     if problems:
         raise DataError(f"{name} cannot be used with these data:", problems)

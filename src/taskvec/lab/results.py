@@ -1,25 +1,28 @@
 """What an experiment gives: tables, curves and verdicts, as plain data that is written as JSON and read back.
 
-An `Estimate` is a mean over seeds of fine-tuning with its 95 % interval (Student's). One seed has no interval, and the
-page says so. A `Claim` puts a statement of the paper beside what was measured here, with a verdict in words.
+An `Estimate` is a mean over seeds of fine-tuning with its 95 % interval (Student's). Fewer than three seeds have no
+interval, and the page says so. A `Claim` puts a statement of the paper beside what was measured here, with a verdict
+in words.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from taskvec.errors import DataError
 from taskvec.evals.order import digest
 from taskvec.searching.evidence import Interval, spread
 
+FEW = 3  # seeds, below which there is no interval
 HOLDS, WEAKLY, FAILS, UNTESTED = "holds", "holds weakly", "fails", "cannot be tested here"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds. low, high: where it may lie; None with a single seed."""
+    """A mean over seeds. low, high: where it may lie; None where that is not known."""
 
     mean: float
     low: float | None = None
@@ -28,9 +31,9 @@ class Estimate:
 
     @classmethod
     def over(cls, values: Sequence[float]) -> "Estimate":
-        """Of what each seed gave. Where all gave the same, as for the base, seeds say nothing of an interval."""
-        if len({*values}) < 2:
-            return cls(values[0], values=tuple(values))
+        """Of what each seed gave. Too few seeds, or seeds that all gave the same, say nothing of an interval."""
+        if len(values) < FEW or len({*values}) < 2:
+            return cls(mean(values), values=tuple(values))
         interval = spread(values).interval
         return cls(interval.mean, interval.low, interval.high, tuple(values))
 
@@ -60,7 +63,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Lines over one number, such as λ. lines: name -> (x, mean, low, high); marks: name -> the x that was chosen."""
+    """Lines over one number, such as λ. lines: name -> (x, mean, low, high); marks: name -> the x that was chosen.
+
+    bands: what low and high are.
+    """
 
     title: str
     x: str
@@ -68,6 +74,7 @@ class Curves:
     lines: Mapping[str, tuple[tuple[float, float, float | None, float | None], ...]]
     marks: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    bands: str = "95 % intervals over seeds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +152,11 @@ def verdict(seeds: Estimate, examples: Interval | None = None, wanted: float = 0
     """Of a claim that a difference is above `wanted`.
 
     It holds if both intervals lie above: that over seeds of fine-tuning, and that over test examples. It holds weakly
-    if the mean alone does. With a single seed there is no interval, so a claim holds weakly at best.
+    if the mean alone does. With fewer than three seeds there is no interval, so a claim holds weakly at best.
     """
     if seeds.mean <= wanted:
         return FAILS
-    by_seeds = len(seeds.values) > 1 and (seeds.low is None or seeds.low > wanted)
+    by_seeds = len(seeds.values) >= FEW and (seeds.low is None or seeds.low > wanted)
     by_examples = examples is None or (examples.known and examples.low > wanted)
     return HOLDS if by_seeds and by_examples else WEAKLY
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from taskvec.errors import DataError, OutputError, RecipeError
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments import planned
+from taskvec.lab.experiments import EXPERIMENTS, planned
 from taskvec.lab.page import page
 from taskvec.lab.results import Findings, read_findings, write_findings
 from taskvec.lab.suite import Suite
@@ -110,7 +110,8 @@ def _note(bench: Bench, experiment: str, what: dict[str, Any]) -> None:
 def report(folder: Path) -> Path:
     """Write the page of a folder of results, and its pictures. Raises DataError where there are no results."""
     about = folder / "about.json"
-    paths = sorted((folder / "findings").glob("*.json"))
+    there = {path.stem: path for path in (folder / "findings").glob("*.json")}
+    paths = [there[e.name] for e in EXPERIMENTS if e.name in there]
     if not paths or not about.is_file():
         raise DataError(f"{folder} has no results of the lab: `taskvec lab run -o {folder}` makes them")
     try:

@@ -8,9 +8,12 @@
     tasks:
       movie:  {about: critics on movies, data: {package: vaderSentiment, part: movieReviewSnippets}, prompts: {...}}
       mine:   {about: my letters, data: {file: letters.csv}, prompts: {...}}
-      topics: {about: held out, data: {...}, control: true, templates: ["about {}."], classes: {a: art, s: sport}}
+      topics: {about: held out, role: control, data: {...}, templates: ["about {}."], classes: {a: art, s: sport}}
     experiments:
       negation: {grid: "0:1:0.05"}
+
+The role of a task: `task`, a vector is trained on it and all experiments use it; `control`, no vector is trained on it,
+and it shows what an edit does to everything else; `part`, it is used only where an experiment names it.
 
 Suites that come with taskvec are named (`text`); any other is a path. Paths in a file are relative to it.
 """
@@ -67,12 +70,17 @@ class TaskSpec:
     """A task as its suite describes it."""
 
     about: str
-    data: Mapping[str, Any]  # {package, part}, or {file}, or {train, validation, test}
+    data: Mapping[str, Any]  # {package, part}, or {file}, or {train, validation, test}; `labels` takes some classes
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)  # class -> its descriptions
     templates: Sequence[str] = ()  # with `classes`: prompts are the templates, filled with each description
     classes: Mapping[str, str] = field(default_factory=dict)  # class -> its description
-    control: bool = False  # no vector is trained on it: it shows what an edit does to everything else
+    role: str = "task"
     evaluator: Mapping[str, Any] = field(default_factory=dict)  # keys of this task alone
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes of its examples. The head may have more."""
+        return [*self.data.get("labels", self.descriptions)]
 
     @property
     def descriptions(self) -> dict[str, list[str]]:
@@ -98,16 +106,17 @@ class Suite:
     @property
     def tasks(self) -> list[str]:
         """The tasks that vectors are trained on."""
-        return [name for name, spec in self.specs.items() if not spec.control]
+        return [name for name, spec in self.specs.items() if spec.role == "task"]
 
     @property
     def controls(self) -> list[str]:
         """The tasks that no vector is trained on."""
-        return [name for name, spec in self.specs.items() if spec.control]
+        return [name for name, spec in self.specs.items() if spec.role == "control"]
 
 
 KEYS = ("about", "model", "evaluator", "training", "splits", "tasks", "experiments")
 MODELS = ({"folder"}, {"package", "inside"})
+ROLES = ("task", "control", "part")
 DATA = ({"package", "part"}, {"file"}, {"train", "validation", "test"})
 
 
@@ -134,18 +143,18 @@ def suite_from(name: str) -> Suite:
         made = _made(path, given)
         problems = [*made.training.problems(), *(p for name, s in made.specs.items() for p in _of_task(name, s))]
         if not made.tasks:
-            problems.append("tasks: every task is a control, so there is nothing to train a vector on")
+            problems.append("tasks: none has the role `task`, so there is nothing to train a vector on")
     if problems:
         raise RecipeError(f"{path} cannot be used:", problems)
     return made
 
 
 def only(suite: Suite, names: Sequence[str]) -> Suite:
-    """The suite with these tasks alone; its controls stay. Raises RecipeError for names that are no tasks of it."""
+    """The suite with these tasks alone; controls and parts stay. Raises RecipeError for names that are not in it."""
     problems = [f"{name}{near(name, suite.specs)}" for name in names if name not in suite.specs]
     if problems:
         raise RecipeError(f"the suite {suite.name} has no task:", problems)
-    specs = {name: spec for name, spec in suite.specs.items() if name in names or spec.control}
+    specs = {name: spec for name, spec in suite.specs.items() if name in names or spec.role != "task"}
     return replace(suite, specs=specs)
 
 
@@ -189,7 +198,9 @@ def _problems(given: Mapping[Any, Any]) -> list[str]:
 def _of_task(name: str, spec: TaskSpec) -> list[str]:
     """What is wrong with one task, whose values are of the right kinds."""
     problems = []
-    if {*spec.data} not in DATA:
+    if spec.role not in ROLES:
+        problems.append(f"{name}: role is one of {', '.join(ROLES)}, not {spec.role}")
+    if {*spec.data} - {"labels"} not in DATA:
         problems.append(
             f"{name}: data is {{package: NAME, part: NAME}}, {{file: PATH}}, or "
             "{train: PATH, validation: PATH, test: PATH}"

@@ -1,8 +1,9 @@
 """The experiments. Each is a question, its settings, and a function from a bench and settings to findings.
 
-negation.py  forgetting: subtract a vector
-addition.py  learning: add vectors; target improvement
-common.py    from scores to means and paired comparisons
+negation.py   forgetting: subtract a vector
+addition.py   learning: add vectors; target improvement
+analogies.py  three vectors predict a fourth
+common.py     from scores to means and paired comparisons
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from taskvec.errors import RecipeError
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments import addition, negation
+from taskvec.lab.experiments import addition, analogies, negation
 from taskvec.lab.results import Findings
 from taskvec.lab.suite import Suite
 from taskvec.places.fields import near, problems_of
@@ -30,6 +31,7 @@ class Experiment:
 EXPERIMENTS = (
     Experiment("negation", negation.QUESTION, negation.Settings, negation.run),
     Experiment("addition", addition.QUESTION, addition.Settings, addition.run),
+    Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run),
 )
 
 

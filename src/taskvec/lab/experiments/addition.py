@@ -21,7 +21,7 @@ from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.evals import Numbers
 from taskvec.lab.bench import Bench, require
-from taskvec.lab.experiments.common import averaged, compared, values_of
+from taskvec.lab.experiments.common import averaged, compared, too_few, values_of
 from taskvec.lab.results import Claim, Curves, Estimate, Findings, Table, percent, verdict
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
@@ -67,7 +67,7 @@ def run(bench: Bench, settings: Settings) -> Findings:
         table, claim = work.improvement()
         tables.append(table)
         claims.append(claim)
-    limits = [f"{len(bench.seeds)} seeds of fine-tuning: three are the least."] if len(bench.seeds) < 3 else []
+    limits = too_few(bench)
     if settings.subsets:
         limits.append(f"The subsets were judged with the vectors of seed {bench.seeds[0]} alone.")
     return Findings(
@@ -110,8 +110,8 @@ class _Work:
     def chosen(self, direction: Weights, tasks: Sequence[str], grid: str) -> tuple[Weights, float]:
         """The model θ0 + λ d with the best mean validation accuracy, and its λ."""
         family = self.bench.base + knob("lam") * direction
-        value = self.bench.choose(family, tasks, grid).value
-        return family.bind(lam=value), value
+        choice = self.bench.choose(family, tasks, grid)
+        return choice.model, choice.value
 
     # ---- all tasks
     def everything(self) -> tuple[Table, Curves, list[Claim]]:
@@ -276,7 +276,8 @@ class _Work:
             "Normalised accuracy of the sums of all subsets of tasks",
             "number of vectors in the sum",
             "normalised accuracy",
-            {"mean, and from the worst to the best subset": tuple(line)},
+            {"mean over subsets": tuple(line)},
+            bands="from the worst to the best subset",
             note=f"Vectors of seed {seed}; test examples of the tasks in the sum; λ by validation for each subset.",
         )
 
@@ -294,10 +295,9 @@ class _Work:
                     if other != target:
                         family = tuned + knob("lam") * self.bench.vector(other, seed)
                         choice = self.bench.choose(family, [target], self.settings.improvement_grid)
-                        model = family.bind(lam=choice.value)
-                        score = averaged(self.bench.scores(model, [target], "validation"), [target])
+                        score = averaged(self.bench.scores(choice.model, [target], "validation"), [target])
                         if score > best[0] and choice.value:
-                            best = (score, f"{choice.value:g} {other}", model)
+                            best = (score, f"{choice.value:g} {other}", choice.model)
                 before.append(values_of(self.bench.scores(tuned, [target], "test"), target))
                 after.append(values_of(self.bench.scores(best[2], [target], "test"), target))
                 used.append(best[1])

@@ -4,9 +4,18 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from taskvec.evals import Numbers
+from taskvec.lab.bench import Bench
+from taskvec.lab.results import FEW
 from taskvec.searching.evidence import Difference, difference
 
 Scores = Sequence[Sequence[float]]  # for each seed the scores of the same examples
+
+
+def too_few(bench: Bench) -> list[str]:
+    """The limit of a run with too few seeds for an interval."""
+    count = len(bench.seeds)
+    few = f"{count} seed{'s' * (count > 1)} of fine-tuning: an interval over seeds needs {FEW}."
+    return [few] if count < FEW else []
 
 
 def values_of(scores: Mapping[str, Numbers], task: str) -> list[float]:

@@ -19,7 +19,7 @@ from statistics import mean
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.lab.bench import Bench, Choice, require
-from taskvec.lab.experiments.common import averaged, compared, values_of
+from taskvec.lab.experiments.common import averaged, compared, too_few, values_of
 from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
@@ -38,6 +38,7 @@ class Settings:
     """What a suite may say under `experiments: {negation: ...}`."""
 
     grid: str = "0:1:0.05"
+    random_grid: str = "0:1:0.25"  # λ of the random vector
     sensitivity: str = "0:2:0.2"
     keep: float = 0.95  # of the base's control accuracy
     targets: Sequence[str] = ()  # all tasks, unless named
@@ -85,9 +86,10 @@ def _measured(bench: Bench, settings: Settings, name: str, controls: list[str]) 
             tested["gradient ascent"] = (bench.base + bench.vector(name, seed, "ascent"), 1.0)
         for what, family in (("random vector", bench.base + lam * noise), ("negative vector", bench.base - lam * tau)):
             for rule in RULES:
-                value = _chosen(bench, settings, family, name, controls, rule).value
+                grid = settings.grid if what == "negative vector" else settings.random_grid
+                choice = _chosen(bench, settings, family, grid, name, controls, rule)
                 told = f"{what}, {'largest λ' if rule == 'largest' else rule}"
-                tested[told] = (family.bind(lam=value), value)
+                tested[told] = (choice.model, choice.value)
         for model, (weights, value) in tested.items():
             scores = bench.scores(weights, [name, *controls], "test")
             target.models[model].append((averaged(scores, [name]), averaged(scores, controls), value))
@@ -96,10 +98,12 @@ def _measured(bench: Bench, settings: Settings, name: str, controls: list[str]) 
     return target
 
 
-def _chosen(bench: Bench, settings: Settings, family: Weights, name: str, controls: Sequence[str], rule: str) -> Choice:
+def _chosen(
+    bench: Bench, settings: Settings, family: Weights, grid: str, name: str, controls: Sequence[str], rule: str
+) -> Choice:
     kept = f"mean({', '.join(controls)}) >= {settings.keep}*mean({', '.join(f'base.{c}' for c in controls)})"
     searched = "largest" if rule == "largest" else "best"
-    return bench.choose(family, [name, *controls], settings.grid, f"-{name}", [kept], searched)
+    return bench.choose(family, [name, *controls], grid, f"-{name}", [kept], searched)
 
 
 def _curve(
@@ -239,9 +243,7 @@ def _claims(
 
 
 def _limits(bench: Bench, targets: Sequence[_Target]) -> tuple[str, ...]:
-    limits = []
-    if len(bench.seeds) < 3:
-        limits.append(f"{len(bench.seeds)} seeds of fine-tuning: three are the least for an interval that means much.")
+    limits = too_few(bench)
     if not bench.suite.controls:
         limits.append("The suite has no control task, so the controls are tasks that have vectors of their own.")
     if len(targets) < 4:
