@@ -97,19 +97,27 @@ def default_cache() -> Path:
     return Path(os.environ.get("TASKVEC_CACHE") or Path.home() / ".cache" / "taskvec")
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
 class _Told:
     """Prints what a run is doing to stderr: on a terminal in one line, elsewhere a line at most every ten seconds."""
 
     def __init__(self, silent: bool):
-        self.silent, self.last, self.began = silent, 0.0, time.monotonic()
+        self.silent, self.last, self.began, self.share = silent, 0.0, time.monotonic(), 0.0
         self.terminal = sys.stderr.isatty()
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, text: str, share: float | None) -> None:
         now = time.monotonic()
+        if share is not None:
+            self.share = share
         if self.silent or now - self.last < (0.1 if self.terminal else 10):
             return
         self.last = now
-        line = f"{now - self.began:5.0f} s  {text}"
+        passed = now - self.began
+        left = f", about {_duration(passed * (1 - self.share) / self.share)} left" if self.share > 0.02 else ""
+        line = f"{_duration(passed)}{left}: {text}"
         click.echo(f"\r\x1b[K{line}" if self.terminal else line, err=True, nl=not self.terminal)
 
     def clear(self) -> Any:

@@ -29,7 +29,7 @@ from taskvec.searching.search import search
 from taskvec.searching.stores import store_of
 
 FORMAT = 1  # of the journal
-Tell = Callable[[str], None]
+Tell = Callable[[str, float | None], None]  # what is being done, and the share of the work that is behind it
 Grid = str | Sequence[float]
 first = itemgetter(0)
 
@@ -60,9 +60,11 @@ class Choice:
 class Bench:
     """A suite at work, in a folder of results and a cache."""
 
-    def __init__(self, suite: Suite, seeds: Sequence[int], folder: Path, cache: Path, tell: Tell = lambda text: None):
+    def __init__(
+        self, suite: Suite, seeds: Sequence[int], folder: Path, cache: Path, tell: Tell = lambda text, share: None
+    ):
         """Fetches and prepares the data, and opens the base. Raises DataError, FormatError, RecipeError."""
-        self.suite, self.seeds, self.folder, self.cache, self.tell = suite, tuple(seeds), folder, cache, tell
+        self.suite, self.seeds, self.folder, self.cache, self._tell = suite, tuple(seeds), folder, cache, tell
         self.home = base_folder(suite, cache)
         self.base = load(str(self.home)).named("base")
         self.data = _all_prepared(suite, cache, tell)
@@ -73,6 +75,14 @@ class Bench:
         self.judged = 0  # models judged on a task in this run
         self._store = store_of(folder / "scores.jsonl")
         self._known = self._read()
+
+    def tell(self, text: str, share: float | None = None) -> None:
+        """Say what is being done, and the share of the experiment that is behind it."""
+        self._tell(text, share)
+
+    def told(self, tell: Tell) -> None:
+        """Say it to somebody else from now on."""
+        self._tell = tell
 
     # ---- vectors
     def vector(self, task: str, seed: int, objective: str = "labels", **changes: Any) -> Weights:
@@ -86,24 +96,30 @@ class Bench:
         return self.vectors.get(Training(tuple(tasks), seed, recipe, objective, until))
 
     # ---- scores
-    def scores(self, weights: Weights, tasks: Sequence[str], split: str) -> dict[str, Numbers]:
-        """Metric -> the scores of a model on these tasks, from the journal or judged now."""
-        found: dict[str, Numbers] = {}
+    def scores(self, weights: Weights, tasks: Sequence[str], split: str, share: float = 1.0) -> dict[str, Numbers]:
+        """Metric -> the scores of a model on these tasks, from the journal or judged now.
+
+        share: judge on the first examples alone, which are a fair sample of all (evals/order.py).
+        """
+        scores: dict[str, Numbers] = {}
         for name in tasks:
-            found |= self._scores(weights, name, split)
-        return found
+            scores |= self._scores(weights, name, split, share)
+        return scores
 
     def means(self, weights: Weights, tasks: Sequence[str], split: str) -> dict[str, float]:
         """Metric -> the mean score."""
         return means(self.scores(weights, tasks, split))
 
-    def _scores(self, weights: Weights, name: str, split: str) -> Mapping[str, Numbers]:
+    def _scores(self, weights: Weights, name: str, split: str, share: float) -> Mapping[str, Numbers]:
         sources = {told: source.fingerprint for source, told in weights.names().items()}
-        about = {"model": weights.text(weights.names()), "sources": sources, "task": name, "split": split}
+        about: dict[str, Any] = {
+            "model": weights.text(weights.names()), "sources": sources, "task": name, "split": split,
+            **({"share": share} if share < 1 else {}),
+        }  # fmt: skip
         key = digest(json.dumps([about, self.identity(name, split)], sort_keys=True))
         if key not in self._known:
             task = self.tasks.tasks[name]
-            judged = replace(self.tasks, tasks={name: task})(weights, split)
+            judged = replace(self.tasks, tasks={name: task}, stop=share)(weights, split)
             scores = {metric: _plain(values) for metric, values in judged.items()}
             self._known[key] = scores
             with self._store.locked():
@@ -215,7 +231,7 @@ def _all_prepared(suite: Suite, cache: Path, tell: Tell) -> dict[str, Prepared]:
     """The data of every task. Raises DataError, which names all data that cannot be had."""
     found, problems = {}, []
     for name in suite.specs:
-        tell(f"data of {name}")
+        tell(f"data of {name}", None)
         try:
             found[name] = prepared(suite, name, cache)
         except DataError as error:
@@ -248,7 +264,7 @@ def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) 
 
 
 def _training_told(tell: Tell) -> Callable[[str, int, int], None]:
-    return lambda name, done, total: tell(f"training {name}, step {done} of {total}")
+    return lambda name, done, total: tell(f"training {name}, step {done} of {total}", None)
 
 
 # ---- the journal -----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from taskvec.lab.suite import Suite
 from taskvec.places.local import stated, write_text
 from taskvec.version import __version__
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, float | None], None]  # what is being done, and the share of the run that is behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def run(
     seeds: int,
     folder: Path,
     cache: Path,
-    progress: Progress = lambda text: None,
+    progress: Progress = lambda text, share: None,
 ) -> Run:
     """Run the named experiments, or all, with the vectors of so many seeds. Raises TaskvecError and its kinds."""
     began = time.perf_counter()
@@ -79,8 +79,7 @@ def run(
     bench = Bench(suite, range(seeds), folder, cache, progress)
     made = []
     for number, (experiment, settings) in enumerate(work, 1):
-        where = f"experiment {number} of {len(work)}"
-        bench.tell = lambda text, where=where: progress(f"{where}: {text}")  # type: ignore[misc]
+        bench.told(_within(progress, number - 1, len(work)))
         started = time.perf_counter()
         findings = experiment.run(bench, settings)
         made.append(findings)
@@ -90,6 +89,15 @@ def run(
     report(folder)
     seconds = time.perf_counter() - began
     return Run(folder, tuple(made), tuple(bench.vectors.trained), bench.judged, seconds)
+
+
+def _within(progress: Progress, before: int, count: int) -> Progress:
+    """What an experiment says of itself, as a part of a run of several."""
+
+    def tell(text: str, share: float | None) -> None:
+        progress(f"experiment {before + 1} of {count}: {text}", None if share is None else (before + share) / count)
+
+    return tell
 
 
 def _note(bench: Bench, experiment: str, what: dict[str, Any]) -> None:

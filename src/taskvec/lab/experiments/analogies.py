@@ -71,7 +71,7 @@ def run(bench: Bench, settings: Settings) -> Findings:
     require(planned, "analogies: the suite names neither `domains` nor `quadrants` (experiments: {analogies: ...})")
     measured: list[tuple[_Setting, dict[str, list[list[float]]]]] = []
     for number, setting in enumerate(planned):
-        bench.tell(f"analogy {number + 1} of {len(planned)}: {setting.told}")
+        bench.tell(f"analogy {number + 1} of {len(planned)}: {setting.told}", number / len(planned))
         hits: dict[str, list[list[float]]] = {}
         for seed in bench.seeds:
             for model, weights in _models(bench, settings, setting, seed).items():

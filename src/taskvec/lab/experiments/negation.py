@@ -64,7 +64,7 @@ def run(bench: Bench, settings: Settings) -> Findings:
     require(not unknown, f"negation: no task is called {', '.join(unknown)}")
     measured = []
     for k, name in enumerate(targets):
-        bench.tell(f"negation of {name}, {k + 1} of {len(targets)}")
+        bench.tell(f"negation of {name}, {k + 1} of {len(targets)}", k / len(targets))
         controls = [*(settings.controls or bench.suite.controls)] or [n for n in bench.suite.tasks if n != name]
         controls = [c for c in controls if c != name]
         require(controls, f"negation: {name} has no control task; a suite needs a second task")
