@@ -113,7 +113,7 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
     with pytest.raises(OutputError, match="another interference") as error:
         disentanglement(base, *TAU[::-1], Judge(), ["one", "two"], alphas=[0, 2], journal=journal)
     assert "alphas: [0.0, 1.0] there, [0.0, 2.0] here" in str(error.value) and "vectors" in str(error.value)
-    with pytest.raises(OutputError, match=r"another search(.|\n)*it is of taskvec interference"):
+    with pytest.raises(OutputError, match=r"another search(.|\n)*it was begun by taskvec interference"):
         tv.search(base + tv.knob("a") * TAU[0], judge, {"a": [0, 1]}, journal=journal)
     with pytest.raises(FormatError, match="no journal of a search"):
         read_record(journal)
