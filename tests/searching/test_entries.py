@@ -1,4 +1,4 @@
-"""A line of a journal is checked before anything is made of it; what it cannot be is told with its number."""
+"""Each line of a journal is checked before it is used, and an error names the lines that are wrong."""
 
 import pytest
 
