@@ -8,8 +8,6 @@ import pytest
 from promises.small_merge import MERGE, PAIR
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-
 HEADERS = {
     "no dtype": ({"a": {"shape": [2], "data_offsets": [0, 8]}}, "needs dtype, shape and data_offsets"),
     "unknown dtype": ({"a": F32 | {"dtype": "F13"}}, "dtype 'F13' is unknown"),
