@@ -149,7 +149,7 @@ def methods(section: Results) -> str:
             cells += ["-"] * 3
         rows.append([case, *cells])
     head = [f"{section['size']}, base + {section['tuned']}", "wall s", "x linear", "RssAnon MB"]
-    head += ["mergekit s", "mergekit / ours", "its RssAnon MB"] if beside else []
+    head += ["mergekit s", "mergekit / ours", "mergekit RssAnon MB"] if beside else []
     return f"{company(samples)}\n\n{table(head, rows)}"
 
 

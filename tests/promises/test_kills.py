@@ -1,4 +1,4 @@
-"""A merge may be killed any time: the output is whole or absent, and the same command again gives the same bytes."""
+"""A merge may be killed at any time: the output is whole or absent, and the same command again gives the same bytes."""
 
 import json
 import os

@@ -89,7 +89,7 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
 @click.option(
     "--replicate", "replicates", multiple=True, metavar="NAME=URI[,...]", help="The same models from another seed."
 )
-@click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, even without a chance.")
+@click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, even one that has no chance.")
 @click.option(
     "--sampler", default="grid", show_default=True, help="One of grid, random, greedy, forward, tpe, cmaes and nsga2."
 )
@@ -106,7 +106,7 @@ def search(out: str | None, no_test: bool, no_race: bool, jobs: int, **kwargs: A
     again after it was stopped, and several calls with one journal share the work.
 
     \b
-    taskvec search "base + lam*(a - base) + lam*(b - base)" base=B a=A b=C \\
+    taskvec search "base + lam*(a - base) + lam*(b - base)" base=BASE a=A b=B \\
         --evaluate tasks.py:texts --knob lam=0:1:0.05 --journal sum.jsonl -o merged/
     taskvec search "base - lam*(toxic - base)" base=B toxic=T --evaluate tasks.py:texts --knob lam=0:1:0.05 \\
         --rule largest --constraint "control >= 0.95*base.control"
@@ -159,7 +159,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
     RECIPE makes a knob for each layer of v.
 
     \b
-    taskvec learn "base + layerwise(a - base, 'a') + layerwise(b - base, 'b')" base=B a=A b=C \\
+    taskvec learn "base + layerwise(a - base, 'a') + layerwise(b - base, 'b')" base=BASE a=A b=B \\
         --evaluate tasks.yml -o merged/
     """
     from taskvec.evals.suite import suite_from

@@ -148,7 +148,8 @@ class Record:
             if d.interval.why:
                 sentences.append(f"no interval for the difference in {name}: {d.interval.why}")
             if 2.0 ** (1 - n) * len(compared) > ALPHA:  # the least p that so many examples can have
-                sentences.append(f"{name}: {n} test examples are too few for any difference to be significant")
+                examples = f"{n} test examples are" if n > 1 else "one test example is"
+                sentences.append(f"{name}: {examples} too few for any difference to be significant")
         return sentences
 
     def spread(self) -> dict[str, Spread]:
@@ -235,7 +236,8 @@ class Record:
         ]
         if rest := [name for name in compared if name not in significant]:
             lines.append(f"no significant difference: {', '.join(rest)}")
-        about = f"on test against the base ({len(compared)} comparisons together, Holm):"
+        number = f"{len(compared)} comparisons together, Holm" if len(compared) > 1 else "one comparison"
+        about = f"on test against the base ({number}):"
         return [*(["", about] if compared else []), *(f"  {line}" for line in lines), *self.unsure()]
 
     def table(self) -> str:
