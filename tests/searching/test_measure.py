@@ -111,13 +111,19 @@ def test_scores_are_means_over_the_models_of_a_candidate():
 
 
 def test_a_candidate_is_judged_by_the_examples_of_those_before_it_and_so_is_each_of_its_models():
-    with pytest.raises(MismatchError, match="with the models before, test:\n  - a: 4 examples, 3 examples before"):
+    with pytest.raises(
+        MismatchError,
+        match="judged the models before by other metrics or examples, test:\n  - a: 4 examples, 3 examples before",
+    ):
         measure(as_evaluator(hits), at(1), "test", {"a": [1, 0, 1], "n": 1.0})
 
     def shrinking(weights, split):
         return {"a": [1.0] * int(weights["w"][0])}
 
-    with pytest.raises(MismatchError, match="with the seed before, validation:\n  - a: 2 examples, 4 examples before"):
+    with pytest.raises(
+        MismatchError,
+        match="judged another seed by other metrics or examples, validation:\n  - a: 2 examples, 4 examples before",
+    ):
         measure(as_evaluator(shrinking), at(4, 2), "validation", {})
 
 

@@ -63,7 +63,7 @@ def test_stopping_early_finds_the_same_with_fewer_candidates(tmp_path):
     assert few.chosen.knobs == {"lam": 0.25} and [t.knobs["lam"] for t in few.trials] == [
         k / 20 for k in range(20, 4, -1)
     ]
-    with pytest.raises(RecipeError, match="one can stop early with the rule"):
+    with pytest.raises(RecipeError, match="stopping early needs the rule"):
         search(away, Near(), GRID, early=True)
 
 

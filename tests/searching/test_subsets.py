@@ -106,9 +106,9 @@ def test_killed_and_called_again_a_greedy_soup_ends_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("sampler", "knobs", "what"),
     [
-        ("greedy", {"wa": [1, 2]}, "a knob is 0 or something else"),
+        ("greedy", {"wa": [1, 2]}, "each knob needs the value 0 and another one"),
         ("greedy", {"wa": [0, 1, 2]}, "one value beside 0"),
-        ("forward", {"wa": (0, 1)}, "a knob is 0 or something else"),
+        ("forward", {"wa": (0, 1)}, "each knob needs the value 0 and another one"),
     ],
 )
 def test_knobs_that_are_no_terms_are_refused(sampler, knobs, what):

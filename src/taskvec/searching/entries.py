@@ -197,7 +197,7 @@ def _misfits(about: Mapping[str, Any], line: Line, before: Mapping[str, Mapping[
     for key in ("knobs", "choice", "test"):
         values = line.get(key)
         if values is not None and values.keys() != about["knobs"].keys():
-            yield f"{values!r:.80} is no number for each knob"
+            yield f"{values!r:.80} does not have a number for each knob of the search"
     known = before.get(_split(line), {})
     if "scores" in line:
         yield from unlike(known, line["scores"])
@@ -207,9 +207,9 @@ def _misfits(about: Mapping[str, Any], line: Line, before: Mapping[str, Mapping[
     for name, values in part.items():
         all_values = known.get(name)
         if not isinstance(values, list) or not isinstance(all_values, list) or len(values) > len(all_values):
-            yield f"{name}: no part of the examples"
+            yield f"{name}: these cannot be the scores of a part of the examples"
     if strange := sorted(line.get("seeds", {}).keys() - known.keys()):
-        yield f"seeds of metrics that there are not: {', '.join(strange)}"
+        yield f"seeds of metrics that no model was judged by: {', '.join(strange)}"
 
 
 def _split(line: Line) -> str:

@@ -130,7 +130,7 @@ def _require_fitting(journal: Journal, tasks: tuple[str, str], count: int) -> No
             elif {len(scores), len(outputs)} != {sizes.setdefault(task, len(scores))}:
                 problems.append(f"line {number}: {task} has other examples than before")
     if problems:
-        raise FormatError(f"{journal.store} cannot be gone on from:", problems[:10])
+        raise FormatError(f"{journal.store} cannot be continued:", problems[:10])
 
 
 def _judged(judge: Evaluator, weights: Weights, split: str, tasks: tuple[str, str]) -> Line:

@@ -51,7 +51,7 @@ def judged(evaluate: Evaluator, models: Models, split: str) -> Judgement:
     for model in models[1:]:
         each.append(evaluate(model, split))
         if problems := unlike(each[0], each[-1]):
-            raise MismatchError(f"{evaluate.text} is not what it was with the seed before, {split}:", problems)
+            raise MismatchError(f"{evaluate.text} judged another seed by other metrics or examples, {split}:", problems)
     seconds = time.perf_counter() - began
     if len(each) == 1:
         return Judgement(each[0], seconds, {})
@@ -62,7 +62,9 @@ def judged(evaluate: Evaluator, models: Models, split: str) -> Judgement:
 def require_alike(evaluate: Evaluator, before: Mapping[str, Numbers], judgement: Judgement, split: str) -> None:
     """Raise MismatchError if a candidate was not judged by the same metrics, on as many examples, as one before it."""
     if before and (problems := unlike(before, judgement.scores)):
-        raise MismatchError(f"{evaluate.text} is not what it was with the models before, {split}:", problems)
+        raise MismatchError(
+            f"{evaluate.text} judged the models before by other metrics or examples, {split}:", problems
+        )
 
 
 def joined(each: Sequence[Judgement]) -> Judgement:

@@ -145,17 +145,17 @@ def _require_rule(rule: str, early: bool, sampler: str, spaces: Mapping[str, Spa
     if rule == "largest" and len(spaces) != 1:
         raise RecipeError(f'the rule "largest" is about one knob, and there are {len(spaces)}: {", ".join(spaces)}')
     if early and (rule != "largest" or sampler != "grid"):
-        raise RecipeError('one can stop early with the rule "largest" on a grid; others must see all candidates')
+        raise RecipeError('stopping early needs the rule "largest" and a grid: other searches must see all candidates')
     if sampler in SEVERAL and goals < 2:
         raise RecipeError(f"{sampler} weighs several objectives, and there is one: give another, or take tpe")
 
 
 def _require_direction(evaluate: Evaluator, goals: Sequence[Goal], minimise: bool, count: int) -> None:
-    """Raise RecipeError where the mean of all metrics is made large, and of some of them less is better."""
+    """Raise RecipeError if the mean of all metrics is to be made large, although less is better of some of them."""
     if evaluate.falling and count > 1 and not minimise and any(g.text == EVERYTHING for g in goals):
         raise RecipeError(
-            f"{EVERYTHING} would be made large, and of {', '.join(evaluate.falling)} less is better: say what counts "
-            f'(--objective NAME, or --objective="-{evaluate.falling[-1]}")'
+            f"the objective {EVERYTHING} is made large, but of {', '.join(evaluate.falling)} less is better: "
+            f'say what counts (--objective NAME, or --objective="-{evaluate.falling[-1]}")'
         )
 
 

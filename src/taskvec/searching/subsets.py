@@ -15,11 +15,14 @@ Rank = tuple[bool, float]  # (True, objective) if a trial keeps the constraints,
 def most(sampler: str, values: Values) -> int:
     """The largest number of trials. Raises RecipeError for a knob that cannot be 0, or cannot be anything else."""
     if bad := [name for name, given in values.items() if 0 not in given or not _others(given)]:
-        raise RecipeError(f"{sampler}: a knob is 0 or something else ({bad[0]}=0,1), and these are not:", bad)
+        raise RecipeError(
+            f"{sampler}: each knob needs the value 0 and another one (as in {bad[0]}=0,1), which these do not have:",
+            bad,
+        )
     n = len(values)
     if sampler == "greedy":
         if several := [name for name, given in values.items() if len(_others(given)) > 1]:
-            raise RecipeError("greedy takes a term or leaves it: one value beside 0 for", several)
+            raise RecipeError("greedy takes a term or leaves it out: give just one value beside 0 for", several)
         return 2 * n - 1
     steps = [sum(len(_others(given)) for given in values.values())]  # of the first round; each later one has fewer
     smallest = min(len(_others(given)) for given in values.values())
