@@ -1,4 +1,4 @@
-"""Do two merged checkpoints hold the same numbers? They are streamed, and read without either program's own reader."""
+"""Counts the numbers that differ between two merged checkpoints. It uses the reader of neither program."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from checkpoints import fp32, weight_files
 
 STEP = 4 << 20  # numbers compared at a time
-CANCELLED = 2.0**-21  # of the largest input: what float32 may lose in a sum of a few terms
+CANCELLED = 2.0**-21  # the share of the largest input that float32 may lose in a sum of a few terms
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Agreement:
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
     """Name -> the bits of a bfloat16 tensor, mapped from the files of a checkpoint."""
-    found: dict[str, np.ndarray] = {}
+    by_name: dict[str, np.ndarray] = {}
     for path in weight_files(folder):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -37,8 +37,8 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
             if spec["dtype"] != "BF16":
                 raise ValueError(f"{name} in {path.name} is {spec['dtype']}; this check knows BF16 only")
             start = 8 + length + spec["data_offsets"][0]
-            found[name] = np.memmap(path, np.uint16, "r", start, tuple(spec["shape"]))
-    return found
+            by_name[name] = np.memmap(path, np.uint16, "r", start, tuple(spec["shape"]))
+    return by_name
 
 
 def places(bits: np.ndarray) -> np.ndarray:
@@ -57,10 +57,10 @@ def agree(a: Path, b: Path, inputs: list[Path]) -> Agreement:
     if {k: v.shape for k, v in left.items()} != {k: v.shape for k, v in right.items()}:
         raise ValueError(f"{a.name} and {b.name} do not hold the same tensors")
     numbers = differ = max_ulp = cancelled = 0
-    for name, whole in left.items():
-        for at in range(0, whole.size, STEP):
+    for name, tensor in left.items():
+        for at in range(0, tensor.size, STEP):
             part = slice(at, at + STEP)
-            x, y = whole.ravel()[part], right[name].ravel()[part]
+            x, y = tensor.ravel()[part], right[name].ravel()[part]
             if not (finite(x) and finite(y)):
                 raise ValueError(f"{name} is not finite")
             unlike = np.flatnonzero(x != y)
@@ -72,5 +72,5 @@ def agree(a: Path, b: Path, inputs: list[Path]) -> Agreement:
                 differ += unlike.size
                 cancelled += int(excused.sum())
                 max_ulp = max(max_ulp, int(ulps[~excused].max(initial=0)))
-        numbers += whole.size
+        numbers += tensor.size
     return Agreement(numbers, differ, max_ulp, cancelled)

@@ -70,7 +70,7 @@ def limit(home: Path, tuned: int = 2, flush: bool = False) -> Case:
 
 
 def ours(home: Path, tuned: int = 2, flush: bool = True) -> Case:
-    """Our command line, as a user would type it; without `flush` as careless of a power cut as cp is."""
+    """Our command line, as a user would type it. Without `flush` a power cut can harm the output, as with cp."""
     terms = [f"{w}*({m} - base)" for w, m in zip(WEIGHTS, models(tuned)[1:], strict=False)]
     recipe = " + ".join(["base", *terms])
     out = output(home, "taskvec" if flush else "taskvec-unflushed")
@@ -102,7 +102,7 @@ def mergekit(home: Path, fast: bool = False) -> Case:
 
 
 def merges(home: Path) -> list[Case]:
-    """Everybody, on base and two fine-tunes."""
+    """All commands that merge a base and two fine-tunes."""
     return [
         limit(home),
         ours(home, flush=False),
@@ -122,7 +122,7 @@ METHODS = {  # name -> mergekit's parameters beside weight and models
     "della": {"density": 0.5, "epsilon": 0.1},
     "slerp": {"t": 0.5},
 }
-RECIPES = {  # what no YAML file says: thresholds of the whole model, the paper's rescaling
+RECIPES = {  # what YAML files cannot express: thresholds of the whole model, and the paper's rescaling
     "ties, whole model": "base + ties({taus}, density=0.5)",
     "ties, whole model, density 0.2": "base + ties({taus}, density=0.2)",
     "dare_ties, 1/(1-p)": "base + dare_ties({taus}, drop=0.5)",
@@ -142,17 +142,17 @@ def method_file(home: Path, method: str, tuned: int) -> Path:
 
 
 def by_method(home: Path, method: str, tuned: int, peer: bool) -> list[Case]:
-    """Ours, and mergekit on the same file."""
+    """taskvec on a file of mergekit, and mergekit on the same file if `peer`."""
     file, out, theirs = method_file(home, method, tuned), output(home, "method"), output(home, "method-mergekit")
-    found = [Case(method, (TASKVEC, "merge", str(file), "-o", str(out), "--quiet", "--no-fsync"), home, out)]
+    compared = [Case(method, (TASKVEC, "merge", str(file), "-o", str(out), "--quiet", "--no-fsync"), home, out)]
     options = ("--quiet", "--no-copy-tokenizer", "--no-write-model-card")
-    return found + (
+    return compared + (
         [Case(f"{method}, mergekit", (MERGEKIT, str(file), str(theirs), *options), home, theirs)] if peer else []
     )
 
 
 def by_recipe(home: Path, name: str, tuned: int) -> Case:
-    """What only a recipe says."""
+    """One of RECIPES, by taskvec."""
     names, out = models(tuned), output(home, "recipe")
     recipe = RECIPES[name].format(taus=", ".join(f"{n} - base" for n in names[1:]))
     words = ["merge", recipe, *(f"{n}={n}" for n in names), "-o", str(out), "--quiet", "--no-fsync"]
@@ -166,7 +166,7 @@ PEER_HELP = "mergekit-yaml --help"
 
 
 def starts() -> list[Case]:
-    """What one waits for before any work begins."""
+    """Commands that do nothing: the time that one waits before any work begins."""
     return [
         Case(PASS, (PYTHON, "-c", "pass"), BENCH),
         Case(IMPORT, (PYTHON, "-c", "import taskvec"), BENCH),

@@ -55,12 +55,12 @@ Samples = dict[str, list[dict[str, float]]]  # case -> one dict of Sample's fiel
 
 def descendants(pid: int) -> list[int]:
     """The process and all below it that are alive."""
-    found = [pid]
-    for parent in found:
+    pids = [pid]
+    for parent in pids:
         with suppress(OSError):
             for task in Path(f"/proc/{parent}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+                pids += [int(child) for child in (task / "children").read_text().split()]
+    return pids
 
 
 def rss_anon(pid: int) -> int:

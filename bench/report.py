@@ -1,4 +1,4 @@
-"""From results.json to tables in Markdown, and to the promises of the project with the measured figures."""
+"""Writes the tables of the benchmark from results.json, in Markdown, and says which promises the figures keep."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from switching import MEMCPY as MEMORY
 from switching import SWITCH
 
 Results = dict[str, Any]
-NOISY = 0.3  # of one core
+NOISY = 0.3  # the share of one core that other work may take before a series is called noisy
 BEGIN, END = "<!-- results: written by `run.py --write-readme` -->", "<!-- end of results -->"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table, numbers to the right; its columns padded so that it also reads as plain text."""
+    """A table in Markdown, with numbers to the right and columns padded, so that it reads as plain text, too."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -34,7 +34,7 @@ def short(x: float) -> str:
 
 
 def spread(values: Stat) -> str:
-    """median (min-max), or one number where there is but one."""
+    """ "median (min-max)", or one number where all three are equal."""
     median, low, high = map(short, values)
     return median if low == high else f"{median} ({low}-{high})"
 
@@ -69,14 +69,14 @@ def company(*series: Samples) -> str:
 # --- one table a section ------------------------------------------------------------------------------------------
 
 
-def starts(found: Results) -> str:
-    samples = found["samples"]
+def starts(section: Results) -> str:
+    samples = section["samples"]
     rows = [[case, seconds(samples, case), times(samples, case, PASS)] for case in samples]
     return f"{company(samples)}\n\n{table(['start', 'wall s', f'x `{PASS}`'], rows)}"
 
 
-def merges(found: Results) -> str:
-    samples = found["samples"]
+def merges(section: Results) -> str:
+    samples = section["samples"]
     rows = [
         [
             case,
@@ -89,32 +89,33 @@ def merges(found: Results) -> str:
         for case in samples
     ]
     head = ["base + 2 fine-tunes", "wall s", "CPU s", "RssAnon MB", "x limit", "x taskvec"]
-    return f"{found['size']}, {gigabytes(found)}. {company(samples)}\n\n{table(head, rows)}"
+    return f"{section['size']}, {gigabytes(section)}. {company(samples)}\n\n{table(head, rows)}"
 
 
-def agreement(found: Results) -> str:
+def agreement(section: Results) -> str:
     return (
-        f"Of {found['numbers']:,} numbers, {found['differ']:,} differ from mergekit's, by at most {found['max_ulp']} "
-        f"ulp of bfloat16, but for {found['cancelled']:,} whose sums cancel to rounding noise (see agree.py)."
+        f"Of {section['numbers']:,} numbers, {section['differ']:,} differ from mergekit's, by at most "
+        f"{section['max_ulp']} ulp of bfloat16, but for {section['cancelled']:,} whose sums cancel to rounding noise "
+        "(see agree.py)."
     )
 
 
-def kernels(found: Results) -> str:
+def kernels(section: Results) -> str:
     rows = [
-        [f"{case}, {where}", rate(samples, case, found["bytes"]), times(samples, case, MEMCPY)]
-        for where, samples in (("in the cache", found["cached"]), ("from memory", found["samples"]))
+        [f"{case}, {where}", rate(samples, case, section["bytes"]), times(samples, case, MEMCPY)]
+        for where, samples in (("in the cache", section["cached"]), ("from memory", section["samples"]))
         for case in samples
     ]
     return table(["one thread", "GB/s read + written", "x memcpy's time"], rows)
 
 
-def gigabytes(found: Results) -> str:
-    return f"{found['read'] / 1e9:.2f} GB in, {found['written'] / 1e9:.2f} GB out"
+def gigabytes(section: Results) -> str:
+    return f"{section['read'] / 1e9:.2f} GB in, {section['written'] / 1e9:.2f} GB out"
 
 
-def growth(found: Results) -> str:
+def growth(section: Results) -> str:
     rows = []
-    for row in found["rows"]:
+    for row in section["rows"]:
         samples, size = row["samples"], row["read"] + row["written"]
         if OURS_UNFLUSHED in samples:
             cells = [
@@ -127,7 +128,7 @@ def growth(found: Results) -> str:
             cells = ["-"] * 4
         rows.append([f"{row['size']}, base + {row['tuned']}", gigabytes(row), *cells, seconds(samples, LIMIT)])
     head = [OURS_UNFLUSHED, "data", "wall s", "GB/s", "RssAnon MB", "x limit", "limit s"]
-    return f"{company(*(row['samples'] for row in found['rows']))}\n\n{table(head, rows)}"
+    return f"{company(*(row['samples'] for row in section['rows']))}\n\n{table(head, rows)}"
 
 
 def ours_among(samples: Samples) -> list[str]:
@@ -135,8 +136,8 @@ def ours_among(samples: Samples) -> list[str]:
     return [case for case in samples if not case.endswith(", mergekit")]
 
 
-def methods(found: Results) -> str:
-    samples, rows = found["samples"], []
+def methods(section: Results) -> str:
+    samples, rows = section["samples"], []
     ours = ours_among(samples)
     beside = len(ours) < len(samples)
     for case in ours:
@@ -147,33 +148,33 @@ def methods(found: Results) -> str:
         elif beside:
             cells += ["-"] * 3
         rows.append([case, *cells])
-    head = [f"{found['size']}, base + {found['tuned']}", "wall s", "x linear", "RssAnon MB"]
-    head += ["mergekit s", "mergekit / ours", "its RssAnon MB"] if beside else []
+    head = [f"{section['size']}, base + {section['tuned']}", "wall s", "x linear", "RssAnon MB"]
+    head += ["mergekit s", "mergekit / ours", "mergekit RssAnon MB"] if beside else []
     return f"{company(samples)}\n\n{table(head, rows)}"
 
 
-def searching(found: Results) -> str:
+def searching(section: Results) -> str:
     rows = [
         [f"{case}, {row['size']}", seconds(row["samples"], case), times(row["samples"], case, MEMORY)]
-        for row in found["rows"]
+        for row in section["rows"]
         for case in row["samples"]
     ]
-    s = found["search"]
-    told = (
+    s = section["search"]
+    sentence = (
         f"A grid of {s['points']:.0f} candidates and its tests with a journal took {s['wall']:.2f} s, of which "
-        f"{s['inside']:.2f} s in the evaluator ({s['work']:g} s a judgement): {overhead(found):.1%} more."
+        f"{s['inside']:.2f} s in the evaluator ({s['work']:g} s a judgement): {overhead(section):.1%} more."
     )
-    return f"{table(['base + 2 fine-tunes', 'wall s', 'x memcpy'], rows)}\n\n{told}"
+    return f"{table(['base + 2 fine-tunes', 'wall s', 'x memcpy'], rows)}\n\n{sentence}"
 
 
-def switched(found: Results, row: int) -> float:
+def switched(section: Results, row: int) -> float:
     """What other coefficients in a live model take, over a memcpy of the sources' bytes."""
-    return ratio(found["rows"][row]["samples"], SWITCH, MEMORY)[0]
+    return ratio(section["rows"][row]["samples"], SWITCH, MEMORY)[0]
 
 
-def overhead(found: Results) -> float:
+def overhead(section: Results) -> float:
     """What a search takes beside its judgements, as a share of them."""
-    return found["search"]["wall"] / found["search"]["inside"] - 1
+    return section["search"]["wall"] / section["search"]["inside"] - 1
 
 
 @dataclass(frozen=True)
@@ -206,14 +207,14 @@ def faster(samples: Samples) -> float:
     return ratio(samples, MEMCPY, KERNEL)[0]
 
 
-def largest(found: Results) -> float:
+def largest(section: Results) -> float:
     """The highest RssAnon of ours over all rows of a growth section, in MB."""
-    return max(max(field(row["samples"], OURS_UNFLUSHED, "rss_anon")) for row in found["rows"]) / 1e6
+    return max(max(field(row["samples"], OURS_UNFLUSHED, "rss_anon")) for row in section["rows"]) / 1e6
 
 
 @dataclass(frozen=True)
 class Promise:
-    """A figure of one section, and the bound it must keep: at most, or with `least` at least."""
+    """A figure of one section and its bound, which is a maximum, or a minimum if `least`."""
 
     text: str
     section: str
@@ -230,9 +231,9 @@ def of_methods(ours: str, to: str) -> Callable[[Results], float]:
     return lambda f: ratio(f["samples"], ours, to)[0]
 
 
-def methods_memory(found: Results) -> float:
+def methods_memory(section: Results) -> float:
     """The highest RssAnon of ours over all methods, in MB."""
-    samples = found["samples"]
+    samples = section["samples"]
     return max(max(field(samples, case, "rss_anon")) for case in ours_among(samples)) / 1e6
 
 

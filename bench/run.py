@@ -110,9 +110,9 @@ def agreement(s: Settings) -> dict[str, Any] | None:
     for case in pair:
         measure(case)
     a, b = (cases.output(home, name) for name in ("taskvec", "mergekit"))
-    found = agree(a, b, [home / m for m in cases.models(2)])
+    agreed = agree(a, b, [home / m for m in cases.models(2)])
     clear(pair[0])
-    return {"size": s.size, **asdict(found)}
+    return {"size": s.size, **asdict(agreed)}
 
 
 def kernels(s: Settings) -> dict[str, Any] | None:
@@ -129,13 +129,13 @@ def kernels(s: Settings) -> dict[str, Any] | None:
 
 
 def grow(s: Settings, rows: list[tuple[str, int]]) -> dict[str, Any]:
-    found = []
+    measured = []
     for size, tuned in rows:
         about = data(size, tuned)
         print(f"  {size} ({numbers(SIZES[size]) / 1e9:.2f}e9 numbers), {tuned} fine-tunes")
         pair = [cases.limit(CACHE / size, tuned), cases.ours(CACHE / size, tuned, flush=False)]
-        found.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about))})
-    return {"rows": found}
+        measured.append({**about, "samples": rounds(pair, s.growth_rounds, before=settled(about))})
+    return {"rows": measured}
 
 
 def methods(s: Settings, size: str, tuned: int, n: int, peer: bool) -> dict[str, Any]:
@@ -222,9 +222,9 @@ def main() -> None:
     results["machine"] = machine()
     for name in args.only or (["methods", "methods-8"] if args.method else SECTIONS):
         print(f"{name}:", flush=True)
-        found = SECTIONS[name](s)
-        if found:
-            results[name] = found
+        section = SECTIONS[name](s)
+        if section:
+            results[name] = section
             s.results.write_text(json.dumps(results, indent=1) + "\n")
     print("\n" + report.markdown(results))
 

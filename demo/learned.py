@@ -65,11 +65,11 @@ def ways(s: Suite) -> dict[str, tv.Weights]:
         kept = OUT / f"{len(family.knobs)}-{'labels' if labels else 'entropy'}.json"
         if not kept.exists():
             clamp = None if labels else (0, 1)
-            found = tv.learn(family, s.model, loss(s, labels), steps=STEPS, rate=RATE, clamp=clamp)
-            kept.write_text(json.dumps(found.knobs))
+            makers = tv.learn(family, s.model, loss(s, labels), steps=STEPS, rate=RATE, clamp=clamp)
+            kept.write_text(json.dumps(makers.knobs))
         return family.bind(**json.loads(kept.read_text()))
 
-    found = {
+    makers = {
         "norm_matched, no data": lambda: s.base + tv.norm_matched(*s.vectors.values()),
         "one λ, grid of 13": lambda: searched(s, shared, {"lam": GRID}).weights,
         f"a λ a vector, TPE, {TRIALS} trials": lambda: (
@@ -84,7 +84,7 @@ def ways(s: Suite) -> dict[str, tv.Weights]:
         "a λ a vector and tensor, aTLAS": lambda: learned(blocks, labels=True),
     }
     models = {}
-    for name, make in found.items():
+    for name, make in makers.items():
         began = time.monotonic()
         with show.status(name):
             models[name] = make()
@@ -106,10 +106,10 @@ def main() -> None:
     for name, scores in hits.items():
         normalised = mean(float(np.mean(x)) / own[n] for n, x in zip(s.tasks, scores, strict=True))
         apart = difference(reference, scores)
-        told = f"{100 * apart.interval.mean:+.1f} [{100 * apart.interval.low:+.1f}, {100 * apart.interval.high:+.1f}]"
-        whole = interval(scores)
-        span = f"{100 * whole.mean:.1f} [{100 * whole.low:.1f}, {100 * whole.high:.1f}]"
-        made.add_row(name, span, show.percent(normalised), "" if scores is reference else f"{told} p = {apart.p:.2g}")
+        gain = f"{100 * apart.interval.mean:+.1f} [{100 * apart.interval.low:+.1f}, {100 * apart.interval.high:+.1f}]"
+        accuracy = interval(scores)
+        span = f"{100 * accuracy.mean:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
+        made.add_row(name, span, show.percent(normalised), "" if scores is reference else f"{gain} p = {apart.p:.2g}")
     show.console.print(made)
     show.console.print(f"[dim]{VALIDATION} validation and {TEST} test texts a task; paired tests, one seed.")
 

@@ -83,7 +83,7 @@ def main() -> None:
         s = suite.load(VALIDATION, TEST)
     base = s.scores(s.base, s.test, s.tasks)
     own = {name: s.scores(s.base + s.vectors[name], s.test, [name])[name] for name in s.tasks}
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names:
         began = time.monotonic()
         recipe, grid = DIRECTIONS[name]
@@ -93,24 +93,24 @@ def main() -> None:
             scores = s.scores(s.base + lam * tau, s.test, s.tasks)
         edge = lam in (grid[0], grid[-1])
         shares = [scores[task] / own[task] for task in s.tasks]
-        found[name] = {
+        results[name] = {
             "lambda": lam, "at the edge of its grid": edge, "validation": tried, "test": scores,
             "mean": mean(scores.values()), "normalised": mean(shares), "worst": min(shares),
             "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
-        RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        show.console.print(f"{name}: λ {lam:g}, {100 * found[name]['mean']:.1f}, {100 * mean(shares):.1f} normalised")
-    table(found, base, own)
+        RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        show.console.print(f"{name}: λ {lam:g}, {100 * results[name]['mean']:.1f}, {100 * mean(shares):.1f} normalised")
+    table(results, base, own)
 
 
-def table(found: dict[str, dict[str, Any]], base: dict[str, float], own: dict[str, float]) -> None:
+def table(results: dict[str, dict[str, Any]], base: dict[str, float], own: dict[str, float]) -> None:
     """Best first."""
     columns = ("method", "λ", "accuracy", "normalised", "worst task", "s")
     made = show.table("\nOne model for all tasks, by every method", *columns)
     shares = [base[task] / own[task] for task in own]
     made.add_row("base", "", *map(show.percent, (mean(base.values()), mean(shares), min(shares))), "")
     made.add_section()
-    for name, row in sorted(found.items(), key=lambda item: -item[1]["normalised"]):
+    for name, row in sorted(results.items(), key=lambda item: -item[1]["normalised"]):
         lam = f"{row['lambda']:g}{' *' if row['at the edge of its grid'] else ''}"
         cells = (show.percent(row[key]) for key in ("mean", "normalised", "worst"))
         made.add_row(name, lam, *cells, f"{row['seconds']:.0f}")

@@ -43,8 +43,8 @@ def normalised(s: Suite, tau: tv.Weights, names: tuple[str, ...], own: dict[str,
 def by_validation(s: Suite, taus: list[tv.Weights], names: tuple[str, ...]) -> tuple[float, tv.Weights]:
     """(lambda, lambda * sum), chosen on validation texts."""
     total = sum(taus)
-    found = tv.search(s.base + tv.knob("lam") * total, s.judge(names), {"lam": GRID}, test=False, race=True)
-    return found.chosen.knobs["lam"], found.chosen.knobs["lam"] * total
+    result = tv.search(s.base + tv.knob("lam") * total, s.judge(names), {"lam": GRID}, test=False, race=True)
+    return result.chosen.knobs["lam"], result.chosen.knobs["lam"] * total
 
 
 def main() -> None:

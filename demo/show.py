@@ -77,9 +77,11 @@ def analogy(names: tuple[str, str, str, str], hits: dict[str, Tensor]) -> None:
     """Accuracy on D of each model, and its gain over the base with the standard error of the paired difference."""
     a, b, c, d = names
     made = table(f"\nAnalogy: {a} is to {b} as {c} is to ? Judged on {d}", "model", "accuracy", "gain over base")
-    for name, found in hits.items():
-        gain, error = paired(found, hits["base"])
-        made.add_row(name, percent(found.float().mean()), "" if name == "base" else f"{gain:+.1f} ± {error:.1f}")
+    for name, hits_of_model in hits.items():
+        gain, error = paired(hits_of_model, hits["base"])
+        made.add_row(
+            name, percent(hits_of_model.float().mean()), "" if name == "base" else f"{gain:+.1f} ± {error:.1f}"
+        )
     console.print(made)
     plain, analogous = list(hits.values())[2:4]
     gain, error = paired(analogous, plain)

@@ -25,8 +25,8 @@ def load(task: Task) -> Splits:
 def split(pool: list[Example], own_test: list[Example]) -> Splits:
     """Folds of the pool; the data's own test set, where there is one, takes the place of the test fold."""
     test = unique(own_test)
-    seen = {key(e.text) for e in test}
-    rest = [e for e in unique(pool) if key(e.text) not in seen]
+    in_test = {key(e.text) for e in test}
+    rest = [e for e in unique(pool) if key(e.text) not in in_test]
     folds: Splits = {name: [e for e in rest if fold(e.group) == name] for name in SHARES}
     if test:
         folds = {"test": test, "validation": folds["validation"], "train": folds["train"] + folds["test"]}
@@ -61,10 +61,10 @@ def fold(group: str) -> str:
 def balanced(examples: list[Example], size: int) -> list[Example]:
     """`size` examples, the classes as equal as the data allows: a rare class whole, the others alike."""
     shuffled = sorted(examples, key=lambda e: draw("sample", e.text))
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     ranked = []
     for place, example in enumerate(shuffled):
-        ranked.append((seen[example.label], place, example))
-        seen[example.label] += 1
+        ranked.append((counts[example.label], place, example))
+        counts[example.label] += 1
     chosen = sorted(ranked, key=lambda r: r[:2])[:size]
     return [example for _, _, example in sorted(chosen, key=lambda r: r[1])]

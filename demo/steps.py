@@ -38,10 +38,10 @@ def zero_shot(s: Suite) -> tuple[Scores, Scores]:
 
 def choose(s: Suite, direction: tv.Weights, grid: tuple[float, ...], names: list[str], what: str) -> float:
     """The lambda for which base + lambda * direction has the best mean validation accuracy on the named tasks."""
-    found = tv.search(s.base + tv.knob("lam") * direction, s.judge(names), {"lam": list(grid)}, test=False)
-    tried = {trial.knobs["lam"]: trial.goodness for trial in found.trials}
+    result = tv.search(s.base + tv.knob("lam") * direction, s.judge(names), {"lam": list(grid)}, test=False)
+    tried = {trial.knobs["lam"]: trial.goodness for trial in result.trials}
     show.tried(f"{what}, validation accuracy on {', '.join(names) if len(names) < 3 else 'all tasks'}", tried)
-    return found.chosen.knobs["lam"]
+    return result.chosen.knobs["lam"]
 
 
 def addition(s: Suite) -> tuple[float, tv.Weights]:
@@ -56,15 +56,17 @@ def negation(s: Suite, target: str) -> tuple[float, tv.Weights]:
     controls = [name for name in s.tasks if name != target]
     mean_of = f"mean({', '.join(map(repr, controls))})"
     of_base = f"mean({', '.join(f'base[{name!r}]' for name in controls)})"
-    found = tv.search(
+    result = tv.search(
         s.base - tv.knob("lam") * s.vectors[target], s.judge(controls), {"lam": list(NEGATED)},
         objective=mean_of, constraints=[f"{mean_of} >= {KEEP}*{of_base}"], rule="largest", early=True,
         test=False,
     )  # fmt: skip
-    tried = {trial.knobs["lam"]: trial.goodness for trial in found.trials}
-    floor = KEEP * mean(sum(found.validation["base"][name]) / len(found.validation["base"][name]) for name in controls)
+    tried = {trial.knobs["lam"]: trial.goodness for trial in result.trials}
+    floor = KEEP * mean(
+        sum(result.validation["base"][name]) / len(result.validation["base"][name]) for name in controls
+    )
     show.tried(f"forgetting {target}, validation accuracy of the controls (floor {100 * floor:.1f})", tried)
-    return (found.chosen.knobs["lam"] if found.chosen else 0.0), found.weights
+    return (result.chosen.knobs["lam"] if result.chosen else 0.0), result.weights
 
 
 def analogy(s: Suite) -> tuple[tv.Weights, dict[str, Tensor]]:

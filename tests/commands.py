@@ -1,4 +1,4 @@
-"""The command line in a small world: four models of one tensor, a stored vector, an evaluator and a journal."""
+"""Runs the command line in a process of its own, and holds the evaluators that its tests use."""
 
 import subprocess
 import sys
@@ -29,11 +29,11 @@ TRIED = ["base + x*(a - base)", "base=base", "a=a", "--evaluate", "data.py:size"
 
 
 def run(folder, *words, code=0):
+    """Run a command in a folder. Returns what it printed; if it is to fail with `code`, what it printed to stderr."""
     done = subprocess.run([sys.executable, "-m", "taskvec", *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 
 
 def weight(folder, name):
-    found = load_file(folder / name / "model.safetensors")
-    return found["l.0.w"]
+    return load_file(folder / name / "model.safetensors")["l.0.w"]

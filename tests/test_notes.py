@@ -10,10 +10,10 @@ from taskvec.notes import Note, collected, note, so_far
 
 
 def test_a_note_is_a_warning_at_the_line_of_the_caller():
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         note("the adapter changes nothing")
-    assert [(w.category, str(w.message), w.filename) for w in found] == [
+    assert [(w.category, str(w.message), w.filename) for w in caught] == [
         (Note, "the adapter changes nothing", __file__)
     ]
 
@@ -25,12 +25,12 @@ def test_a_note_can_be_made_an_error():
 
 
 def test_notes_are_collected_in_order_each_once_and_told_at_once():
-    told = []
-    with warnings.catch_warnings(record=True) as found, collected(told.append) as notes:
+    at_once = []
+    with warnings.catch_warnings(record=True) as caught, collected(at_once.append) as notes:
         for text in ("b", "a", "b"):
             note(text)
-        assert so_far() == ["b", "a"] == told
-    assert (list(notes), found, so_far()) == (["b", "a"], [], [])
+        assert so_far() == ["b", "a"] == at_once
+    assert (list(notes), caught, so_far()) == (["b", "a"], [], [])
 
 
 def test_notes_of_other_threads_are_collected_too():

@@ -32,7 +32,7 @@ class TaskvecError(Exception):
         super().__init__("\n".join([message, *(f"  - {p}" for p in self.problems)]))
 
     def __reduce__(self) -> Any:
-        """An error of a worker in another process arrives as what it was, whatever its kind is made from."""
+        """How an error is pickled: one from a worker process keeps its class, whatever arguments that class takes."""
         return _again, (type(self), str(self), self.problems)
 
 

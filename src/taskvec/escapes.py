@@ -23,7 +23,10 @@ def printable(text: str) -> str:
 
 
 def in_shell(word: str) -> str:
-    """The word as a POSIX shell reads it back, as bash's $'...' if no terminal should get its characters."""
+    """The word quoted so that a POSIX shell reads it back.
+
+    A word with characters that no terminal should get is written in bash's form $'...'.
+    """
     if word.isprintable():
         return shlex.quote(word)
     raw = os.fsencode(word)

@@ -1,4 +1,4 @@
-"""Functions that are imported when somebody asks for their name: most recipes call none, and a start must not wait."""
+"""Functions that are imported only when somebody asks for their name: most recipes call none, and starting is quick."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module

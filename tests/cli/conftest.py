@@ -1,4 +1,4 @@
-"""The world that all tests of the command line share."""
+"""A folder with four small models, a task vector and a journal, which the tests of the command line share."""
 
 import numpy as np
 import pytest

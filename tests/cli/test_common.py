@@ -28,8 +28,8 @@ def test_arguments_are_names_and_places():
     [("0.3", 3, 10), ("-1", -1, 1), ("1/3", 1, 3), ("1e-3", 1, 1000), ("+2", 2, 1), ("0.5/2", 1, 4), ("1/0.5", 2, 1)],
 )
 def test_a_number_is_exactly_what_is_written(text, numerator, denominator):
-    found = common.number("x", text).constant
-    assert (found.numerator, found.denominator) == (numerator, denominator)
+    coefficient = common.number("x", text).constant
+    assert (coefficient.numerator, coefficient.denominator) == (numerator, denominator)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1/", "1/2/3", "0x10", "1,5"])
@@ -75,8 +75,8 @@ def test_json_is_one_document_and_texts_have_no_bytes_that_steer_a_terminal(caps
     assert json.loads(out)["a"] == "\x7f\x1b" and "\x7f" not in out and "\x1b" not in out
     common.say("a\x1b[31m")
     common.show_note("b\x1b")
-    said = capsys.readouterr()
-    assert "\x1b" not in said.out + said.err and said.err.startswith("note: b")
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err and printed.err.startswith("note: b")
     assert "\x1b" not in common.cell("a\x1b\nb").plain and "\\n" in common.cell("a\nb").plain
 
 

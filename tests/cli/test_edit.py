@@ -49,6 +49,6 @@ def test_a_recipe_file_with_knobs(home):
 def test_the_json_of_what_was_written_says_what_it_is_in_words(home):
     for recipe, kind, mass in (("a", "model", 1), ("a - base", "task vector", 0)):
         names = [f"{name}={name}" for name in ("a", "base") if name in recipe]
-        found = json.loads(run(home, "merge", recipe, *names, "-o", "said", "--overwrite", "--json"))
-        assert (found["kind"], found["mass"]) == (kind, mass)
+        printed = json.loads(run(home, "merge", recipe, *names, "-o", "said", "--overwrite", "--json"))
+        assert (printed["kind"], printed["mass"]) == (kind, mass)
     assert "--overwrite replaces it (in Python overwrite=True)" in run(home, "merge", "a", "a=a", "-o", "said", code=1)

@@ -21,8 +21,8 @@ def test_show_and_log_say_what_a_vector_is(home):
 def test_check_lists_everything_and_exits_with_one(home):
     (home / "odd").mkdir(exist_ok=True)
     save_file({"l.0.w": np.zeros((6, 4), "f4"), "extra": np.zeros(1, "f4")}, home / "odd" / "model.safetensors")
-    said = run(home, "check", "base", "odd", code=1)
-    assert "l.0.w" in said and "extra" in said
+    message = run(home, "check", "base", "odd", code=1)
+    assert "l.0.w" in message and "extra" in message
     assert json.loads(subprocess.run(
         [sys.executable, "-m", "taskvec", "check", "base", "odd", "--json"], cwd=home, capture_output=True, text=True
     ).stdout)["mergeable"] is False  # fmt: skip

@@ -1,4 +1,4 @@
-"""The verb that shows what a search found: where its page may be written, and what its charts are called."""
+"""The verb `report`: where its page may be written, and what its charts are called."""
 
 import pytest
 from click.testing import CliRunner
@@ -7,12 +7,12 @@ from taskvec.cli.report import report
 
 
 def called(*words, code=1):
-    found = CliRunner().invoke(report, [*map(str, words)])
-    assert (found.exit_code, type(found.exception).__name__ if found.exception else "") == (
+    done = CliRunner().invoke(report, [*map(str, words)])
+    assert (done.exit_code, type(done.exception).__name__ if done.exception else "") == (
         code,
         "OutputError" if code else "",
     )
-    return str(found.exception) if code else found.output
+    return str(done.exception) if code else done.output
 
 
 def test_the_page_takes_the_place_of_nothing_that_is_no_page(ended, tmp_path):
@@ -35,8 +35,8 @@ def test_two_journals_of_one_name_are_told_apart_and_one_has_no_heading(ended, t
 
 
 def test_a_journal_is_asked_for():
-    found = CliRunner().invoke(report, [])
-    assert found.exit_code == 2 and "JOURNAL" in found.output
+    done = CliRunner().invoke(report, [])
+    assert done.exit_code == 2 and "JOURNAL" in done.output
 
 
 @pytest.mark.parametrize("machine", [("--json",), ()])

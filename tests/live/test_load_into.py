@@ -1,4 +1,4 @@
-"""`load_into`: which modules and arrays it takes. What it computes beside saved folders is in test_interop.py."""
+"""`load_into`: which modules and arrays it takes. promises/test_interop_modules.py tests what it computes."""
 
 import copy
 import subprocess

@@ -13,14 +13,14 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb):
-    found = CliRunner().invoke(taskvec, [verb, "--help"])
-    assert found.exit_code == 0
+    done = CliRunner().invoke(taskvec, [verb, "--help"])
+    assert done.exit_code == 0
     command = taskvec.get_command(click.Context(taskvec), verb)
     assert command is not None and len((command.help or "").splitlines()[0]) > 20
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{verb} {parameter.opts[0]} has no help"
-    assert "--json" in found.output
+    assert "--json" in done.output
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,4 +1,4 @@
-"""Expressions that nest deeply or double: they work, or are refused in words before any work."""
+"""Expressions that nest deeply, or double in size, work or are refused with an error before any work is done."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A journal may come from anywhere and be damaged anyhow: it is read, or refused with a stated error, no traceback."""
+"""A journal may come from anywhere and be damaged in any way: it is read, or refused with a stated error."""
 
 import copy
 import json
@@ -194,11 +194,11 @@ def test_a_line_that_no_search_writes_is_stated_with_its_number(tmp_path, line, 
 
 
 def test_a_torn_last_line_is_left_out_and_noted(tmp_path):
-    whole = searched(tmp_path / "j")
+    untorn = searched(tmp_path / "j")
     with (tmp_path / "j").open("a") as file:
         file.write('{"trial": 9, "knobs": {"la')
-    found = read_record(tmp_path / "j")
-    assert found.notes == (*whole.notes, TORN) and TORN in str(found) and escape(TORN) in page({"j": found})
+    record = read_record(tmp_path / "j")
+    assert record.notes == (*untorn.notes, TORN) and TORN in str(record) and escape(TORN) in page({"j": record})
 
 
 def test_a_line_torn_in_the_middle_is_stated(tmp_path):

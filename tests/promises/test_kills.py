@@ -1,4 +1,4 @@
-"""Killed at any moment: the output is whole or absent, and the same command again ends in the bytes of a quiet run."""
+"""A merge may be killed at any time: the output is whole or absent, and the same command again gives the same bytes."""
 
 import json
 import os
@@ -33,10 +33,10 @@ def command(big, *more):
     return ("merge", MERGE, *sources, "-o", "out", "--shard-size", "40MB", *more)
 
 
-def require_same(folder, wanted):
+def require_same(folder, expected):
     """Every file of a folder, and nothing else in it or hidden beside it."""
-    assert {p.name for p in folder.iterdir()} == wanted.keys()
-    for name, content in wanted.items():
+    assert {p.name for p in folder.iterdir()} == expected.keys()
+    for name, content in expected.items():
         assert (folder / name).read_bytes() == content, name
     assert [p.name for p in folder.parent.iterdir() if "taskvec" in p.name] == []
 
@@ -46,13 +46,13 @@ def forked(work, die_at=0):
     """`work()` in a child that kills itself at its `die_at`-th event: "died", "done", or "refused"."""
     child = os.fork()
     if not child:
-        seen = 0
+        events = 0
 
         def watch(event, arguments):
-            nonlocal seen
+            nonlocal events
             if event.startswith(EVENTS):
-                seen += 1
-                if seen == die_at:
+                events += 1
+                if events == die_at:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         try:
@@ -107,13 +107,13 @@ def test_killed_at_any_call_to_the_system_and_run_again(tmp_path, build, monkeyp
     assert forked(work) == "done"
     after = state()
     assert after not in (before, False)
-    die_at, ended, seen = 1 + CASES.index((name, old)) % step, "died", set()
+    die_at, ended, outcomes = 1 + CASES.index((name, old)) % step, "died", set()
     while ended == "died":
         prepare()
         ended = forked(work, die_at)
         between = state()
         assert between in (before, after), f"event {die_at}: neither old nor new"
-        seen.add(between == after)
+        outcomes.add(between == after)
         again = forked(work)
         assert again == "done" or (between == after and not replaces), f"event {die_at}: {again}"
         assert state() == after, f"event {die_at}"
@@ -121,7 +121,7 @@ def test_killed_at_any_call_to_the_system_and_run_again(tmp_path, build, monkeyp
             assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["base", "math", "old", name])
         shutil.rmtree(tmp_path / f".{name}.taskvec", ignore_errors=True)
         die_at += step
-    assert seen == {True, False} and die_at > 30
+    assert outcomes == {True, False} and die_at > 30
 
 
 # ---- at random moments ----------------------------------------------------------------------------
@@ -150,15 +150,15 @@ def killed_at_random(start, tmp_path, big, quiet, rounds, seed, older=None):
                 code = process.wait()
             kills += 1
             died += code == -signal.SIGKILL
-            whole = tmp_path / "out"
-            if older and {p.name for p in whole.iterdir()} != quiet.keys():
-                require_loadable(whole, older)
-            elif whole.exists():
-                assert {p.name: p.read_bytes() for p in whole.iterdir()} == quiet
+            output = tmp_path / "out"
+            if older and {p.name for p in output.iterdir()} != quiet.keys():
+                require_loadable(output, older)
+            elif output.exists():
+                assert {p.name: p.read_bytes() for p in output.iterdir()} == quiet
                 break
         with start(*again, *(["--overwrite"] if not older and (tmp_path / "out").exists() else [])) as process:
-            found = process.result()
-        assert found.code == 0, found.stderr
+            done = process.result()
+        assert done.code == 0, done.stderr
         require_same(tmp_path / "out", quiet)
         shutil.rmtree(tmp_path / "out")
     assert died > kills / 4
@@ -188,18 +188,18 @@ def test_kill_9_at_many_random_moments(start, tmp_path, big, quiet, older):
 def interrupted(paused, big, tmp_path):
     """A run that Ctrl-C ended in the middle: what it said. The next one finds its journal."""
     for _ in range(5):
-        found = paused(*command(big, "--threads", "1")).interrupt()
+        done = paused(*command(big, "--threads", "1")).interrupt()
         assert not (tmp_path / "out").exists()
         if len((tmp_path / ".out.taskvec/journal.jsonl").read_text().splitlines()) > 10:
-            return found
+            return done
     pytest.fail("five times interrupted, and never more than ten blocks in the journal")
 
 
 def finished(run, big, tmp_path):
     """The same command again: bytes that it did not have to compute again."""
-    found = run(*command(big, "--threads", "1", "--json"))
-    assert found.code == 0, found.stderr
-    return json.loads(found.stdout)["reused"]
+    done = run(*command(big, "--threads", "1", "--json"))
+    assert done.code == 0, done.stderr
+    return json.loads(done.stdout)["reused"]
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(interrupted, run, big, tmp_path, quiet):
@@ -210,8 +210,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(interrupted, run,
 
 
 def test_no_resume_starts_again(interrupted, run, big, tmp_path, quiet):
-    found = run(*command(big, "--no-resume", "--json"))
-    assert found.code == 0 and json.loads(found.stdout)["reused"] == 0
+    done = run(*command(big, "--no-resume", "--json"))
+    assert done.code == 0 and json.loads(done.stdout)["reused"] == 0
     require_same(tmp_path / "out", quiet)
 
 
@@ -251,8 +251,8 @@ def test_another_model_to_be_like_is_another_plan(paused, run, build, tmp_path, 
     assert paused(*command(big, "--threads", "1", "--like", big / "base")).interrupt().code == 130
     shutil.copytree(big / "base", tmp_path / "third")
     (tmp_path / "third/config.json").write_text('{"model_type": "third"}')
-    found = run(*command(big, "--threads", "1", "--like", "third", "--json"))
-    assert found.code == 0 and json.loads(found.stdout)["reused"] == 0
+    done = run(*command(big, "--threads", "1", "--like", "third", "--json"))
+    assert done.code == 0 and json.loads(done.stdout)["reused"] == 0
     assert (tmp_path / "out/config.json").read_text() == '{"model_type": "third"}'
 
 
@@ -272,8 +272,8 @@ def test_a_source_whose_time_of_change_was_put_back_is_not_mixed_with_the_old_on
     with paused(*again) as process:
         if when == "while it is read":
             overwritten(tmp_path / "math/model-00001-of-00002.safetensors")
-            found = process.result()
-            assert found.code == 1 and "its time of change was put back" in found.stderr
+            done = process.result()
+            assert done.code == 1 and "its time of change was put back" in done.stderr
             assert [p.name for p in tmp_path.iterdir()] == ["math"]
         else:
             assert process.interrupt().code == 130
@@ -285,13 +285,13 @@ def test_what_another_program_puts_there_meanwhile_stays_and_the_output_waits(pa
     with paused(*command(big)) as process:
         (tmp_path / "out").mkdir()
         (tmp_path / "out/thesis.txt").write_text("of another program")
-        found = process.result()
-    assert found.code == 1 and "was made by another program meanwhile" in found.stderr
+        done = process.result()
+    assert done.code == 1 and "was made by another program meanwhile" in done.stderr
     assert {p.name: p.read_text() for p in (tmp_path / "out").iterdir()} == {"thesis.txt": "of another program"}
     (tmp_path / "out").rename(tmp_path / "mine")
-    found = run(*command(big, "--json"))
-    told = json.loads(found.stdout)
-    assert found.code == 0 and told["reused"] > 0.9 * told["bytes_out"], "all blocks were there"
+    done = run(*command(big, "--json"))
+    printed = json.loads(done.stdout)
+    assert done.code == 0 and printed["reused"] > 0.9 * printed["bytes_out"], "all blocks were there"
     require_same(tmp_path / "out", quiet)
 
 
@@ -357,11 +357,11 @@ def test_two_that_race_leave_one_whole_output(start, tmp_path, build):
     for k in range(6):
         recipes = ("base + 0.25*(math - base)", "base + 0.75*(math - base)")
         running = [start("merge", r, "base=base", "math=math", "-o", f"out{k}") for r in recipes]
-        found = [process.result() for process in running]
-        assert 0 in {f.code for f in found}, found
-        for loser in (f for f in found if f.code):
+        ended = [process.result() for process in running]
+        assert 0 in {f.code for f in ended}, ended
+        for loser in (f for f in ended if f.code):
             assert loser.code == 1 and loser.stderr.startswith("error: ") and "Traceback" not in loser.stderr
             assert "another taskvec" in loser.stderr or "exists and is not empty" in loser.stderr, loser.stderr
-        assert [f.code for f in found].count(0) == 1
+        assert [f.code for f in ended].count(0) == 1
         tv.verify(tmp_path / f"out{k}")
         assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

@@ -1,5 +1,5 @@
-"""The house: a folder imports only from those below it, no file imports one that imports it, files are small, and the
-public names are those that are promised.
+"""Each folder imports only from those below it, there are no circles of imports, files are small, and the public names
+are those that are promised.
 """
 
 import ast
@@ -73,16 +73,16 @@ NAMES = {dotted(path): path for path in MODULES}
 
 def imported(path: Path) -> set[str]:
     """The modules of taskvec that a file imports, also within functions and for type checking only."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "taskvec":
             package = node.module.partition(".")[2]
             for name in (f"{package}.{alias.name}".strip(".") for alias in node.names):
-                found.add(name if name in NAMES else package)
+                names.add(name if name in NAMES else package)
         elif isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("taskvec.")}
-    assert found <= NAMES.keys(), f"{path} imports {found - NAMES.keys()}, which are no modules"
-    return found
+            names |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("taskvec.")}
+    assert names <= NAMES.keys(), f"{path} imports {names - NAMES.keys()}, which are no modules"
+    return names
 
 
 def test_a_folder_imports_only_from_those_below_it():
@@ -104,7 +104,7 @@ def test_no_file_imports_one_that_imports_it_directly_or_through_others():
 
 
 def test_what_a_source_can_do_is_asked_for_by_name_and_never_guessed():
-    """By isinstance with one of the abilities of sources/abilities.py: what has only the attribute is not asked."""
+    """Abilities are asked for by isinstance with a class of sources/abilities.py, and not by getattr or hasattr."""
     allowed = " ".join(OF_OTHERS.values()).split()
     guessed = [
         f"{name}, line {node.lineno}: {ast.unparse(node)}"
@@ -125,10 +125,10 @@ def test_every_folder_has_its_height():
     "folder", sorted({path.parent for path in MODULES} - {ROOT}), ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_a_folder_says_what_each_of_its_files_is_for(folder):
-    """In the docstring of its __init__.py, a line a file."""
-    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    """The docstring of its __init__.py has a line for each file."""
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
     there = {p.name for p in folder.glob("*.py")} - {"__init__.py"}
-    assert set(re.findall(r"^(\w+\.py) ", said, flags=re.M)) == there
+    assert set(re.findall(r"^(\w+\.py) ", docstring, flags=re.M)) == there
 
 
 def test_every_module_has_tests_under_its_name():
@@ -158,7 +158,7 @@ def test_tests_lie_where_their_modules_lie():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_rooms_are_small_and_say_what_they_are_for(path):
+def test_modules_are_small_and_say_what_they_are_for(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), "a module begins with its idea"
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
@@ -186,7 +186,7 @@ def test_every_view_of_a_recipe_has_a_public_name():
     assert FUNCTIONS.keys() <= PUBLIC and all(getattr(taskvec, name) is f for name, f in FUNCTIONS.items())
 
 
-def test_what_a_room_of_methods_holds_is_what_the_registry_says_it_holds():
+def test_a_module_of_methods_has_the_methods_that_the_registry_says():
     from taskvec.methods import MODULES as HOMES
 
     for module_name, names in HOMES.items():
@@ -201,8 +201,8 @@ def test_a_recipe_that_calls_nothing_imports_no_method_and_no_view():
         "a = from_arrays({'w': np.ones(2, np.float32)}); parse('0.5*a', a=a);"
         "print(sorted(sys.modules.keys() & {*methods.MODULES, *views.MODULES}))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.stdout.strip() == "[]", found.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_importing_taskvec_imports_nothing_heavy():
@@ -222,8 +222,8 @@ def test_a_merge_of_files_needs_no_numpy_and_no_torch(tmp_path):
         "import sys, taskvec as tv; a = tv.load('a.safetensors'); tv.save(0.5*a + 0.5*a, 'o.safetensors');"
         "print(sorted({'numpy', 'torch'} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_plan_of_plain_models_imports_no_reader_of_adapters_and_nothing_for_errors(tmp_path):
@@ -237,5 +237,5 @@ def test_a_plan_of_plain_models_imports_no_reader_of_adapters_and_nothing_for_er
         "import sys; from taskvec.cli import taskvec; taskvec(['plan', 'a', 'a=a.safetensors'], standalone_mode=False);"
         f"print(sorted({idle} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines()[-1] == "[]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -34,11 +34,11 @@ def models(tmp_path_factory, build):
     for k, name in enumerate(["base", *(f"m{k}" for k in range(MODELS))]):
         rng = np.random.default_rng(k)
         content = {f"l.{n}.w": rng.standard_normal(SHAPE).astype(ml_dtypes.bfloat16) for n in range(2)}
-        one = {n: {"dtype": "BF16", "shape": list(SHAPE)} for n in content}
+        header = {n: {"dtype": "BF16", "shape": list(SHAPE)} for n in content}
         at = 0
-        for entry in one.values():
+        for entry in header.values():
             entry["data_offsets"] = [at, at := at + 2 * SHAPE[0] * SHAPE[1]]
-        build.raw(folder / f"{name}.safetensors", one, b"".join(x.tobytes() for x in content.values()))
+        build.raw(folder / f"{name}.safetensors", header, b"".join(x.tobytes() for x in content.values()))
     return folder
 
 
@@ -106,16 +106,16 @@ def test_the_factors_of_an_adapter_are_in_memory_once_however_many_calls_it_stan
 
 
 def test_ties_of_64_models_fits_in_a_gigabyte(models):
-    base, one = (tv.load(models / f"{n}.safetensors") for n in ("base", "m0"))
-    vectors = [tv.load(models / "m1.safetensors") * k + (1 - k) * one - base for k in range(64)]
+    base, tuned = (tv.load(models / f"{n}.safetensors") for n in ("base", "m0"))
+    vectors = [tv.load(models / "m1.safetensors") * k + (1 - k) * tuned - base for k in range(64)]
     assert tv.plan(base + tv.ties(*vectors), ram="1GB").peak < 10**9
 
 
 def test_the_texts_in_headers_count(tmp_path, build):
-    one = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    tensor = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
     plans = []
     for size in (10, 10_000_000):
-        path = build.raw(tmp_path / f"{size}.safetensors", {"__metadata__": {"text": "x" * size}, **one}, bytes(4))
+        path = build.raw(tmp_path / f"{size}.safetensors", {"__metadata__": {"text": "x" * size}, **tensor}, bytes(4))
         plans.append(tv.plan(tv.load(path)).peak)
     assert plans[1] - plans[0] > 40_000_000
 

@@ -1,4 +1,4 @@
-"""What is said twice is refused: one of the two would be lost without a word."""
+"""Keys and parameters that are given twice are refused, as one of the two values would be lost without a word."""
 
 import json
 

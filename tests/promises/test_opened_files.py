@@ -1,4 +1,4 @@
-"""Files of an output are opened once, and what is told of an output is told without reading it back."""
+"""Each file of an output is opened once, and what is said about an output needs no reading back."""
 
 import os
 import sys
@@ -51,8 +51,8 @@ def test_a_file_of_weights_is_opened_once_and_the_output_never_again(tmp_path, s
 
 
 def test_a_file_of_permutations_is_opened_once_too(tmp_path, heard):
-    found = in_memory({"g": Group(3, (("w", 0, 1),))}, {"g": np.array([2, 0, 1])})
-    write(tmp_path / "p.safetensors", found)
+    permutation = in_memory({"g": Group(3, (("w", 0, 1),))}, {"g": np.array([2, 0, 1])})
+    write(tmp_path / "p.safetensors", permutation)
     staged = [p for p in heard if p.endswith("p.safetensors")]
     assert {*staged} == {str(tmp_path / ".p.safetensors.taskvec/files/p.safetensors")}
     assert len(staged) == 1 + hasattr(os, "O_DIRECT")  # for writes past the cache there is a second descriptor
@@ -66,7 +66,7 @@ def test_what_an_earlier_run_has_written_is_told_as_that_run_would_have(tmp_path
     x["model.norm.weight"][1] = np.nan
     save_file(x, tmp_path / "its/x.safetensors")
     weights = 0.5 * tv.load(tmp_path / "its/x.safetensors") + 0.5 * base
-    whole = tv.save(weights, tmp_path / f"quiet-{name}", allow_nonfinite=True)
+    quiet = tv.save(weights, tmp_path / f"quiet-{name}", allow_nonfinite=True)
 
     def stop(stage):
         raise KeyboardInterrupt
@@ -76,6 +76,6 @@ def test_what_an_earlier_run_has_written_is_told_as_that_run_would_have(tmp_path
         with pytest.raises(KeyboardInterrupt):
             tv.save(weights, tmp_path / name, allow_nonfinite=True)
     again = tv.save(weights, tmp_path / name, allow_nonfinite=True)
-    assert again.reused == again.bytes_out and whole.reused == 0
-    assert (again.fingerprint, again.nonfinite) == (whole.fingerprint, whole.nonfinite)
-    assert whole.nonfinite == ("model.norm.weight",) and tv.load(tmp_path / name).terms
+    assert again.reused == again.bytes_out and quiet.reused == 0
+    assert (again.fingerprint, again.nonfinite) == (quiet.fingerprint, quiet.nonfinite)
+    assert quiet.nonfinite == ("model.norm.weight",) and tv.load(tmp_path / name).terms

@@ -1,4 +1,4 @@
-"""Weights go to another process as what they are made from: files are opened there again, and must be the same."""
+"""A pickle of Weights holds what they are made from: another process opens the files again, which must be the same."""
 
 import json
 import os
@@ -65,11 +65,11 @@ def parsed(recipe):
 def test_another_process_has_equal_weights_with_their_text_and_their_names(at, recipe):
     """Wherever it stands: the paths in the text are relative to the folder of the first."""
     w = parsed(recipe)
-    found, text, called, tensors, process = elsewhere(pickle.dumps(w), cwd=at / "elsewhere")
-    assert process != os.getpid() and found == w and hash(found) == hash(w) and text == str(w) == str(found)
-    assert called == w.names() and found.summed == w.summed and found.knobs == w.knobs
+    received, text, names, tensors, process = elsewhere(pickle.dumps(w), cwd=at / "elsewhere")
+    assert process != os.getpid() and received == w and hash(received) == hash(w) and text == str(w) == str(received)
+    assert names == w.names() and received.summed == w.summed and received.knobs == w.knobs
     if not w.knobs:
-        assert found.specs == w.specs and all(found[n].tobytes() == w[n].tobytes() for n in w)
+        assert received.specs == w.specs and all(received[n].tobytes() == w[n].tobytes() for n in w)
         assert elsewhere(pickle.dumps(w))[3] == tensors
 
 
@@ -86,20 +86,20 @@ def test_an_adapter_is_unpickled_in_the_form_that_it_had_beside_its_model(at, bu
     w = model + lora - model
     assert w.specs[LAYER].shape == (4, 8) and lora.specs[LAYER].shape == (8, 4) and w != lora
     for weights in (w, tv.select(w, LAYER), tv.trim(w, density=0.5)):
-        found = elsewhere(pickle.dumps(weights))[0]
-        assert found == weights and found.specs == weights.specs
-        assert found[LAYER].tobytes() == weights[LAYER].tobytes()
+        received = elsewhere(pickle.dumps(weights))[0]
+        assert received == weights and received.specs == weights.specs
+        assert received[LAYER].tobytes() == weights[LAYER].tobytes()
 
 
 def test_a_method_that_was_told_of_the_model_around_it_still_knows(at):
     """The gradient runs over the layers of the model, of which the adapter names one."""
     placed = parsed("a + trim(layers(1, 0.25)*lora, density=0.5, scope='tensor')").placed
     (source,) = (source for source in placed.terms if not source.mass)
-    found = pickle.loads(pickle.dumps(source))
-    one, two = (bytearray(source.specs[LAYER].nbytes) for _ in range(2))
-    source.readinto(LAYER, 0, memoryview(one))
-    found.readinto(LAYER, 0, memoryview(two))
-    assert one == two and found.within == source.within and found.within.mass == 1
+    unpickled = pickle.loads(pickle.dumps(source))
+    bytes_before, bytes_after = (bytearray(source.specs[LAYER].nbytes) for _ in range(2))
+    source.readinto(LAYER, 0, memoryview(bytes_before))
+    unpickled.readinto(LAYER, 0, memoryview(bytes_after))
+    assert bytes_before == bytes_after and unpickled.within == source.within and unpickled.within.mass == 1
 
 
 @pytest.mark.parametrize("recipe", ["b", "a + ties(b - a)", "select(b, '*norm*')"])
@@ -154,8 +154,8 @@ def test_ones_own_method_goes_along_by_the_name_that_its_module_has_it_under(at,
 
     w = mine_to_pickle.halved(tv.load("b") - tv.load("a"), by=4)
     there = {"env": os.environ | {"PYTHONPATH": os.pathsep.join([str(at), os.environ.get("PYTHONPATH", "")])}}
-    found, text, _, _, _ = elsewhere(pickle.dumps(w), **there)
-    assert found == w and text == str(w) and found[LAYER].tobytes() == w[LAYER].tobytes()
+    received, text, _, _, _ = elsewhere(pickle.dumps(w), **there)
+    assert received == w and text == str(w) and received[LAYER].tobytes() == w[LAYER].tobytes()
     (at / "mine_to_pickle.py").write_text(MINE.replace("x /", "x *"))
     with pytest.raises(AssertionError, match=r"RecipeError: the method mine_to_pickle.halved has other code here"):
         elsewhere(pickle.dumps(w), **there)

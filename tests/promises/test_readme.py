@@ -27,10 +27,10 @@ def math(path):
         inner.weight = torch.nn.Parameter(tensor)
 
     def forward(ids):
-        found = module.embed.weight[ids]
+        hidden = module.embed.weight[ids]
         for layer in module.layers.children():
-            found = torch.tanh(found @ layer.self_attn.q.weight.T) @ layer.mlp.up.weight.T
-        return found
+            hidden = torch.tanh(hidden @ layer.self_attn.q.weight.T) @ layer.mlp.up.weight.T
+        return hidden
 
     module.forward = forward
     return module.eval(), [{"ids": torch.arange(8)}]
@@ -86,8 +86,8 @@ def test_every_console_line_runs_after_those_above_it(folder):
 
 def test_the_python_and_the_shell_line_of_the_first_screen_give_the_same_weights(folder):
     files = [folder / name / "model.safetensors" for name in ("edited", "edited-too")]
-    one, two = (f.read_bytes() for f in files)
-    assert one[-7 * 256 :] == two[-7 * 256 :]
+    by_python, by_shell = (f.read_bytes() for f in files)
+    assert by_python[-7 * 256 :] == by_shell[-7 * 256 :]
 
 
 def test_the_tree_in_the_readme_is_the_tree_on_disk():
@@ -125,5 +125,5 @@ def test_no_file_names_a_machine_or_a_registry():
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if path.suffix in (".py", ".md", ".toml", ".c", ".txt", ".yaml", ".yml") or path.name == "Makefile":
-            found = suspicious.search(path.read_text(encoding="utf-8"))
-            assert path == Path(__file__) or not found, f"{name}: {found[0]}"
+            match = suspicious.search(path.read_text(encoding="utf-8"))
+            assert path == Path(__file__) or not match, f"{name}: {match[0]}"

@@ -1,4 +1,4 @@
-"""Slips that everyone makes: arguments exchanged, a file that is not there, a name that nothing uses."""
+"""Common slips are named: arguments that were exchanged, files that do not exist, names that nothing uses."""
 
 import json
 
@@ -36,8 +36,8 @@ def models(tmp_path, build):
     ],
 )
 def test_a_vector_where_a_model_belongs_is_named(run, models, words):
-    found = run(*words, "-o", "out")
-    assert found.code == 1 and "is a task vector, and" in found.stderr and "exchanged?" in found.stderr
+    done = run(*words, "-o", "out")
+    assert done.code == 1 and "is a task vector, and" in done.stderr and "exchanged?" in done.stderr
     assert not (models / "out").exists()
 
 
@@ -45,9 +45,9 @@ def test_a_sum_of_adapters_that_was_stored_is_a_partial_vector_too(run, models):
     assert run("merge", "0.5*l", "l=lora", "-o", "half").code == 0
     assert run("add", "base", "half", "-o", "one").code == 0
     assert run("merge", "b + 0.5*l", "b=base", "l=lora", "-o", "two").code == 0
-    one, two = tv.load(models / "one"), tv.load(models / "two")
-    assert all(np.array_equal(one[n], two[n]) for n in one) and any(
-        (one - tv.load(models / "base"))[n].any() for n in one
+    from_stored, from_adapter = tv.load(models / "one"), tv.load(models / "two")
+    assert all(np.array_equal(from_stored[n], from_adapter[n]) for n in from_stored) and any(
+        (from_stored - tv.load(models / "base"))[n].any() for n in from_stored
     )
     stored = tv.load(models / "half")
     assert str(tv.load(models / "base") + tv.trim(stored)).count("trim(") == 1
@@ -56,12 +56,12 @@ def test_a_sum_of_adapters_that_was_stored_is_a_partial_vector_too(run, models):
 
 def test_files_that_are_not_there_and_names_that_nothing_uses(run, models):
     for name in ("linear.yml", "configs/none.yaml", "recipe.py", "./recipe.txt"):
-        found = run("merge", name, "-o", "out")
-        assert found.code == 1 and f"{name} does not exist: give a recipe, or a file with one" in found.stderr
+        done = run("merge", name, "-o", "out")
+        assert done.code == 1 and f"{name} does not exist: give a recipe, or a file with one" in done.stderr
     (models / "m.yml").write_text(json.dumps({"merge_method": "linear", "models": [
         {"model": "base", "parameters": {"weight": 1}}, {"model": "tuned", "parameters": {"weight": 1}}]}))  # fmt: skip
-    found = run("merge", "m.yml", "tunde=tuned", "-o", "out")
-    assert found.code == 1 and "m.yml names no model tunde" in found.stderr and not (models / "out").exists()
+    done = run("merge", "m.yml", "tunde=tuned", "-o", "out")
+    assert done.code == 1 and "m.yml names no model tunde" in done.stderr and not (models / "out").exists()
     assert run("merge", "m.yml", "tuned=tuned", "-o", "out").code == 0
 
 
@@ -69,8 +69,8 @@ def test_a_pointer_of_git_lfs_is_told_from_a_model(run, models):
     (models / "lfs").mkdir()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
     (models / "lfs/model.safetensors").write_text(pointer)
-    found = run("show", "lfs")
-    assert found.code == 1 and "a pointer of Git LFS: fetch the file with git lfs pull" in found.stderr
+    done = run("show", "lfs")
+    assert done.code == 1 and "a pointer of Git LFS: fetch the file with git lfs pull" in done.stderr
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fp16", "F16"), ("half", "F16"), ("fp32", "F32"), ("bf16", "BF16")])

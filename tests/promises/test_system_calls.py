@@ -1,9 +1,8 @@
-"""Single system calls that fail, or at which the process is killed, in the real command: injected with strace."""
+"""The command is killed at a single system call, or the call fails. strace injects the kills and the failures."""
 
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 import taskvec as tv
+from conftest import heeds_ctrl_c
 
 MERGE = ("merge", "base + 0.4*(math - base)", "base=base", "math=math", "--threads", "1", "-q")
 WRITING = ("mkdir,mkdirat,openat,rename,renameat,renameat2,unlink,unlinkat,rmdir,fsync,fdatasync,ftruncate,"
            "fallocate,pwrite64,link,linkat,flock")  # fmt: skip
-
-
-def heeds_ctrl_c():
-    """A shell's background jobs ignore SIGINT, and so would all that they start."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -58,14 +53,14 @@ def world(tmp_path, build):
 
 def moments(calls):
     """(name of the call, how many of that name have been made) of each that changes something beside the output."""
-    counts, found, begun = {}, [], False
+    counts, places, begun = {}, [], False
     for call in calls:
         name = call.partition("(")[0]
         counts[name] = counts.get(name, 0) + 1
         begun = begun or ".taskvec" in call
         if begun and (name != "openat" or "O_CREAT" in call):
-            found.append((name, counts[name]))
-    return found
+            places.append((name, counts[name]))
+    return places
 
 
 def remains(folder):
@@ -105,9 +100,9 @@ def test_killed_at_a_single_call_the_next_run_ends_in_the_same_and_leaves_nothin
 
 def test_where_the_file_system_cannot_sync_the_output_is_made_all_the_same(world, traced):
     for number in ("EINVAL", "EOPNOTSUPP"):
-        found = traced(f"inject=fsync,fdatasync:error={number}", *MERGE, "-o", f"out{number}")
-        assert (found.code, found.stderr) == (0, "")
-        assert any(number in call for call in found.calls)
+        done = traced(f"inject=fsync,fdatasync:error={number}", *MERGE, "-o", f"out{number}")
+        assert (done.code, done.stderr) == (0, "")
+        assert any(number in call for call in done.calls)
         assert tv.verify(world / f"out{number}").tensors == 4 and remains(world) == []
 
 
@@ -123,24 +118,24 @@ def test_a_broken_disk_is_an_error_that_says_whether_the_output_is_there(world, 
 def test_what_cannot_be_printed_of_a_whole_output_is_no_failure(world, start):
     with Path("/dev/full").open("w") as full:
         for more in ((), ("--json",)):
-            found = start(*MERGE[:-1], "-o", f"out{len(more)}", *more, stdout=full).result()
-            assert found.code == 0 and "is whole and in its place" in found.stderr, found.stderr
-            assert "Exception" not in found.stderr and tv.verify(world / f"out{len(more)}").tensors == 4
-        found = start("plan", *MERGE[1:4], stdout=full).result()
-        assert found.code == 1 and found.stderr == "error: No space left on device\n"
+            done = start(*MERGE[:-1], "-o", f"out{len(more)}", *more, stdout=full).result()
+            assert done.code == 0 and "is whole and in its place" in done.stderr, done.stderr
+            assert "Exception" not in done.stderr and tv.verify(world / f"out{len(more)}").tensors == 4
+        done = start("plan", *MERGE[1:4], stdout=full).result()
+        assert done.code == 1 and done.stderr == "error: No space left on device\n"
     ours, theirs = os.pipe()
     os.close(ours)  # whoever was to read is gone
-    found = start(*MERGE[:-1], "-o", "piped", stdout=theirs).result()
+    done = start(*MERGE[:-1], "-o", "piped", stdout=theirs).result()
     os.close(theirs)
-    assert (found.code, found.stderr) == (0, "") and tv.verify(world / "piped").tensors == 4
+    assert (done.code, done.stderr) == (0, "") and tv.verify(world / "piped").tensors == 4
 
 
 def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(world, traced):
     calls = traced("openat", "plan", *MERGE[1:4]).calls
     first = next(k for k, call in enumerate(calls) if "taskvec/cli/" in call)
     for k in range(first + 3, len(calls), (len(calls) - first) // 5):
-        found = traced(f"inject=openat:signal=INT:when={k}", "plan", *MERGE[1:4])
-        assert found.code == 130 and "Traceback" not in found.stderr and "interrupted" in found.stderr, (
+        done = traced(f"inject=openat:signal=INT:when={k}", "plan", *MERGE[1:4])
+        assert done.code == 130 and "Traceback" not in done.stderr and "interrupted" in done.stderr, (
             k,
-            found.stderr,
+            done.stderr,
         )

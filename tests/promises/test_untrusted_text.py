@@ -19,12 +19,14 @@ SHOWN = "x\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202e\\x7f"
 @pytest.fixture
 def world(tmp_path, build):
     """Files whose names, tensors and metadata would steer a terminal."""
-    one = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    build.raw(tmp_path / "name.safetensors", {EVIL + ".layers.0.w": one}, bytes(4))
-    build.raw(tmp_path / "other.safetensors", {"w": one}, bytes(4))
-    build.raw(tmp_path / "dtype.safetensors", {"w": one | {"dtype": EVIL}}, bytes(4))
-    build.raw(tmp_path / "meta.safetensors", {"__metadata__": {EVIL: EVIL, "taskvec.base": EVIL}, "w": one}, bytes(4))
-    build.raw(tmp_path / "nan.safetensors", {EVIL: one}, np.array([np.nan], "f4").tobytes())
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    build.raw(tmp_path / "name.safetensors", {EVIL + ".layers.0.w": tensor}, bytes(4))
+    build.raw(tmp_path / "other.safetensors", {"w": tensor}, bytes(4))
+    build.raw(tmp_path / "dtype.safetensors", {"w": tensor | {"dtype": EVIL}}, bytes(4))
+    build.raw(
+        tmp_path / "meta.safetensors", {"__metadata__": {EVIL: EVIL, "taskvec.base": EVIL}, "w": tensor}, bytes(4)
+    )
+    build.raw(tmp_path / "nan.safetensors", {EVIL: tensor}, np.array([np.nan], "f4").tobytes())
     save_file({"[red]a[/].layers.0.w": np.ones(3, "f4")}, tmp_path / "[b]c[dim].safetensors")
     save_file({"[/].0.w": np.ones(3, "f4")}, tmp_path / f"{EVIL}.safetensors")
     save_file({"w": np.ones(3, "f4")}, tmp_path / "good.safetensors")
@@ -48,34 +50,34 @@ def world(tmp_path, build):
     ids=lambda words: " ".join(words)[:24].encode("unicode_escape").decode(),
 )  # fmt: skip
 def test_no_control_character_of_a_file_reaches_the_terminal(world, run, words):
-    found = run(*words)
-    assert "Traceback" not in found.stderr
-    said = found.stdout + found.stderr
-    assert all(c.isprintable() or c == "\n" for c in said), said
-    assert "title" in said  # the text itself is shown
-    assert SHOWN[:12] in said
+    done = run(*words)
+    assert "Traceback" not in done.stderr
+    printed = done.stdout + done.stderr
+    assert all(c.isprintable() or c == "\n" for c in printed), printed
+    assert "title" in printed  # the text itself is shown
+    assert SHOWN[:12] in printed
 
 
 def test_square_brackets_in_names_are_no_markup_in_tables(world, run):
-    found = run("compare", "[b]c[dim].safetensors", "[b]c[dim].safetensors")
-    assert found.code == 0 and "[b]c[dim]" in found.stdout, found
+    done = run("compare", "[b]c[dim].safetensors", "[b]c[dim].safetensors")
+    assert done.code == 0 and "[b]c[dim]" in done.stdout, done
     assert run("compare", f"{EVIL}.safetensors", f"{EVIL}.safetensors").code == 0
 
 
 def test_json_holds_no_control_character_either(world, run):
-    found = run("show", "meta.safetensors", "--json")
-    assert found.stdout.isascii() and all(c.isprintable() or c == "\n" for c in found.stdout)
-    assert json.loads(found.stdout)["metadata"][EVIL] == EVIL
+    done = run("show", "meta.safetensors", "--json")
+    assert done.stdout.isascii() and all(c.isprintable() or c == "\n" for c in done.stdout)
+    assert json.loads(done.stdout)["metadata"][EVIL] == EVIL
 
 
 def test_all_that_the_command_line_prints_passes_through_one_door():
     """click.echo and print stand in the functions that escape, and nowhere else in cli/."""
-    found = []
+    printing = []
     for path in sorted((Path(taskvec.__file__).parent / "cli").glob("*.py")):
         for top in ast.parse(path.read_text(encoding="utf-8")).body:
             calls = [ast.unparse(node.func) for node in ast.walk(top) if isinstance(node, ast.Call)]
-            found += [(path.name, getattr(top, "name", "")) for call in calls if call in ("click.echo", "print")]
-    assert found == [("common.py", "show_json"), ("common.py", "say")]
+            printing += [(path.name, getattr(top, "name", "")) for call in calls if call in ("click.echo", "print")]
+    assert printing == [("common.py", "show_json"), ("common.py", "say")]
 
 
 def test_the_command_of_a_model_card_is_quoted_for_a_shell(world, run, build):

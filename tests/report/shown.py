@@ -1,7 +1,5 @@
 """A search with two tasks, its page, and a reader of pages, which the tests of reports share."""
 
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -65,9 +63,3 @@ def shown(tmp_path, *args, **options):
     record = read_record(tmp_path / "j.jsonl")
     html = page({"j": record})
     return record, html, Tree(html)
-
-
-def taskvec(folder, *words, code=0):
-    done = subprocess.run([sys.executable, "-m", "taskvec", *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done.stdout if not code else done.stderr

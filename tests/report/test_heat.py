@@ -1,4 +1,4 @@
-"""Heat maps show the objective over two knobs whose values are a grid."""
+"""Heat maps show the objective over two knobs whose values form a grid."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The page of a search is one file of HTML; texts of a journal are escaped, and nothing comes from elsewhere."""
+"""The page of a search is one file of HTML that loads nothing. All texts of a journal in it are escaped."""
 
 import shlex
 

@@ -1,4 +1,4 @@
-"""Pictures of a search show the numbers of its record; those that make no sense are not drawn."""
+"""Pictures of a search show the numbers of its record. Pictures that make no sense are not drawn."""
 
 import numpy as np
 import pytest

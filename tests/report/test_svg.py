@@ -8,7 +8,7 @@ from taskvec.report.svg import ticks
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.3, 0.2), (19.9, 26.1), (1e-7, 3e-7), (0, 1.2), (5, 123456)])
 def test_ticks_are_round_and_within(low, high):
-    found = ticks(low, high, 6)
-    assert 3 <= len(found) <= 9 and all(low - 1e-12 <= v <= high + 1e-12 for v in found)
-    steps = np.diff(found)
+    places = ticks(low, high, 6)
+    assert 3 <= len(places) <= 9 and all(low - 1e-12 <= v <= high + 1e-12 for v in places)
+    steps = np.diff(places)
     assert np.allclose(steps, steps[0])

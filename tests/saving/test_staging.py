@@ -1,41 +1,21 @@
-"""The folder in which an output grows: one writer, one plan, one journal, one step at the end."""
+"""The folder in which an output grows: one writer, one plan, one journal of the blocks that are done."""
 
 import json
 import os
 import shutil
-import stat
 
 import pytest
 
+from saving.stages import BLOCKS, at, stages, synced
 from taskvec.errors import OutputError
-from taskvec.saving import staging
 from taskvec.saving.outputs import Destination
-from taskvec.saving.staging import Done, Staging, finished_before, one_file, write_file
-
-
-def synced():
-    """What makes data durable, of which there is none."""
-
-
-BLOCKS = [Done(0, (b"a" * 32, b"b" * 32), 0), Done(1, (b"c" * 32,), 1)]
-
-
-def at(target, overwrite=False):
-    return Destination(target, target.suffix == ".safetensors", overwrite)
+from taskvec.saving.staging import finished_before, one_file, write_file
 
 
 @pytest.fixture
 def stage(tmp_path):
-    """stage(key="k", name="out") -> a Staging; all are closed at the end."""
-    opened = []
-
-    def make(key="k", name="out", resume=True, overwrite=False):
-        opened.append(Staging(at(tmp_path / name, overwrite), key, resume, False))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
+    with stages(tmp_path) as make:
+        yield make
 
 
 def test_what_is_recorded_is_there_for_the_next_run_of_the_same_plan(stage):
@@ -48,11 +28,11 @@ def test_what_is_recorded_is_there_for_the_next_run_of_the_same_plan(stage):
 
 
 def test_blocks_are_noted_only_when_their_data_is_safe(stage):
-    one, seen = stage(), []
-    journal = one.folder / "journal.jsonl"
+    staged, journal_then = stage(), []
+    journal = staged.folder / "journal.jsonl"
     before = journal.read_text()
-    one.record(BLOCKS, lambda: seen.append(journal.read_text()))
-    assert seen == [before] and journal.read_text() != before
+    staged.record(BLOCKS, lambda: journal_then.append(journal.read_text()))
+    assert journal_then == [before] and journal.read_text() != before
 
 
 @pytest.mark.parametrize("other", [{"key": "another"}, {"resume": False}])
@@ -101,7 +81,7 @@ def test_a_writer_that_comes_as_the_first_one_finishes_has_a_folder_of_its_own(s
 
 
 def test_a_writer_that_comes_while_the_first_one_clears_up_loses_nothing_to_it(stage, monkeypatch):
-    """At every step of the clearing another one comes: it is refused, or what it has made stays."""
+    """At every step of the clearing another writer comes. It is refused, or what it has made stays."""
     real, came = os.unlink, []
 
     def slow(path, *rest, **more):
@@ -150,162 +130,31 @@ def test_a_refusal_leaves_what_an_earlier_run_can_be_gone_on_with(stage, tmp_pat
 
 @pytest.mark.parametrize("name", ["out", "out.safetensors"])
 def test_a_commit_leaves_the_output_and_nothing_else(stage, tmp_path, name):
-    one = stage(name=name)
-    (one.files / "model.safetensors").write_text("data")
-    one.commit()
+    staged = stage(name=name)
+    (staged.files / "model.safetensors").write_text("data")
+    staged.commit()
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).is_file() == name.endswith(".safetensors")
 
 
 def test_what_is_discarded_leaves_nothing(stage, tmp_path):
-    one = stage()
-    (one.files / "x").write_text("data")
-    one.discard()
+    staged = stage()
+    (staged.files / "x").write_text("data")
+    staged.discard()
     assert not list(tmp_path.iterdir())
 
 
 def test_files_that_are_not_of_the_output_are_cleared_and_longer_ones_cut(stage, tmp_path):
-    one = stage()
-    (one.files / "a").write_bytes(b"12345")
-    (one.files / "b").write_bytes(b"12")
-    (one.files / "notes.txt").write_text("of an older output")
-    (one.files / "folder").mkdir()
+    staged = stage()
+    (staged.files / "a").write_bytes(b"12345")
+    (staged.files / "b").write_bytes(b"12")
+    (staged.files / "notes.txt").write_text("of an older output")
+    (staged.files / "folder").mkdir()
     (tmp_path / "mine").write_text("mine")
-    (one.files / "c").symlink_to(tmp_path / "mine")
-    one.keep_only({"a": 3, "b": 3, "c": 3})
-    assert {p.name: p.read_bytes() for p in one.files.iterdir()} == {"a": b"123", "b": b"12"}
+    (staged.files / "c").symlink_to(tmp_path / "mine")
+    staged.keep_only({"a": 3, "b": 3, "c": 3})
+    assert {p.name: p.read_bytes() for p in staged.files.iterdir()} == {"a": b"123", "b": b"12"}
     assert (tmp_path / "mine").read_text() == "mine"
-
-
-# ---- the last step --------------------------------------------------------------------------------
-def test_what_another_program_has_put_there_meanwhile_stays_and_the_output_waits(stage, tmp_path):
-    one = stage()
-    (one.files / "model.safetensors").write_text("new")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/thesis.txt").write_text("of another program")
-    with pytest.raises(OutputError, match="made by another program meanwhile, and is left as it is"):
-        one.commit()
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
-    assert (one.files / "model.safetensors").read_text() == "new"
-
-
-@pytest.mark.parametrize("can_swap", [True, False])
-@pytest.mark.parametrize("name", ["out", "out.safetensors"])
-def test_an_older_output_is_replaced_and_gone(stage, tmp_path, monkeypatch, can_swap, name):
-    if not can_swap:
-        monkeypatch.setattr(staging, "swap", lambda a, b: False)
-    old = tmp_path / name if name.endswith("s") else tmp_path / name / "model.safetensors"
-    old.parent.mkdir(exist_ok=True)
-    old.write_text("old")
-    one = stage(name=name, overwrite=True)
-    (one.files / "model.safetensors").write_text("new")
-    one.commit()
-    assert old.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == [name]
-
-
-@pytest.mark.parametrize("can_swap", [True, False])
-@pytest.mark.parametrize("when", ["before", "in the last moment"])
-def test_what_is_no_checkpoint_by_now_is_put_back_where_it_was(stage, tmp_path, monkeypatch, can_swap, when):
-    """Between the look and the step a program writes its own files into the older output."""
-    if not can_swap:
-        monkeypatch.setattr(staging, "swap", lambda a, b: False)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/model.safetensors").write_text("old")
-    one = stage(overwrite=True)
-    (one.files / "model.safetensors").write_text("new")
-    real, looks = Destination.require_replaceable, []
-
-    def look(self, found):
-        looks.append(found)
-        if when == "before" or len(looks) > 1:
-            (found / "thesis.txt").write_text("years of work")
-        real(self, found)
-
-    monkeypatch.setattr(Destination, "require_replaceable", look)
-    with pytest.raises(OutputError, match=r"no checkpoint(.|\n)*thesis.txt"):
-        one.commit()
-    assert {p.name: p.read_text() for p in (tmp_path / "out").iterdir()} == {
-        "model.safetensors": "old",
-        "thesis.txt": "years of work",
-    }
-    assert (one.files / "model.safetensors").read_text() == "new"
-
-
-def test_an_older_output_that_a_killed_run_set_aside_comes_back(stage, tmp_path):
-    """Only where names cannot be swapped is there such a moment."""
-    one = stage()
-    one.close()
-    (one.folder / "old").mkdir()
-    (one.folder / "old/model.safetensors").write_text("old")
-    assert not finished_before(at(tmp_path / "out"))
-    assert (tmp_path / "out/model.safetensors").read_text() == "old"
-
-
-def test_an_older_output_that_was_swapped_out_is_cleared_only_if_it_is_a_checkpoint(stage, tmp_path):
-    """Killed right after the swap: what lies in `files` is the older output, not what was staged."""
-    one = stage()
-    one.close()
-    (tmp_path / "older").mkdir()
-    (tmp_path / "older/thesis.txt").write_text("years of work")
-    shutil.rmtree(one.files)
-    (tmp_path / "older").rename(one.files)
-    with pytest.raises(OutputError, match=r"files/thesis.txt"):
-        stage(key="other")
-    assert (one.files / "thesis.txt").read_text() == "years of work"
-    (one.files / "thesis.txt").unlink()
-    (one.files / "model.safetensors").touch()
-    assert stage(key="other").done == {} and not list(one.files.iterdir())
-
-
-def died_after(monkeypatch, stage, step):
-    """A commit that is cut off just before or after its rename."""
-    one = stage()
-    (one.files / "model.safetensors").write_text("new")
-
-    def cut_off(new, target):
-        if step == "after":
-            new.rename(target)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(staging, "move_new", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            one.commit({"model.safetensors": "of new"})
-    one.close()
-
-
-def proven(proofs):
-    return proofs == {"model.safetensors": "of new"}
-
-
-def test_a_run_that_died_after_its_last_step_is_known_as_done(stage, tmp_path, monkeypatch):
-    died_after(monkeypatch, stage, "after")
-    assert finished_before(at(tmp_path / "out"), "k", proven)
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert not finished_before(at(tmp_path / "out"), "k", proven)
-
-
-@pytest.mark.parametrize(("key", "holds"), [("another", proven), ("k", lambda proofs: False)])
-def test_what_it_left_is_cleared_by_any_run_that_does_not_believe_it_too(stage, tmp_path, monkeypatch, key, holds):
-    died_after(monkeypatch, stage, "after")
-    assert not finished_before(at(tmp_path / "out"), key, holds)
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_run_that_died_before_its_last_step_is_not_done_and_keeps_its_blocks(stage, tmp_path, monkeypatch):
-    died_after(monkeypatch, stage, "before")
-    assert not finished_before(at(tmp_path / "out"), "k", proven)
-    (tmp_path / "out").mkdir()
-    assert not finished_before(at(tmp_path / "out"), "k", proven)
-    assert (stage().files / "model.safetensors").read_text() == "new"
-
-
-def test_an_older_output_is_never_taken_for_the_new_one(stage, tmp_path):
-    """A run that died between its journal's first line and its first file, over an output that exists."""
-    (tmp_path / "out").mkdir()
-    stage().close()
-    (tmp_path / ".out.taskvec/files").rmdir()
-    assert not finished_before(at(tmp_path / "out"), "k", lambda proofs: True)
 
 
 def test_an_empty_folder_of_a_run_that_came_no_further_is_cleared(tmp_path):
@@ -314,116 +163,6 @@ def test_an_empty_folder_of_a_run_that_came_no_further_is_cleared(tmp_path):
         make()
         assert not finished_before(at(tmp_path / "out"))
         assert not list(tmp_path.iterdir())
-
-
-# ---- a folder that taskvec has not made -----------------------------------------------------------
-def planted(tmp_path, what):
-    """A staging folder as a clone or an archive may hold it; what lies elsewhere and must stay."""
-    home, folder = tmp_path / "home", tmp_path / "clone/.out.taskvec"
-    home.mkdir()
-    (home / "thesis.txt").write_text("years")
-    (home / "keys").write_text("keys")
-    (tmp_path / "clone").mkdir()
-    line = json.dumps({"plan": "k", "folder": 1}) + "\n"
-    if what == "the folder is a link":
-        (home / "files").mkdir()
-        (home / "files/x").write_text("mine")
-        folder.symlink_to("../home")
-    elif what == "the folder is a file":
-        folder.write_text("mine")
-    else:
-        folder.mkdir()
-    if what == "files is a link":
-        (folder / "files").symlink_to("../../home")
-        (folder / "journal.jsonl").write_text(line)
-    elif what == "the journal is a link":
-        (folder / "journal.jsonl").symlink_to("../../home/keys")
-    elif what == "the journal is a link to nothing":
-        (folder / "journal.jsonl").symlink_to("../../home/new")
-    elif what == "the journal is a second name":
-        (folder / "journal.jsonl").hardlink_to(home / "keys")
-    elif what == "the journal is a pipe":
-        os.mkfifo(folder / "journal.jsonl")
-    elif what == "the journal is another text":
-        (folder / "journal.jsonl").write_text("dear diary\n")
-    elif what == "something else":
-        (folder / "lock").symlink_to("../../home/keys")
-    elif what == "files without a journal":
-        (folder / "files").mkdir()
-        (folder / "files/thesis.txt").write_text("years")
-
-
-PLANTED = ["the folder is a link", "the folder is a file", "files is a link", "the journal is a link",
-           "the journal is a link to nothing", "the journal is a second name", "the journal is a pipe",
-           "the journal is another text", "something else", "files without a journal"]  # fmt: skip
-
-
-@pytest.mark.parametrize("what", PLANTED)
-def test_a_folder_that_taskvec_has_not_made_is_refused_and_nothing_in_it_or_behind_it_changes(tmp_path, what):
-    planted(tmp_path, what)
-
-    def everything():
-        found = [p for p in tmp_path.rglob("*") if "journal" not in p.name or p.is_symlink()]
-        return {str(p): (p.lstat().st_ino, p.read_bytes() if p.is_file() else b"") for p in found}
-
-    before, place = everything(), at(tmp_path / "clone/out", True)
-    assert not finished_before(place)
-    with pytest.raises(OutputError, match=r"taskvec has not made it so\. Nothing in it was touched"):
-        Staging(place, "k", True, False)
-    with pytest.raises(OutputError, match="taskvec has not made it so"):
-        write_file(Destination(place.target, alone=True), b"new")
-    assert everything() == before
-
-
-def test_a_folder_of_another_user_is_refused(tmp_path):
-    if os.geteuid():
-        pytest.skip("needs root, to make a folder of somebody else's")
-    (tmp_path / ".out.taskvec").mkdir()
-    os.chown(tmp_path / ".out.taskvec", 12345, 12345)
-    with pytest.raises(OutputError, match=r"taskvec has not made it so(.|\n)*belongs to another user"):
-        Staging(at(tmp_path / "out"), "k", True, False)
-    assert not list((tmp_path / ".out.taskvec").iterdir()) and len(list(tmp_path.iterdir())) == 1
-
-
-def test_the_command_line_names_a_planted_folder_and_goes_on_once_it_is_gone(tmp_path, build, run):
-    build.model(tmp_path / "base", build.tensors(0))
-    planted(tmp_path, "files is a link")
-    words = ("merge", "b", f"b={tmp_path / 'base'}", "-o", "out")
-    found = run(*words, cwd=tmp_path / "clone")
-    assert found.code == 1 and ".out.taskvec" in found.stderr and "files is a link" in found.stderr
-    assert (tmp_path / "home/thesis.txt").read_text() == "years" and not (tmp_path / "clone/out").exists()
-    shutil.rmtree(tmp_path / "clone/.out.taskvec")
-    assert run(*words, cwd=tmp_path / "clone").code == 0
-    assert [p.name for p in (tmp_path / "clone").iterdir()] == ["out"]
-
-
-def test_a_copy_of_a_staging_folder_is_not_gone_on_with(stage, tmp_path):
-    """In a clone or an archive: its blocks may be anybody's, so it is cleared like that of another plan."""
-    one = stage()
-    (one.files / "model.safetensors").write_text("data")
-    one.record(BLOCKS, synced)
-    one.close()
-    one.folder.rename(tmp_path / "kept")
-    shutil.copytree(tmp_path / "kept", one.folder)
-    assert stage().done == {} and not list(one.files.iterdir())
-
-
-def test_links_among_an_earlier_runs_files_are_removed_before_anything_is_written(stage, tmp_path):
-    one = stage()
-    (tmp_path / "mine").write_text("mine")
-    (one.files / "a").symlink_to(tmp_path / "mine")
-    (one.files / "b").hardlink_to(tmp_path / "mine")
-    one.keep_only({"a": 10, "b": 10})
-    assert not list(one.files.iterdir()) and (tmp_path / "mine").read_text() == "mine"
-
-
-def test_the_folder_is_for_its_owner_alone_and_the_output_as_any_other(stage, tmp_path):
-    one = stage()
-    assert stat.S_IMODE(one.folder.stat().st_mode) == 0o700
-    (one.files / "model.safetensors").write_text("new")
-    one.commit()
-    (tmp_path / "plain").mkdir()
-    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 HOSTILE = [
@@ -454,33 +193,32 @@ ODD = ['[1, 0, "zz"]', "[1, 0, 3]", '[true, 0, ""]', '[1e400, 0, ""]', '{"whole"
 
 @pytest.mark.parametrize("line", ODD)
 def test_an_odd_line_costs_itself_alone(stage, tmp_path, line):
-    one = stage()
-    (one.files / "model.safetensors").write_text("data")
-    one.record(BLOCKS[:1], synced)
-    one.close()
+    staged = stage()
+    (staged.files / "model.safetensors").write_text("data")
+    staged.record(BLOCKS[:1], synced)
+    staged.close()
     with (tmp_path / ".out.taskvec/journal.jsonl").open("a") as journal:
         journal.write(line + "\n")
     assert not finished_before(at(tmp_path / "out"), "k", lambda proofs: True)
-    two = stage()
-    assert two.done == ({} if "files" in line else {0: BLOCKS[0]})  # other files than those of the blocks
-    two.record(BLOCKS[1:], synced)
-    two.close()
-    assert stage().done == two.done | {1: BLOCKS[1]}
+    resumed = stage()
+    assert resumed.done == ({} if "files" in line else {0: BLOCKS[0]})  # other files than those of the blocks
+    resumed.record(BLOCKS[1:], synced)
+    resumed.close()
+    assert stage().done == resumed.done | {1: BLOCKS[1]}
 
 
 def test_what_follows_a_torn_line_is_read(stage, tmp_path):
-    one = stage()
-    one.record(BLOCKS[:1], synced)
-    one.close()
+    staged = stage()
+    staged.record(BLOCKS[:1], synced)
+    staged.close()
     with (tmp_path / ".out.taskvec/journal.jsonl").open("a") as journal:
         journal.write('[7, 0, "00')
-    two = stage()
-    two.record(BLOCKS[1:], synced)
-    two.close()
+    resumed = stage()
+    resumed.record(BLOCKS[1:], synced)
+    resumed.close()
     assert stage().done == {0: BLOCKS[0], 1: BLOCKS[1]}
 
 
-# ---- files of their own ---------------------------------------------------------------------------
 def test_a_file_is_written_whole_and_alone_and_never_over_another(tmp_path):
     place = Destination(tmp_path / "r.html", alone=True)
     write_file(place, b"one page")

@@ -1,4 +1,4 @@
-"""Two tasks whose best coefficients are known by hand, and an evaluator of them, which the tests of searches share."""
+"""What the tests of searches share: two tasks with best coefficients that are known by hand, and their evaluator."""
 
 import re
 
@@ -58,14 +58,20 @@ def score(place, split="validation"):
     return np.mean([np.mean(np.abs(TARGETS[split][t] - p) < 0.25) for t, p in zip("ab", places, strict=True)])
 
 
-def same(one, two):
-    """The same search, whatever time it took."""
-    assert [(t.number, t.knobs, t.scores, t.goodness) for t in one.trials] == [
-        (t.number, t.knobs, t.scores, t.goodness) for t in two.trials
+def same(result, other):
+    """Assert that two searches tried and chose the same, whatever time they took."""
+    assert [(t.number, t.knobs, t.scores, t.goodness) for t in result.trials] == [
+        (t.number, t.knobs, t.scores, t.goodness) for t in other.trials
     ]
-    assert (one.chosen and one.chosen.knobs, one.how, one.test, one.validation) == (
-        two.chosen and two.chosen.knobs, two.how, two.test, two.validation,
+    assert (result.chosen and result.chosen.knobs, result.how, result.test, result.validation) == (
+        other.chosen and other.chosen.knobs, other.how, other.test, other.validation,
     )  # fmt: skip
+
+
+def claimed(journal, total):
+    """The number of the trial that a journal lets this process claim; None if no trial is free."""
+    claim, _ = journal.claim(total)
+    return claim and claim["claim"]
 
 
 class Parted:

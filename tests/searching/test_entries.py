@@ -1,4 +1,4 @@
-"""A line of a journal is checked before anything is made of it; what it cannot be is told with its number."""
+"""Each line of a journal is checked before it is used, and an error names the lines that are wrong."""
 
 import pytest
 
@@ -43,11 +43,11 @@ def test_a_line_that_no_search_writes_is_told_with_its_number(line, what):
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        (trial(0, knobs={"mu": 1.0}, scores=BASE["scores"]), "no number for each knob"),
+        (trial(0, knobs={"mu": 1.0}, scores=BASE["scores"]), "does not have a number for each knob"),
         (trial(0, scores={"a": [1], "b": 1.0}), "a: 1 examples, 2 examples before"),
         (trial(0, scores={"a": [1, 0]}), "b: no metric, a single number before"),
-        (trial(0, partial={"a": [1, 0, 1], "b": 1.0}), "a: no part of the examples"),
-        (trial(0, scores=BASE["scores"], seeds={"c": [1, 2]}), "seeds of metrics that there are not: c"),
+        (trial(0, partial={"a": [1, 0, 1], "b": 1.0}), "a: these cannot be the scores of a part of the examples"),
+        (trial(0, scores=BASE["scores"], seeds={"c": [1, 2]}), "seeds of metrics that no model was judged by: c"),
     ],
 )
 def test_a_line_that_does_not_go_with_the_others_is_told_with_its_number(line, what):

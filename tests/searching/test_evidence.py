@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy's, and against what they promise when examples are drawn again."""
+"""Intervals and tests agree with those of scipy and with their equations."""
 
 from itertools import pairwise
 
@@ -20,39 +20,39 @@ HITS = RNG.integers(0, 2, 90)
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_an_interval_of_hits_is_wilson_s(n, confidence):
     for right in {0, 1, n // 3, n - 1, n}:
-        found = interval([[1] * right + [0] * (n - right)], confidence=confidence)
+        ours = interval([[1] * right + [0] * (n - right)], confidence=confidence)
         theirs = stats.binomtest(right, n).proportion_ci(confidence, method="wilson")
-        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-        assert 0 <= found.low <= found.mean <= found.high <= 1 and found.known
-    assert found.mean == pytest.approx(right / n)
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+        assert 0 <= ours.low <= ours.mean <= ours.high <= 1 and ours.known
+    assert ours.mean == pytest.approx(right / n)
 
 
 def test_twenty_of_twenty_leave_room_for_doubt():
-    found = interval([np.ones(20)])
-    assert found.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6) and found.high == 1
-    assert str(found) == "1 [0.8389, 1]" and interval([np.zeros(20)]).high == pytest.approx(1 - found.low)
+    certain = interval([np.ones(20)])
+    assert certain.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6) and certain.high == 1
+    assert str(certain) == "1 [0.8389, 1]" and interval([np.zeros(20)]).high == pytest.approx(1 - certain.low)
 
 
 @pytest.mark.parametrize("n", [10, 40, 300])
 def test_other_scores_have_the_wider_of_student_s_and_hall_s_interval(n):
     values = RNG.exponential(size=n)
-    found, mean, error = interval([values]), values.mean(), stats.sem(values)
+    wider, mean, error = interval([values]), values.mean(), stats.sem(values)
     t, skew = stats.t.ppf(0.975, n - 1), stats.skew(values, bias=False) / np.sqrt(n)
     low, high = (mean - error * 3 / skew * (np.cbrt(1 + skew * (q - skew / 6)) - 1) for q in (t, -t))
-    assert found.low == pytest.approx(min(low, mean - t * error)) == pytest.approx(mean - t * error)
-    assert found.high == pytest.approx(max(high, mean + t * error)) == pytest.approx(high)
+    assert wider.low == pytest.approx(min(low, mean - t * error)) == pytest.approx(mean - t * error)
+    assert wider.high == pytest.approx(max(high, mean + t * error)) == pytest.approx(high)
     mirrored = interval([-values])
-    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+    assert (mirrored.low, mirrored.high) == pytest.approx((-wider.high, -wider.low))
     large = interval([values * 1e306])
-    assert (large.low, large.high) == pytest.approx((found.low * 1e306, found.high * 1e306))
+    assert (large.low, large.high) == pytest.approx((wider.low * 1e306, wider.high * 1e306))
 
 
 def test_an_interval_over_tasks_is_of_the_mean_of_their_means():
     groups = [HITS, SKEWED[:20], np.ones(5)]
-    found = interval(groups)
-    assert found.mean == pytest.approx(np.mean([g.mean() for g in groups]))
+    mixed = interval(groups)
+    assert mixed.mean == pytest.approx(np.mean([g.mean() for g in groups]))
     error = np.sqrt(sum(g.var(ddof=1) / g.size for g in groups)) / 3
-    assert 1.96 * error < (found.high - found.low) / 2 < 1.4 * 1.96 * error
+    assert 1.96 * error < (mixed.high - mixed.low) / 2 < 1.4 * 1.96 * error
     hits = interval([HITS, HITS, np.ones(30)])
     assert (hits.low, hits.high) == stratified([(HITS.sum(), 90), (HITS.sum(), 90), (30, 30)])
     error = np.sqrt(2 * HITS.var() / 90) / 3
@@ -70,9 +70,9 @@ def test_an_interval_over_tasks_is_of_the_mean_of_their_means():
     ],
 )
 def test_where_nothing_shows_how_much_scores_vary_there_is_no_interval_and_it_is_said_why(groups, why):
-    found = interval(groups)
-    assert not found.known and why in found.why and found.ends() == (None, None)
-    assert str(found) == f"{found.mean:.4g} [no interval]"
+    missing = interval(groups)
+    assert not missing.known and why in missing.why and missing.ends() == (None, None)
+    assert str(missing) == f"{missing.mean:.4g} [no interval]"
 
 
 def test_what_was_once_not_0_or_1_is_no_metric_of_hits():
@@ -108,40 +108,40 @@ def test_mcnemar_is_the_binomial_test(better, worse):
 
 def test_two_models_of_hits_are_compared_by_mcnemar():
     first, second = RNG.integers(0, 2, (2, 200))
-    found = difference([first], [second])
+    forth = difference([first], [second])
     won, lost = ((second > first).sum(), (second < first).sum())
-    assert found.test == "McNemar, exact" and found.p == pytest.approx(stats.binomtest(won, won + lost).pvalue)
-    assert found.interval.mean == pytest.approx(second.mean() - first.mean())
+    assert forth.test == "McNemar, exact" and forth.p == pytest.approx(stats.binomtest(won, won + lost).pvalue)
+    assert forth.interval.mean == pytest.approx(second.mean() - first.mean())
     back = difference([second], [first])
-    assert back.p == found.p and back.interval.mean == -found.interval.mean
+    assert back.p == forth.p and back.interval.mean == -forth.interval.mean
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.15, 0.4])
 def test_numbers_are_compared_by_a_t_test_that_heeds_skewness(shift):
     first = RNG.normal(size=50)
     second = first + RNG.normal(shift, 0.5, 50)
-    found = difference([first], [second])
+    forth = difference([first], [second])
     plain = stats.ttest_rel(second, first)
     skew = stats.skew(second - first, bias=False) / np.sqrt(50)
     t = plain.statistic
     hall = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
-    assert found.p == pytest.approx(max(plain.pvalue, 2 * stats.t.sf(abs(hall), 49)), rel=1e-6)
+    assert forth.p == pytest.approx(max(plain.pvalue, 2 * stats.t.sf(abs(hall), 49)), rel=1e-6)
     back = difference([second], [first])
-    assert back.p == pytest.approx(found.p) and back.interval.low == pytest.approx(-found.interval.high)
+    assert back.p == pytest.approx(forth.p) and back.interval.low == pytest.approx(-forth.interval.high)
 
 
 @given(st.lists(st.floats(-1, 3), min_size=12, max_size=40, unique=True))
 def test_a_test_says_the_same_as_its_interval(values):
-    found = difference([np.zeros(len(values))], [np.array(values)])
-    if found.interval.known and abs(found.p - 0.05) > 1e-6:
-        assert (found.p < 0.05) == (found.interval.low > 0 or found.interval.high < 0)
+    compared = difference([np.zeros(len(values))], [np.array(values)])
+    if compared.interval.known and abs(compared.p - 0.05) > 1e-6:
+        assert (compared.p < 0.05) == (compared.interval.low > 0 or compared.interval.high < 0)
 
 
 def test_a_few_that_differ_are_judged_by_the_sign_test():
     same = np.linspace(0.1, 0.9, 50)
     for change, p in (([0.1] * 5, 2**-4), ([0.1, 0.3, -0.1], 1.0), ([], 1.0)):
-        found = difference([same], [same + np.array(change + [0] * (50 - len(change)))])
-        assert not found.interval.known and found.p == p and found.test == "sign test"
+        compared = difference([same], [same + np.array(change + [0] * (50 - len(change)))])
+        assert not compared.interval.known and compared.p == p and compared.test == "sign test"
     shifted = difference([np.zeros(30)], [np.full(30, 0.5)])
     assert shifted.p == 2**-29 and shifted.interval.why  # every example is better by as much
     rounded = difference([same], [same - 0.1])  # and here up to rounding
@@ -152,14 +152,14 @@ def test_a_few_that_differ_are_judged_by_the_sign_test():
 
 def test_several_tasks_are_compared_by_welch_s_degrees_of_freedom():
     pairs = [(RNG.normal(size=n), RNG.normal(0.3, s, size=n)) for n, s in ((20, 1), (35, 4))]
-    found = difference([a for a, _ in pairs], [b for _, b in pairs])
+    compared = difference([a for a, _ in pairs], [b for _, b in pairs])
     apart = [b - a for a, b in pairs]
     variances = [d.var(ddof=1) / d.size for d in apart]
     freedom = int(sum(variances) ** 2 / sum(v**2 / (d.size - 1) for v, d in zip(variances, apart, strict=True)))
     half = stats.t.ppf(0.975, freedom) * np.sqrt(sum(variances)) / 2
-    assert found.interval.low <= found.interval.mean - half * (1 - 1e-9)
-    assert found.interval.high >= found.interval.mean + half * (1 - 1e-9)
-    assert found.interval.high - found.interval.low < 2.2 * half
+    assert compared.interval.low <= compared.interval.mean - half * (1 - 1e-9)
+    assert compared.interval.high >= compared.interval.mean + half * (1 - 1e-9)
+    assert compared.interval.high - compared.interval.low < 2.2 * half
 
 
 def test_other_examples_cannot_be_compared():
@@ -170,11 +170,11 @@ def test_other_examples_cannot_be_compared():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_never_lowers_a_p_and_keeps_their_order(ps):
     given_ps = {str(k): p for k, p in enumerate(ps)}
-    found = holm(given_ps)
-    assert list(found) == list(given_ps)
-    assert all(min(1, p) <= found[n] <= min(1, len(ps) * p) + 1e-12 for n, p in given_ps.items())
+    corrected = holm(given_ps)
+    assert list(corrected) == list(given_ps)
+    assert all(min(1, p) <= corrected[n] <= min(1, len(ps) * p) + 1e-12 for n, p in given_ps.items())
     order = sorted(given_ps, key=given_ps.__getitem__)
-    assert all(found[a] <= found[b] for a, b in pairwise(order))
+    assert all(corrected[a] <= corrected[b] for a, b in pairwise(order))
 
 
 def test_holm_by_hand():
@@ -187,10 +187,10 @@ def test_holm_by_hand():
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
 def test_the_spread_over_seeds_is_student_s(n, confidence):
     values = np.random.default_rng(n).normal(3, 2, n)
-    found = spread(values.tolist(), confidence=confidence)
+    ours = spread(values.tolist(), confidence=confidence)
     low, high = stats.t.interval(confidence, n - 1, values.mean(), stats.sem(values))
-    assert (found.interval.low, found.interval.high) == pytest.approx((low, high), rel=1e-9)
-    assert found.deviation == pytest.approx(values.std(ddof=1)) and f"over {n} seeds" in str(found)
+    assert (ours.interval.low, ours.interval.high) == pytest.approx((low, high), rel=1e-9)
+    assert ours.deviation == pytest.approx(values.std(ddof=1)) and f"over {n} seeds" in str(ours)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 12), (7, 20), (20, 20), (95, 100)])

@@ -1,4 +1,4 @@
-"""Objectives and constraints: arithmetic on metrics that is read, never run."""
+"""Objectives and constraints are arithmetic on metrics, which is parsed and never executed."""
 
 import math
 
@@ -46,18 +46,18 @@ def test_an_objective_is_arithmetic_on_metrics(text, value):
     ],
 )
 def test_a_constraint_holds_or_is_broken_by_some_amount(text, holds, broken):
-    found = constraint(text)
-    assert found.holds(TABLE) is holds
-    assert found.broken(TABLE) == pytest.approx(broken, abs=1e-12)
-    assert (found.broken(TABLE) == 0) is holds
+    goal = constraint(text)
+    assert goal.holds(TABLE) is holds
+    assert goal.broken(TABLE) == pytest.approx(broken, abs=1e-12)
+    assert (goal.broken(TABLE) == 0) is holds
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.sampled_from(["<=", ">=", "<", ">"]))
 def test_a_comparison_is_python_s(a, b, sign):
-    found = constraint(f"a {sign} x.b")
+    goal = constraint(f"a {sign} x.b")
     table = {"": {"a": a}, "x": {"b": b}}
-    assert found.holds(table) is {"<=": a <= b, ">=": a >= b, "<": a < b, ">": a > b}[sign]
-    assert (found.broken(table) > 0) is not found.holds(table)
+    assert goal.holds(table) is {"<=": a <= b, ">=": a >= b, "<": a < b, ">": a > b}[sign]
+    assert (goal.broken(table) > 0) is not goal.holds(table)
 
 
 def test_references_are_named():

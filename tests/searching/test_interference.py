@@ -1,4 +1,4 @@
-"""Disentanglement of two task vectors: against the equation, by predictions and by scores."""
+"""The disentanglement of two task vectors agrees with its equation, by predictions and by scores."""
 
 import json
 
@@ -47,23 +47,29 @@ def answers(a, b, task):
 
 @pytest.mark.parametrize("alphas", [[-1, 0, 1], [0.5, 1, 1.5]])
 def test_xi_is_the_equation(alphas):
-    found = disentanglement(base, *TAU, Judge(), ["one", "two"], alphas=alphas)
+    measured = disentanglement(base, *TAU, Judge(), ["one", "two"], alphas=alphas)
     for i, a in enumerate(alphas):
         for j, b in enumerate(alphas):
-            one = np.mean(answers(a, 0, "one") != answers(a, b, "one"))
-            two = np.mean(answers(0, b, "two") != answers(a, b, "two"))
-            assert found.xi[i, j] == pytest.approx(one + two)
-            assert found.together[:, i, j] == pytest.approx([np.mean(answers(a, b, t) == Y[t]) for t in X])
-    assert found.by == "predictions" and f"ξ by {found.by}" in str(found)
-    gains = found.gains()
-    assert gains["one"][0] == pytest.approx(np.mean(answers(1, 0, "one") == Y["one"]) - found.base[0])
-    assert gains["two"][1] == pytest.approx(np.mean(answers(1, 1, "two") == Y["two"]) - found.base[1])
-    json.dumps(found.as_dict())
+            error_one = np.mean(answers(a, 0, "one") != answers(a, b, "one"))
+            error_two = np.mean(answers(0, b, "two") != answers(a, b, "two"))
+            assert measured.xi[i, j] == pytest.approx(error_one + error_two)
+            assert measured.together[:, i, j] == pytest.approx([np.mean(answers(a, b, t) == Y[t]) for t in X])
+    assert measured.by == "predictions" and f"ξ by {measured.by}" in str(measured)
+    gains = measured.gains()
+    assert gains["one"][0] == pytest.approx(np.mean(answers(1, 0, "one") == Y["one"]) - measured.base[0])
+    assert gains["two"][1] == pytest.approx(np.mean(answers(1, 1, "two") == Y["two"]) - measured.base[1])
+    json.dumps(measured.as_dict())
 
 
 def test_by_scores_it_is_a_lower_bound():
-    whole, below = (disentanglement(base, *TAU, e, ["one", "two"], alphas=[0, 1]) for e in (Judge(), judge))
-    assert below.by == "scores" and (below.xi <= whole.xi).all() and below.xi.sum() < whole.xi.sum()
+    by_predictions, by_scores = (
+        disentanglement(base, *TAU, e, ["one", "two"], alphas=[0, 1]) for e in (Judge(), judge)
+    )
+    assert (
+        by_scores.by == "scores"
+        and (by_scores.xi <= by_predictions.xi).all()
+        and by_scores.xi.sum() < by_predictions.xi.sum()
+    )
 
 
 def test_vectors_that_touch_nothing_of_one_another_have_none():
@@ -94,17 +100,27 @@ def test_stopped_it_goes_on_from_its_journal(tmp_path):
             self.left -= 1
             return judge(weights, split)
 
-    journal, told = tmp_path / "xi.jsonl", []
-    whole = disentanglement(base, *TAU, Judge(), ["one", "two"], alphas=[0, 1, 2])
+    journal, progress_seen = tmp_path / "xi.jsonl", []
+    uninterrupted = disentanglement(base, *TAU, Judge(), ["one", "two"], alphas=[0, 1, 2])
     with pytest.raises(KeyboardInterrupt):
         disentanglement(base, *TAU, Mortal(4), ["one", "two"], alphas=[0, 1, 2], journal=journal)
     rest = Mortal(5)  # 9 pairs in all
-    found = disentanglement(
-        base, *TAU, rest, ["one", "two"], alphas=[0, 1, 2], journal=journal, progress=lambda *at: told.append(at)
+    resumed = disentanglement(
+        base,
+        *TAU,
+        rest,
+        ["one", "two"],
+        alphas=[0, 1, 2],
+        journal=journal,
+        progress=lambda *at: progress_seen.append(at),
     )
-    assert found.as_dict() == whole.as_dict() and rest.left == 0 and told == [(k, 9) for k in range(5, 10)]
+    assert (
+        resumed.as_dict() == uninterrupted.as_dict()
+        and rest.left == 0
+        and progress_seen == [(k, 9) for k in range(5, 10)]
+    )
     again = disentanglement(base, *TAU, Mortal(0), ["one", "two"], alphas=[0, 1, 2], journal=journal)
-    assert again.as_dict() == whole.as_dict()
+    assert again.as_dict() == uninterrupted.as_dict()
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path):
@@ -113,7 +129,7 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
     with pytest.raises(OutputError, match="another interference") as error:
         disentanglement(base, *TAU[::-1], Judge(), ["one", "two"], alphas=[0, 2], journal=journal)
     assert "alphas: [0.0, 1.0] there, [0.0, 2.0] here" in str(error.value) and "vectors" in str(error.value)
-    with pytest.raises(OutputError, match=r"another search(.|\n)*it is of taskvec interference"):
+    with pytest.raises(OutputError, match=r"another search(.|\n)*it was begun by taskvec interference"):
         tv.search(base + tv.knob("a") * TAU[0], judge, {"a": [0, 1]}, journal=journal)
     with pytest.raises(FormatError, match="no journal of a search"):
         read_record(journal)
@@ -122,6 +138,6 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
 def test_its_picture_is_written(tmp_path):
     from taskvec.report.plots import disentanglement_heatmap
 
-    found = disentanglement(base, *TAU, Judge(), ["one", "two"])
-    disentanglement_heatmap(found, tmp_path / "xi.png")
-    assert (tmp_path / "xi.png").read_bytes().startswith(b"\x89PNG") and len(found.alphas) == 7
+    measured = disentanglement(base, *TAU, Judge(), ["one", "two"])
+    disentanglement_heatmap(measured, tmp_path / "xi.png")
+    assert (tmp_path / "xi.png").read_bytes().startswith(b"\x89PNG") and len(measured.alphas) == 7

@@ -1,4 +1,4 @@
-"""The journal of a search: whole lines, whoever writes and however he ends."""
+"""The journal of a search: its lines are whole, whichever processes write them and however these end."""
 
 import json
 import multiprocessing
@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from searching.near import claimed
 from taskvec.errors import FormatError, OutputError
 from taskvec.searching.journal import FORMAT, Journal
 
@@ -22,11 +23,11 @@ def trial(number, **scores):
 
 
 def test_what_was_written_is_read_back(tmp_path):
-    one = Journal(tmp_path / "j", ABOUT)
-    one.add(trial(0, x=[1, 0.5]))
-    two = Journal(tmp_path / "j", ABOUT)
-    two.add(trial(1, x=[0, 0.1]))
-    assert one.lines() == two.lines() == [
+    first_opened = Journal(tmp_path / "j", ABOUT)
+    first_opened.add(trial(0, x=[1, 0.5]))
+    opened_again = Journal(tmp_path / "j", ABOUT)
+    opened_again.add(trial(1, x=[0, 0.1]))
+    assert first_opened.lines() == opened_again.lines() == [
         trial(0, x=[1, 0.5]), trial(1, x=[0, 0.1]),
     ]  # fmt: skip
     first, *rest = (tmp_path / "j").read_text().splitlines()
@@ -35,22 +36,22 @@ def test_what_was_written_is_read_back(tmp_path):
 
 def test_without_a_path_it_is_kept_in_memory():
     journal = Journal(None, ABOUT)
-    assert journal.claim(2) == 0
+    assert claimed(journal, 2) == 0
     journal.add(trial(0))
-    assert journal.claim(2) == 1 and journal.waiting(2)
+    assert claimed(journal, 2) == 1 and journal.waiting(2)
     journal.add(trial(1))
-    assert journal.claim(2) is None and not journal.waiting(2) and len(journal.lines()) == 2
+    assert claimed(journal, 2) is None and not journal.waiting(2) and len(journal.lines()) == 2
 
 
 @pytest.mark.parametrize("torn", [b'{"trial":1,"sco', b"\x00\x00\x00", b'{"trial"'])
 def test_a_torn_line_is_cut_off_by_who_writes_next(tmp_path, torn):
     Journal(tmp_path / "j", ABOUT).add(trial(0))
-    whole = (tmp_path / "j").read_bytes()
-    (tmp_path / "j").write_bytes(whole + torn)
+    whole_lines = (tmp_path / "j").read_bytes()
+    (tmp_path / "j").write_bytes(whole_lines + torn)
     journal = Journal(tmp_path / "j", ABOUT)
     assert journal.lines() == [trial(0)]
     journal.add(trial(1))
-    assert (tmp_path / "j").read_bytes() == whole + json.dumps(trial(1), separators=(",", ":")).encode() + b"\n"
+    assert (tmp_path / "j").read_bytes() == whole_lines + json.dumps(trial(1), separators=(",", ":")).encode() + b"\n"
 
 
 def test_the_journal_of_another_search_is_refused_and_says_where_it_differs(tmp_path):
@@ -89,7 +90,7 @@ def test_a_place_that_cannot_be_written_is_stated(tmp_path):
 
 def worker(path, total):
     journal = Journal(path, ABOUT)
-    while (number := journal.claim(total)) is not None:
+    while (number := claimed(journal, total)) is not None:
         journal.add(trial(number, x=[number] * 200) | {"by": os.getpid()})
 
 
@@ -109,14 +110,14 @@ def test_several_processes_do_every_trial_once_and_lose_no_line(tmp_path):
 def test_a_claim_of_a_process_that_is_gone_counts_for_nothing(tmp_path):
     code = (
         "import sys; from pathlib import Path; from taskvec.searching.journal import Journal; "
-        "print(Journal(Path(sys.argv[1]), {}).claim(3))"
+        "print(Journal(Path(sys.argv[1]), {}).claim(3)[0]['claim'])"
     )
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "j")], capture_output=True, text=True)
         assert done.stdout.strip() == "0"
     path = tmp_path / "j"
     path.write_text(path.read_text() + json.dumps({"claim": 0, "host": "another", "pid": 1, "at": time.time()}) + "\n")
-    assert Journal(path, {}).claim(3) == 1
+    assert claimed(Journal(path, {}), 3) == 1
     assert Journal(path, {}).waiting(3)
 
 
@@ -147,10 +148,10 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path):
 
 @pytest.mark.parametrize("text", [b"a note without an end of line", b"{", b'{"search', b'{"search": 1, "torn'])
 def test_a_file_that_is_no_journal_is_not_cut_off_for_one(tmp_path, text):
-    """A first line that a kill has torn is cut off; anything else without an end of line was taken for that, too."""
+    """What may be a first line that a kill has torn is cut off. Any other text without an end of line is kept."""
     (tmp_path / "notes").write_bytes(text)
-    begins_one = text.startswith(b"{")
-    if begins_one:
+    may_be_torn = text.startswith(b"{")
+    if may_be_torn:
         Journal(tmp_path / "notes", {})
         assert json.loads((tmp_path / "notes").read_bytes()) == {"search": FORMAT}
     else:

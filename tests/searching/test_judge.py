@@ -1,4 +1,4 @@
-"""Which candidate is chosen by each rule, and by which words it is told."""
+"""Which candidate each rule chooses, and the words that say so."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ def test_of_equal_candidates_the_smallest_coefficients_are_taken():
 def test_the_largest_that_keeps_a_constraint_and_the_lowest_target_that_does(sign):
     away = recipe("base - lam*(a - base)")
     kept = {"constraints": ["control >= 0.95*base.control"], "test": False}
-    found = search(away, Near(), GRID, rule="largest", **kept)
-    assert found.chosen.knobs == {"lam": 0.25} and "the largest lam of 21 that keeps control >= 0.95" in found.how
+    largest = search(away, Near(), GRID, rule="largest", **kept)
+    assert largest.chosen.knobs == {"lam": 0.25} and "the largest lam of 21 that keeps control >= 0.95" in largest.how
     lowest = search(away, Near(), GRID, objective="a", minimise=True, **kept)
     passing = [k / 20 for k in range(6)]
     target = {lam: np.mean(np.abs(TARGETS["validation"]["a"] + lam) < 0.25) for lam in passing}
@@ -28,9 +28,9 @@ def test_the_largest_that_keeps_a_constraint_and_the_lowest_target_that_does(sig
 
 
 def test_where_nothing_keeps_the_constraints_the_answer_is_the_base():
-    found = search(ONE, Near(), {"lam": "0.5:1:0.25"}, constraints=["control >= 2"])
-    assert found.chosen is None and found.weights == BASE and found.test.keys() == {"base"}
-    assert all(t.broken["control >= 2"] > 1 for t in found.trials)
+    result = search(ONE, Near(), {"lam": "0.5:1:0.25"}, constraints=["control >= 2"])
+    assert result.chosen is None and result.weights == BASE and result.test.keys() == {"base"}
+    assert all(t.broken["control >= 2"] > 1 for t in result.trials)
 
 
 def test_the_rule_largest_is_about_one_knob():

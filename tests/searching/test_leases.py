@@ -1,4 +1,4 @@
-"""Claims of processes: of living ones they count, of others they do not, whatever runs under their numbers now."""
+"""Claims of trials count while the process that made them lives, and no longer, even if its number is used again."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from searching.near import claimed
 from taskvec.searching import leases
 from taskvec.searching.journal import Journal
 from taskvec.searching.leases import Watch, claim_of
@@ -57,11 +58,12 @@ def with_claim(path, **changes):
 def test_the_claim_of_a_living_process_counts_and_of_a_killed_one_no_longer(tmp_path):
     process = claiming(tmp_path / "j")
     try:
-        assert Journal(tmp_path / "j", ABOUT).claim(1) is None and Journal(tmp_path / "j", ABOUT).waiting(1)
+        journal = Journal(tmp_path / "j", ABOUT)
+        assert claimed(journal, 1) is None and journal.waiting(1)
     finally:
         process.kill()
         process.wait()
-    assert Journal(tmp_path / "j", ABOUT).claim(1) == 0
+    assert claimed(Journal(tmp_path / "j", ABOUT), 1) == 0
 
 
 def test_the_claim_of_a_zombie_counts_for_nothing(tmp_path):
@@ -69,14 +71,14 @@ def test_the_claim_of_a_zombie_counts_for_nothing(tmp_path):
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet waited for
     try:
-        assert Journal(tmp_path / "j", ABOUT).claim(1) == 0
+        assert claimed(Journal(tmp_path / "j", ABOUT), 1) == 0
     finally:
         process.wait()
 
 
 def test_a_process_number_that_some_other_process_has_now_counts_for_nothing(tmp_path):
     """Process 1 always runs; it is not the one that claimed."""
-    assert with_claim(tmp_path / "j", pid=1, start=1).claim(1) == 0
+    assert claimed(with_claim(tmp_path / "j", pid=1, start=1), 1) == 0
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_process_number_that_some_other_process_has_now_counts_for_nothing(tmp
     ],
 )
 def test_where_nobody_can_tell_a_claim_is_free_after_a_while_without_a_sign_of_life(tmp_path, changes, counts):
-    assert (with_claim(tmp_path / "j", **changes).claim(1) is None) is counts
+    assert (claimed(with_claim(tmp_path / "j", **changes), 1) is None) is counts
 
 
 def test_a_claim_from_a_clock_that_is_ahead_does_not_count_for_ever(monkeypatch):
@@ -112,12 +114,12 @@ def test_beats_are_written_while_work_lasts_and_keep_a_claim(tmp_path, monkeypat
         monkeypatch.setattr(leases, "LEASE", 1.5)
         until = time.monotonic() + 2
         while time.monotonic() < until:
-            assert journal.claim(1) is None
+            assert claimed(journal, 1) is None
             time.sleep(0.1)
         process.send_signal(signal.SIGSTOP)
-        while (claimed := journal.claim(1)) is None:
+        while (number := claimed(journal, 1)) is None:
             time.sleep(0.1)
-        assert claimed == 0
+        assert number == 0
     finally:
         process.kill()
         process.wait()
@@ -132,8 +134,12 @@ def test_work_that_fails_gives_its_claim_back_and_work_that_is_short_writes_no_b
     with pytest.raises(ValueError, match="no"):
         journal.work(1, failing)
     assert [next(iter(line)) for line in journal.lines()] == ["claim", "release"]
-    code = f"from taskvec.searching.journal import Journal; print(Journal({str(tmp_path / 'j')!r}, {ABOUT!r}).claim(1))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from taskvec.searching.journal import Journal; "
+        "print(Journal(sys.argv[1], {'recipe': 'r'}).claim(1)[0]['claim'])"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "j"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
     assert {*threading.enumerate()} <= before
 

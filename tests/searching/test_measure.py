@@ -66,27 +66,27 @@ def test_of_several_seeds_the_mean_counts_and_the_spread_is_told(tmp_path):
     from scipy import stats
 
     family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
-    others = [{"a": other} for other in SEEDS]
-    found = search(family, Near(), GRID, objective="a", replicates=others, journal=tmp_path / "j")
+    replicates = [{"a": other} for other in SEEDS]
+    result = search(family, Near(), GRID, objective="a", replicates=replicates, journal=tmp_path / "j")
     places = [1, 0.9, 1.1, 1.3]
 
     def hit(lam, split):
         return np.array([np.abs(TARGETS[split]["a"] - lam * p) < 0.25 for p in places], float)
 
-    lam = found.chosen.knobs["lam"]
+    lam = result.chosen.knobs["lam"]
     assert lam == max((k / 20 for k in range(21)), key=lambda v: (round(hit(v, "validation").mean(), 12), -v))
-    assert found.chosen.metrics["a"] == pytest.approx(hit(lam, "validation").mean())
-    assert found.test["chosen"]["a"] == pytest.approx(hit(lam, "test").mean(0).tolist())
+    assert result.chosen.metrics["a"] == pytest.approx(hit(lam, "validation").mean())
+    assert result.test["chosen"]["a"] == pytest.approx(hit(lam, "test").mean(0).tolist())
     means = hit(lam, "test").mean(1)
-    told = found.spread()["a"]
-    assert told.values == pytest.approx(means) and told.deviation == pytest.approx(means.std(ddof=1))
+    spread = result.spread()["a"]
+    assert spread.values == pytest.approx(means) and spread.deviation == pytest.approx(means.std(ddof=1))
     low, high = stats.t.interval(0.95, 3, means.mean(), stats.sem(means))
-    assert (told.interval.low, told.interval.high) == pytest.approx((low, high))
-    assert "over 4 seeds" in str(found) and found.as_dict()["seeds"]["a"]["deviation"] == told.deviation
-    again = search(family, Near(), GRID, objective="a", replicates=others, journal=tmp_path / "j")
-    assert again.as_dict() == found.as_dict()
+    assert (spread.interval.low, spread.interval.high) == pytest.approx((low, high))
+    assert "over 4 seeds" in str(result) and result.as_dict()["seeds"]["a"]["deviation"] == spread.deviation
+    again = search(family, Near(), GRID, objective="a", replicates=replicates, journal=tmp_path / "j")
+    assert again.as_dict() == result.as_dict()
     with pytest.raises(TaskvecError, match="another search"):  # fewer seeds are another search
-        search(family, Near(), GRID, objective="a", replicates=others[:1], journal=tmp_path / "j")
+        search(family, Near(), GRID, objective="a", replicates=replicates[:1], journal=tmp_path / "j")
 
 
 def at(*values):
@@ -98,12 +98,12 @@ def hits(weights, split):
 
 
 def test_scores_are_means_over_the_models_of_a_candidate():
-    found = measure(as_evaluator(hits), at(1, 2, 4), "validation", {})
-    assert found.scores == pytest.approx({"a": pytest.approx([1, 2 / 3, 1 / 3, 1 / 3]), "n": 7 / 3})
-    assert found.seeds == {"a": [0.25, 0.5, 1], "n": [1, 2, 4]}
-    one = measure(as_evaluator(hits), at(1), "validation", {})
-    assert one.scores == {"a": [1, 0, 0, 0], "n": 1} and not one.seeds
-    assert one.line().keys() == {"scores", "seconds"} and found.line("partial").keys() == {
+    of_three = measure(as_evaluator(hits), at(1, 2, 4), "validation", {})
+    assert of_three.scores == pytest.approx({"a": pytest.approx([1, 2 / 3, 1 / 3, 1 / 3]), "n": 7 / 3})
+    assert of_three.seeds == {"a": [0.25, 0.5, 1], "n": [1, 2, 4]}
+    of_one = measure(as_evaluator(hits), at(1), "validation", {})
+    assert of_one.scores == {"a": [1, 0, 0, 0], "n": 1} and not of_one.seeds
+    assert of_one.line().keys() == {"scores", "seconds"} and of_three.line("partial").keys() == {
         "partial",
         "seconds",
         "seeds",
@@ -111,18 +111,24 @@ def test_scores_are_means_over_the_models_of_a_candidate():
 
 
 def test_a_candidate_is_judged_by_the_examples_of_those_before_it_and_so_is_each_of_its_models():
-    with pytest.raises(MismatchError, match="with the models before, test:\n  - a: 4 examples, 3 examples before"):
+    with pytest.raises(
+        MismatchError,
+        match="judged the models before by other metrics or examples, test:\n  - a: 4 examples, 3 examples before",
+    ):
         measure(as_evaluator(hits), at(1), "test", {"a": [1, 0, 1], "n": 1.0})
 
     def shrinking(weights, split):
         return {"a": [1.0] * int(weights["w"][0])}
 
-    with pytest.raises(MismatchError, match="with the seed before, validation:\n  - a: 2 examples, 4 examples before"):
+    with pytest.raises(
+        MismatchError,
+        match="judged another seed by other metrics or examples, validation:\n  - a: 2 examples, 4 examples before",
+    ):
         measure(as_evaluator(shrinking), at(4, 2), "validation", {})
 
 
 def test_stretches_of_different_lengths_are_joined_to_the_means_of_all():
-    one, two = Judgement({"a": [1, 0, 1]}, 1.0, {"a": [1.0, 1 / 3]}), Judgement({"a": [0]}, 2.0, {"a": [0.0, 0.5]})
-    whole = joined([one, two])
-    assert whole.scores == {"a": [1, 0, 1, 0]} and whole.seconds == 3
-    assert whole.seeds == {"a": pytest.approx([3 / 4, 1.5 / 4])}
+    first, second = Judgement({"a": [1, 0, 1]}, 1.0, {"a": [1.0, 1 / 3]}), Judgement({"a": [0]}, 2.0, {"a": [0.0, 0.5]})
+    both = joined([first, second])
+    assert both.scores == {"a": [1, 0, 1, 0]} and both.seconds == 3
+    assert both.seeds == {"a": pytest.approx([3 / 4, 1.5 / 4])}

@@ -37,12 +37,12 @@ class Sorted:
         draw = np.random.default_rng([seed, split == "test"])
         loser = np.arange(n) * classes // n < max(1, classes // 4)
         hits = (draw.random(n) < np.where(loser, 0.8 - 0.6 * lam, 0.4 + 0.5 * lam)).astype(float)
-        found = hits[self.cut(self.ends[0] * n) : self.cut(self.ends[1] * n)]
-        self.calls.append(len(found))
-        return {"a": found}
+        part = hits[self.cut(self.ends[0] * n) : self.cut(self.ends[1] * n)]
+        self.calls.append(len(part))
+        return {"a": part}
 
 
-def found(evaluate, race):
+def searched(evaluate, race):
     knobs = {"lam": [k / STEPS for k in range(STEPS + 1)]}
     return search(FAMILY, evaluate, knobs, objective="a", race=race, test=False)
 
@@ -52,8 +52,8 @@ def test_the_best_is_found_among_examples_sorted_by_class():
     lost = saved = 0
     for seed in range(24):
         slow, quick = Sorted(seed), Sorted(seed)
-        whole, raced = found(slow, False), found(quick, True)
-        lost += whole.chosen.knobs != raced.chosen.knobs
+        full, raced = searched(slow, False), searched(quick, True)
+        lost += full.chosen.knobs != raced.chosen.knobs
         saved += len(raced.given_up)
 
     assert lost <= 1 and saved > 24
@@ -64,8 +64,8 @@ def test_the_best_is_found_among_examples_sorted_by_class():
 def test_the_best_is_hardly_ever_given_up(classes):
     lost = 0
     for seed in range(150):
-        whole, raced = (found(Sorted(seed, classes), race) for race in (False, True))
-        lost += whole.chosen.knobs["lam"] in [t.knobs["lam"] for t in raced.given_up]
+        full, raced = (searched(Sorted(seed, classes), race) for race in (False, True))
+        lost += full.chosen.knobs["lam"] in [t.knobs["lam"] for t in raced.given_up]
     assert lost / 150 <= 0.04
 
 
@@ -92,21 +92,21 @@ def test_where_parts_are_not_to_be_had_nothing_is_dealt():
 
 @pytest.mark.parametrize("cut", [round, int])
 def test_scores_of_stretches_are_joined_to_those_of_the_whole(cut):
-    whole, raced = found(Sorted(3, n=203), False), found(Sorted(3, n=203, cut=cut), True)
-    by_number = {tuple(t.knobs.values()): t.scores for t in whole.trials}
-    assert raced.given_up and all(by_number[tuple(t.knobs.values())] == t.scores for t in raced.trials)
+    full, raced = searched(Sorted(3, n=203), False), searched(Sorted(3, n=203, cut=cut), True)
+    by_knobs = {tuple(t.knobs.values()): t.scores for t in full.trials}
+    assert raced.given_up and all(by_knobs[tuple(t.knobs.values())] == t.scores for t in raced.trials)
 
 
 def test_one_stretch_is_asked_for_where_examples_are_shuffled():
     evaluate = Sorted(0)
     evaluate.shuffled = True
-    found(evaluate, True)
+    searched(evaluate, True)
     assert {*evaluate.calls} == {200, 50, 150}
 
 
 def test_a_part_of_other_examples_than_was_asked_for_is_stated():
     with pytest.raises(MismatchError, match=r"must have the examples round\(start\*n\) to round\(stop\*n\)"):
-        found(Sorted(0, n=994, cut=lambda x: int(x // 7) * 7), True)
+        searched(Sorted(0, n=994, cut=lambda x: int(x // 7) * 7), True)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "gone"), [(0, 1, False), (1, 0, False)])
@@ -121,13 +121,13 @@ def test_a_few_examples_that_all_say_the_same_are_no_proof(ours, theirs, gone):
 def test_a_race_chooses_the_same_with_fewer_examples(tmp_path):
     slow, quick = Parted(), Parted()
     ranges = {"x": (-1, 1, 0.2), "y": (-1, 1, 0.2)}
-    whole = search(TWO, slow, ranges, test=False)
+    full = search(TWO, slow, ranges, test=False)
     raced = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
-    assert raced.chosen.knobs == whole.chosen.knobs and raced.chosen.scores == whole.chosen.scores
-    assert len(raced.given_up) > 60 and len(raced.given_up) + len(raced.trials) == len(whole.trials) == 121
+    assert raced.chosen.knobs == full.chosen.knobs and raced.chosen.scores == full.chosen.scores
+    assert len(raced.given_up) > 60 and len(raced.given_up) + len(raced.trials) == len(full.trials) == 121
     assert sum(quick.counted) < 0.7 * sum(slow.counted)
     assert f"{len(raced.given_up)} more candidates were given up" in str(raced)
-    by_knobs = {tuple(t.knobs.values()): t for t in whole.trials}
+    by_knobs = {tuple(t.knobs.values()): t for t in full.trials}
     assert all(by_knobs[tuple(t.knobs.values())].scores == t.scores for t in raced.trials)  # parts joined to the whole
     again = search(TWO, quick, ranges, race=True, journal=tmp_path / "j", test=False)
     assert again.trials == raced.trials and again.given_up == raced.given_up
@@ -142,13 +142,13 @@ def test_an_evaluator_without_parts_or_with_single_numbers_is_not_raced():
             return Single(start, stop)
 
     for evaluate in (Near(), Single()):
-        found = search(ONE, evaluate, GRID, objective="mean(a, b)", race=True, test=False)
-        assert not found.given_up and len(found.trials) == 21
+        result = search(ONE, evaluate, GRID, objective="mean(a, b)", race=True, test=False)
+        assert not result.given_up and len(result.trials) == 21
 
 
 def test_a_race_over_seeds_finds_what_no_race_finds():
     family = tv.parse("base + lam*(a - base)", base=BASE, a=A)
     options = {"objective": "a", "replicates": [{"a": other} for other in SEEDS]}
-    whole, raced = (search(family, Parted(), GRID, race=race, **options) for race in (False, True))
-    assert raced.given_up and raced.chosen.knobs == whole.chosen.knobs
-    assert raced.chosen.scores == whole.chosen.scores and raced.seeds == whole.seeds
+    full, raced = (search(family, Parted(), GRID, race=race, **options) for race in (False, True))
+    assert raced.given_up and raced.chosen.knobs == full.chosen.knobs
+    assert raced.chosen.scores == full.chosen.scores and raced.seeds == full.seeds

@@ -1,4 +1,4 @@
-"""A journal is read back without its models; one whose lines do not fit together is refused."""
+"""A journal is read back without its models, and refused if its lines do not fit together."""
 
 import json
 
@@ -11,9 +11,9 @@ from taskvec.searching.search import search
 
 
 def test_a_journal_is_read_back_without_its_models(tmp_path):
-    found = search(ONE, Near(), GRID, objective="mean(a, b)", journal=tmp_path / "j")
-    again = read_record(tmp_path / "j")
-    assert str(again) == str(found) and again.as_dict() == found.as_dict() and again.model.startswith("0.")
+    result = search(ONE, Near(), GRID, objective="mean(a, b)", journal=tmp_path / "j")
+    record = read_record(tmp_path / "j")
+    assert str(record) == str(result) and record.as_dict() == result.as_dict() and record.model.startswith("0.")
     (tmp_path / "half").write_bytes(b"\n".join((tmp_path / "j").read_bytes().splitlines()[:-1]) + b"\n")
     with pytest.raises(TaskvecError, match="has not ended"):
         read_record(tmp_path / "half")
@@ -23,11 +23,11 @@ def test_a_journal_is_read_back_without_its_models(tmp_path):
 
 
 def test_a_choice_at_the_end_of_its_range_is_told():
-    found = search(ONE, Near(), {"lam": (0, 0.2, 0.05)}, objective="mean(a, b)", test=False)
-    assert found.chosen.knobs == {"lam": 0.2} and "lam = 0.2 is at the end of its range" in str(found)
+    result = search(ONE, Near(), {"lam": (0, 0.2, 0.05)}, objective="mean(a, b)", test=False)
+    assert result.chosen.knobs == {"lam": 0.2} and "lam = 0.2 is at the end of its range" in str(result)
     assert "end of its range" not in str(search(ONE, Near(), GRID, objective="mean(a, b)", test=False))
     free = search(TWO, Near(), {"x": (0, 0.1), "y": [0, 1]}, sampler="tpe", trials=3, objective="-a", test=False)
-    assert not free.notes[1:]  # 0 is an end for good, and of two values one is no end
+    assert not free.notes[1:]  # a chosen 0 gets no note, and neither does a range of two values
 
 
 @pytest.mark.parametrize("value", ["<script>", None, [1], {}, float("nan"), float("inf"), True])

@@ -1,4 +1,5 @@
-"""Search: chosen on validation alone, judged on test once; killed, resumed or shared it finds the same."""
+"""A search chooses on validation examples and judges on test examples once; if it is killed, resumed or shared by
+processes, it finds the same."""
 
 import json
 import signal
@@ -31,23 +32,23 @@ from taskvec.searching.search import search
 
 def test_a_grid_finds_what_a_loop_finds():
     evaluate = Near()
-    found = search(ONE, evaluate, GRID, objective="mean(a, b)")
+    result = search(ONE, evaluate, GRID, objective="mean(a, b)")
     grid = [k / 20 for k in range(21)]
     best = max(grid, key=lambda lam: (score(lam), -lam))
-    assert found.chosen.knobs == {"lam": best}
-    assert [t.knobs["lam"] for t in found.trials] == grid
-    assert [t.goodness for t in found.trials] == pytest.approx([score(lam) for lam in grid])
-    assert found.weights == ONE.bind(lam=best)
-    assert np.mean([np.mean(found.test["chosen"][t]) for t in "ab"]) == pytest.approx(score(best, "test"))
-    assert "highest mean(a, b) of 21 candidates" in found.how
+    assert result.chosen.knobs == {"lam": best}
+    assert [t.knobs["lam"] for t in result.trials] == grid
+    assert [t.goodness for t in result.trials] == pytest.approx([score(lam) for lam in grid])
+    assert result.weights == ONE.bind(lam=best)
+    assert np.mean([np.mean(result.test["chosen"][t]) for t in "ab"]) == pytest.approx(score(best, "test"))
+    assert "highest mean(a, b) of 21 candidates" in result.how
     tests = [w for split, w in evaluate.calls if split == "test"]
-    assert len(tests) == 2 and found.looks == 1  # the chosen one and the base, once each
+    assert len(tests) == 2 and result.looks == 1  # the chosen one and the base, once each
 
 
 def test_a_knob_a_vector_is_as_good_or_better():
-    one = search(ONE, Near(), GRID, objective="mean(a, b)", test=False)
-    two = search(TWO, Near(), {"x": (0, 1, 0.1), "y": (0, 1, 0.1)}, objective="mean(a, b)", test=False)
-    assert two.chosen.goodness >= one.chosen.goodness and len(two.trials) == 121 and not two.test
+    common = search(ONE, Near(), GRID, objective="mean(a, b)", test=False)
+    separate = search(TWO, Near(), {"x": (0, 1, 0.1), "y": (0, 1, 0.1)}, objective="mean(a, b)", test=False)
+    assert separate.chosen.goodness >= common.chosen.goodness and len(separate.trials) == 121 and not separate.test
 
 
 def test_stopping_early_finds_the_same_with_fewer_candidates(tmp_path):
@@ -62,7 +63,7 @@ def test_stopping_early_finds_the_same_with_fewer_candidates(tmp_path):
     assert few.chosen.knobs == {"lam": 0.25} and [t.knobs["lam"] for t in few.trials] == [
         k / 20 for k in range(20, 4, -1)
     ]
-    with pytest.raises(RecipeError, match="one can stop early with the rule"):
+    with pytest.raises(RecipeError, match="stopping early needs the rule"):
         search(away, Near(), GRID, early=True)
 
 
@@ -109,10 +110,10 @@ def test_a_sampler_goes_on_as_if_it_had_not_been_stopped(tmp_path, sampler):
     if sampler != "random":
         pytest.importorskip("optuna")
     arguments = {"knobs": {"x": (0, 1), "y": (0, 1)}, "sampler": sampler, "seed": 3, "test": False}
-    whole = search(TWO, Near(), trials=25, **arguments)
+    uninterrupted = search(TWO, Near(), trials=25, **arguments)
     search(TWO, Near(), trials=7, journal=tmp_path / "j", **arguments)
     search(TWO, Near(), trials=18, journal=tmp_path / "j", **arguments)
-    same(search(TWO, Near(), trials=25, journal=tmp_path / "j", **arguments), whole)
+    same(search(TWO, Near(), trials=25, journal=tmp_path / "j", **arguments), uninterrupted)
 
 
 SCRIPT = textwrap.dedent(
@@ -124,8 +125,8 @@ SCRIPT = textwrap.dedent(
         def __call__(self, weights, split):
             time.sleep(0.05)
             return super().__call__(weights, split)
-    found = search(ONE, Slow(), GRID, journal=sys.argv[2])
-    print(found.chosen.knobs["lam"], len(found.trials))
+    result = search(ONE, Slow(), GRID, journal=sys.argv[2])
+    print(result.chosen.knobs["lam"], len(result.trials))
     """
 )
 
@@ -171,8 +172,8 @@ LOOKING = textwrap.dedent(
                     file.write(f"{weights['w'][0]:.2f}\\n")
                 time.sleep(float(sys.argv[4]))
             return super().__call__(weights, split)
-    found = search(ONE, Looking(), {"lam": (0, 1, 0.1)}, objective="mean(a, b)", journal=sys.argv[2])
-    print(found.looks, found.chosen.metrics["a"], [n for n in found.notes if "begun" in n])
+    result = search(ONE, Looking(), {"lam": (0, 1, 0.1)}, objective="mean(a, b)", journal=sys.argv[2])
+    print(result.looks, result.chosen.metrics["a"], [n for n in result.notes if "begun" in n])
     """
 )
 
@@ -217,7 +218,7 @@ def test_a_look_that_was_killed_is_taken_again_by_another_process_and_told(tmp_p
 
 
 def test_stopping_early_waits_for_larger_values_that_another_process_is_at(tmp_path):
-    """Else two processes choose, and look at test examples, twice."""
+    """Otherwise two processes choose different values, and test examples are looked at twice."""
     code = LOOKING.replace('objective="mean(a, b)", ', 'rule="largest", early=True, constraints=["control >= 0.7"], ')
     code = code.replace(
         "            return super()",
@@ -234,8 +235,8 @@ def test_nsga2_finds_a_front_and_goes_on_where_it_was(tmp_path):
     pytest.importorskip("optuna")
     options = {"objective": ["a", "control"], "sampler": "nsga2", "trials": 50, "seed": 1, "test": False}
     ranges = {"x": (0, 1), "y": (0, 1)}
-    whole = search(TWO, Near(), ranges, **options)
-    best = whole.front()
+    uninterrupted = search(TWO, Near(), ranges, **options)
+    best = uninterrupted.front()
     assert max(t.metrics["a"] for t in best) > 0.7 and max(t.metrics["control"] for t in best) > 0.9
 
     class Mortal(Near):
@@ -247,7 +248,7 @@ def test_nsga2_finds_a_front_and_goes_on_where_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         search(TWO, Mortal(), ranges, journal=tmp_path / "j", **options)
     again = search(TWO, Near(), ranges, journal=tmp_path / "j", **options)
-    assert [t.knobs for t in again.trials] == [t.knobs for t in whole.trials]
+    assert [t.knobs for t in again.trials] == [t.knobs for t in uninterrupted.trials]
 
 
 def test_nsga2_wants_several_objectives():
@@ -276,8 +277,8 @@ def test_jobs_share_the_trials_and_only_one_speaks(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "taskvec", *line], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
-    assert found["chosen"] == {"lam": 0.4} and len(found["trials"]) == 21 and not done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["chosen"] == {"lam": 0.4} and len(printed["trials"]) == 21 and not done.stderr
     lines = [json.loads(text) for text in (tmp_path / "j.jsonl").read_text().splitlines()]
     assert len({line["pid"] for line in lines if "claim" in line}) == 3
     assert sum("trial" in line for line in lines) == 21 and sum("test" in line for line in lines) == 1
@@ -286,8 +287,8 @@ def test_jobs_share_the_trials_and_only_one_speaks(tmp_path):
 
 def test_a_pattern_is_a_range_for_all_knobs_that_fit():
     family = tv.parse("base + u_1*(a - base) + u_2*(b - base) + v*(b - base)", base=BASE, a=A, b=B)
-    found = search(family, Near(), {"u_*": [0, 0.5], "v": 0, "u_2": [0.25]}, objective="mean(a, b)", test=False)
-    assert {k: {t.knobs[k] for t in found.trials} for k in found.knobs} == {"u_1": {0, 0.5}, "u_2": {0.25}, "v": {0}}
+    result = search(family, Near(), {"u_*": [0, 0.5], "v": 0, "u_2": [0.25]}, objective="mean(a, b)", test=False)
+    assert {k: {t.knobs[k] for t in result.trials} for k in result.knobs} == {"u_1": {0, 0.5}, "u_2": {0.25}, "v": {0}}
     with pytest.raises(RecipeError, match=r"w_\* is no knob"):
         search(family, Near(), {"u_*": [0, 0.5], "v": 0, "w_*": 0}, test=False)
 
@@ -300,16 +301,16 @@ def test_a_journal_knows_what_its_references_and_replicates_were_made_of(tmp_pat
         model = share * A + (1 - share) * B
         return {"references": {"mix": model}} if what == "references" else {"replicates": [{"a": model}]}
 
-    one = recipe("base + lam*(a - base)")
-    search(one, Near(), GRID, journal=tmp_path / "j", test=False, **given(0.5))
+    family = recipe("base + lam*(a - base)")
+    search(family, Near(), GRID, journal=tmp_path / "j", test=False, **given(0.5))
     with pytest.raises(OutputError, match=f"another search(.|\n)*{what}"):
-        search(one, Near(), GRID, journal=tmp_path / "j", test=False, **given(0.9))
+        search(family, Near(), GRID, journal=tmp_path / "j", test=False, **given(0.9))
 
 
 def test_a_journal_tells_arrays_of_one_name_apart(tmp_path):
     def at(values):
-        one, two = (tv.from_arrays({"w": np.full(2, v, np.float32)}) for v in values)
-        return BASE + tv.knob("lam") * (one - two)
+        tuned, base = (tv.from_arrays({"w": np.full(2, v, np.float32)}) for v in values)
+        return BASE + tv.knob("lam") * (tuned - base)
 
     search(at((1, 9)), Near(), GRID, journal=tmp_path / "j", test=False)
     with pytest.raises(OutputError, match=r"another search(.|\n)*sources"):
@@ -323,6 +324,6 @@ def test_an_error_in_a_trial_keeps_its_kind_its_problems_and_its_cause():
                 raise MissingExtra("this evaluator", "eval")
             return super().__call__(weights, split)
 
-    with pytest.raises(MissingExtra, match=r"trial .*this evaluator needs an extra") as told:
+    with pytest.raises(MissingExtra, match=r"trial .*this evaluator needs an extra") as error:
         search(ONE, Failing(), GRID, test=False)
-    assert isinstance(told.value.__cause__, MissingExtra)
+    assert isinstance(error.value.__cause__, MissingExtra)

@@ -138,6 +138,6 @@ def test_cmaes_needs_ranges():
 def test_scattered_places_are_all_of_them_far_apart_ones_first(count):
     from taskvec.searching.spaces import scattered
 
-    found = scattered(count)
-    assert sorted(found) == list(range(count)) and found[0] == 0
-    assert count < 5 or count // 3 < found[1] < count
+    places = scattered(count)
+    assert sorted(places) == list(range(count)) and places[0] == 0
+    assert count < 5 or count // 3 < places[1] < count

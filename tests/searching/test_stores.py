@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from searching.near import claimed
 from taskvec.errors import OutputError
+from taskvec.searching import leases
 from taskvec.searching.journal import Journal
 from taskvec.searching.records import read_record
 
@@ -20,15 +23,15 @@ WORKER = """
 import sys, time
 from taskvec.searching.journal import Journal
 journal = Journal(sys.argv[1], {"recipe": "r"})
-while (number := journal.claim(40)) is not None:
+while claim := journal.claim(40)[0]:
     time.sleep(0.02)
-    journal.add({"trial": number, "knobs": {}, "scores": {"x": [number] * 50}, "seconds": 0.002})
+    journal.add({"trial": claim["claim"], "knobs": {}, "scores": {"x": [claim["claim"]] * 50}, "seconds": 0.002})
 """
 
 
 def binaries():
-    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    return found[0].parent if found and shutil.which("setpriv") else None
+    programs = [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    return programs[0].parent if programs and shutil.which("setpriv") else None
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +66,20 @@ def url(request, tmp_path):
 
 
 def test_lines_are_kept_and_another_search_is_refused(url):
-    one = Journal(url, {"recipe": "r"})
-    one.add({"trial": 0, "knobs": {}, "scores": {"x": 1.5}, "seconds": 0})
-    two = Journal(url, {"recipe": "r"})
-    two.add({"trial": 1, "knobs": {}, "scores": {"x": 2}, "seconds": 0})
-    assert [line["trial"] for line in one.lines()] == [0, 1] == [line["trial"] for line in two.lines()]
+    journal = Journal(url, {"recipe": "r"})
+    journal.add({"trial": 0, "knobs": {}, "scores": {"x": 1.5}, "seconds": 0})
+    again = Journal(url, {"recipe": "r"})
+    again.add({"trial": 1, "knobs": {}, "scores": {"x": 2}, "seconds": 0})
+    assert [line["trial"] for line in journal.lines()] == [0, 1] == [line["trial"] for line in again.lines()]
     with pytest.raises(OutputError, match="another search"):
         Journal(url, {"recipe": "q"})
 
 
 def test_journals_of_one_database_are_apart_by_name(url):
     base = url.partition("#")[0]
-    one, two = (Journal(f"{base}#{name}", {"recipe": name}) for name in ("left", "right"))
-    one.add({"trial": 0, "knobs": {}, "scores": {"x": 0}, "seconds": 0})
-    assert len(one.lines()) == 1 and not two.lines()
+    left, right = (Journal(f"{base}#{name}", {"recipe": name}) for name in ("left", "right"))
+    left.add({"trial": 0, "knobs": {}, "scores": {"x": 0}, "seconds": 0})
+    assert len(left.lines()) == 1 and not right.lines()
 
 
 def test_processes_share_the_trials_and_lose_none(url):
@@ -95,21 +98,19 @@ def test_a_killed_process_leaves_no_line_behind_and_its_trial_to_others(url):
     code += "    os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", code, url], check=False)
     journal = Journal(url, {"recipe": "r"})
-    assert [next(iter(line)) for line in journal.lines()] == ["claim"] and journal.claim(3) == 0
+    assert [next(iter(line)) for line in journal.lines()] == ["claim"] and claimed(journal, 3) == 0
 
 
 def test_a_claim_of_another_machine_is_void_after_a_while(url, monkeypatch):
-    import socket
-
     journal = Journal(url, {"recipe": "r"})
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-    assert journal.claim(2) == 0
+    claim, _ = journal.claim(2)
+    leases.drop(claim)  # as if it were another process that works on it
+    assert claim["claim"] == 0
     monkeypatch.undo()
-    assert journal.claim(2) == 1 and journal.waiting(2)
-    import taskvec.searching.leases as leases
-
+    assert claimed(journal, 2) == 1 and journal.waiting(2)
     monkeypatch.setattr(leases, "LEASE", -1.0)
-    assert journal.claim(2) == 0
+    assert claimed(journal, 2) == 0
 
 
 def test_a_search_and_its_report_from_a_database(url, tmp_path):

@@ -1,4 +1,4 @@
-"""Sums built term by term: greedy soup and forward selection against loops, and what they are told."""
+"""Sums that are built term by term: greedy soup and forward selection, compared with plain loops."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ KNOBS = {f"w{name}": [0, 1] for name in NAMES}
 
 
 def judged(target):
-    """Better the nearer to a target."""
+    """An evaluator whose score is the higher the nearer the weights are to a target."""
 
     def judge(weights, split):
         return {"near": -float(np.linalg.norm(weights["w"] - np.float32(target)))}
@@ -48,10 +48,10 @@ def test_a_greedy_soup_is_that_of_the_paper(target):
     for k in order[1:]:
         if value(target, [*soup, k]) > value(target, soup):
             soup.append(k)
-    found = search(SOUP, judged(target), KNOBS, objective="near", sampler="greedy", test=False)
-    assert len(found.trials) == 7
-    assert found.chosen.goodness == pytest.approx(value(target, soup), abs=1e-6)
-    assert taken(found.chosen.knobs) == set(soup) or found.chosen.goodness >= value(target, soup) - 1e-6
+    result = search(SOUP, judged(target), KNOBS, objective="near", sampler="greedy", test=False)
+    assert len(result.trials) == 7
+    assert result.chosen.goodness == pytest.approx(value(target, soup), abs=1e-6)
+    assert taken(result.chosen.knobs) == set(soup) or result.chosen.goodness >= value(target, soup) - 1e-6
 
 
 @settings(deadline=None)
@@ -63,26 +63,26 @@ def test_forward_selection_takes_the_best_vector_of_each_round_and_ends_when_non
         if value(target, [*chosen, best], mean=False) <= value(target, chosen, mean=False):
             break
         chosen.append(best)
-    found = search(SUM, judged(target), KNOBS, objective="near", sampler="forward", test=False)
-    assert taken(found.chosen.knobs) == set(chosen)
-    assert len(found.trials) <= total({k: Space.of(v, k) for k, v in KNOBS.items()}, "forward", None) == 11
+    result = search(SUM, judged(target), KNOBS, objective="near", sampler="forward", test=False)
+    assert taken(result.chosen.knobs) == set(chosen)
+    assert len(result.trials) <= total({k: Space.of(v, k) for k, v in KNOBS.items()}, "forward", None) == 11
 
 
 def test_forward_selection_may_choose_among_several_values():
-    found = search(
+    result = search(
         SUM, judged([0.5, 0]), {**KNOBS, "wa": [0, 0.25, 0.5, 1]}, objective="near", sampler="forward", test=False
     )
-    assert found.chosen.knobs == {"wa": 0.5, "wb": 0, "wc": 0, "wd": 0}
+    assert result.chosen.knobs == {"wa": 0.5, "wb": 0, "wc": 0, "wd": 0}
 
 
 def test_a_term_that_breaks_a_constraint_is_left_out():
     def judge(weights, split):
         return judged([1, 1])(weights, split) | {"first": float(weights["w"][0])}
 
-    found = search(
+    result = search(
         SUM, judge, KNOBS, objective="near", sampler="forward", constraints=["first <= base.first + 0.7"], test=False
     )
-    assert taken(found.chosen.knobs) == {1} or found.chosen.metrics["first"] <= 0.7
+    assert taken(result.chosen.knobs) == {1} or result.chosen.metrics["first"] <= 0.7
 
 
 def test_killed_and_called_again_a_greedy_soup_ends_the_same(tmp_path):
@@ -98,17 +98,17 @@ def test_killed_and_called_again_a_greedy_soup_ends_the_same(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         search(SOUP, mortal, KNOBS, journal=tmp_path / "j", **options)
     again = search(SOUP, mortal, KNOBS, journal=tmp_path / "j", **options)
-    whole = search(SOUP, judged(target), KNOBS, **options)
-    assert again.chosen.knobs == whole.chosen.knobs and len(calls) == 5 + 8 - 4
+    uninterrupted = search(SOUP, judged(target), KNOBS, **options)
+    assert again.chosen.knobs == uninterrupted.chosen.knobs and len(calls) == 5 + 8 - 4
     assert search(SOUP, mortal, KNOBS, journal=tmp_path / "j", **options).trials == again.trials  # nothing more is run
 
 
 @pytest.mark.parametrize(
     ("sampler", "knobs", "what"),
     [
-        ("greedy", {"wa": [1, 2]}, "a knob is 0 or something else"),
+        ("greedy", {"wa": [1, 2]}, "each knob needs the value 0 and another one"),
         ("greedy", {"wa": [0, 1, 2]}, "one value beside 0"),
-        ("forward", {"wa": (0, 1)}, "a knob is 0 or something else"),
+        ("forward", {"wa": (0, 1)}, "each knob needs the value 0 and another one"),
     ],
 )
 def test_knobs_that_are_no_terms_are_refused(sampler, knobs, what):

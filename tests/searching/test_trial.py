@@ -1,4 +1,4 @@
-"""A trial tells its candidate by name, how good it is, and by how much it breaks constraints."""
+"""A trial knows the name of its candidate, how good it is, and by how much it breaks constraints."""
 
 import pytest
 

@@ -110,7 +110,7 @@ def main() -> None:
 
     from taskvec.errors import TaskvecError
 
-    gc.set_threshold(20_000)  # objects of the start stay; going through them 30 times takes as long as opening a model
+    gc.set_threshold(20_000)  # fewer collections: what is made at the start stays, and looking through it costs time
     for stream in (sys.stdout, sys.stderr):  # names of files need not be Unicode
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -136,7 +136,7 @@ def made(
     document: str | None,
     seed: int | None,
 ) -> Made:
-    """The recipe of `merge`: a text, a file that holds one, or a YAML file of mergekit."""
+    """What the recipe given to `merge` stands for. It is a text, a file that holds one, or a YAML file of mergekit."""
     if not (recipe.endswith((".yml", ".yaml")) and Path(recipe).is_file()):
         if document is not None:
             raise RecipeError(f"--document {document}: the recipe is no file of mergekit's, which alone has documents")
@@ -157,8 +157,8 @@ def made(
         raise RecipeError(
             f"{recipe} has no document {document or 'without a name'}: give one of them", map(str, by_name)
         )
-    one = by_name[document]
-    return Made(one.weights, one.dtype, one.chat_template, one.notes)
+    wanted = by_name[document]
+    return Made(wanted.weights, wanted.dtype, wanted.chat_template, wanted.notes)
 
 
 def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...], methods: str | None) -> Weights:
@@ -183,16 +183,16 @@ def weights_of(recipe: str, sources: tuple[str, ...], settings: tuple[str, ...],
 
 
 def number(name: str, text: str) -> Coefficient:
-    """A number as a recipe would write it: 0.3, -1, 1/3."""
+    """The value that a number such as 0.3, -1 or 1/3 has in a recipe. `name` is for the error. Raises RecipeError."""
     top, slash, bottom = text.partition("/")
     try:
-        value = Coefficient.of(float(top) if not _whole(top) else int(top))
-        return value / (float(bottom) if not _whole(bottom) else int(bottom)) if slash else value
+        value = Coefficient.of(int(top) if _is_whole(top) else float(top))
+        return value / (int(bottom) if _is_whole(bottom) else float(bottom)) if slash else value
     except ValueError:
         raise RecipeError(f"{name}={text}: {text!r} is not a number") from None
 
 
-def _whole(text: str) -> bool:
+def _is_whole(text: str) -> bool:
     return text.strip().lstrip("+-").isdigit()
 
 
@@ -204,8 +204,11 @@ def show_json(value: dict[str, Any]) -> None:
 
 
 def say(what: Any, err: bool = False, nl: bool = True) -> None:
-    """Print a text. Every text goes through here or `cell`, because names from files stand in it: characters that
-    steer a terminal are written as escapes. (JSON has escapes of its own.)"""
+    """Print a text, with escapes for all characters that steer a terminal.
+
+    Names from files may stand in any text, so every text is printed by this function or shown in a `cell`. JSON has
+    escapes of its own.
+    """
     click.echo(printable(str(what)), err=err, nl=nl)
 
 
@@ -223,7 +226,7 @@ def show_note(text: str) -> None:
 
 @contextmanager
 def whole(output: Any) -> Iterator[None]:
-    """For printing about an output that is complete: if this cannot be printed the command has not failed."""
+    """A block that prints about an output that is complete. If printing fails, the command has not failed."""
     try:
         yield
     except OSError as error:

@@ -197,7 +197,7 @@ def _print_plan(weights: Weights, machine: bool, *, like: str | None, **kwargs: 
 
 
 def _alone(out: str | None) -> str | None:
-    """The name of an output that is one file."""
+    """The name of an output that is one file; None if it is a folder."""
     return Path(out).name if out is not None and names_one_file(out) else None
 
 

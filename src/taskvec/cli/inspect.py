@@ -156,32 +156,32 @@ def compare(
 def _tables(compared: Comparison, layers: bool) -> None:
     from rich.console import Console
 
-    console, whole = Console(), compared.whole
+    console, overall = Console(), compared.whole
     table = _table("size", "vector", ("norm", "relative"))
-    for name, norm, relative in zip(compared.names, whole.norms, whole.relative, strict=True):
+    for name, norm, relative in zip(compared.names, overall.norms, overall.relative, strict=True):
         table.add_row(cell(name), f"{norm:.4g}", _share(relative))
     console.print(table)
     if len(compared.names) > 1:
-        for title, matrix in (("cosine", whole.cosine), ("sign conflict", whole.sign_conflict)):
+        for title, matrix in (("cosine", overall.cosine), ("sign conflict", overall.sign_conflict)):
             table = _table(title, "", compared.names)
             for name, row in zip(compared.names, matrix, strict=True):
                 table.add_row(cell(name), *(_number(value) for value in row))
             console.print(table)
     if layers:
-        title = "norm by layer" if math.isnan(whole.relative[0]) else "relative size by layer"
+        title = "norm by layer" if math.isnan(overall.relative[0]) else "relative size by layer"
         table = _table(title, "layer", compared.names)
         for layer, pairs in compared.layers.items():
-            sizes = pairs.norms if math.isnan(whole.relative[0]) else pairs.relative
+            sizes = pairs.norms if math.isnan(overall.relative[0]) else pairs.relative
             table.add_row(cell(layer), *(f"{size:.4g}" for size in sizes))
         console.print(table)
 
 
-def _table(title: str, first: str, others: Iterable[str]) -> "Table":
+def _table(title: str, first: str, columns: Iterable[str]) -> "Table":
     from rich.table import Table
 
     table = Table(title=title)
-    for name in (first, *others):
-        table.add_column(cell(name), overflow="fold")  # a name that is cut short tells nobody which one it is
+    for name in (first, *columns):
+        table.add_column(cell(name), overflow="fold")  # a name that is cut short could be any of several
     return table
 
 
@@ -239,7 +239,7 @@ def log(path: str, machine: bool) -> None:
 
 
 def _say_input(step: "Step") -> None:
-    """Print a line for an input, and one that says how it was made."""
+    """Print a line for an input, and if it was made by taskvec, a line that says how."""
     source, indent = step.source, "  " * min(1 + step.depth, DEEPEST)
     statistic = source.get("statistic")
     kind = f"{statistic} statistics" if statistic else "model" if source["mass"] else "task vector"

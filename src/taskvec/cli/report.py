@@ -76,7 +76,8 @@ def _check(out: Path, journals: tuple[str, ...], overwrite: bool) -> None:
 
 
 def _names(journals: tuple[str, ...]) -> dict[str, str]:
-    """{short name: journal}. The names lead to no other folder, and of a database only the part after the # is used."""
+    """{short name: journal}. The names become parts of file names, so they have no slashes. A journal in a database is
+    called by the part of its URL after the #."""
     by_name: dict[str, str] = {}
     for path in journals:
         text = path.partition("#")[2] or "journal" if "://" in path else Path(path).stem

@@ -18,8 +18,8 @@ from taskvec.cli.common import as_json, named, options, progress, quiet, say, sh
 from taskvec.errors import RecipeError
 from taskvec.saving.outputs import Destination
 
-SWEEP, SWEEPS = "-0.5:2:0.1", "0:1.5:0.25"  # of the one knob of a sweep; of each of several
-LIFELINE = "TASKVEC_LIFELINE"  # the pipe by which a helper knows that the process that it helps is still there
+SWEEP, SWEEPS = "-0.5:2:0.1", "0:1.5:0.25"  # default values in a sweep: of a single knob, and of each of several knobs
+LIFELINE = "TASKVEC_LIFELINE"  # the variable that gives a helper the pipe that closes when the main process ends
 judged = options(
     click.argument("recipe"),
     click.argument("sources", nargs=-1, metavar="[NAME=URI]..."),
@@ -89,7 +89,7 @@ def evaluate(recipe: str, sources: tuple[str, ...], evaluate: str, split: str, m
 @click.option(
     "--replicate", "replicates", multiple=True, metavar="NAME=URI[,...]", help="The same models from another seed."
 )
-@click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, even without a chance.")
+@click.option("--no-race", is_flag=True, help="Judge every candidate on all examples, even one that has no chance.")
 @click.option(
     "--sampler", default="grid", show_default=True, help="One of grid, random, greedy, forward, tpe, cmaes and nsga2."
 )
@@ -106,7 +106,7 @@ def search(out: str | None, no_test: bool, no_race: bool, jobs: int, **kwargs: A
     again after it was stopped, and several calls with one journal share the work.
 
     \b
-    taskvec search "base + lam*(a - base) + lam*(b - base)" base=B a=A b=C \\
+    taskvec search "base + lam*(a - base) + lam*(b - base)" base=BASE a=A b=B \\
         --evaluate tasks.py:texts --knob lam=0:1:0.05 --journal sum.jsonl -o merged/
     taskvec search "base - lam*(toxic - base)" base=B toxic=T --evaluate tasks.py:texts --knob lam=0:1:0.05 \\
         --rule largest --constraint "control >= 0.95*base.control"
@@ -159,7 +159,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
     RECIPE makes a knob for each layer of v.
 
     \b
-    taskvec learn "base + layerwise(a - base, 'a') + layerwise(b - base, 'b')" base=B a=A b=C \\
+    taskvec learn "base + layerwise(a - base, 'a') + layerwise(b - base, 'b')" base=BASE a=A b=B \\
         --evaluate tasks.yml -o merged/
     """
     from taskvec.evals.suite import suite_from
@@ -189,7 +189,7 @@ def learn(recipe: str, sources: tuple[str, ...], evaluate: str, out: str | None,
 
 
 def _ends(text: str) -> tuple[float, float]:
-    """Two numbers: "0:1"."""
+    """The two ends of a range such as "0:1"."""
     from taskvec.searching.spaces import Space
 
     space = Space.of(text, "--clamp")
@@ -221,10 +221,11 @@ def interference(base: str, first: str, second: str, evaluate: str, machine: boo
     from taskvec.searching.interference import disentanglement
 
     ground = load(base)
-    one, two = (tau - ground if tau.mass else tau for tau in map(load, (first, second)))
+    tau_first, tau_second = (tau - ground if tau.mass else tau for tau in map(load, (first, second)))
     plot, tasks = kwargs.pop("plot"), kwargs.pop("tasks").split(",")
     with progress(quiet or machine, "judgements", examples=True) as report:
-        result = disentanglement(ground, one, two, evaluator_from(evaluate), tasks, progress=report, **kwargs)
+        judge = evaluator_from(evaluate)
+        result = disentanglement(ground, tau_first, tau_second, judge, tasks, progress=report, **kwargs)
     if plot:
         from taskvec.report.plots import disentanglement_heatmap
 
@@ -237,7 +238,7 @@ def interference(base: str, first: str, second: str, evaluate: str, machine: boo
 
 @contextmanager
 def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
-    """The journal on which the jobs work; with several jobs, this process and the helpers that it starts."""
+    """A block with the journal that all jobs share. If there are several jobs, helper processes run while it lasts."""
     if jobs == 1:
         _end_with_parent()
         yield kwargs["journal"]
@@ -264,8 +265,8 @@ def _helped(jobs: int, kwargs: dict[str, Any]) -> Iterator[str | None]:
 
 
 def _end_with_parent() -> None:
-    """In a process that helps another one: end when the other is gone, even if it was killed."""
-    line = os.environ.pop(LIFELINE, None)  # a process that is started from here is no helper
+    """If this process is a helper, let it end when the process that it helps has ended, even by a kill."""
+    line = os.environ.pop(LIFELINE, None)  # taken out, so that no process started from here takes itself for a helper
     if line is None:
         return
 
@@ -278,7 +279,7 @@ def _end_with_parent() -> None:
 
 
 def _without_out(words: list[str]) -> list[str]:
-    """The command line of a process that only helps: it writes no model and prints nothing."""
+    """The words of a command line without --out and --json: a helper process writes no model and prints nothing."""
     kept, skip = [], False
     for word in words:
         if skip or word == "--json" or word.startswith("--out="):
@@ -314,7 +315,7 @@ def _searched(kwargs: dict[str, Any], test: bool, table: bool = False) -> Any:
 
 
 def _used(text: str, sources: tuple[str, ...]) -> tuple[str, ...]:
-    """The NAME=URI that a reference model's recipe names."""
+    """The NAME=URI arguments that the recipe of a reference model uses."""
     import ast
 
     try:

@@ -22,22 +22,22 @@ class Chart:
 
 
 def charts(record: Record) -> list[Chart]:
-    """All that make sense, the most telling first."""
-    found = []
+    """All charts that make sense for a search, the most telling one first."""
+    drawn = []
     if len(record.knobs) == 1 and len(record.trials) > 1:
-        found = [objective_curve(record), *(metric_curve(record, m) for m in record.base)]
-    found += [trade_chart(record, trade) for trade in trades(record)]
+        drawn = [objective_curve(record), *(metric_curve(record, m) for m in record.base)]
+    drawn += [trade_chart(record, trade) for trade in trades(record)]
     if len(record.knobs) > 1 and record.trials:
         heats = [Chart(*heat) for pair in combinations(record.knobs, 2) if (heat := heat_map(record, pair))][:6]
-        found += heats
+        drawn += heats
         if not heats:
-            found += [against_knob(record, knob) for knob in record.knobs[:12]]
-        found.append(progress(record))
-    return found
+            drawn += [against_knob(record, knob) for knob in record.knobs[:12]]
+        drawn.append(progress(record))
+    return drawn
 
 
 def objective_curve(record: Record) -> Chart:
-    """The objective against the one knob, and where it is flat."""
+    """The objective against the one knob, with the range shaded in which it is near its best."""
     (knob,) = record.knobs
     points = sorted((t.knobs[knob], record.values(t)[0]) for t in record.trials)
     lost = [(t.knobs[knob], record.values(t)[0]) for t in record.given_up]
@@ -63,7 +63,7 @@ def objective_curve(record: Record) -> Chart:
 
 
 def metric_curve(record: Record, metric: str) -> Chart:
-    """A metric against the one knob, with a band where it has examples."""
+    """A metric against the one knob, with a band of intervals if it has a score for each example."""
     (knob,) = record.knobs
     trials = sorted(record.trials, key=lambda t: t.knobs[knob])
     points = [(t.knobs[knob], t.metrics[metric]) for t in trials]
@@ -81,8 +81,8 @@ def metric_curve(record: Record, metric: str) -> Chart:
     if record.chosen:
         at = record.chosen.knobs[knob], record.chosen.metrics[metric]
         shapes.append(frame.mark(at, f"{knob} = {at[0]:g}: {at[1]:.4g}"))
-    told = "with 95 % intervals over examples" if bands else "without intervals"
-    return Chart(frame.drawn(*shapes), f"{metric} on validation examples, {told}; dashed: the base, {base:.4g}.")
+    intervals = "with 95 % intervals over examples" if bands else "without intervals"
+    return Chart(frame.drawn(*shapes), f"{metric} on validation examples, {intervals}; dashed: the base, {base:.4g}.")
 
 
 def trade_chart(record: Record, trade: Trade) -> Chart:
@@ -97,15 +97,15 @@ def trade_chart(record: Record, trade: Trade) -> Chart:
     shapes.append(_dots(frame, record, lambda t: trade.points[t.number]))
     shapes += [frame.base(trade.base)] if trade.base else []
     if record.chosen:
-        told = record.told()
-        shapes.append(frame.mark(trade.points[record.chosen.number], told if len(told) <= 34 else "chosen"))
+        name = record.told()
+        shapes.append(frame.mark(trade.points[record.chosen.number], name if len(name) <= 34 else "chosen"))
     caption = "Each candidate"
     if trade.front:
         joined = (
             f"the line joins the {len(trade.front)} that none" if len(trade.front) > 1 else "there is one that none"
         )
-        others = " of those that keep the other constraints" if len(record.constraints) > 1 else ""
-        caption += f"; {joined}{others} beats in both: the Pareto front"
+        condition = " of those that keep the other constraints" if len(record.constraints) > 1 else ""
+        caption += f"; {joined}{condition} beats in both: the Pareto front"
     if any(t.broken for t in record.trials):
         caption += f"; hollow ones break {' or '.join(record.constraints)}"
     elif not trade.front:
@@ -131,7 +131,7 @@ def progress(record: Record) -> Chart:
     for t in record.trials:
         before, best = best, max(best, t.goodness if not t.broken else float("-inf"))
         if float("-inf") < before < best:
-            steps.append((float(t.number), sign * before))  # it stays what it was until a better one is found
+            steps.append((float(t.number), sign * before))  # the corner of a step
         if best > float("-inf"):
             steps.append((float(t.number), sign * best))
     place = {t.number: (float(t.number), record.values(t)[0]) for t in record.trials}
@@ -142,7 +142,7 @@ def progress(record: Record) -> Chart:
 
 
 def _dots(frame: Frame, record: Record, place: Callable[[Trial], Point], lost: bool = False) -> str:
-    """Every trial; hollow where it breaks a constraint, pale where it was given up (judged on fewer examples)."""
+    """A dot for every trial: hollow if it breaks a constraint, pale if a race gave it up after fewer examples."""
     kinds: dict[str, list[Trial]] = {"lost": [*record.given_up] if lost else [], "kept": [], "broken": []}
     for t in record.trials:
         kinds["broken" if t.broken else "kept"].append(t)

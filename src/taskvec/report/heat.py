@@ -8,9 +8,9 @@ from taskvec.report.svg import Point, short
 from taskvec.searching.findings import Record
 from taskvec.searching.trial import Trial
 
-RAMP = ((0.93, 0.94, 0.96), (0.55, 0.72, 0.86), (0.20, 0.47, 0.71), (0.05, 0.22, 0.42))  # low to high, also in grey
-MOST = 60  # values of a knob, above which cells are too small to see
-CELLS = 15  # a side of a heat map whose cells still have room for their numbers
+RAMP = ((0.93, 0.94, 0.96), (0.55, 0.72, 0.86), (0.20, 0.47, 0.71), (0.05, 0.22, 0.42))  # light to dark, in grey, too
+MOST = 60  # values of a knob: with more of them cells are too small to see
+CELLS = 15  # cells a side: with more of them there is no room for numbers in the cells
 LEFT, TOP, BOTTOM, KEY = 62, 26, 46, 30  # margins; the last is a line for the key of colours
 WIDE, TALL, SIDE = 480, 360, 44.0  # room for the cells, and the largest one
 
@@ -36,8 +36,7 @@ class Grid:
 
 
 def heat_map(record: Record, pair: tuple[str, str]) -> tuple[str, str] | None:
-    """(the picture, what it shows): the best objective at each pair of values of two knobs; None where these are no
-    grid."""
+    """(the picture, a caption): the best objective at each pair of values of two knobs; None if these form no grid."""
     grid = grid_of(record, pair)
     if grid is None or max(len(grid.xs), len(grid.ys)) > MOST:
         return None
@@ -71,7 +70,7 @@ def heat_map(record: Record, pair: tuple[str, str]) -> tuple[str, str] | None:
 
 
 def grid_of(record: Record, pair: tuple[str, str]) -> Grid | None:
-    """The values of two knobs; None where they are no grid: over a quarter of the pairs was not tried."""
+    """The grid of two knobs' values; None if there is none, that is, if over a quarter of the pairs was not tried."""
     best: dict[Point, Trial] = {}
     for t in record.trials:
         at = t.knobs[pair[0]], t.knobs[pair[1]]
@@ -84,7 +83,7 @@ def grid_of(record: Record, pair: tuple[str, str]) -> Grid | None:
 
 
 def _rank(trial: Trial) -> tuple[bool, float]:
-    """What breaks a constraint cannot be chosen, however good."""
+    """The order of candidates in one cell. One that breaks a constraint comes last: it could not be chosen."""
     return not trial.broken, trial.goodness
 
 
@@ -92,26 +91,27 @@ def _cell(record: Record, grid: Grid, at: Point, pair: tuple[str, str], ends: Po
     t, (x, y), (wide, tall), (low, high) = grid.best[at], grid.at(at), grid.side, ends
     share, value = (t.goodness - low) / (high - low) if high > low else 0.5, record.values(t)[0]
     chosen = record.chosen is not None and at == (record.chosen.knobs[pair[0]], record.chosen.knobs[pair[1]])
-    told = f"{pair[0]} = {at[0]:g}, {pair[1]} = {at[1]:g}: {value:.4g}"
-    told += f"; breaks {', '.join(t.broken)}" if t.broken else ""
-    found = (
+    title = f"{pair[0]} = {at[0]:g}, {pair[1]} = {at[1]:g}: {value:.4g}"
+    title += f"; breaks {', '.join(t.broken)}" if t.broken else ""
+    shapes = (
         f'<rect class="cell{" chosen" if chosen else ""}" x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" '
-        f'width="{wide - 1:.1f}" height="{tall - 1:.1f}" fill="{_colour(share)}"><title>{escape(told)}</title></rect>'
+        f'width="{wide - 1:.1f}" height="{tall - 1:.1f}" fill="{_colour(share)}"><title>{escape(title)}</title></rect>'
     )
     if max(len(grid.xs), len(grid.ys)) <= CELLS:
         ink, room = "on-dark" if share > 0.45 else "on-light", "" if min(wide, tall) >= 40 else " tight"
-        found += (
+        shapes += (
             f'<text x="{x + wide / 2:.1f}" y="{y + tall / 2 + 3.5:.1f}" text-anchor="middle" '
             f'class="{ink}{room}">{value:.3g}</text>'
         )
     if t.broken:
         r = min(2.6, tall / 5)
-        found += f'<circle class="dot broken" cx="{x + wide - 2.2 * r:.1f}" cy="{y + 2.2 * r:.1f}" r="{r:.1f}"/>'
-    return found
+        shapes += f'<circle class="dot broken" cx="{x + wide - 2.2 * r:.1f}" cy="{y + 2.2 * r:.1f}" r="{r:.1f}"/>'
+    return shapes
 
 
 def _frame(grid: Grid, at: Point) -> str:
-    """Light and dark, so that it is seen on every colour; drawn last, so that no neighbour covers it."""
+    """The frame of the chosen cell: light and dark, so that it is seen on every colour. It must be drawn last, or the
+    cells beside it cover it."""
     (x, y), (wide, tall) = grid.at(at), grid.side
     place = f'x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
     return f'<rect class="frame under" {place}/><rect class="frame" {place}/>'
@@ -119,7 +119,7 @@ def _frame(grid: Grid, at: Point) -> str:
 
 def _ticks(grid: Grid) -> list[str]:
     (wide, tall), xs, ys = grid.side, grid.xs, grid.ys
-    across, up = max(1, round(38 / wide)), max(1, round(18 / tall))  # so many cells have room for one number
+    across, up = max(1, round(38 / wide)), max(1, round(18 / tall))  # the number of cells that a number needs
     floor = TOP + len(ys) * tall + 16
     below = [
         f'<text class="tick" x="{LEFT + (k + 0.5) * wide:.1f}" y="{floor:.1f}" text-anchor="middle">{xs[k]:.4g}</text>'
@@ -133,7 +133,7 @@ def _ticks(grid: Grid) -> list[str]:
 
 
 def _key(values: Sequence[float], y: float) -> str:
-    """The colours, and the values at both ends."""
+    """The key of the colours, with the values at both ends."""
     shares, x, wide = [k / 9 for k in range(10)], LEFT + 52, 16
     swatches = "".join(
         f'<rect x="{x + k * wide}" y="{y}" width="{wide}" height="10" fill="{_colour(share)}"/>'

@@ -24,7 +24,7 @@ for (const box of document.querySelectorAll(".copy")) {
     let done = "copied";
     try {
       await navigator.clipboard.writeText(box.querySelector("pre").textContent);
-    } catch {  // not allowed here: it can be taken by hand
+    } catch {  // the browser does not allow it: select the text, so that it can be copied by hand
       getSelection().selectAllChildren(box.querySelector("pre"));
       done = "selected";
     }
@@ -37,7 +37,7 @@ for (const box of document.querySelectorAll(".copy")) {
 
 
 def page(records: Mapping[str, Record]) -> str:
-    """The page of some searches, by the names of their journals. All texts of journals are escaped."""
+    """The page of some searches, given by the names of their journals. All texts from journals are escaped."""
     title = ", ".join(records) if len(records) < 4 else f"{len(records)} searches"
     body = "<hr>".join(_section(name, record) for name, record in records.items())
     return (
@@ -68,9 +68,9 @@ def _section(name: str, record: Record) -> str:
 
 def _answer(record: Record) -> str:
     if record.chosen:
-        said = f"<strong>{escape(record.told())}</strong>: {escape(record.how)}."
+        sentence = f"<strong>{escape(record.told())}</strong>: {escape(record.how)}."
     else:
-        said = f"<strong>No candidate will do</strong>, and the answer is the base: {escape(_none(record))}."
+        sentence = f"<strong>No candidate will do</strong>, and the answer is the base: {escape(_none(record))}."
     facts = [(str(len(record.trials)), "candidates judged")]
     if record.given_up:
         facts.append((str(len(record.given_up)), "more given up after a part of the examples"))
@@ -83,7 +83,7 @@ def _answer(record: Record) -> str:
     facts.append((_duration(math.fsum(t.seconds for t in record.trials)), "of judging"))
     facts.append((str(record.looks), "look at test examples" if record.looks == 1 else "looks at test examples"))
     items = "".join(f"<li><b>{escape(value)}</b>{escape(what)}</li>" for value, what in facts)
-    return f'<p class="lead">{said}</p>\n<ul class="facts">{items}</ul>'
+    return f'<p class="lead">{sentence}</p>\n<ul class="facts">{items}</ul>'
 
 
 def _none(record: Record) -> str:
@@ -91,9 +91,9 @@ def _none(record: Record) -> str:
     if not (tried := [t for t in record.trials if t.broken]):
         return record.how
     near = min(tried, key=lambda t: t.breach)
-    short = " and ".join(f"{text} by {amount:.3g}" for text, amount in near.broken.items())
+    missed = " and ".join(f"{text} by {amount:.3g}" for text, amount in near.broken.items())
     bounds = " and ".join(record.constraints)
-    return f"none of {len(record.trials)} keeps {bounds}; the closest, {near.told()}, misses {short}"
+    return f"none of {len(record.trials)} keeps {bounds}; the closest, {near.told()}, misses {missed}"
 
 
 def _recipe(record: Record) -> str:
@@ -106,9 +106,10 @@ def _recipe(record: Record) -> str:
 
 
 def _command(file: str) -> str:
-    """The line for a shell; "" where only a file says it: views, revisions, arrays in memory.
+    """The command that makes the model of a recipe file; "" if it has views, revisions or arrays in memory, which a
+    command cannot express.
 
-    All that comes from the journal is quoted: pasted, it must not become commands.
+    Everything that comes from the journal is quoted, so that it cannot become a command when it is pasted.
     """
     *models, recipe = file.strip().splitlines() or [""]
     if not models:
@@ -119,13 +120,13 @@ def _command(file: str) -> str:
         if not (name.isidentifier() and (uri := _uri(value))):
             return ""
         pairs.append(in_shell(f"{name}={uri}"))
-    if recipe.startswith("-"):  # not an option
+    if recipe.startswith("-"):  # it must not be taken for an option
         return " ".join(["taskvec merge -o merged/ --", in_shell(recipe), *pairs])
     return " ".join(["taskvec merge", in_shell(recipe), *pairs, "-o merged/"])
 
 
 def _uri(text: str) -> str | None:
-    """What load("...") loads; None for all else."""
+    """The argument of load("..."); None for any other text."""
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -137,7 +138,7 @@ def _uri(text: str) -> str | None:
 
 
 def _figures(record: Record) -> str:
-    """Metrics against models: validation, test with intervals, and the difference in words."""
+    """The table of metrics against models: validation and test scores with intervals, and the difference in words."""
     models: list[tuple[str, Mapping[str, Numbers]]] = [("base, validation", record.base)]
     if record.chosen:
         models.append(("chosen, validation", record.chosen.scores))
@@ -162,9 +163,9 @@ def _figures(record: Record) -> str:
 
 
 def _cell(record: Record, metric: str, values: Numbers) -> str:
-    if (found := record.interval(metric, values)) is None:
+    if (mean := record.interval(metric, values)) is None:
         return f"{values:.4g}"
-    return f"{found.mean:.4g}<small>{_ends(found)}</small>"
+    return f"{mean.mean:.4g}<small>{_ends(mean)}</small>"
 
 
 def _difference(d: Difference) -> str:
@@ -209,35 +210,35 @@ def _trials(record: Record) -> str:
         rows.append(_row(str(t.number), [*cells, _remark(record, t, front)], "picked" if t is record.chosen else ""))
     lost = ""
     if record.given_up:
-        told = "; ".join(t.told() for t in record.given_up)
-        lost = f"<p class='aside'>Given up after a part of the examples: {escape(told)}.</p>"
+        names = "; ".join(t.told() for t in record.given_up)
+        lost = f"<p class='aside'>Given up after a part of the examples: {escape(names)}.</p>"
     table = _table("Every candidate, on validation examples", head, rows)
     return f"<details><summary>All {len(rows)} candidates</summary>{table}{lost}</details>"
 
 
 def _remark(record: Record, t: Trial, front: set[int]) -> str:
-    found = ["chosen"] if t is record.chosen else []
-    found += ["on the front"] if t.number in front else []
-    found += [f"breaks {', '.join(t.broken)}"] if t.broken else []
-    return f'<span class="{"broken" if t.broken else ""}">{escape("; ".join(found))}</span>'
+    remarks = ["chosen"] if t is record.chosen else []
+    remarks += ["on the front"] if t.number in front else []
+    remarks += [f"breaks {', '.join(t.broken)}"] if t.broken else []
+    return f'<span class="{"broken" if t.broken else ""}">{escape("; ".join(remarks))}</span>'
 
 
 def _notes(record: Record) -> list[str]:
-    found = [*record.notes]
+    notes = [*record.notes]
     if record.constraints:
         kept = sum(not t.broken for t in record.trials)
-        found.append(f"{kept} of {len(record.trials)} candidates keep {' and '.join(record.constraints)}")
-    found += record.looked()
+        notes.append(f"{kept} of {len(record.trials)} candidates keep {' and '.join(record.constraints)}")
+    notes += record.looked()
     if len(record.trials) > 20:
         best = means(record.chosen.scores) if record.chosen else {}
         if best:
-            found.append("the chosen one is the best of many on validation: expect less of it on test")
-    return found
+            notes.append("the chosen one is the best of many on validation: expect less of it on test")
+    return notes
 
 
 # ---- tables --------------------------------------------------------------------------------------
 def _table(caption: str, head: Sequence[str], rows: Sequence[str]) -> str:
-    """In a box that scrolls by itself, also by the keyboard."""
+    """A table in a box that scrolls by itself, by the keyboard, too."""
     cells = "".join(f'<th scope="col">{escape(short(name, 60))}</th>' for name in head)
     about = f'role="region" tabindex="0" aria-label="{caption}"'
     top = f"<caption>{caption}</caption><thead><tr>{cells}</tr></thead>"
@@ -245,7 +246,7 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[str]) -> str:
 
 
 def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
-    """Cells are HTML already."""
+    """A row of a table. The name is escaped; the cells must be HTML already."""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{body}</tr>'
 

@@ -48,21 +48,21 @@ def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: 
 
 
 def figures(record: Record, folder: Path, name: str, suffix: str = "png") -> list[Path]:
-    """The pictures that make sense for a search, written as NAME-curves.png and so on; their paths."""
+    """Write the pictures that make sense for a search, as NAME-curves.png and so on. Returns their paths."""
     drawn = {"curves": curves, "tradeoff": tradeoff, "heatmap": heatmap}
     with stated(folder, OutputError):
         folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    paths = []
     for what, draw in drawn.items():
         if (figure := draw(record)) is not None:
-            found.append(folder / f"{name}-{what}.{suffix}")
-            _write(figure, found[-1])
+            paths.append(folder / f"{name}-{what}.{suffix}")
+            _write(figure, paths[-1])
             _pyplot().close(figure)
-    return found
+    return paths
 
 
 def curves(record: Record) -> Any:
-    """Every metric against the one knob, bands where there are examples, the chosen value marked; else None."""
+    """Every metric against the knob, with bands of intervals and the chosen value; None unless there is one knob."""
     if len(record.knobs) != 1 or len(record.trials) < 2:
         return None
     pyplot, (knob,) = _pyplot(), record.knobs
@@ -87,8 +87,8 @@ def curves(record: Record) -> Any:
             at = record.chosen.knobs[knob], record.chosen.metrics[metric]
             axis.axvline(at[0], color=ACCENT, linestyle=":", linewidth=1)
             axis.plot(*at, marker="o", markersize=8, markerfacecolor="none", color=ACCENT)
-            told = f"{knob} = {at[0]:g}: {at[1]:.3g}"
-            axis.set_title(_plain(told), loc="right", color=ACCENT, fontsize="small")  # where no curve runs
+            chosen = f"{knob} = {at[0]:g}: {at[1]:.3g}"
+            axis.set_title(_plain(chosen), loc="right", color=ACCENT, fontsize="small")  # where no curve runs
         axis.set_title(_plain(metric), loc="left")
         axis.set_xlabel(knob)
         axis.margins(y=0.15)
@@ -97,11 +97,11 @@ def curves(record: Record) -> Any:
 
 
 def tradeoff(record: Record) -> Any:
-    """Two objectives, or the objective and what a constraint bounds, or another metric, against one another; with the
-    Pareto front where it is known which way is better. None where there is nothing to trade."""
-    if not (found := trades(record)):
+    """The first trade of a search (trades.py): two numbers of every candidate against one another, with the front if
+    it is known which way is better. None if there is no trade."""
+    if not (possible := trades(record)):
         return None
-    trade, (figure, axis) = found[0], _pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
+    trade, (figure, axis) = possible[0], _pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
     for broken, color, label in ((False, "C0", "candidates"), (True, "lightgray", "breaks a constraint")):
         if points := [trade.points[t.number] for t in record.trials if bool(t.broken) == broken]:
             axis.scatter(*zip(*points, strict=True), s=14, color=color, label=label)
@@ -120,7 +120,7 @@ def tradeoff(record: Record) -> Any:
 
 
 def heatmap(record: Record) -> Any:
-    """The objective over two knobs on a grid; else None."""
+    """The objective over the two knobs; None unless there are two knobs whose values form a grid."""
     if len(record.knobs) != 2:
         return None
     import numpy as np
@@ -144,27 +144,27 @@ def heatmap(record: Record) -> Any:
     return figure
 
 
-def disentanglement_heatmap(found: Disentanglement, path: str | os.PathLike[str]) -> None:
-    """The error xi over both coefficients, the origin and (1, 1) marked."""
+def disentanglement_heatmap(measured: Disentanglement, path: str | os.PathLike[str]) -> None:
+    """The error xi over both coefficients as a picture, with a frame around the cell of (1, 1)."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(5.4, 4.6), layout="constrained")
-    image = axes.imshow(found.xi.T, origin="lower", vmin=0, vmax=max(0.5, float(found.xi.max())), cmap="viridis")
-    ticks = [f"{a:g}" for a in found.alphas]
+    image = axes.imshow(measured.xi.T, origin="lower", vmin=0, vmax=max(0.5, float(measured.xi.max())), cmap="viridis")
+    ticks = [f"{a:g}" for a in measured.alphas]
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_yticks(range(len(ticks)), ticks)
-    axes.set_xlabel(f"α of {found.tasks[0]}")
-    axes.set_ylabel(f"α of {found.tasks[1]}")
-    if 1.0 in found.alphas:
-        place = found.alphas.index(1.0)
+    axes.set_xlabel(f"α of {measured.tasks[0]}")
+    axes.set_ylabel(f"α of {measured.tasks[1]}")
+    if 1.0 in measured.alphas:
+        place = measured.alphas.index(1.0)
         axes.add_patch(pyplot.Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=2))
     figure.colorbar(image, ax=axes, shrink=0.9, label="disentanglement error ξ")
-    axes.set_title(f"ξ of {found.tasks[0]} and {found.tasks[1]}, by {found.by}; frame: α = 1")
+    axes.set_title(f"ξ of {measured.tasks[0]} and {measured.tasks[1]}, by {measured.by}; frame: α = 1")
     _write(figure, path)
     pyplot.close(figure)
 
 
 def _plain(text: str) -> str:
-    """Not read as mathematics: a journal's texts may have dollars."""
+    """The text so that matplotlib does not read dollar signs in it as mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -180,7 +180,7 @@ def _pyplot() -> Any:
 
 
 def _write(figure: Any, path: str | os.PathLike[str]) -> None:
-    """In the place of what has the name, a link too, which is not followed."""
+    """Write a picture in the format of its suffix. It replaces what has the name; a link is replaced, not followed."""
     wanted = Path(path)
     wanted = wanted if wanted.suffix else wanted.with_name(f"{wanted.name}.png")
     picture = BytesIO()

@@ -22,7 +22,7 @@ class Frame:
 
     @classmethod
     def around(cls, points: Sequence[Point], x: str, y: str, title: str) -> "Frame":
-        """Room for all points, and a little more."""
+        """The frame that has room for all points, and a little more."""
         xs, ys = zip(*points, strict=True)
         return cls((_room(xs, 0.03)[0], _room(ys, 0.08)[0]), (_room(xs, 0.03)[1], _room(ys, 0.08)[1]), x, y, title)
 
@@ -33,7 +33,7 @@ class Frame:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     def drawn(self, *shapes: str) -> str:
-        """The whole chart."""
+        """The whole chart, with these shapes in it."""
         body = "".join([*self._grid(), *shapes])
         label = f"{self.title}: {self.y} against {self.x}"
         return (
@@ -42,29 +42,29 @@ class Frame:
         )
 
     def _grid(self) -> list[str]:
-        found = []
+        shapes = []
         for v in ticks(self.low[1], self.high[1], 6):
             y = self.at((self.low[0], v))[1]
-            found.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            found.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{v:.6g}</text>')
+            shapes.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            shapes.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{v:.6g}</text>')
         for v in ticks(self.low[0], self.high[0], 7):
             x = self.at((v, self.low[1]))[0]
-            found.append(
+            shapes.append(
                 f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>'
             )
-            found.append(
+            shapes.append(
                 f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{v:.6g}</text>'
             )
         floor = HEIGHT - BOTTOM
-        found.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
+        shapes.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
         middle, name = (LEFT + WIDTH - RIGHT) / 2, escape(short(self.x, 60))
-        found.append(f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{name}</text>')
+        shapes.append(f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{name}</text>')
         up = (TOP + HEIGHT - BOTTOM) / 2
-        found.append(
+        shapes.append(
             f'<text class="name" transform="translate(14 {up}) rotate(-90)" text-anchor="middle">'
             f"{escape(short(self.y, 36))}</text>"
         )
-        return found
+        return shapes
 
     # ---- shapes
     def line(self, points: Sequence[Point], kind: str) -> str:
@@ -72,18 +72,18 @@ class Frame:
         return f'<polyline class="line {kind}" points="{self._path(points)}"/>'
 
     def band(self, low: Sequence[Point], high: Sequence[Point], kind: str) -> str:
-        """What lies between two lines."""
+        """The area between two lines."""
         return f'<polygon class="band {kind}" points="{self._path([*low, *reversed(high)])}"/>'
 
     def dots(self, points: Sequence[Point], kind: str, titles: Sequence[str]) -> str:
-        """A dot a point, its title shown where the pointer rests on it."""
+        """A dot for each point. Its title is shown when the pointer rests on it."""
         return "".join(
             f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.2"><title>{escape(title)}</title></circle>'
             for (x, y), title in zip(map(self.at, points), titles, strict=True)
         )
 
     def mark(self, point: Point, text: str) -> str:
-        """The chosen one: a ring, a vertical line, and its text above the line, where no curve runs."""
+        """The chosen candidate: a ring, a vertical line, and a text above the line, where no curve runs."""
         x, y = self.at(point)
         anchor = "start" if x < WIDTH / 3 else "end" if x > 2 * WIDTH / 3 else "middle"
         return (
@@ -99,7 +99,7 @@ class Frame:
         return f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
 
     def bound(self, y: float, text: str) -> str:
-        """A dashed horizontal line that is told: what a constraint allows."""
+        """A dashed horizontal line with a text: the bound that a constraint sets."""
         at = self.at((self.low[0], y))[1]
         beside = at + 13 if at < TOP + 16 else at - 5
         return (
@@ -118,7 +118,7 @@ class Frame:
         )
 
     def wall(self, x: float, text: str) -> str:
-        """A dashed vertical line: a bound."""
+        """A dashed vertical line with a text: the bound that a constraint sets."""
         at = self.at((x, self.low[1]))[0]
         right = at > (LEFT + WIDTH) / 2
         anchor, dx = ("end", -5) if right else ("start", 5)
@@ -129,7 +129,7 @@ class Frame:
         )
 
     def shade(self, x0: float, x1: float, text: str) -> str:
-        """A range of x."""
+        """A shaded range of x, with a title."""
         a, b = self.at((x0, self.low[1]))[0], self.at((x1, self.low[1]))[0]
         return (
             f'<rect class="shade" x="{a:.1f}" y="{TOP}" width="{max(2.0, b - a):.1f}" height="{HEIGHT - TOP - BOTTOM}">'
@@ -141,7 +141,7 @@ class Frame:
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """About so many round numbers between two."""
+    """Round numbers from low to high, about so many."""
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
@@ -150,7 +150,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def short(text: str, most: int) -> str:
-    """Cut where it is too long for its place."""
+    """The text, cut off with an ellipsis if it has more than `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -20,13 +20,13 @@ MOST = 3  # pictures of one search
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A constraint, read as something of the candidate that is to stay above or below a number."""
+    """A constraint, read as a bound: a number of the candidate (`what`) must stay above or below another number."""
 
     text: str
     what: Goal
-    metric: str | None  # if `what` is nothing but a metric
-    up: bool  # it is to be large
-    value: float | None  # the number; None where it is another one for every candidate
+    metric: str | None  # the metric, if `what` is nothing but a metric
+    up: bool  # whether `what` must be large
+    value: float | None  # the bound; None where each candidate has another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Trade:
     x: str
     y: str
     points: Mapping[int, Point]  # by the numbers of the trials
-    front: tuple[Point, ...]  # those that none beats in both, by x; empty where nothing says which way is better
-    base: Point | None  # None where it has no such number
-    bound: Bound | None = None  # of x
+    front: tuple[Point, ...]  # the Pareto front, ordered by x; empty where nothing says which way is better
+    base: Point | None  # the base's two numbers; None where it has none
+    bound: Bound | None = None  # the bound of x
 
 
 def bounds(record: Record) -> list[Bound]:
-    """The constraints, in order."""
-    found, references = [], {name: means(scores) for name, scores in record.validation.items()}
+    """The constraints of a search as bounds, in their order."""
+    all_bounds, references = [], {name: means(scores) for name, scores in record.validation.items()}
     for text in record.constraints:
         tree = constraint(text).tree
         assert isinstance(tree, ast.Compare)
         left, right, up = tree.left, tree.comparators[0], isinstance(tree.ops[0], ast.GtE | ast.Gt)
-        if _own(right) and not _own(left):  # 0.5 <= one
+        if _own(right) and not _own(left):  # as in 0.5 <= accuracy
             left, right, up = right, left, not up
         value = None if _own(right) else objective(ast.unparse(right)).value({"": {}, **references})
         match left:
@@ -56,12 +56,13 @@ def bounds(record: Record) -> list[Bound]:
                 metric: str | None = name
             case _:
                 metric = None
-        found.append(Bound(text, objective(ast.unparse(left)), metric, up, value))
-    return found
+        all_bounds.append(Bound(text, objective(ast.unparse(left)), metric, up, value))
+    return all_bounds
 
 
 def trades(record: Record) -> list[Trade]:
-    """Objectives against one another; else the objective against what constraints bound; else against other metrics."""
+    """The trades to show: the first objective against the other objectives. If there are no others, against what the
+    constraints bound; and without constraints, against the metrics that it is not made of."""
     if not record.trials:
         return []
     y, up = record.objectives[0], not record.minimised
@@ -74,12 +75,12 @@ def trades(record: Record) -> list[Trade]:
         return [_trade(record, objective(repr(name)), objective(y)) for name in rest[:MOST]]
     if len(metrics) != 2:
         return []
-    one, two = (objective(repr(name)) for name in metrics)
-    return [_trade(record, one, two)]
+    x_goal, y_goal = (objective(repr(name)) for name in metrics)
+    return [_trade(record, x_goal, y_goal)]
 
 
 def base_value(record: Record, goal: Goal) -> float | None:
-    """Of the base, were it a candidate; None where there is no such number."""
+    """The value that a goal has for the base; None if it cannot be computed."""
     try:
         return goal.value(_table(record, record.base))
     except TaskvecError:  # a division by what the base scores
@@ -87,20 +88,20 @@ def base_value(record: Record, goal: Goal) -> float | None:
 
 
 def undominated(points: Sequence[Point], up: tuple[bool, bool]) -> tuple[Point, ...]:
-    """The points that none beats in both, by x. `up`: whether large is good, of each."""
+    """The points that no other point beats in both numbers, ordered by x. up: whether large is good, in x and in y."""
     a, b = (1 if u else -1 for u in up)
-    found, best = [], float("-inf")
+    front, best = [], float("-inf")
     for x, y in sorted(points, key=lambda p: (-a * p[0], -b * p[1])):
         if b * y > best:
-            found.append((x, y))
+            front.append((x, y))
             best = b * y
-    return tuple(sorted(found))
+    return tuple(sorted(front))
 
 
 def _trade(record: Record, x: Goal, y: Goal, up: tuple[bool, bool] | None = None, bound: Bound | None = None) -> Trade:
     tables = {t.number: _table(record, t.scores) for t in record.trials}
     points = {number: (x.value(table), y.value(table)) for number, table in tables.items()}
-    # a constraint that is no axis is kept by those of the front; one that is an axis shows what keeping it costs
+    # Candidates on the front may break the constraint on the axis x: the chart then shows what keeping it costs.
     free = {t.number for t in record.trials if not t.broken or (bound and [*t.broken] == [bound.text])}
     base = base_value(record, x), base_value(record, y)
     return Trade(
@@ -116,7 +117,7 @@ def _name(goal: Goal) -> str:
 
 
 def _own(node: ast.AST) -> bool:
-    """Whether it has a metric of the candidate, not of reference models alone."""
+    """Whether an expression has a metric of the candidate, and not only of reference models."""
     match node:
         case ast.Name() | ast.Constant(value=str()):
             return True

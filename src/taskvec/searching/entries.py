@@ -12,21 +12,25 @@ from taskvec.errors import FormatError
 from taskvec.evals import SPLITS, Numbers
 
 Line = dict[str, Any]
-MOST = 10  # flaws that are told
+MOST = 10  # an error names at most so many flaws
 
 
 def require_sound(lines: Sequence[Line], kind: str, where: str, first: int) -> None:
-    """Raise FormatError for lines, the first of them the journal's line `first`, that no `kind` writes."""
-    if found := [f"line {n}: {what}" for n, line in enumerate(lines, first) for what in _flaws(line, kind)]:
-        raise FormatError(f"{where}: no {kind} writes this:", found[:MOST])
+    """Raise FormatError for lines that no `kind` of work ("search", "interference") writes.
+
+    first: the number of the first of these lines in the journal.
+    """
+    if flaws := [f"line {n}: {what}" for n, line in enumerate(lines, first) for what in _flaws(line, kind)]:
+        raise FormatError(f"{where}: no {kind} writes this:", flaws[:MOST])
 
 
 def require_fitting(about: Mapping[str, Any], lines: Sequence[Line], where: str) -> None:
-    """Raise FormatError for lines of a search, sound ones, that do not belong together. about: the journal's first."""
+    """Raise FormatError for lines of a search that are sound but do not belong together. about: the first line of the
+    journal."""
     before = {split: judged_before(lines, split) for split in SPLITS}
-    found = [f"line {n}: {what}" for n, line in enumerate(lines, 2) for what in _misfits(about, line, before)]
-    if found:
-        raise FormatError(f"{where}: no search writes this:", found[:MOST])
+    misfits = [f"line {n}: {what}" for n, line in enumerate(lines, 2) for what in _misfits(about, line, before)]
+    if misfits:
+        raise FormatError(f"{where}: no search writes this:", misfits[:MOST])
 
 
 def judged_before(lines: Sequence[Line], split: str) -> Mapping[str, Numbers]:
@@ -35,25 +39,25 @@ def judged_before(lines: Sequence[Line], split: str) -> Mapping[str, Numbers]:
 
 
 def scores_of(line: Line) -> Mapping[str, Numbers]:
-    """Of a line that has some."""
-    found: Mapping[str, Numbers] = line["scores"]
-    return found
+    """The scores in a line that has scores."""
+    scores: Mapping[str, Numbers] = line["scores"]
+    return scores
 
 
 def unlike(old: Mapping[str, Numbers], new: Mapping[str, Numbers]) -> list[str]:
-    """Where two models were not judged by the same metrics on as many examples, in words."""
+    """The metrics that two models were not judged by on equally many examples, a sentence for each."""
 
     def size(values: Numbers) -> str:
         return f"{len(values)} examples" if isinstance(values, list) else "a single number"
 
     names = {**old, **new}
-    told = {n: tuple(size(s[n]) if n in s else "no metric" for s in (old, new)) for n in names}
-    return [f"{name}: {after}, {before} before" for name, (before, after) in told.items() if after != before]
+    sizes = {n: tuple(size(s[n]) if n in s else "no metric" for s in (old, new)) for n in names}
+    return [f"{name}: {after}, {before} before" for name, (before, after) in sizes.items() if after != before]
 
 
 # ---- a line by itself ----------------------------------------------------------------------------
 def is_number(value: Any) -> bool:
-    """A finite one."""
+    """Whether a value is a finite number (JSON's true and false are none)."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
@@ -131,7 +135,7 @@ TEXT, COUNT, TIME = (_is_text, "a text"), (_is_count, "a whole number"), (_is_ti
 KNOBS, NUMBER = (_is_knobs, "a number for each knob"), (is_number, "a number")
 SCORES = (_is_scores, "a number or a list of numbers for each metric")
 SPLIT = (_is_split, "validation or test")
-# what a line of each kind must have, by the key that it is recognised by; and what lines may have besides
+# SHARED and WANTED: what a line of each kind must have, by the key that shows its kind. BESIDES: what it may have, too.
 SHARED: Mapping[str, Checks] = {
     "claim": {"claim": (_is_claimed, "what is claimed"), "at": TIME},
     "beat": {"beat": TEXT, "at": TIME},
@@ -163,12 +167,13 @@ BESIDES: Checks = {
 
 
 def require_first(line: Line, where: str) -> None:
-    """Raise FormatError for a first line that is none of a search's."""
-    if found := [f"line 1: {what}" for what in _unmet(line, FIRST, FIRST)]:
-        raise FormatError(f"{where}: no search writes this:", found)
+    """Raise FormatError for a first line that no search writes."""
+    if flaws := [f"line 1: {what}" for what in _unmet(line, FIRST, FIRST)]:
+        raise FormatError(f"{where}: no search writes this:", flaws)
 
 
 def _flaws(line: Line, kind: str) -> Iterator[str]:
+    """What is wrong with a line by itself."""
     wanted = next((checks for key, checks in WANTED[kind].items() if key in line), None)
     if wanted is None:
         yield f"{str(line)!r:.60} says nothing that is known"
@@ -179,6 +184,7 @@ def _flaws(line: Line, kind: str) -> Iterator[str]:
 
 
 def _unmet(line: Line, checks: Checks, wanted: Checks) -> Iterator[str]:
+    """The keys that are missing (`wanted`), and those with a value that they cannot have (`checks`)."""
     yield from (f"{key} is missing" for key in wanted if key not in line)
     for key, (holds, what) in checks.items():
         if key in line and not holds(line[key]):
@@ -187,10 +193,11 @@ def _unmet(line: Line, checks: Checks, wanted: Checks) -> Iterator[str]:
 
 # ---- lines together ------------------------------------------------------------------------------
 def _misfits(about: Mapping[str, Any], line: Line, before: Mapping[str, Mapping[str, Numbers]]) -> Iterator[str]:
+    """Where a line contradicts the journal's first line (`about`) or the first model's scores (`before`, by split)."""
     for key in ("knobs", "choice", "test"):
         values = line.get(key)
         if values is not None and values.keys() != about["knobs"].keys():
-            yield f"{values!r:.80} is no number for each knob"
+            yield f"{values!r:.80} does not have a number for each knob of the search"
     known = before.get(_split(line), {})
     if "scores" in line:
         yield from unlike(known, line["scores"])
@@ -198,11 +205,11 @@ def _misfits(about: Mapping[str, Any], line: Line, before: Mapping[str, Mapping[
     if part and part.keys() != known.keys():
         yield "a part of the examples was judged by other metrics than all of them"
     for name, values in part.items():
-        whole = known.get(name)
-        if not isinstance(values, list) or not isinstance(whole, list) or len(values) > len(whole):
-            yield f"{name}: no part of the examples"
+        all_values = known.get(name)
+        if not isinstance(values, list) or not isinstance(all_values, list) or len(values) > len(all_values):
+            yield f"{name}: these cannot be the scores of a part of the examples"
     if strange := sorted(line.get("seeds", {}).keys() - known.keys()):
-        yield f"seeds of metrics that there are not: {', '.join(strange)}"
+        yield f"seeds of metrics that no model was judged by: {', '.join(strange)}"
 
 
 def _split(line: Line) -> str:

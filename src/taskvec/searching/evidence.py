@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 FEW = 10  # examples, below which scores other than hits have no interval
 APART = 6  # examples that must differ from the commonest score
-ROUNDING = 1e-12  # of the largest score: what is less apart is alike
-LARGEST = 1000  # degrees of freedom: more of them change nothing that is printed
-TINY = 1e-12  # a p-value that is told as it is
-SMALL, LARGE = 1e-12, 1e9  # multipliers that are as 0, and as infinite
+ROUNDING = 1e-12  # two scores count as equal if they differ by less than this times the largest score
+LARGEST = 1000  # degrees of freedom; more of them change nothing that is printed
+TINY = 1e-12  # smaller p-values are printed as "p < 1e-12"
+SMALL, LARGE = 1e-12, 1e9  # multipliers that count as 0, and as infinite
 STEPS = 60  # of a bisection
 Groups = Sequence["NDArray[Any] | Sequence[float]"]
 NOWHERE = math.nan
@@ -68,7 +68,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of several seeds: the mean of what each gave, their standard deviation (n - 1), and where the mean may lie."""
+    """The results of several seeds: their mean and its interval, and their standard deviation (with n - 1)."""
 
     values: tuple[float, ...]
     deviation: float
@@ -81,7 +81,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two models on the same examples: second minus first, and how likely so much is if neither is better."""
+    """Two models on the same examples: the second's mean minus the first's, and how likely a difference at least this
+    large is if neither is better."""
 
     interval: Interval
     p: float
@@ -95,10 +96,13 @@ class Difference:
 
 # ---- what is asked -------------------------------------------------------------------------------
 def interval(groups: Groups, *, confidence: float = 0.95, hits: bool | None = None) -> Interval:
-    """Where mean_t mean_i x_ti may lie. hits: whether scores are hits and misses; read off the values unless given.
+    """The mean over tasks, mean_t mean_i x_ti, and the interval in which it may lie.
 
-    Of hits: the score interval, which of one task is Wilson's (1927, JASA 22) and of several that of the mean of
-    independent proportions (`stratified`). Of other scores: see `skewed`.
+    For hits and misses this is a score interval: Wilson's (1927, JASA 22) for one task, and that of the mean of
+    independent proportions for several (`stratified`). For other scores see `skewed`.
+
+    groups: for each task t its scores x_t, (n_t,). hits: whether these are hits and misses; if it is not given, their
+    values show it.
     """
     arrays = _arrays(groups)
     if hits if hits is not None else all(map(are_hits, arrays)):
@@ -111,10 +115,11 @@ def interval(groups: Groups, *, confidence: float = 0.95, hits: bool | None = No
 def difference(first: Groups, second: Groups, *, confidence: float = 0.95, hits: bool | None = None) -> Difference:
     """Second minus first on the same examples: an interval, and a two-sided paired test of no difference.
 
-    One group of hits: McNemar's test, exact (the binomial test of the examples on which they differ), and Tango's
-    interval. Else Student's t test of the differences, once as it is and once corrected for their skewness by Hall's
-    transformation; the larger p counts. Where too few examples differ for that: p = 2^(1 - k) if all k that differ do
-    so in one direction (the sign test), else 1. Raises MismatchError for groups of different examples.
+    For one group of hits this is McNemar's exact test (the binomial test of the examples on which the models differ),
+    with Tango's interval. Otherwise it is Student's t test of the differences, once as it is and once corrected for
+    their skewness by Hall's transformation; the larger p counts. Where too few examples differ for a t test, it is the
+    sign test: p = 2^(1 - k) if all k examples that differ do so in one direction, else 1. Raises MismatchError for
+    groups of different sizes.
     """
     pairs = [*zip(_arrays(first), _arrays(second), strict=True)]
     if unlike := [f"{a.size} and {b.size}" for a, b in pairs if a.size != b.size]:
@@ -125,11 +130,11 @@ def difference(first: Groups, second: Groups, *, confidence: float = 0.95, hits:
         low, high = tango(better, worse, n, confidence)
         return Difference(Interval((better - worse) / n, low, high, confidence), mcnemar(better, worse), EXACT)
     noise = _noise([*(a for a, _ in pairs), *(b for _, b in pairs)])
-    found, p = skewed(apart, confidence, noise)
-    if found.known:
-        return Difference(found, p, STUDENT)
+    mean, p = skewed(apart, confidence, noise)
+    if mean.known:
+        return Difference(mean, p, STUDENT)
     up, down = (sum(int((sign * d > noise).sum()) for d in apart) for sign in (1, -1))
-    return Difference(found, 1.0 if (up and down) or not up + down else 2.0 ** (1 - up - down), SIGNS)
+    return Difference(mean, 1.0 if (up and down) or not up + down else 2.0 ** (1 - up - down), SIGNS)
 
 
 EXACT, STUDENT, SIGNS = "McNemar, exact", "t test with Hall's correction for skewness", "sign test"
@@ -144,13 +149,13 @@ def spread(values: Sequence[float], *, confidence: float = 0.95) -> Spread:
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:
-    """p-values that hold for all comparisons together: the k-th smallest of m times m - k + 1, never falling (Holm,
-    1979, Scand. J. Statist. 6)."""
-    found, least = {}, 0.0
+    """p-values that hold for all comparisons together (Holm, 1979, Scand. J. Statist. 6): the k-th smallest of m is
+    multiplied by m - k + 1, cut at 1, and raised to the one before it where it would be smaller."""
+    corrected, least = {}, 0.0
     for k, name in enumerate(sorted(ps, key=ps.__getitem__)):
         least = max(least, min(1.0, (len(ps) - k) * ps[name]))
-        found[name] = least
-    return {name: found[name] for name in ps}
+        corrected[name] = least
+    return {name: corrected[name] for name in ps}
 
 
 # ---- hits and misses -----------------------------------------------------------------------------
@@ -175,15 +180,15 @@ def stratified(counts: Sequence[tuple[float, int]], confidence: float = 0.95) ->
     likeliest proportions whose mean is m (a score interval, as in Miettinen and Nurminen, 1985, Stat. Med. 4), by
     bisection. Intervals put together from each task's own ends cover too little where tasks are nearly all right."""
     z, tasks = NormalDist().inv_cdf((1 + confidence) / 2), len(counts)
-    seen = math.fsum(right / n for right, n in counts) / tasks
+    observed = math.fsum(right / n for right, n in counts) / tasks
 
     def score(m: float) -> float:
         likely = _likeliest(counts, m)
         variance = math.fsum(p * (1 - p) / n for p, (_, n) in zip(likely, counts, strict=True)) / tasks**2
-        return (seen - m) / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, seen - m)
+        return (observed - m) / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, observed - m)
 
-    low = 0.0 if seen == 0 else _where(lambda m: score(m) > z, 0.0, seen)
-    return low, 1.0 if seen == 1 else _where(lambda m: score(m) > -z, seen, 1.0)
+    low = 0.0 if observed == 0 else _where(lambda m: score(m) > z, 0.0, observed)
+    return low, 1.0 if observed == 1 else _where(lambda m: score(m) > -z, observed, 1.0)
 
 
 def _likeliest(counts: Sequence[tuple[float, int]], mean: float) -> list[float]:
@@ -214,8 +219,8 @@ def tango(better: int, worse: int, n: int, confidence: float = 0.95) -> tuple[fl
         top, variance = better - worse - n * d, n * (2 * q + d * (1 - d))
         return top / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, top) if top else 0.0
 
-    seen = (better - worse) / n
-    return _where(lambda d: score(d) > z, -1.0, seen), _where(lambda d: score(d) > -z, seen, 1.0)
+    observed = (better - worse) / n
+    return _where(lambda d: score(d) > z, -1.0, observed), _where(lambda d: score(d) > -z, observed, 1.0)
 
 
 def mcnemar(better: int, worse: int) -> float:
@@ -277,14 +282,14 @@ def _unhall(value: float, skew: float) -> float:
 
 
 def _noise(scores: "Sequence[NDArray[Any]]") -> float:
-    """What rounding may make of sums and differences of these."""
+    """How large a difference between equal numbers of this size may become by rounding."""
     import numpy as np
 
     return ROUNDING * max(float(np.abs(a).max()) for a in scores)
 
 
 def _too_little(groups: "Sequence[NDArray[Any]]", noise: float) -> str:
-    """Why nothing can be said of how much scores vary; "" if it can."""
+    """Why these scores do not show how much scores vary; "" if they do."""
     import numpy as np
 
     n, apart = sum(a.size for a in groups), 0
@@ -332,7 +337,7 @@ def _inside(angle: float, freedom: int) -> float:
 
 
 def _where(still: Callable[[float], bool], low: float, high: float, steps: int = STEPS) -> float:
-    """The place up to which `still` holds, which it does at first and then no longer."""
+    """The number between low and high up to which `still` holds, by bisection. It holds at low and fails at high."""
     for _ in range(steps):
         middle = (low + high) / 2
         low, high = (middle, high) if still(middle) else (low, middle)

@@ -16,14 +16,14 @@ from taskvec.searching.evidence import Difference, Interval, Spread, are_hits, d
 from taskvec.searching.trial import Trial
 
 BASE, CHOSEN = "base", "chosen"  # the reference model that there always is, and the candidate that was chosen
-ALPHA = 0.05  # below which a difference is called one
-MANY = 12  # knobs, above which they are not told one by one
-WITHIN = 0.01  # of the best objective: what counts as as good
+ALPHA = 0.05  # the largest p-value at which a difference is called significant
+MANY = 12  # more knobs than this are not listed one by one
+WITHIN = 0.01  # an objective counts as as good as the best one if it is at most this much worse
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a journal knows of a search. str(record) says it to a person, `as_dict()` to a machine."""
+    """What a journal knows of a search. str(record) is for people, `as_dict()` for programs."""
 
     recipe: str  # with knobs
     model: str  # the recipe of what was chosen
@@ -38,7 +38,7 @@ class Record:
     validation: Mapping[str, Mapping[str, Numbers]]  # reference model -> its scores
     test: Mapping[str, Mapping[str, Numbers]]  # "chosen" and the reference models -> their scores; empty if not wanted
     seeds: Mapping[str, list[float]]  # metric -> what the chosen model scores with each seed's vectors; empty for one
-    looks: int  # how many candidates were judged on test examples with this journal, or were begun to be
+    looks: int  # for how many candidates judging on test examples was begun with this journal
     notes: tuple[str, ...] = ()
 
     @property
@@ -48,7 +48,7 @@ class Record:
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of the knobs."""
         return tuple(self.trials[0].knobs) if self.trials else ()
 
     def plateau(self, within: float = WITHIN) -> tuple[float, float] | None:
@@ -70,8 +70,11 @@ class Record:
         return curve[first][0], curve[last][0]
 
     def front(self) -> tuple[Trial, ...]:
-        """The candidates that keep the constraints and that no other one beats: as good in every objective, better in
-        one. By the first objective, from its best."""
+        """The Pareto front: the candidates that keep the constraints and that no other one beats.
+
+        One beats another if it is as good in every objective and better in one. The best in the first objective comes
+        first.
+        """
         good = [t for t in self.trials if not t.broken]
         kept = [t for t in good if not any(_beats(u.goods, t.goods) for u in good)]
         first = {t.goods: t for t in reversed(kept)}  # of equal ones the first
@@ -81,14 +84,14 @@ class Record:
         """The chosen model against a reference on test examples, metric by metric; p-values hold for all together."""
         if CHOSEN not in self.test or reference not in self.test:
             return {}
-        one, two = self.test[reference], self.test[CHOSEN]
-        found = {
+        of_reference, of_chosen = self.test[reference], self.test[CHOSEN]
+        differences = {
             name: difference([before], [after], hits=name in self.hits)
-            for name, after in two.items()
-            if isinstance(after, list) and isinstance(before := one.get(name), list)
+            for name, after in of_chosen.items()
+            if isinstance(after, list) and isinstance(before := of_reference.get(name), list)
         }
-        ps = holm({name: d.p for name, d in found.items()})
-        return {name: replace(d, p=ps[name]) for name, d in found.items()}
+        ps = holm({name: d.p for name, d in differences.items()})
+        return {name: replace(d, p=ps[name]) for name, d in differences.items()}
 
     @cached_property
     def hits(self) -> frozenset[str]:
@@ -105,35 +108,35 @@ class Record:
     def _judged(self) -> dict[str, list[list[float]]]:
         """Metric -> what every model scored, of metrics that have a score an example."""
         tables = [*self.validation.values(), *self.test.values(), *(t.scores for t in (*self.trials, *self.given_up))]
-        found = {name: [v for t in tables if isinstance(v := t.get(name), list)] for name in self.base}
-        return {name: lists for name, lists in found.items() if lists}
+        lists_by_metric = {name: [v for t in tables if isinstance(v := t.get(name), list)] for name in self.base}
+        return {name: lists for name, lists in lists_by_metric.items() if lists}
 
     def interval(self, metric: str, values: Numbers) -> Interval | None:
-        """Where the mean of a metric may lie, by what a model scored; None of a single number."""
+        """The mean of a model's scores in a metric, with its interval; None if the metric is a single number."""
         if not isinstance(values, list):
             return None
-        found = interval([values], hits=metric in self.hits)
+        mean = interval([values], hits=metric in self.hits)
         if metric not in self.shares or metric in self.hits:
-            return found
-        if not found.known:  # a share varies no more than hits of the same mean do
+            return mean
+        if not mean.known:  # a share varies no more than hits of the same mean do
             return interval([values], hits=True)
-        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+        return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
 
     def bands(self, metric: str) -> list[tuple[float, Interval]]:
         """The values of the one knob at which a metric has an interval, from the smallest on, and the intervals."""
         (knob,) = self.knobs
         trials = sorted(self.trials, key=lambda t: t.knobs[knob])
-        found = [(t.knobs[knob], self.interval(metric, t.scores[metric])) for t in trials]
-        return [(value, i) for value, i in found if i and i.known]
+        intervals = [(t.knobs[knob], self.interval(metric, t.scores[metric])) for t in trials]
+        return [(value, i) for value, i in intervals if i and i.known]
 
     def looked(self) -> list[str]:
-        """That test examples were looked at for several candidates, in a sentence; none if it was for one."""
+        """A warning, if several candidates were judged on test examples; nothing if it was one."""
         about = f"{self.looks} candidates were judged on test examples with this journal"
-        return [f"{about}: who compares them chooses on test, too"] if self.looks > 1 else []
+        return [f"{about}: choosing among them by these scores would be choosing on test"] if self.looks > 1 else []
 
     def unsure(self) -> list[str]:
-        """What test examples cannot say, and why: in sentences."""
-        found = [
+        """What the test examples are too few or too alike to show, a sentence for each thing."""
+        sentences = [
             f"no interval for {metric} of {model}: {i.why}"
             for model, scores in self.test.items()
             for metric, values in scores.items()
@@ -143,17 +146,18 @@ class Record:
         for name, d in compared.items():
             n = len(self.test[CHOSEN][name])  # type: ignore[arg-type]
             if d.interval.why:
-                found.append(f"no interval for the difference in {name}: {d.interval.why}")
+                sentences.append(f"no interval for the difference in {name}: {d.interval.why}")
             if 2.0 ** (1 - n) * len(compared) > ALPHA:  # the least p that so many examples can have
-                found.append(f"{name}: {n} test examples are too few for any difference to be significant")
-        return found
+                examples = f"{n} test examples are" if n > 1 else "one test example is"
+                sentences.append(f"{name}: {examples} too few for any difference to be significant")
+        return sentences
 
     def spread(self) -> dict[str, Spread]:
         """The chosen model over the seeds of its vectors, on test examples (validation, if test was not wanted)."""
         return {name: spread(values) for name, values in self.seeds.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`: means of the scores, which the journal has example by example."""
+        """The record as JSON may hold it, with the means of the scores; the journal has the scores of each example."""
         plateau = self.plateau()
         return {
             "recipe": self.recipe, "chosen": self.chosen.knobs if self.chosen else None, "how": self.how,
@@ -202,7 +206,7 @@ class Record:
         return "\n".join([*lines, *self.looked(), *(f"note: {note}" for note in self.notes)])
 
     def told(self) -> str:
-        """The chosen knobs in words; of many how many they are and within what."""
+        """The chosen knobs in words; if there are many, only their number and range."""
         if self.chosen is None or len(self.knobs) <= MANY:
             return self.chosen.told() if self.chosen else ""
         knobs = self.chosen.knobs
@@ -223,17 +227,18 @@ class Record:
 
     def _in_words(self) -> list[str]:
         """Where the chosen model and the base differ on test examples."""
-        found = self.compared()
-        sure = {name: d for name, d in found.items() if d.p <= ALPHA}
+        compared = self.compared()
+        significant = {name: d for name, d in compared.items() if d.p <= ALPHA}
         lines = [
             f"{name}: {'up' if d.interval.mean > 0 else 'down'} by {abs(d.interval.mean):.4g}"
             f"{f' {d.interval.span}' if d.interval.known else ''}, {d.chance} ({d.test})"
-            for name, d in sure.items()
+            for name, d in significant.items()
         ]
-        if rest := [name for name in found if name not in sure]:
+        if rest := [name for name in compared if name not in significant]:
             lines.append(f"no significant difference: {', '.join(rest)}")
-        about = f"on test against the base ({len(found)} comparisons together, Holm):"
-        return [*(["", about] if found else []), *(f"  {line}" for line in lines), *self.unsure()]
+        number = f"{len(compared)} comparisons together, Holm" if len(compared) > 1 else "one comparison"
+        about = f"on test against the base ({number}):"
+        return [*(["", about] if compared else []), *(f"  {line}" for line in lines), *self.unsure()]
 
     def table(self) -> str:
         """Every trial: its knobs, its metrics, and the objective."""
@@ -247,7 +252,7 @@ class Record:
         return "\n".join([*columns(head, rows), *self._flatness()])
 
     def values(self, trial: Trial) -> tuple[float, ...]:
-        """Its objectives as they are written: the first one not negated where it is to be small."""
+        """The objectives of a trial as the user wrote them: the first one is not negated where it is to be small."""
         first, *rest = trial.goods
         return (-first if self.minimised else first, *rest)
 
@@ -268,12 +273,13 @@ class Result(Record):
     weights: Weights = field(kw_only=True)  # the chosen model, or the base
 
 
-def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+def _beats(goods: tuple[float, ...], others: tuple[float, ...]) -> bool:
+    """Whether a candidate with the first objectives is as good as one with the others in all, and better in one."""
+    return goods != others and all(a >= b for a, b in zip(goods, others, strict=True))
 
 
 def columns(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of columns, to the right."""
+    """A table as lines of text, with every column as wide as its widest cell and set to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [head, *rows]]
     return [line.rstrip() for line in lines]

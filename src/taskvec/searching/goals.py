@@ -38,18 +38,18 @@ SPECIAL = "normalised"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """An objective, or with a comparison a constraint."""
+    """An objective, or a constraint if its text is a comparison."""
 
     text: str
     tree: ast.expr
 
     @property
     def constrains(self) -> bool:
-        """Whether it is a comparison, which holds or does not."""
+        """Whether it is a comparison, that is, a constraint."""
         return isinstance(self.tree, ast.Compare)
 
     def references(self) -> Iterator[str]:
-        """The models that it names beside the candidate."""
+        """The names of the reference models in it."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Name):
                 yield node.value.id
@@ -57,7 +57,7 @@ class Goal:
                 yield from (a.id for a in node.args[1:] if isinstance(a, ast.Name))
 
     def value(self, table: Table) -> float:
-        """The number. Raises RecipeError for a metric that there is not, a division by zero."""
+        """Its value for a candidate. Raises RecipeError for an unknown metric and for a division by zero."""
         return _number(self, self.tree, table)
 
     def holds(self, table: Table) -> bool:
@@ -76,19 +76,19 @@ class Goal:
 
 
 def objective(text: str) -> Goal:
-    """A number to be made large or small. Raises RecipeError."""
-    found = _parsed(text)
-    if found.constrains:
+    """The objective that a text stands for: a number to be made large or small. Raises RecipeError."""
+    goal = _parsed(text)
+    if goal.constrains:
         raise RecipeError(f'{text!r} is a constraint; an objective is a number, such as mean("*")')
-    return found
+    return goal
 
 
 def constraint(text: str) -> Goal:
-    """A comparison. Raises RecipeError."""
-    found = _parsed(text)
-    if not found.constrains:
+    """The constraint that a text stands for: a comparison. Raises RecipeError."""
+    goal = _parsed(text)
+    if not goal.constrains:
         raise RecipeError(f"{text!r} is no constraint: compare with <= or >=, as in ppl <= base.ppl + 0.5")
-    return found
+    return goal
 
 
 def _parsed(text: str) -> Goal:
@@ -167,7 +167,7 @@ def _ratio(goal: Goal, name: str, model: str, table: Table) -> float:
 
 
 def _several(goal: Goal, node: ast.expr, table: Table) -> list[float]:
-    """The values of an argument: a pattern may stand for many."""
+    """The values that an argument of a function stands for: a pattern may stand for several."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [table[""][name] for name in _matching(goal, node.value, table[""])]
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
@@ -207,7 +207,7 @@ def _metric(goal: Goal, model: str, name: str, table: Table) -> float:
 
 
 def _matching(goal: Goal, pattern: Any, metrics: Mapping[str, float]) -> list[str]:
-    found = [name for name in metrics if fnmatchcase(name, pattern)]
-    if not found:
+    matches = [name for name in metrics if fnmatchcase(name, pattern)]
+    if not matches:
         raise RecipeError(f"{goal.text!r}: no metric fits {pattern!r}; there is {', '.join(metrics)}")
-    return found
+    return matches

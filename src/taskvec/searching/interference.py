@@ -27,7 +27,7 @@ Pair = tuple[float, float]  # the coefficients of the two vectors
 
 @dataclass(frozen=True)
 class Disentanglement:
-    """The error xi over both coefficients, and what each task gains. str() says it, `as_dict()` for machines."""
+    """The error xi over both coefficients, and what each task gains. str() is for people, `as_dict()` for programs."""
 
     tasks: tuple[str, str]
     alphas: tuple[float, ...]
@@ -53,8 +53,10 @@ class Disentanglement:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        one, two = self.tasks
-        lines = [f"disentanglement error ξ by {self.by}; α of {one} down, of {two} across (0 to 2, smaller is better)"]
+        down, across = self.tasks
+        lines = [
+            f"disentanglement error ξ by {self.by}; α of {down} down, of {across} across (0 to 2, smaller is better)"
+        ]
         lines.append("        " + " ".join(f"{a:6g}" for a in self.alphas))
         lines += [f"{a:6g}  " + " ".join(f"{x:6.3f}" for x in row) for a, row in zip(self.alphas, self.xi, strict=True)]
         if 1.0 in self.alphas:
@@ -81,12 +83,12 @@ def disentanglement(
     The disentanglement error (Ortiz-Jimenez et al., 2023, arXiv 2305.12827, eq. 5), with disagreement of predictions as
     the distance: how often a vector changes what the model with the other vector says.
 
-    tasks: the two metrics of `evaluate` whose vectors `first` and `second` are.
-    evaluate: f(x) is what evaluate.predictions(weights, split) gives, {metric: a label for each example}. Of an
-        evaluator without predictions it is the score; two wrong answers then agree, which makes xi a lower bound.
-    alphas: values for both coefficients, as for a knob. n values take n (n + 2) + 1 judgements, fewer with 0 among
+    tasks: the two metrics of `evaluate` that `first` and `second` are the vectors of.
+    evaluate: f(x) is what evaluate.predictions(weights, split) gives, {metric: a label for each example}. If the
+        evaluator has no predictions, f(x) is the score. Two wrong answers then agree, so xi is a lower bound.
+    alphas: values for both coefficients, as for a knob. n values take n (n + 2) + 1 judgements, or fewer if 0 is among
         them.
-    journal: a file, or a database, to write judgements to and to go on from. Calls that share one share the work.
+    journal: a file or a database to write judgements to and to go on from. Calls that share a journal share the work.
 
     Raises MassError, RecipeError, and TaskvecError for what the evaluator raises.
     """
@@ -97,23 +99,23 @@ def disentanglement(
     judge, space = as_evaluator(evaluate), Space.of(alphas, "alphas")
     if not space.values:
         raise RecipeError("alphas need a step: low:high:step")
-    grid, told = space.values, (tasks[0], tasks[1])
+    grid, pair = space.values, (tasks[0], tasks[1])
     pairs = list(dict.fromkeys([(0.0, 0.0), *((a, 0.0) for a in grid), *((0.0, a) for a in grid), *_square(grid)]))
     about = {
         "base": str(base), "vectors": [str(first), str(second)], "sources": fingerprints([base, first, second]),
         "evaluator": judge.text, "tasks": list(tasks), "alphas": list(grid), "split": split, "version": __version__,
     }  # fmt: skip
     shared = Journal(journal or None, about, kind="interference")
-    _require_fitting(shared, told, len(pairs))
+    _require_fitting(shared, pair, len(pairs))
 
     def judged(number: int, _: Sequence[Line]) -> Line:
         a, b = pairs[number]
-        return {"trial": number, **_judged(judge, base + a * first + b * second, split, told)}
+        return {"trial": number, **_judged(judge, base + a * first + b * second, split, pair)}
 
     report = (lambda done: progress(done, len(pairs))) if progress else None
     shared.work(len(pairs), judged, progress=report)
-    found = {pairs[line["trial"]]: line for line in reversed(shared.lines()) if "trial" in line}
-    return _compared(told, grid, found)
+    judgements = {pairs[line["trial"]]: line for line in reversed(shared.lines()) if "trial" in line}
+    return _compared(pair, grid, judgements)
 
 
 def _require_fitting(journal: Journal, tasks: tuple[str, str], count: int) -> None:
@@ -128,7 +130,7 @@ def _require_fitting(journal: Journal, tasks: tuple[str, str], count: int) -> No
             elif {len(scores), len(outputs)} != {sizes.setdefault(task, len(scores))}:
                 problems.append(f"line {number}: {task} has other examples than before")
     if problems:
-        raise FormatError(f"{journal.store} cannot be gone on from:", problems[:10])
+        raise FormatError(f"{journal.store} cannot be continued:", problems[:10])
 
 
 def _judged(judge: Evaluator, weights: Weights, split: str, tasks: tuple[str, str]) -> Line:
@@ -149,26 +151,28 @@ def _square(grid: Sequence[float]) -> list[tuple[float, float]]:
     return [(a, b) for a in grid for b in grid]
 
 
-def _compared(tasks: tuple[str, str], grid: tuple[float, ...], found: Mapping[Pair, Line]) -> Disentanglement:
+def _compared(tasks: tuple[str, str], grid: tuple[float, ...], judgements: Mapping[Pair, Line]) -> Disentanglement:
+    """The error and the scores at all pairs of coefficients. judgements: coefficients -> what that model did."""
     import numpy as np
 
-    by = "predictions" if all("outputs" in line for line in found.values()) else "scores"
+    by = "predictions" if all("outputs" in line for line in judgements.values()) else "scores"
     answers = "outputs" if by == "predictions" else "scores"
 
     def apart(task: str, alone: Pair, both: Pair) -> float:
-        one, two = (np.asarray(found[at][answers][task]) for at in (alone, both))
-        return float(np.mean(one != two))
+        """The share of a task's examples on which two models differ."""
+        answers_alone, answers_both = (np.asarray(judgements[pair][answers][task]) for pair in (alone, both))
+        return float(np.mean(answers_alone != answers_both))
 
-    def score(task: str, at: Pair) -> float:
-        return float(np.mean(found[at]["scores"][task]))
+    def score(task: str, pair: Pair) -> float:
+        return float(np.mean(judgements[pair]["scores"][task]))
 
-    one, two = tasks
+    first, second = tasks
     return Disentanglement(
         tasks,
         grid,
-        np.array([[apart(one, (a, 0.0), (a, b)) + apart(two, (0.0, b), (a, b)) for b in grid] for a in grid]),
-        np.array([[score(one, (a, 0.0)) for a in grid], [score(two, (0.0, a)) for a in grid]]),
+        np.array([[apart(first, (a, 0.0), (a, b)) + apart(second, (0.0, b), (a, b)) for b in grid] for a in grid]),
+        np.array([[score(first, (a, 0.0)) for a in grid], [score(second, (0.0, a)) for a in grid]]),
         np.array([[[score(task, (a, b)) for b in grid] for a in grid] for task in tasks]),
-        (score(one, (0.0, 0.0)), score(two, (0.0, 0.0))),
+        (score(first, (0.0, 0.0)), score(second, (0.0, 0.0))),
         by,
     )

@@ -23,22 +23,25 @@ from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, OutputError
 from taskvec.places.local import stated
 from taskvec.searching.entries import Line, require_sound
-from taskvec.searching.leases import Watch, claim_of, drop, hold, kept
+from taskvec.searching.leases import Watch, claim_of, hold, kept
 from taskvec.searching.stores import URL, parsed, store_of
 
 FORMAT, KINDS = 2, ("search", "interference")
 POLL = 0.5  # seconds between two looks at what another process is doing
-Total = Callable[[Sequence[Line]], int]  # how many trials there are to be, from what is known
+Total = Callable[[Sequence[Line]], int]  # how many trials there are to be, given the lines so far
 Progress = Callable[[int, int], None]  # trials done, trials in all
 
 
 class Journal:
-    """The lines of a file or a database, or with no place of memory. `lines()` has what every process wrote."""
+    """The lines in a file, in a database or, without a place, in memory. `lines()` has what every process wrote."""
 
     def __init__(self, where: "str | os.PathLike[str] | None", about: Mapping[str, Any], kind: str = "search"):
-        """Begin it, or go on if it is of the same search (or what `kind` says). Raises OutputError, FormatError."""
+        """Begin a journal, or go on with one of the same search (or other `kind` of work).
+
+        about: what is searched, the journal's first line. Raises OutputError, FormatError.
+        """
         self.store, self.kind = store_of(where), kind
-        self._watch, self._mutex, self._sound = Watch(), threading.RLock(), 1  # so many lines are checked
+        self._watch, self._mutex, self._sound = Watch(), threading.RLock(), 1  # the number of lines checked
         first = {kind: FORMAT, **json.loads(json.dumps(about))}
         with self._locked():
             lines = self.store.lines()
@@ -48,17 +51,17 @@ class Journal:
                 self._refuse(lines[0], first, kind)
 
     def lines(self) -> list[Line]:
-        """Everything but the first line."""
+        """All lines but the first."""
         with self._locked():
             return self._lines()
 
     def add(self, line: Line) -> None:
-        """One line more."""
+        """Add a line."""
         with self._locked():
             self.store.append(line)
 
     def choose(self, line: Line) -> None:
-        """A choice, unless it is the last one already."""
+        """Add the line of a choice, unless the last choice in the journal is the same."""
         with self._locked():
             choices = [{k: v for k, v in old.items() if k != "time"} for old in self._lines() if "choice" in old]
             if choices[-1:] != [line]:
@@ -72,14 +75,15 @@ class Journal:
         in_turn: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Do every trial that nobody else does, and wait for the others: on return all are done.
+        """Do every trial that no other process does, and wait for the others: on return all are done.
 
-        do: (the number of a trial, what is known) -> its line, {"trial": number, ...}, or {"end": number} where there
-        is nothing more to try. in_turn: none is begun before all ahead of it are done. What `do` raises gives the trial
-        back. progress: is told after each trial of ours how many are done by all.
+        do: (the number of a trial, the lines so far) -> its line, {"trial": number, ...}, or {"end": number} if there
+            is nothing more to try. If it raises, the trial is given back.
+        in_turn: begin no trial before all ahead of it are done.
+        progress: is called after each trial of this process with the number of trials that all processes have done.
         """
         while True:
-            claim, lines = self._claimed(total, in_turn)
+            claim, lines = self.claim(total, in_turn)
             if claim is not None:
                 with kept(claim, self.add):
                     line = self._finish(claim, do(claim["claim"], lines))
@@ -91,12 +95,15 @@ class Journal:
                 return
 
     def once(self, what: Mapping[str, Any], do: Callable[[Sequence[Line]], Line]) -> Line:
-        """The line that has `what`: one that is there, or what `do` makes of what is known, in one process for all."""
+        """The line that has all of `what`.
+
+        If the journal has none, one process makes it by `do`, from the lines so far, and the others wait for it.
+        """
         while True:
             with self._locked():
                 lines = self._lines()
-                if (found := _line_with(what, lines)) is not None:
-                    return found
+                if (line := _line_with(what, lines)) is not None:
+                    return line
                 claim = None if self._taken(lines, [what]) else self._claim(what)
             if claim is None:
                 time.sleep(POLL)
@@ -104,21 +111,16 @@ class Journal:
             with kept(claim, self.add):
                 return self._finish(claim, {**what, **do(lines)})
 
-    def claim(self, total: "Total | int", in_turn: bool = False) -> int | None:
-        """The first trial that nobody has finished and no living process works on, now ours; None if there is none."""
-        claim, _ = self._claimed(total, in_turn)
-        if claim is None:
-            return None
-        drop(claim)  # nobody says when the work is over: it counts while this process lives and does not ask again
-        return int(claim["claim"])
-
     def waiting(self, total: "Total | int") -> bool:
         """Whether a trial is still to be finished."""
         done, count = _done(self.lines(), total)
         return any(number not in done for number in range(count))
 
-    def _claimed(self, total: "Total | int", in_turn: bool) -> tuple[Line | None, list[Line]]:
-        """(our claim of the first trial that is free, what is known)."""
+    def claim(self, total: "Total | int", in_turn: bool = False) -> tuple[Line | None, list[Line]]:
+        """(a claim of this process on the first free trial, or None if no trial is free; the lines so far).
+
+        A trial is free if it is not done and no living process works on it.
+        """
         with self._locked():
             lines = self._lines()
             done, count = _done(lines, total)
@@ -128,7 +130,7 @@ class Journal:
             return None if free is None else self._claim(free), lines
 
     def _taken(self, lines: Sequence[Line], among: Sequence[Any]) -> list[Any]:
-        """Which of these a living process is at."""
+        """Those of the trials, or other pieces of work, that a living process works on."""
         last = {_key(line["claim"]): line for line in lines if "claim" in line}
         beats = {line["beat"]: float(line["at"]) for line in lines if "beat" in line}
         released = {line["release"] for line in lines if "release" in line}
@@ -144,16 +146,17 @@ class Journal:
         return claim
 
     def _finish(self, claim: Line, line: Line) -> Line:
-        """Write down what the claimed work gave, unless another process did meanwhile: then its line."""
+        """Write the line that the claimed work gave, and return it. If another process did the same work meanwhile, its
+        line is returned and nothing is written."""
         what = claim["claim"] if isinstance(claim["claim"], Mapping) else {"trial": claim["claim"]}
         with self._locked():
-            found = _line_with(what, self._lines())
-            if found is None:
+            written = _line_with(what, self._lines())
+            if written is None:
                 self.store.append(line := line if "end" in line else _stamped(line))
-            return found or line
+            return written or line
 
     def _lines(self) -> list[Line]:
-        """All but the first, each checked once."""
+        """All lines but the first. Each of them is checked when it is first read."""
         lines = self.store.lines()
         if self._sound < len(lines):
             require_sound(lines[self._sound :], self.kind, str(self.store), self._sound + 1)
@@ -162,7 +165,7 @@ class Journal:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Nobody else writes meanwhile: no other process, and no other thread of ours."""
+        """A block in which nothing else writes: no other process, and no other thread of this one."""
         with self._mutex, self.store.locked():
             yield
 
@@ -180,8 +183,10 @@ class Journal:
 
 
 def read_lines(where: "str | os.PathLike[str]") -> tuple[list[Line], bool]:
-    """(the lines of a journal that is only looked at, whether its last one is torn). Raises FormatError, of a database
-    OutputError."""
+    """(the lines of a journal of a search, whether its last line is torn), without writing to it.
+
+    Raises FormatError, and OutputError if a database cannot be reached.
+    """
     torn = False
     if URL.match(os.fspath(where)):
         store = store_of(where)
@@ -190,15 +195,15 @@ def read_lines(where: "str | os.PathLike[str]") -> tuple[list[Line], bool]:
     else:
         with stated(where, FormatError):
             data = Path(where).read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        lines, torn = parsed(os.fspath(where), whole.splitlines(), 1), len(whole) < len(data)
+        whole_lines = data[: data.rfind(b"\n") + 1]
+        lines, torn = parsed(os.fspath(where), whole_lines.splitlines(), 1), len(whole_lines) < len(data)
     if not lines or "search" not in lines[0]:
         raise FormatError(f"{os.fspath(where)} is no journal of a search")
     return lines, torn
 
 
 def _line_with(what: Mapping[str, Any], lines: Sequence[Line]) -> Line | None:
-    """The first line that has all of this, and is no claim of it."""
+    """The first line that has all of `what` and is not a claim."""
     return next(
         (line for line in lines if "claim" not in line and all(k in line and line[k] == v for k, v in what.items())),
         None,
@@ -210,7 +215,7 @@ def _key(what: Any) -> Any:
 
 
 def _done(lines: Sequence[Line], total: "Total | int") -> tuple[set[int], int]:
-    """(the finished trials, how many there are to be: fewer than `total` where a sampler came to its end)."""
+    """(the finished trials, how many there are to be: `total`, or fewer if a sampler came to its end)."""
     done = {line["trial"] for line in lines if "trial" in line}
     count = total if isinstance(total, int) else total(lines)
     return done, min([count, *(line["end"] for line in lines if "end" in line)])
@@ -219,9 +224,9 @@ def _done(lines: Sequence[Line], total: "Total | int") -> tuple[set[int], int]:
 def _differences(old: Line, new: Line) -> list[str]:
     kind = next((kind for kind in KINDS if kind in old), None)
     if kind is None:
-        return ["its first line, which is none of a journal"]
+        return ["the first line, which is none of a journal"]
     if kind not in new:
-        return [f"what is tried: it is of taskvec {kind}"]
+        return [f"the kind of work: it was begun by taskvec {kind}"]
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} here" for key in keys]
 
@@ -232,13 +237,15 @@ def _short(value: Any) -> str:
 
 
 def _stamped(line: Line) -> Line:
-    """The line with its time, to the second, in UTC."""
+    """The line with the time of now, in UTC and to the second."""
     return line | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def fingerprints(models: Sequence[Weights]) -> dict[str, str]:
-    """Of every file and array below some models, by name: a journal of other files is that of another search. Arrays
-    in memory may have one name; then the second one is NAME_2, and so on."""
+    """The fingerprints of all files and arrays that some models are made from, by name. They are in the first line of a
+    journal, so that a search with other files does not go on from it.
+
+    If several arrays in memory have the same name, the second one is called NAME_2, and so on."""
     prints: dict[str, str] = {}
     for source in dict.fromkeys(leaf for model in models for leaf in model.mentioned):
         names = (f"{source.text}_{k}" if k > 1 else source.text for k in itertools.count(1))

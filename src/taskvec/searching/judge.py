@@ -28,22 +28,26 @@ class Judge:
 
     @classmethod
     def of(
-        cls, goals: Sequence[Goal], minimise: bool, bounds: Sequence[Goal], found: Mapping[str, Mapping[str, Numbers]]
+        cls,
+        goals: Sequence[Goal],
+        minimise: bool,
+        bounds: Sequence[Goal],
+        references: Mapping[str, Mapping[str, Numbers]],
     ) -> "Judge":
-        """`found`: the scores of the reference models."""
-        return cls(goals, minimise, bounds, {name: means(scores) for name, scores in found.items()})
+        """A judge that knows what the reference models scored, example by example."""
+        return cls(goals, minimise, bounds, {name: means(scores) for name, scores in references.items()})
 
     def check(self, scores: Mapping[str, Numbers]) -> None:
-        """Raise for a metric that there is not, before candidates are measured."""
+        """Raise RecipeError if the objectives or constraints use a metric that these scores do not have."""
         self.trial({"trial": -1, "knobs": {}, "scores": scores, "seconds": 0.0})
 
     def goods(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """The objectives, each to be made large."""
+        """The objectives as numbers of which larger is better: the first one is negated if it is to be small."""
         first, *rest = (goal.value({"": metrics, **self.references}) for goal in self.goals)
         return (-first if self.minimise else first, *rest)
 
     def trial(self, line: Line, scores: str = "scores") -> Trial:
-        """A line of the journal, judged once."""
+        """The trial that a line of the journal stands for. Each line is judged once and remembered."""
         key = line["trial"], scores
         if key not in self.known:
             metrics = means(line[scores])
@@ -56,15 +60,15 @@ class Judge:
 
     def all(self, lines: Sequence[Line]) -> list[Trial]:
         """Every trial that was judged on all examples, by number."""
-        found = {line["trial"]: self.trial(line) for line in lines if "trial" in line and "scores" in line}
-        return [found[number] for number in sorted(found)]
+        trials = {line["trial"]: self.trial(line) for line in lines if "trial" in line and "scores" in line}
+        return [trials[number] for number in sorted(trials)]
 
     def finished(self, lines: Sequence[Line]) -> list[Trial]:
-        """Every trial, also those that were given up."""
+        """Every trial, including those that a race gave up, in the order of the journal."""
         return [self.trial(line, "scores" if "scores" in line else "partial") for line in lines if "trial" in line]
 
     def chosen(self, tried: Sequence[Trial], rule: str) -> tuple[Trial | None, str]:
-        """(the candidate, or None where none keeps the constraints; by which rule, in words)."""
+        """(the chosen candidate, or None if no candidate keeps the constraints; the rule that chose it, in words)."""
         under = f" that keeps {' and '.join(b.text for b in self.bounds)}" if self.bounds else ""
         good = [t for t in tried if not t.broken]
         if rule == "largest":
@@ -78,5 +82,5 @@ class Judge:
 
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
-    """Of equal ones the smallest coefficients, of those the first."""
+    """By the objective; among equal ones smaller coefficients rank higher, and among these the earlier trial."""
     return trial.goodness, -math.fsum(map(abs, trial.knobs.values())), -trial.number

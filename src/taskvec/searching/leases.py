@@ -26,12 +26,13 @@ from typing import Any
 from taskvec.errors import TaskvecError
 from taskvec.searching.entries import Line
 
-BEAT, LEASE = 20.0, 120.0  # seconds between two signs of life; without one for how long a claim counts
-_at_work: set[str] = set()  # the tokens of what this process is at
+BEAT = 20.0  # seconds between two signs of life
+LEASE = 120.0  # seconds for which a claim counts without a sign of life
+_at_work: set[str] = set()  # the tokens of the claims that this process is working on
 
 
 def claim_of(what: "int | Mapping[str, Any]") -> Line:
-    """A new claim of this process. what: the number of a trial, or what the line will have that ends the work."""
+    """A new claim of this process. what: the number of a trial, or a part of the line that the work will write."""
     return {
         "claim": what, "id": secrets.token_hex(6), "host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(),
         "start": _started(os.getpid()), "at": round(time.time(), 3),
@@ -39,44 +40,47 @@ def claim_of(what: "int | Mapping[str, Any]") -> Line:
 
 
 class Watch:
-    """What one process has heard of the claims of others."""
+    """What one process knows of the claims of others: the last sign of life of each, and when it was noticed."""
 
     def __init__(self) -> None:
-        self._heard: dict[str, tuple[float, float]] = {}  # token -> (its last sign of life, when we first saw that)
+        self._heard: dict[str, tuple[float, float]] = {}  # token -> (time of its last sign of life, when we noticed it)
 
     def counts(self, claim: Line, beats: Mapping[str, float], released: set[str]) -> bool:
-        """Whether somebody living is at it."""
+        """Whether a claim still counts. beats: token -> time of the last beat; released: the tokens given back."""
         token = str(claim.get("id") or claim)
         if token in _at_work:
             return True
         if token in released or _gone(claim):
             return False
         last = max(float(claim["at"]), beats.get(token, 0.0))
-        known, seen = self._heard.get(token, (None, 0.0))
+        known, noticed = self._heard.get(token, (None, 0.0))
         if last != known:
-            self._heard[token] = last, seen = last, time.monotonic()
-        # by the clock of the machines; and by our own, should the other's be ahead
-        return time.time() - last < LEASE and time.monotonic() - seen < LEASE
+            self._heard[token] = last, noticed = last, time.monotonic()
+        # the first condition trusts the other machine's clock; the second holds even if that clock is ahead of ours
+        return time.time() - last < LEASE and time.monotonic() - noticed < LEASE
 
 
 def hold(claim: Line) -> None:
-    """This process is at it: no other thread of it may begin it, too."""
+    """Remember that this process works on a claim, so that no other thread of it begins the same work."""
     _at_work.add(claim["id"])
 
 
 def drop(claim: Line) -> None:
-    """This process is not at it any more, or does not say."""
+    """Forget a claim of this process: the work is over, or was given up."""
     _at_work.discard(claim["id"])
 
 
 @contextmanager
 def kept(claim: Line, add: Callable[[Line], None]) -> Iterator[None]:
-    """A claim that is held counts while this lasts: beats are written. `add` writes a line, from another thread."""
+    """A block in which a claim that this process holds keeps counting, because a thread writes beats.
+
+    add: writes a line into the journal; it is called from that thread, too.
+    """
     token, over = claim["id"], threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT):
-            with suppress(TaskvecError):  # the work itself will meet what is wrong with the journal, and say so
+            with suppress(TaskvecError):  # the work will fail on the same journal, and say why
                 add({"beat": token, "at": round(time.time(), 3)})
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -94,12 +98,12 @@ def kept(claim: Line, add: Callable[[Line], None]) -> Iterator[None]:
 
 
 def _gone(claim: Line) -> bool:
-    """Whether it is known that the process of a claim is not at it any more."""
+    """Whether it is known that the process of a claim has ended, or has given up its work."""
     pid = claim.get("pid")
     if claim.get("host") != socket.gethostname() or claim.get("boot") != _boot() or pid is None or os.name != "posix":
         return False
     if pid == os.getpid() and claim.get("start") == _started(pid):
-        return True  # our own, of something that was given up
+        return True  # our own claim, of work that was given up
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -111,7 +115,7 @@ def _gone(claim: Line) -> bool:
 
 @cache
 def _boot() -> str:
-    """What this start of the machine is recognised by, with the namespace in which process numbers count; else ""."""
+    """The identity of this start of the machine and of the namespace that process numbers belong to; "" if unknown."""
     with suppress(OSError):
         space = Path("/proc/self/ns/pid").readlink()
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {space}"

@@ -22,25 +22,26 @@ Models = Sequence[Weights]  # the same recipe with the vectors of other seeds; m
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The scores of a candidate: of several models the means, and also the mean of each metric for each model."""
+    """The scores of a candidate. If it is several models, `scores` are their means and `seeds` has each model's own."""
 
     scores: dict[str, Numbers]
     seconds: float
-    seeds: dict[str, list[float]]  # metric -> a mean a model; empty for one model
+    seeds: dict[str, list[float]]  # metric -> the mean over examples of each model; empty for one model
 
     def line(self, key: str = "scores") -> Line:
-        """As a journal has it."""
+        """The judgement as a part of a line of a journal."""
         return {key: self.scores, "seconds": round(self.seconds, 3)} | ({"seeds": self.seeds} if self.seeds else {})
 
 
 def measure(evaluate: Evaluator, models: Models, split: str, before: Mapping[str, Numbers]) -> Judgement:
-    """What a candidate scores on all examples of a split. before: what some other model scored there, or nothing.
+    """What a candidate scores on all examples of a split. before: what some other model scored there; may be empty.
 
-    Raises TaskvecError for what the evaluator raises; MismatchError where the metrics or examples are not as before.
+    Raises TaskvecError for what the evaluator raises, and MismatchError if the metrics or the numbers of examples are
+    not the same as before.
     """
-    found = judged(evaluate, models, split)
-    require_alike(evaluate, before, found, split)
-    return found
+    judgement = judged(evaluate, models, split)
+    require_alike(evaluate, before, judgement, split)
+    return judgement
 
 
 def judged(evaluate: Evaluator, models: Models, split: str) -> Judgement:
@@ -50,7 +51,7 @@ def judged(evaluate: Evaluator, models: Models, split: str) -> Judgement:
     for model in models[1:]:
         each.append(evaluate(model, split))
         if problems := unlike(each[0], each[-1]):
-            raise MismatchError(f"{evaluate.text} is not what it was with the seed before, {split}:", problems)
+            raise MismatchError(f"{evaluate.text} judged another seed by other metrics or examples, {split}:", problems)
     seconds = time.perf_counter() - began
     if len(each) == 1:
         return Judgement(each[0], seconds, {})
@@ -58,14 +59,16 @@ def judged(evaluate: Evaluator, models: Models, split: str) -> Judgement:
     return Judgement(scores, seconds, {name: [means(scores)[name] for scores in each] for name in scores})
 
 
-def require_alike(evaluate: Evaluator, before: Mapping[str, Numbers], found: Judgement, split: str) -> None:
-    """Raise MismatchError where a candidate was not judged by the metrics and examples of one that was before it."""
-    if before and (problems := unlike(before, found.scores)):
-        raise MismatchError(f"{evaluate.text} is not what it was with the models before, {split}:", problems)
+def require_alike(evaluate: Evaluator, before: Mapping[str, Numbers], judgement: Judgement, split: str) -> None:
+    """Raise MismatchError if a candidate was not judged by the same metrics, on as many examples, as one before it."""
+    if before and (problems := unlike(before, judgement.scores)):
+        raise MismatchError(
+            f"{evaluate.text} judged the models before by other metrics or examples, {split}:", problems
+        )
 
 
 def joined(each: Sequence[Judgement]) -> Judgement:
-    """The whole of what was measured on stretches of the examples, in their order; every metric has lists."""
+    """One judgement from those of several stretches of the examples, in their order. Every metric must have lists."""
     scores: dict[str, Numbers] = {name: [v for m in each for v in m.scores[name]] for name in each[0].scores}  # type: ignore[union-attr]
     seeds = {}
     for name in each[0].seeds:

@@ -24,7 +24,7 @@ from taskvec.searching.measure import Judgement, Models, joined, judged, require
 
 DRAWS = 400
 CHANCE = 0.01  # below which a candidate is given up
-SPREAD = 8  # stretches that these are in, where the order of the examples may mean something
+SPREAD = 8  # how many stretches the first examples are taken from, where examples may be sorted
 Stretch = tuple[float, float]  # from one share of the examples to another
 
 
@@ -47,8 +47,8 @@ class Deal:
 
 
 def deal(scores: Mapping[str, Numbers], shuffled: bool) -> Deal | None:
-    """What a race looks at first. scores: what some model scored on all examples. None if parts are not to be had: a
-    metric is a single number, or has fewer than four examples."""
+    """Which examples a race looks at first. scores: what some model scored on all examples. None if a metric cannot be
+    judged by parts, since it is a single number or has fewer than four examples."""
     import numpy as np
 
     sizes = [len(values) if isinstance(values, list) else 0 for values in scores.values()]
@@ -78,41 +78,44 @@ def raced(
     judge: Judge,
     rival: Mapping[str, Numbers],
 ) -> Line:
-    """What a candidate scores on validation examples, as a journal has it: on all of them, or on the first ones alone
-    where it is hopeless. before: what some model scored on all; rival: what the best so far did."""
+    """Judge a candidate on the first validation examples, and unless it is hopeless on the others, too.
+
+    Returns the scores as the journal has them. before: what some model scored on all examples; rival: what the best
+    candidate so far scored.
+    """
     pieces = {k: _on_stretch(evaluate, models, by, k, before) for k in by.first}
     first = joined([*pieces.values()])
     if hopeless(judge, rival, first.scores, _places(evaluate, by, [*pieces.values()], before)):
         return first.line("partial") | {"share": FIRST}
     pieces |= {k: _on_stretch(evaluate, models, by, k, before) for k in range(len(by.stretches)) if k not in pieces}
-    whole = joined([pieces[k] for k in sorted(pieces)])
-    require_alike(evaluate, before, whole, "validation")
-    return whole.line()
+    judgement = joined([pieces[k] for k in sorted(pieces)])
+    require_alike(evaluate, before, judgement, "validation")
+    return judgement.line()
 
 
 def _on_stretch(evaluate: Evaluator, models: Models, by: Deal, k: int, before: Mapping[str, Numbers]) -> Judgement:
     part = evaluate.part(*by.stretches[k])
     assert part is not None
-    found = judged(part, models, "validation")
-    if found.scores.keys() != before.keys() or not all(isinstance(v, list) for v in found.scores.values()):
-        names = f"{', '.join(found.scores)}, and before {', '.join(before)}"
+    judgement = judged(part, models, "validation")
+    if judgement.scores.keys() != before.keys() or not all(isinstance(v, list) for v in judgement.scores.values()):
+        names = f"{', '.join(judgement.scores)}, and before {', '.join(before)}"
         raise MismatchError(f"{evaluate.text}: a part of the examples must have the metrics of all: {names}")
-    return found
+    return judgement
 
 
 def _places(
     evaluate: Evaluator, by: Deal, pieces: Sequence[Judgement], before: Mapping[str, Numbers]
 ) -> dict[str, list[int]]:
     """Metric -> the places, among all examples, of those in the first stretches."""
-    found = {}
+    places_by_metric = {}
     for name, values in before.items():
         total, lengths = len(values), [len(piece.scores[name]) for piece in pieces]  # type: ignore[arg-type]
         places = by.places(total, lengths)
         if places is None:
-            told = f"{evaluate.text}: part(start, stop) must have the examples round(start*n) to round(stop*n)"
-            raise MismatchError(f"{told}; of {total} of {name} it has {lengths}")
-        found[name] = places
-    return found
+            rule = f"{evaluate.text}: part(start, stop) must have the examples round(start*n) to round(stop*n)"
+            raise MismatchError(f"{rule}; of {total} of {name} it has {lengths}")
+        places_by_metric[name] = places
+    return places_by_metric
 
 
 def hopeless(
@@ -121,9 +124,10 @@ def hopeless(
     part: Mapping[str, Numbers],
     places: Mapping[str, Sequence[int]],
 ) -> bool:
-    """Whether the candidate that scored `part`, the examples of each metric at these places, has next to no chance.
+    """Whether a candidate has next to no chance against the rival.
 
-    One that is still better in some other objective is never hopeless.
+    part: what the candidate scored on the first examples; places: where these stand among all, for each metric. With
+    several objectives a draw counts as won if the candidate is as good as the rival in any of them.
     """
     import numpy as np
 
@@ -138,9 +142,9 @@ def hopeless(
     wins = 0
     for _ in range(DRAWS):
         drawn = {name: draw.integers(0, len(values), len(values)) for name, values in ours.items()}
-        us, them = (
+        our_goods, their_goods = (
             judge.goods({name: float(values[drawn[name]].mean()) for name, values in scores.items()})
             for scores in (ours, theirs)
         )
-        wins += any(a >= b for a, b in zip(us, them, strict=True))
+        wins += any(a >= b for a, b in zip(our_goods, their_goods, strict=True))
     return wins < CHANCE * DRAWS

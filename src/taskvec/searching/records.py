@@ -28,7 +28,8 @@ TORN = "the journal's last line is not whole and was left out: a process was sto
 def choice_line(
     knobs: Knobs | None, rule: str, how: str, model: Weights, recipe: Weights, notes: Sequence[str]
 ) -> Line:
-    """What the end of a search writes down. `recipe` has the names by which the chosen model's sources are called."""
+    """The line that ends a search: the choice and the rule behind it. `recipe` has the names that the sources of the
+    chosen model are called by."""
     return {
         "choice": knobs, "rule": rule, "how": how, "model": model.text(recipe.names(FUNCTIONS)), "file": written(model),
         "family": recipe.text(recipe.names(FUNCTIONS)), "notes": list(notes),
@@ -36,7 +37,8 @@ def choice_line(
 
 
 def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
-    """What the lines of a journal say; the last choice counts. `about` is the journal's first line."""
+    """The record that the lines of a journal make. `about` is the journal's first line. Of several choices the last one
+    counts. Raises FormatError for a search that has not ended."""
     choice = next((line for line in reversed(lines) if "choice" in line), None)
     if choice is None:
         raise FormatError("the search has not ended: run it again, and it goes on to its end")
@@ -51,7 +53,7 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
     judged = next((line for line in lines if "test" in line and line["test"] == knobs), None)
     if judged:
         test[CHOSEN] = scores_of(judged)
-    whole = next((line for line in lines if "scores" in line and chosen and line.get("trial") == chosen.number), {})
+    own = next((line for line in lines if "scores" in line and chosen and line.get("trial") == chosen.number), {})
     notes = [*choice["notes"], *_at_ends(about["knobs"], knobs or {}), *_looked(lines, knobs)]
     return Record(
         recipe=choice["family"],
@@ -66,7 +68,7 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
         given_up=tuple(judge.trial(line, "partial") for line in lines if "partial" in line),
         validation=validation,
         test=test,
-        seeds=(judged or whole).get("seeds", {}),
+        seeds=(judged or own).get("seeds", {}),
         looks=len({_key(what["test"]) for line in lines if (what := _tested(line))}),
         notes=tuple(notes),
     )
@@ -74,11 +76,11 @@ def record(about: Mapping[str, Any], lines: Sequence[Line]) -> Record:
 
 def _references(lines: Sequence[Line], split: str) -> dict[str, Mapping[str, Numbers]]:
     """Reference model -> its scores on a split. Of two judgements the first counts, as it does in the search."""
-    found: dict[str, Mapping[str, Numbers]] = {}
+    scores: dict[str, Mapping[str, Numbers]] = {}
     for line in lines:
         if "reference" in line and line["split"] == split:
-            found.setdefault(line["reference"], scores_of(line))
-    return found
+            scores.setdefault(line["reference"], scores_of(line))
+    return scores
 
 
 def _tested(line: Line) -> Line | None:
@@ -88,7 +90,7 @@ def _tested(line: Line) -> Line | None:
 
 
 def _looked(lines: Sequence[Line], knobs: Knobs | None) -> list[str]:
-    """That the chosen model was judged on test examples more than once, if it was: by a process that was stopped."""
+    """A note if judging the chosen model on test examples was begun more than once, because a process was stopped."""
     begun = [line for line in lines if "claim" in line and (what := _tested(line)) and what["test"] == knobs]
     ended = sum("test" in line and line["test"] == knobs for line in lines)
     times = max(len(begun), ended)
@@ -105,17 +107,19 @@ def _key(knobs: Knobs) -> str:
 
 
 def _at_ends(ranges: Mapping[str, str], chosen: Knobs) -> list[str]:
-    """Knobs whose chosen value is the last of its range, if it had more than two values; 0 is an end for good."""
-    found = []
+    """Notes on knobs whose chosen value is at the end of their range. There are none for ranges of one or two values,
+    nor for a chosen 0, which leaves a term out and is a natural end."""
+    notes = []
     for name, text in ranges.items():
         values = text.replace(" to ", ", to, ").split(", ")
         if len(values) > 2 and chosen.get(name) and f"{chosen[name]:g}" in (values[0], values[-1]):
-            found.append(f"{name} = {chosen[name]:g} is at the end of its range: further on may be better")
-    return found
+            notes.append(f"{name} = {chosen[name]:g} is at the end of its range: further on may be better")
+    return notes
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """The record of a journal on disk. Raises FormatError for what is none, or has no end yet."""
+    """The record of a journal in a file or a database. Raises FormatError if it is no journal of a search, if it does
+    not fit together, or if the search has not ended."""
     name, (lines, torn) = os.fspath(path), read_lines(path)
     first, lines = lines[0], lines[1:]
     if first["search"] not in range(1, FORMAT + 1):
@@ -124,13 +128,13 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     require_sound(lines, "search", name, 2)
     require_fitting(first, lines, name)
     try:
-        found = record(first, lines)
+        search = record(first, lines)
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from None
     except (TaskvecError, ArithmeticError, ValueError) as error:
         raise FormatError(f"{name} does not fit together: {error}") from None
-    if not all(math.isfinite(v) for t in (*found.trials, *found.given_up) for v in (*t.goods, t.breach)):
+    if not all(math.isfinite(v) for t in (*search.trials, *search.given_up) for v in (*t.goods, t.breach)):
         raise FormatError(f"{name}: an objective or a constraint is no finite number")
-    if found.chosen is None and [line["choice"] for line in lines if "choice" in line][-1] is not None:
+    if search.chosen is None and [line["choice"] for line in lines if "choice" in line][-1] is not None:
         raise FormatError(f"{name}: what was chosen is none of the candidates")
-    return replace(found, notes=(*found.notes, TORN)) if torn else found
+    return replace(search, notes=(*search.notes, TORN)) if torn else search

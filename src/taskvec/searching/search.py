@@ -92,8 +92,8 @@ def search(
     if early:
         spaces = {k: Space(v.low, v.high, tuple(sorted(v.values, reverse=True))) for k, v in spaces.items()}
     if sampler in STUDIES:
-        propose(spaces, sampler, seed, 0, [], len(goals))  # is it installed, and can it work with these knobs?
-    told = require_apart(evaluate)
+        propose(spaces, sampler, seed, 0, [], len(goals))  # raises if it is not installed or cannot take these knobs
+    identities = require_apart(evaluate)
     about = {
         "recipe": str(weights), "sources": fingerprints([*seeds, *models.values()]), "evaluator": evaluate.text,
         "knobs": {name: str(space) for name, space in spaces.items()}, "objective": [g.text for g in goals],
@@ -104,14 +104,16 @@ def search(
     }  # fmt: skip
     shared = Journal(journal or None, about)
     require_fitting(about, shared.lines(), str(shared.store))
-    found = {name: _reference(shared, evaluate, name, model, "validation") for name, model in models.items()}
-    told.require_all(found[BASE], "validation")
-    judge = Judge.of(goals, minimise, bounds, found)
-    judge.check(found[BASE])
+    references_scored = {
+        name: _reference(shared, evaluate, name, model, "validation") for name, model in models.items()
+    }
+    identities.require_all(references_scored[BASE], "validation")
+    judge = Judge.of(goals, minimise, bounds, references_scored)
+    judge.check(references_scored[BASE])
     work = _Trials(seeds, spaces, sampler, seed, count, early, race and rule == "best", evaluate, judge)
     report = (lambda done: progress(done, count)) if progress else None
     shared.work(work.total, work.one, sampler in SEQUENTIAL, report)
-    return _ended(work, models, shared, rule, test, told, about)
+    return _ended(work, models, shared, rule, test, identities, about)
 
 
 # ---- before anything is measured -----------------------------------------------------------------
@@ -128,12 +130,13 @@ def _spaces(weights: Weights, given: Mapping[str, Any]) -> dict[str, Space]:
 
 
 def _expanded(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Patterns replaced by the knobs that fit them; a knob that is named itself keeps its own range."""
-    found = {name: space for name, space in given.items() if not set(name) & set("*?[")}
-    for pattern in given.keys() - found.keys():
+    """The ranges by knob: patterns are replaced by the knobs that fit them, and a knob that is named itself keeps its
+    own range. A pattern that no knob fits stays, so that the caller can refuse it."""
+    ranges = {name: space for name, space in given.items() if not set(name) & set("*?[")}
+    for pattern in given.keys() - ranges.keys():
         fitting = {name: given[pattern] for name in names if fnmatchcase(name, pattern)}
-        found = {pattern: given[pattern], **found} if not fitting else {**fitting, **found}
-    return found
+        ranges = {pattern: given[pattern], **ranges} if not fitting else {**fitting, **ranges}
+    return ranges
 
 
 def _require_rule(rule: str, early: bool, sampler: str, spaces: Mapping[str, Space], goals: int) -> None:
@@ -142,17 +145,17 @@ def _require_rule(rule: str, early: bool, sampler: str, spaces: Mapping[str, Spa
     if rule == "largest" and len(spaces) != 1:
         raise RecipeError(f'the rule "largest" is about one knob, and there are {len(spaces)}: {", ".join(spaces)}')
     if early and (rule != "largest" or sampler != "grid"):
-        raise RecipeError('one can stop early with the rule "largest" on a grid; others must see all candidates')
+        raise RecipeError('stopping early needs the rule "largest" and a grid: other searches must see all candidates')
     if sampler in SEVERAL and goals < 2:
         raise RecipeError(f"{sampler} weighs several objectives, and there is one: give another, or take tpe")
 
 
 def _require_direction(evaluate: Evaluator, goals: Sequence[Goal], minimise: bool, count: int) -> None:
-    """Raise RecipeError where the mean of all metrics is made large, and of some of them less is better."""
+    """Raise RecipeError if the mean of all metrics is to be made large, although less is better of some of them."""
     if evaluate.falling and count > 1 and not minimise and any(g.text == EVERYTHING for g in goals):
         raise RecipeError(
-            f"{EVERYTHING} would be made large, and of {', '.join(evaluate.falling)} less is better: say what counts "
-            f'(--objective NAME, or --objective="-{evaluate.falling[-1]}")'
+            f"the objective {EVERYTHING} is made large, but of {', '.join(evaluate.falling)} less is better: "
+            f'say what counts (--objective NAME, or --objective="-{evaluate.falling[-1]}")'
         )
 
 
@@ -180,18 +183,20 @@ class _Trials:
     sampler: str
     seed: int  # of the sampler
     count: int
-    early: bool  # no further than the first that keeps the constraints
-    race: bool  # give up what has no chance
+    early: bool  # stop at the first candidate that keeps the constraints
+    race: bool  # give up candidates that have next to no chance
     evaluate: Evaluator
     judge: Judge
 
     def total(self, lines: Sequence[Line]) -> int:
-        """All, or with `early` up to the first that keeps the constraints, once those ahead of it are judged."""
+        """How many trials there are to be: all, or with `early` those up to the first that keeps the constraints."""
         passing = [t.number for t in self.judge.all(lines) if not t.broken] if self.early else []
         return min([self.count, *(number + 1 for number in passing)])
 
     def one(self, number: int, lines: Sequence[Line]) -> Line:
-        """Propose a candidate from what is known, and measure it; or say that there is nothing more to try."""
+        """Propose the candidate of a trial and measure it; {"end": number} if there is nothing more to try.
+
+        lines: the journal so far. The proposal of some samplers depends on the trials in it."""
         finished, place = self.judge.finished(lines), number
         if self.race and self.sampler == "grid":
             place = scattered(self.count)[number]
@@ -236,10 +241,11 @@ def _ended(
     journal: Journal,
     rule: str,
     test: bool,
-    told: Told,
+    identities: Told,
     about: Mapping[str, Any],
 ) -> Result:
-    """The choice, judged on test examples where that is wanted and was not done yet, and written down."""
+    """The end of a search: choose a candidate, judge it and the references on test examples if `test`, and write the
+    choice into the journal. What the journal already has of this is not done again."""
     weights, evaluate = work.seeds[0], work.evaluate
     chosen, how = work.judge.chosen(work.judge.all(journal.lines()), rule)
     model = weights.bind(**chosen.knobs) if chosen else models[BASE]
@@ -250,7 +256,7 @@ def _ended(
             what = {"test": chosen.knobs, "split": "test"}
             _once(journal, evaluate, what, [w.bind(**chosen.knobs) for w in work.seeds])
     lines = journal.lines()
-    notes = told.notes({split: judged_before(lines, split) for split in SPLITS})
+    notes = identities.notes({split: judged_before(lines, split) for split in SPLITS})
     journal.choose(choice_line(chosen.knobs if chosen else None, rule, how, model, weights, notes))
-    found = record(about, journal.lines())
-    return Result(**{f.name: getattr(found, f.name) for f in fields(found)}, weights=model)
+    read_back = record(about, journal.lines())
+    return Result(**{f.name: getattr(read_back, f.name) for f in fields(read_back)}, weights=model)

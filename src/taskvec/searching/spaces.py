@@ -24,7 +24,7 @@ from taskvec.searching.trial import Knobs, Trial
 LARGEST = 1_000_000  # points of a grid
 STUDIES = ("tpe", "cmaes", "nsga2")  # Optuna's
 SEVERAL = ("nsga2",)  # for more than one objective
-SEQUENTIAL = ("greedy", "forward")  # a trial depends on all before it; there may be fewer than at most
+SEQUENTIAL = ("greedy", "forward")  # a trial depends on all before it, and they may end before the largest number
 SAMPLERS = ("grid", "random", *SEQUENTIAL, *STUDIES)
 POPULATION = 20  # candidates of a generation of NSGA-II
 STATE = {  # what the pickled state of CMA-ES is made of
@@ -35,7 +35,7 @@ STATE = {  # what the pickled state of CMA-ES is made of
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The values of a knob: `values` in their order, or with none everything from low to high."""
+    """The values of a knob: `values` in their order, or everything from low to high if there are none."""
 
     low: float
     high: float
@@ -61,7 +61,7 @@ class Space:
         return cls(min(numbers), max(numbers), tuple(dict.fromkeys(numbers)))
 
     def nearest(self, value: float) -> float:
-        """The value that is meant: a sum of steps is rounded."""
+        """The value of the space nearest to this one, which may differ from it by rounding."""
         return min(self.values, key=lambda v: abs(v - value)) if self.values else float(value)
 
     def __str__(self) -> str:
@@ -117,8 +117,8 @@ def total(spaces: Mapping[str, Space], sampler: str, trials: int | None) -> int:
             raise RecipeError(f"{sampler}: say how many trials there are to be (trials)")
         return trials
     if free := [name for name, space in spaces.items() if not space.values]:
-        told = ", ".join(f"{name} is {spaces[name]}" for name in free)
-        raise RecipeError(f"a grid needs a step: {told}; write low:high:step, or take random")
+        ranges = ", ".join(f"{name} is {spaces[name]}" for name in free)
+        raise RecipeError(f"a grid needs a step: {ranges}; write low:high:step, or take random")
     points = math.prod(len(space.values) for space in spaces.values())
     if trials is None and points > LARGEST:
         raise RecipeError(f"the grid has {points} points, more than {LARGEST}: take random or tpe, or fewer values")
@@ -128,9 +128,9 @@ def total(spaces: Mapping[str, Space], sampler: str, trials: int | None) -> int:
 def propose(
     spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Sequence[Trial], goals: int = 1
 ) -> tuple[Knobs, dict[str, Any]] | None:
-    """The knobs of a trial, and what the sampler must be told of it later; None: there is nothing more to try.
+    """(the knobs of a trial, a memo for the journal that the sampler needs later); None if nothing is left to try.
 
-    tried: the finished ones, in any order. goals: how many objectives there are.
+    tried: the finished trials, in any order. goals: how many objectives there are.
     """
     if sampler == "grid":
         point = next(islice(product(*(space.values for space in spaces.values())), number, None))
@@ -140,14 +140,15 @@ def propose(
     if sampler in SEQUENTIAL:
         past = sorted(tried, key=lambda t: t.number)
         ranks = [(not t.broken, -t.breach if t.broken else t.goodness) for t in past]
-        found = subsets.next_sum(sampler, {name: space.values for name, space in spaces.items()}, ranks)
-        return None if found is None else (found, {})
+        knobs = subsets.next_sum(sampler, {name: space.values for name, space in spaces.items()}, ranks)
+        return None if knobs is None else (knobs, {})
     return _optuna(spaces, sampler, seed, number, tried, goals)
 
 
 @cache
 def scattered(count: int) -> tuple[int, ...]:
-    """The places 0 to count - 1, far apart ones first (their bits, reversed): a race soon has a rival worth beating."""
+    """The places 0 to count - 1 in the order of their reversed bits, so that the first ones are far apart. A race then
+    soon has a good candidate to compare others with."""
     bits = max(1, (count - 1).bit_length())
     return tuple(sorted(range(count), key=lambda k: int(f"{k:0{bits}b}"[::-1], 2)))
 
@@ -156,18 +157,19 @@ def _random(spaces: Mapping[str, Space], seed: int, number: int) -> Knobs:
     import numpy as np
 
     draw = np.random.default_rng([seed, number])
-    found = {}
+    knobs = {}
     for name, space in spaces.items():
         u = float(draw.random())
         values = space.values
-        found[name] = values[int(u * len(values))] if values else space.low + u * (space.high - space.low)
-    return found
+        knobs[name] = values[int(u * len(values))] if values else space.low + u * (space.high - space.low)
+    return knobs
 
 
 def _optuna(
     spaces: Mapping[str, Space], sampler: str, seed: int, number: int, tried: Sequence[Trial], goals: int
 ) -> tuple[Knobs, dict[str, Any]]:
-    """A study of the finished trials, asked once. Its sampler is seeded by the trial, not by how often it was asked."""
+    """Make a study of the finished trials and ask it once. The number of the trial is part of the seed, so the answer
+    does not depend on how often a sampler was asked before."""
     try:
         import optuna
         from optuna.trial import TrialState, create_trial
@@ -192,17 +194,18 @@ def _optuna(
             )  # fmt: skip
         study.ask(shapes)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        told = f"{sampler} cannot go on from the trials of the journal: {type(error).__name__}: {error}"
-        raise FormatError(told) from error
+        raise FormatError(
+            f"{sampler} cannot go on from the trials of the journal: {type(error).__name__}: {error}"
+        ) from error
     asked = study.trials[-1]
     return {name: spaces[name].nearest(value) for name, value in asked.params.items()}, dict(asked.system_attrs)
 
 
 class _Plain(pickle.Unpickler):
-    """Makes arrays and the state of CMA-ES, and calls nothing else."""
+    """An unpickler that can make arrays and the state of CMA-ES, and calls nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Raises FormatError for anything that the state of a sampler has not."""
+        """Raises FormatError for anything that is no part of the state of a sampler."""
         if f"{module}.{name}" not in STATE:
             raise FormatError(
                 f"a journal's memo of a sampler would run {module}.{name}: it was not written by a search"
@@ -211,13 +214,13 @@ class _Plain(pickle.Unpickler):
 
 
 def _require_harmless(memo: Mapping[str, Any]) -> None:
-    """Raise FormatError for a memo that would run code. Optuna unpickles the state of CMA-ES, which the journal has."""
+    """Raise FormatError for a memo that would run code: Optuna unpickles the state of CMA-ES that the journal holds."""
     pieces = {key: text for key, text in memo.items() if "optimizer" in key}
     if not pieces:
         return
     try:
-        whole = "".join(pieces[key] for key in sorted(pieces, key=lambda key: int(key.rpartition(":")[2])))
-        _Plain(io.BytesIO(bytes.fromhex(whole))).load()
+        state = "".join(pieces[key] for key in sorted(pieces, key=lambda key: int(key.rpartition(":")[2])))
+        _Plain(io.BytesIO(bytes.fromhex(state))).load()
     except FormatError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
@@ -237,7 +240,7 @@ def _sampler(optuna: Any, name: str, seed: int) -> Any:
 
 
 def _distribution(space: Space) -> Any:
-    """As Optuna calls it: evenly spaced values have an order, others are categories."""
+    """A space as Optuna's distribution: evenly spaced values become a range with a step, others become categories."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if not space.values:

@@ -19,13 +19,15 @@ from taskvec.searching.entries import Line
 
 try:
     import fcntl
-except ImportError:  # no locks: one process a journal
+except ImportError:  # without locks only one process may use a journal
     fcntl = None  # type: ignore[assignment]
 
 URL = re.compile(r"^[a-z0-9+]+://")
 UNNAMED = "search"  # the name of a journal in a database whose URL says none
 BACKENDS = ("postgresql", "sqlite")
-TABLE, LOCK, PATIENCE = "taskvec_journal", 0x7461736B, 60.0  # the lock's key; seconds to wait for SQLite's
+TABLE = "taskvec_journal"
+LOCK = 0x7461736B  # the key of the lock in PostgreSQL
+PATIENCE = 60.0  # seconds to wait for the lock of SQLite
 
 
 class Store(Protocol):
@@ -35,17 +37,17 @@ class Store(Protocol):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes meanwhile."""
+        """A block in which no other process writes."""
 
     def lines(self) -> list[Line]:
-        """All of them."""
+        """All lines that any process has written. Call it within `locked()`."""
 
     def append(self, line: Line) -> None:
-        """One more, on the disk on return."""
+        """Add a line, which is safely stored on return (a database: when the lock is given back)."""
 
 
 def store_of(where: str | os.PathLike[str] | None) -> Store:
-    """Memory for None, a database for a URL, else a file."""
+    """The store of a journal: memory for None, a database for a URL, and otherwise a file."""
     if where is None:
         return Memory()
     text = os.fspath(where)
@@ -53,7 +55,7 @@ def store_of(where: str | os.PathLike[str] | None) -> Store:
 
 
 class Memory:
-    """Gone with the process."""
+    """Lines in memory, which are lost when the process ends."""
 
     shared = False
 
@@ -65,20 +67,20 @@ class Memory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """There is nobody else."""
+        """No lock is needed: no other process can see this memory."""
         yield
 
     def lines(self) -> list[Line]:
-        """All of them."""
+        """All lines."""
         return self._lines
 
     def append(self, line: Line) -> None:
-        """One more."""
+        """Add a line."""
         self._lines.append(line)
 
 
 class File:
-    """A line of JSON each. What a kill or a full disk left of one is cut off by whoever writes next."""
+    """Lines of JSON in a file. If a kill or a full disk left a part of a line, the next write cuts it off."""
 
     shared = True
 
@@ -92,7 +94,7 @@ class File:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The file is made if it is not there."""
+        """A block in which no other process writes to the file, which is made if it does not exist."""
         with stated(self.path, OutputError):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -103,26 +105,26 @@ class File:
             os.close(self._fd)
 
     def lines(self) -> list[Line]:
-        """What is whole; read from where it was last read to."""
+        """All whole lines. Only what was added since the last call is read."""
         with stated(self.path, FormatError):
             size = os.fstat(self._fd).st_size
             if size < self._size:
                 raise FormatError(f"{self.path} became shorter while it was in use")
             data = os.pread(self._fd, size - self._size, self._size)
-        whole = data[: data.rfind(b"\n") + 1]
-        if data and not whole and not self._read and not _begins_a_journal(data):
+        whole_lines = data[: data.rfind(b"\n") + 1]
+        if data and not whole_lines and not self._read and not _begins_a_journal(data):
             raise FormatError(f"{self.path} is no journal: take another name, or remove it")
-        self._read += parsed(str(self), whole.splitlines(), len(self._read) + 1)
-        self._size += len(whole)
+        self._read += parsed(str(self), whole_lines.splitlines(), len(self._read) + 1)
+        self._size += len(whole_lines)
         return self._read
 
     def append(self, line: Line) -> None:
-        """Behind what others wrote."""
+        """Add a line after what others wrote, and flush it to the disk."""
         self.lines()
         text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         with stated(self.path, OutputError):
             try:
-                os.ftruncate(self._fd, self._size)  # what a kill left of a line
+                os.ftruncate(self._fd, self._size)  # cuts off what a kill left of a line
                 done = 0
                 while done < len(text):
                     done += os.pwrite(self._fd, text[done:], self._size + done)
@@ -134,9 +136,10 @@ class File:
 
 
 class Table:
-    """Rows of a table, for machines that share no folder: "postgresql://user@host/base#name", "sqlite:///file.db#name".
+    """Lines in a table of a database, for machines that share no folder.
 
-    Several journals stand in one table, by their names. By SQLAlchemy (the extra `search`; PostgreSQL: `postgresql`).
+    The URL is "postgresql://user@host/base#name" or "sqlite:///file.db#name". All journals of a database stand in one
+    table, told apart by their names. This needs SQLAlchemy (extra `search`), and for PostgreSQL the extra `postgresql`.
     """
 
     shared = True
@@ -169,7 +172,7 @@ class Table:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A transaction that others wait for."""
+        """A block that is one transaction, for whose end other processes wait."""
         with self._stated(), self._engine.connect() as self._connection:
             if self._sqlite:
                 self._connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -179,10 +182,9 @@ class Table:
             self._connection.commit()
 
     def lines(self) -> list[Line]:
-        """All of this journal's; read from where it was last read to."""
-        about = {"name": self.name, "last": self._last}
-        found = self._run(f"SELECT id, line FROM {TABLE} WHERE name = :name AND id > :last ORDER BY id", **about)
-        rows = found.fetchall()
+        """All lines of this journal. Only what was added since the last call is read."""
+        query = f"SELECT id, line FROM {TABLE} WHERE name = :name AND id > :last ORDER BY id"
+        rows = self._run(query, name=self.name, last=self._last).fetchall()
         self._read += parsed(
             self.text, [str(text).encode("utf-8", "surrogatepass") for _, text in rows], len(self._read) + 1
         )
@@ -190,7 +192,7 @@ class Table:
         return self._read
 
     def append(self, line: Line) -> None:
-        """There for all when the lock is given back."""
+        """Add a line. Other processes see it when the lock is given back."""
         text = json.dumps(line, separators=(",", ":"))
         self._run(f"INSERT INTO {TABLE} (name, line) VALUES (:name, :text)", name=self.name, text=text)
         self.lines()
@@ -210,14 +212,18 @@ class Table:
 
 
 def _begins_a_journal(data: bytes) -> bool:
-    """Whether a file without a whole line may be what a kill left of a first one; whatever else it is, it is kept."""
+    """Whether these bytes, a line without its end, may be what a kill left of the first line of a journal.
+
+    Only then may they be cut off: any other file is left as it is.
+    """
     begins = (b'{"search":', b'{"interference":')
     return any(data.startswith(b) or b.startswith(data) for b in begins)
 
 
 def parsed(where: str, texts: Iterable[bytes], first: int) -> list[Line]:
-    """Whole lines of JSON, the first of them the journal's line `first`. Raises FormatError."""
-    found = []
+    """The lines that these texts of JSON stand for. Raises FormatError, which names the journal (`where`) and the line;
+    the first text is line `first`."""
+    lines = []
     for number, text in enumerate(texts, first):
         try:
             line = json.loads(text.decode())
@@ -225,5 +231,5 @@ def parsed(where: str, texts: Iterable[bytes], first: int) -> list[Line]:
                 raise ValueError("it is no object")
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{where}, line {number}: no line of a journal ({error})") from None
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines

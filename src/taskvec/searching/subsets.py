@@ -9,17 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from taskvec.errors import RecipeError
 
 Values = Mapping[str, Sequence[float]]
-Rank = tuple[bool, float]  # (keeps the constraints, how good; or how far from keeping them): larger is better
+Rank = tuple[bool, float]  # (True, objective) if a trial keeps the constraints, else (False, -breach): larger is better
 
 
 def most(sampler: str, values: Values) -> int:
-    """How many trials there can be. Raises RecipeError for knobs that cannot be left out, or left in."""
+    """The largest number of trials. Raises RecipeError for a knob that cannot be 0, or cannot be anything else."""
     if bad := [name for name, given in values.items() if 0 not in given or not _others(given)]:
-        raise RecipeError(f"{sampler}: a knob is 0 or something else ({bad[0]}=0,1), and these are not:", bad)
+        raise RecipeError(
+            f"{sampler}: each knob needs the value 0 and another one (as in {bad[0]}=0,1), which these do not have:",
+            bad,
+        )
     n = len(values)
     if sampler == "greedy":
         if several := [name for name, given in values.items() if len(_others(given)) > 1]:
-            raise RecipeError("greedy takes a term or leaves it: one value beside 0 for", several)
+            raise RecipeError("greedy takes a term or leaves it out: give just one value beside 0 for", several)
         return 2 * n - 1
     steps = [sum(len(_others(given)) for given in values.values())]  # of the first round; each later one has fewer
     smallest = min(len(_others(given)) for given in values.values())
@@ -29,7 +32,7 @@ def most(sampler: str, values: Values) -> int:
 
 
 def next_sum(sampler: str, values: Values, ranks: Sequence[Rank]) -> dict[str, float] | None:
-    """The knobs of the next trial; None if there is none. ranks: those of all trials before it, in order."""
+    """The knobs of the next trial; None if there is none. ranks: the ranks of all trials before it, in order."""
     steps = (greedy if sampler == "greedy" else forward)(values, ranks)
     for number, knobs in enumerate(steps):
         if number == len(ranks):
@@ -38,7 +41,8 @@ def next_sum(sampler: str, values: Values, ranks: Sequence[Rank]) -> dict[str, f
 
 
 def greedy(values: Values, ranks: Sequence[Rank]) -> Iterator[dict[str, float]]:
-    """Every term alone, then from the best on one after the other, kept if it makes the sum strictly better.
+    """Try every term alone. Then begin with the best one and add the others one by one, from good to bad. A term is
+    kept if it makes the sum strictly better.
 
     Greedy soup (Wortsman et al., 2022, Recipe 1), with > as in their code, where the paper has >=.
     """
@@ -55,9 +59,8 @@ def greedy(values: Values, ranks: Sequence[Rank]) -> Iterator[dict[str, float]]:
 
 
 def forward(values: Values, ranks: Sequence[Rank]) -> Iterator[dict[str, float]]:
-    """From nothing on: in each round every term that is not in yet, at each of its values; the best one is taken.
-
-    Ends with a round in which none makes the sum strictly better.
+    """Begin with no term. In each round try every term that is not in the sum yet, at each of its values, and take the
+    best one. The end is a round in which no term makes the sum strictly better.
     """
     current = dict.fromkeys(values, 0.0)
     yield current

@@ -27,17 +27,17 @@ class Trial:
     knobs: Knobs
     scores: Mapping[str, Numbers]
     seconds: float
-    goods: tuple[float, ...]  # the objectives; the first one's negative where that is to be small
+    goods: tuple[float, ...]  # the objectives, all to be large: the first is negated where it is to be small
     broken: Mapping[str, float]  # the constraints that it does not keep, and by how much
     memo: Mapping[str, Any] = field(default_factory=dict)  # what its sampler wrote down when it proposed it
 
     def told(self) -> str:
-        """Its knobs in words."""
+        """The knobs and their values in words."""
         return in_words(self.knobs)
 
     @property
     def breach(self) -> float:
-        """By how much constraints are broken, all together."""
+        """The sum of the amounts by which constraints are broken."""
         return math.fsum(self.broken.values())
 
     @property
