@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo demo-vectors methods rules learned forget test test-slow test-oracle test-peer lint bench clean
+.PHONY: demo demo-vectors methods rules learned forget lab lab-quick test test-slow test-oracle test-peer lint bench clean
 
 demo: $(VENV)/ready
 	$(RUN) demo/demo.py
@@ -23,6 +23,13 @@ learned: $(VENV)/ready           # one coefficient, or one a vector, layer or te
 forget: $(VENV)/slow             # SmolLM2 without offensive language, and what that costs: about 20 minutes
 	$(RUN) -m pip install --quiet --no-deps alt-profanity-check==1.9.1
 	$(RUN) demo/forget.py
+
+lab: $(VENV)/ready               # the paper's experiments on the suite `text`, three seeds: see docs/lab.md
+	$(VENV)/bin/taskvec lab run --suite text --seeds 3 -o out/lab/text
+
+lab-quick: $(VENV)/ready         # the same with four tasks and one seed
+	$(VENV)/bin/taskvec lab run negation addition --suite text --seeds 1 --tasks movie,amazon,tweets,wordnet \
+		-o out/lab/quick
 
 test: $(VENV)/ready lint
 	$(RUN) -m pytest -m "not slow and not oracle"

@@ -13,5 +13,6 @@ bench.py        what an experiment works with: base, vectors, scores, choices
 experiments/    the experiments
 results.py      tables, curves and verdicts, as data
 page.py         the page of the results
+pictures.py     the charts of the results, as picture files
 run.py          runs experiments, and keeps what they give
 """

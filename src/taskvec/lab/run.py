@@ -13,15 +13,18 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from taskvec.errors import DataError, OutputError, RecipeError
+from taskvec.errors import DataError, MissingExtra, OutputError, RecipeError
 from taskvec.lab.bench import Bench
 from taskvec.lab.experiments import EXPERIMENTS, planned
 from taskvec.lab.page import page
+from taskvec.lab.pictures import pictures
 from taskvec.lab.results import Findings, read_findings, write_findings
 from taskvec.lab.suite import Suite
+from taskvec.notes import note
 from taskvec.places.local import stated, write_text
 from taskvec.version import __version__
 
@@ -71,6 +74,8 @@ def run(
 ) -> Run:
     """Run the named experiments, or all, with the vectors of so many seeds. Raises TaskvecError and its kinds."""
     began = time.perf_counter()
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise MissingExtra(f"the lab needs {' and '.join(missing)}; it", "lab")
     if seeds < 1:
         raise RecipeError(f"there must be one seed at least, not {seeds}")
     work = planned(names, suite)
@@ -129,4 +134,9 @@ def report(folder: Path) -> Path:
     found = [read_findings(path) for path in paths]
     with stated(folder, OutputError):
         write_text(folder / "report.html", page(told, found), durable=False)
+    try:
+        for findings in found:
+            pictures(findings, folder / "figures")
+    except MissingExtra as error:
+        note(f"no picture files were written, the page has its charts nonetheless: {error}")
     return folder / "report.html"

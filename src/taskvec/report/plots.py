@@ -22,7 +22,7 @@ ACCENT = "#b3124e"
 
 def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: str = "Cosine of task vectors") -> None:
     """The cosine matrix as a picture in the format of the suffix (.png, .svg, .pdf); cells print their values."""
-    pyplot = _pyplot()
+    pyplot = pyplot_headless()
     cosine, names = comparison.whole.cosine, comparison.names
     side = 1.6 + 0.62 * len(names)
     figure, axes = pyplot.subplots(figsize=(side + 1.2, side), layout="constrained")
@@ -43,7 +43,7 @@ def cosine_heatmap(comparison: Comparison, path: str | os.PathLike[str], title: 
             )
     figure.colorbar(image, ax=axes, shrink=0.85, label="cosine")
     axes.set_title(title)
-    _write(figure, path)
+    write_picture(figure, path)
     pyplot.close(figure)
 
 
@@ -56,8 +56,8 @@ def figures(record: Record, folder: Path, name: str, suffix: str = "png") -> lis
     for what, draw in drawn.items():
         if (figure := draw(record)) is not None:
             paths.append(folder / f"{name}-{what}.{suffix}")
-            _write(figure, paths[-1])
-            _pyplot().close(figure)
+            write_picture(figure, paths[-1])
+            pyplot_headless().close(figure)
     return paths
 
 
@@ -65,7 +65,7 @@ def curves(record: Record) -> Any:
     """Every metric against the knob, with bands of intervals and the chosen value; None unless there is one knob."""
     if len(record.knobs) != 1 or len(record.trials) < 2:
         return None
-    pyplot, (knob,) = _pyplot(), record.knobs
+    pyplot, (knob,) = pyplot_headless(), record.knobs
     metrics, trials = [*record.base], sorted(record.trials, key=lambda t: t.knobs[knob])
     rows = -(-len(metrics) // 3)
     columns = min(3, len(metrics))
@@ -101,7 +101,7 @@ def tradeoff(record: Record) -> Any:
     it is known which way is better. None if there is no trade."""
     if not (possible := trades(record)):
         return None
-    trade, (figure, axis) = possible[0], _pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
+    trade, (figure, axis) = possible[0], pyplot_headless().subplots(figsize=(5.6, 4.2), layout="constrained")
     for broken, color, label in ((False, "C0", "candidates"), (True, "lightgray", "breaks a constraint")):
         if points := [trade.points[t.number] for t in record.trials if bool(t.broken) == broken]:
             axis.scatter(*zip(*points, strict=True), s=14, color=color, label=label)
@@ -132,7 +132,9 @@ def heatmap(record: Record) -> Any:
     table = np.full((len(ys), len(xs)), np.nan)
     for (x, y), trial in grid.best.items():
         table[ys.index(y), xs.index(x)] = record.values(trial)[0]
-    figure, axis = _pyplot().subplots(figsize=(1.8 + 0.42 * len(xs), 1.4 + 0.36 * len(ys)), layout="constrained")
+    figure, axis = pyplot_headless().subplots(
+        figsize=(1.8 + 0.42 * len(xs), 1.4 + 0.36 * len(ys)), layout="constrained"
+    )
     image = axis.imshow(table, origin="lower", cmap="viridis", aspect="auto")
     axis.set_xticks(range(len(xs)), [f"{v:g}" for v in xs], rotation=45)
     axis.set_yticks(range(len(ys)), [f"{v:g}" for v in ys])
@@ -146,7 +148,7 @@ def heatmap(record: Record) -> Any:
 
 def disentanglement_heatmap(measured: Disentanglement, path: str | os.PathLike[str]) -> None:
     """The error xi over both coefficients as a picture, with a frame around the cell of (1, 1)."""
-    pyplot = _pyplot()
+    pyplot = pyplot_headless()
     figure, axes = pyplot.subplots(figsize=(5.4, 4.6), layout="constrained")
     image = axes.imshow(measured.xi.T, origin="lower", vmin=0, vmax=max(0.5, float(measured.xi.max())), cmap="viridis")
     ticks = [f"{a:g}" for a in measured.alphas]
@@ -159,7 +161,7 @@ def disentanglement_heatmap(measured: Disentanglement, path: str | os.PathLike[s
         axes.add_patch(pyplot.Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=2))
     figure.colorbar(image, ax=axes, shrink=0.9, label="disentanglement error ξ")
     axes.set_title(f"ξ of {measured.tasks[0]} and {measured.tasks[1]}, by {measured.by}; frame: α = 1")
-    _write(figure, path)
+    write_picture(figure, path)
     pyplot.close(figure)
 
 
@@ -168,7 +170,8 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _pyplot() -> Any:
+def pyplot_headless() -> Any:
+    """matplotlib's pyplot, which opens no windows. Raises MissingExtra."""
     try:
         import matplotlib
     except ImportError:
@@ -179,7 +182,7 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+def write_picture(figure: Any, path: str | os.PathLike[str]) -> None:
     """Write a picture in the format of its suffix. It replaces what has the name; a link is replaced, not followed."""
     wanted = Path(path)
     wanted = wanted if wanted.suffix else wanted.with_name(f"{wanted.name}.png")
