@@ -14,9 +14,13 @@ def pictures(findings: Findings, folder: Path) -> list[Path]:
     pyplot = pyplot_headless()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for number, chart in enumerate((*findings.curves, *findings.points), 1):
+    charts: list[Curves | Points] = [*findings.curves, *findings.points]
+    for number, chart in enumerate(charts, 1):
         figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
-        _draw_curves(axes, chart) if isinstance(chart, Curves) else _draw_points(axes, chart)
+        if isinstance(chart, Curves):
+            _draw_curves(axes, chart)
+        else:
+            _draw_points(axes, chart)
         axes.set_title(chart.title, fontsize=10)
         axes.set_xlabel(chart.x)
         axes.set_ylabel(chart.y)
@@ -34,8 +38,7 @@ def _draw_curves(axes: Any, chart: Curves) -> None:
         (drawn,) = axes.plot(xs, [point[1] for point in line], marker="o", markersize=3, label=name)
         known = [(x, low, high) for x, _, low, high in line if low is not None and high is not None]
         if len(known) > 1:
-            x, low, high = zip(*known, strict=True)
-            axes.fill_between(x, low, high, alpha=0.18, color=drawn.get_color(), linewidth=0)
+            axes.fill_between(*zip(*known, strict=True), alpha=0.18, color=drawn.get_color(), linewidth=0)
     for name, x in chart.marks.items():
         axes.axvline(x, linestyle="--", linewidth=1, color="0.35", label=f"{name}: {x:.3g}")
     axes.legend(fontsize=8, frameon=False)
