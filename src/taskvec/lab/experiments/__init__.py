@@ -3,6 +3,7 @@
 negation.py   forgetting: subtract a vector
 addition.py   learning: add vectors; target improvement
 analogies.py  three vectors predict a fourth
+methods.py    every merge method against plain task arithmetic
 discussion.py cosines, learning rates, vectors along the training, seeds, disentanglement
 common.py     from scores to means and paired comparisons
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 from taskvec.errors import RecipeError
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments import addition, analogies, discussion, negation
+from taskvec.lab.experiments import addition, analogies, discussion, methods, negation
 from taskvec.lab.results import Findings
 from taskvec.lab.suite import Suite
 from taskvec.places.fields import near, problems_of
@@ -33,6 +34,7 @@ EXPERIMENTS = (
     Experiment("negation", negation.QUESTION, negation.Settings, negation.run),
     Experiment("addition", addition.QUESTION, addition.Settings, addition.run),
     Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run),
+    Experiment("methods", methods.QUESTION, methods.Settings, methods.run),
     Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run),
 )
 
