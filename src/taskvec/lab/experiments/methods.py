@@ -169,8 +169,7 @@ def _told(measured: Mapping[str, _Measured], tasks: Sequence[str], seeds: int) -
         rows.append((name, measured[name].accuracy(), gaps[name], together, ps[name], told, shown))
     table = Table(
         f"{len(tasks)} vectors: {', '.join(tasks)}",
-        ("method", "accuracy", "minus task arithmetic, over seeds", "over examples, all methods together", "p", "chosen",
-         ""),
+        ("method", "accuracy", "minus task arithmetic, over seeds", "over examples, all together", "p", "chosen", ""),
         tuple(rows),
         f"Test examples; accuracy with 95 % intervals over {seeds} seeds. p: paired tests with Holm's correction.",
         plain=("p",),
