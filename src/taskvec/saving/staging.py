@@ -1,16 +1,19 @@
-"""Where an output grows until it is whole: a hidden sibling folder with a journal, locked by the process that writes.
+"""The hidden folder in which an output grows until it is whole, and its journal.
 
-`.NAME.taskvec/files/` holds the output. `journal.jsonl` beside it is the lock, and has a line each for
+An output NAME grows in `.NAME.taskvec`, beside the place where it will be. `files/` in this folder holds the files of
+the output. `journal.jsonl` says what has been done so far; the process that writes holds a lock on it. Its lines are:
 
-1. the plan, and the number (inode) of the hidden folder: a copy of the folder, in a clone or an archive, is not gone on
-   with. What else lies there under this name, a link, or files that no journal speaks of, is refused and left alone;
-2. the number of `files`, so that it is known from an older output which a swap has put there in its place;
-3. every run of blocks that are safely on disk;
-4. at last what the whole output consists of, just before it gets its name.
+1. The key of the plan, and the number (inode) of the hidden folder. A copy of the folder, in a clone or an archive, has
+   another number, and nobody goes on with it.
+2. The number of `files/`. When an output replaces an older one, the two swap their names. Then the older one lies under
+   the name `files/`, and its number says so.
+3. One line for each block whose data is safely on disk.
+4. What the whole output consists of, written just before it gets its name.
 
-A killed process leaves all that. The same command checks what is there against the journal and goes on; any other
-command for the same output clears it away first. Clearing goes from the data to the journal to the folder, so that at
-every moment either the journal explains what is there, or nothing is there.
+A killed process leaves all of this behind. The same command compares the files with the journal and goes on. Any other
+command for the same output clears the folder away first: the data, then the journal, then the folder. So at every
+moment either the journal explains what is there, or nothing is there. A link or a folder of this name that taskvec
+cannot have made is refused and left as it is.
 """
 
 import errno
@@ -30,11 +33,11 @@ from taskvec.saving.outputs import SHOWN, Destination, strangers
 
 try:
     import fcntl
-except ImportError:  # Windows: no lock, the journal still names its plan
+except ImportError:  # Windows has no such locks; the journal still names its plan there
     fcntl = None  # type: ignore[assignment]
 
 JOURNAL, FILES, OLD = "journal.jsonl", "files", "old"
-PROOFS = Mapping[str, str]  # file -> digest, of what an output consisted of when it was whole
+PROOFS = Mapping[str, str]  # file -> what proves that it is as it was when the output became whole (proofs.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class Staging:
     """The folder for one output and one plan. `done` holds the blocks that an earlier run recorded."""
 
     def __init__(self, place: Destination, key: str, resume: bool, durable: bool):
-        """Raises OutputError if the output cannot be written, also if that is so only since another has finished it."""
+        """Lock the folder, and go on with what is there or begin anew. Raises OutputError if another process writes
+        this output, or if it cannot be written, as when another process finished it a moment ago."""
         self.place, self.target, self.durable = place, place.target, durable
         self.folder = hidden(self.target)
         self.files = self.folder / FILES
@@ -63,13 +67,13 @@ class Staging:
                 self.done = {done.index: done for done in self._begun(key, resume)}
             except BaseException:
                 if _notes(self._journal):
-                    self.close()  # an earlier run may still be gone on with
+                    self.close()  # the work of an earlier run stays, so that a later run can go on with it
                 else:
                     self.discard()
                 raise
 
     def _begun(self, key: str, resume: bool) -> Iterable[Done]:
-        """The blocks of an earlier run of the same plan; without one, an empty folder and the journal's first lines."""
+        """The blocks that an earlier run of the same plan recorded; or none, once folder and journal are emptied."""
         lines, first = _notes(self._journal), {"plan": key, "folder": self.folder.stat().st_ino}
         if resume and lines[:1] == [first] and _own_files(self.folder, lines):
             if not os.path.lexists(self.files):
@@ -86,30 +90,33 @@ class Staging:
         return []
 
     def _note(self, *lines: Any) -> None:
+        """Append lines to the journal. If a kill has cut off its last line, that line is ended first."""
         end = os.fstat(self._journal.fileno()).st_size
         torn = end and os.pread(self._journal.fileno(), 1, end - 1) != b"\n"
         text = "\n" * bool(torn) + "".join(json.dumps(line) + "\n" for line in lines)
         write_exactly(self._journal.fileno(), memoryview(text.encode()), end)
 
     def record(self, blocks: Iterable[Done], synced: Callable[[], None]) -> None:
-        """Note finished blocks once `synced` has made their data durable; a line that is lost costs only its blocks."""
+        """Note finished blocks in the journal, after `synced` has made their data durable. If a power cut loses a line
+        of the journal, its blocks are computed again."""
         synced()
         self._note(*([d.index, d.flags, b"".join(d.pieces).hex()] for d in blocks))
 
     def keep_only(self, sizes: Mapping[str, int]) -> None:
-        """Remove what does not belong to the output (name -> size) from an earlier run's files."""
-        for found in self.files.iterdir():
-            about = found.lstat()
-            if found.name not in sizes or not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
-                remove(found)
-            elif about.st_size > sizes[found.name]:
-                os.truncate(found, sizes[found.name])
+        """Remove from an earlier run's files what does not belong to the output (name -> bytes), and cut what is too
+        long. Links are removed too, hard links as well, so that nothing is written through them."""
+        for path in self.files.iterdir():
+            about = path.lstat()
+            if path.name not in sizes or not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+                remove(path)
+            elif about.st_size > sizes[path.name]:
+                os.truncate(path, sizes[path.name])
 
     def commit(self, proofs: PROOFS | None = None) -> None:
-        """The whole output under its name, in one step; then the staging folder is gone.
+        """Give the whole output its name, in one step, and remove the staging folder.
 
-        The journal says first which folder or file that is and what it consists of (`proofs`), so that a run that finds
-        it in place knows it is done. Raises OutputError if something else has the name by now: that is left alone.
+        Before that, the journal notes the inode of the output and its `proofs`, by which a later run knows that the
+        work is done (`finished_before`). Raises OutputError if something else has the name by now: that stays.
         """
         sync_folder(self.files, self.durable)
         new = next(self.files.iterdir()) if self.place.alone else self.files
@@ -118,7 +125,7 @@ class Staging:
             if self.durable:
                 sync(self._journal.fileno())
             self._give_name(new)
-        with suppress(OSError):  # the output is there: what cannot be cleared now, the next run clears
+        with suppress(OSError):  # what cannot be removed now, the next run removes
             self.discard()
         try:
             sync_folder(self.target.parent, self.durable)
@@ -140,17 +147,20 @@ class Staging:
             self._replace(new)
 
     def _replace(self, new: Path) -> None:
-        """`new` in the place of what has the name, which is looked at before and after; removed with the folder.
+        """Put `new` in the place of the older output, which is then removed with the staging folder.
 
-        Where the system can swap two names at once (Linux), the target exists at every moment. Elsewhere the old one is
-        set aside in the folder, and the next run puts it back if nothing has its name.
+        1. The older output must be something that may be replaced.
+        2. The two swap their names. Where the system cannot do that in one step (it is not Linux), the older output is
+           moved into the staging folder first, as `old`; after a kill the next run puts it back (`_put_back`).
+        3. The older output must still be something that may be replaced: another program may have written into it
+           since step 1. If it is not, both get their old places back, and OutputError is raised.
         """
         self.place.require_replaceable(self.target)
         aside = new if (swapped := swap(new, self.target)) else self.folder / OLD
         if not swapped:
             self.target.rename(aside)
         try:
-            self.place.require_replaceable(aside)  # whatever it is that has just come out
+            self.place.require_replaceable(aside)
             if not swapped:
                 move_new(new, self.target)
         except (OSError, OutputError):
@@ -167,7 +177,7 @@ class Staging:
         self.close()
 
     def close(self) -> None:
-        """Let go of the folder and leave it for the next run."""
+        """Release the lock, and leave the folder for the next run."""
         self._journal.close()
 
 
@@ -177,9 +187,10 @@ def hidden(target: Path) -> Path:
 
 
 def finished_before(place: Destination, key: str = "", proven: Callable[[PROOFS], bool] = lambda proofs: False) -> bool:
-    """Whether a run of the same plan was killed after its last step, and its output is `proven` to be there still.
+    """Whether a run of the same plan was killed after its output got its name, and the output is still that one.
 
-    What such a run has left is cleared away, and also what a run left that came no further than making the folder.
+    key: that of the plan. proven: tells by the proofs of `commit` whether the output is unchanged. The staging folder
+    of such a run is removed, and so is that of a run that was killed before it had written any data.
     """
     folder = hidden(place.target)
     if not os.path.lexists(folder):
@@ -187,7 +198,7 @@ def finished_before(place: Destination, key: str = "", proven: Callable[[PROOFS]
     with stated(place.target, OutputError):
         try:
             journal = _claimed(folder, place.target)
-        except OutputError:  # somebody works there, or it is not ours: a run that needs the folder says so
+        except OutputError:  # another process works there, or it is not ours; a run that needs the folder will say so
             return False
         with journal:
             _put_back(folder, place.target)
@@ -203,8 +214,8 @@ def finished_before(place: Destination, key: str = "", proven: Callable[[PROOFS]
 
 @contextmanager
 def one_file(place: Destination) -> Iterator[Path]:
-    """Where a file is to be written that is an output of its own. Behind the `with` it has its name, whole; after an
-    error there is nothing. Raises OutputError."""
+    """The path to write an output to that is one file. It gets its name after the `with` block; after an error in the
+    block there is no file. Raises OutputError."""
     finished_before(place)
     place.require_writable()
     stage = Staging(place, "", resume=False, durable=True)
@@ -218,7 +229,7 @@ def one_file(place: Destination) -> Iterator[Path]:
 
 
 def write_file(place: Destination, content: bytes) -> None:
-    """A page or a picture under its name: whole and on the disk, or not at all. Raises OutputError."""
+    """Write one file, such as a page or a picture: whole and on the disk, or not at all. Raises OutputError."""
     with one_file(place) as path, os.fdopen(opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
         file.write(content)
         file.flush()
@@ -227,9 +238,11 @@ def write_file(place: Destination, content: bytes) -> None:
 
 # ---- the folder and its journal ------------------------------------------------------------------
 def _claimed(folder: Path, target: Path) -> Any:
-    """The journal, open and locked, of a folder that is ours. Raises OutputError if it is another's or somebody's."""
+    """The journal, open and locked, of the folder, which is made if there is none. If another process finishes and
+    removes it before the lock is held, the journal has no name (no link) any more, and we begin again. Raises
+    OutputError if another process works in the folder, or if taskvec cannot have made it."""
     busy = f"another taskvec is writing {target} at this moment: wait for it or take another name"
-    for _ in range(100):  # as often as others finish, and their folders go away under ours
+    for _ in range(100):  # each time, another process has just finished
         with suppress(FileExistsError):
             folder.mkdir(0o700)
         try:
@@ -252,24 +265,26 @@ def _claimed(folder: Path, target: Path) -> Any:
 
 
 def _require_own(folder: Path) -> None:
-    """Raise OutputError unless this is a folder of this user's that holds what taskvec puts there, and no links."""
+    """Raise OutputError unless the folder belongs to this user and holds only what taskvec puts there. No entry may be
+    a link except `old`, since an older output may have been one."""
     kinds = {JOURNAL: {stat.S_IFREG}, FILES: {stat.S_IFDIR}, OLD: {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}}
     about = folder.lstat()
     problems = [] if stat.S_ISDIR(about.st_mode) else ["it is no folder but a link or a file"]
     if not problems and not _is_ours(about, folder):
         problems.append("it belongs to another user")
-    for found in [] if problems else sorted(folder.iterdir()):
-        inner = found.lstat()
-        if found.name not in kinds:
-            problems.append(f"{found.name} is none of taskvec's")
-        elif stat.S_IFMT(inner.st_mode) not in kinds[found.name] or (found.name == JOURNAL and inner.st_nlink > 1):
-            problems.append(f"{found.name} is a link, or not what taskvec puts there")
+    for path in [] if problems else sorted(folder.iterdir()):
+        inner = path.lstat()
+        if path.name not in kinds:
+            problems.append(f"{path.name} is none of taskvec's files")
+        elif stat.S_IFMT(inner.st_mode) not in kinds[path.name] or (path.name == JOURNAL and inner.st_nlink > 1):
+            problems.append(f"{path.name} is a link, or not what taskvec puts there")
     if problems:
         raise _foreign(folder, problems)
 
 
 def _is_ours(about: os.stat_result, folder: Path) -> bool:
-    """Whether something belongs to this user: to whom a file system gives what we make, where that is somebody else."""
+    """Whether the folder, whose stat is `about`, belongs to this user. Some file systems give what we make to another
+    user; so if the owner is another one, a file is made beside the folder, and its owner is compared."""
     if not hasattr(os, "geteuid") or about.st_uid == os.geteuid():
         return True
     probe = folder.with_name(f"{folder.name}-{os.getpid()}")
@@ -282,7 +297,7 @@ def _is_ours(about: os.stat_result, folder: Path) -> bool:
 
 
 def _require_explained(folder: Path, journal: Any) -> None:
-    """Raise OutputError if there are files, or a journal, that no run of taskvec can have left."""
+    """Raise OutputError if the folder holds files or a journal that no run of taskvec can have left."""
     lines = _notes(journal)
     first = lines[0] if lines else None
     if lines and not (isinstance(first, dict) and isinstance(first.get("plan"), str) and "folder" in first):
@@ -300,34 +315,35 @@ def _foreign(folder: Path, problems: list[str]) -> OutputError:
 
 
 def _holds_data(folder: Path) -> bool:
+    """Whether the staging folder holds files of an output, new or old."""
     files = folder / FILES
     return os.path.lexists(folder / OLD) or (files.is_dir() and any(files.iterdir()))
 
 
-def _each(journal: Any) -> Iterator[bytes]:
-    """The lines of the journal, which for a large model are many: one at a time."""
+def _lines(journal: Any) -> Iterator[bytes]:
+    """The lines of the journal, one at a time: for a large model there are many."""
     with os.fdopen(os.dup(journal.fileno()), "rb") as again:
         again.seek(0)
         yield from again
 
 
 def _notes(journal: Any) -> list[Any]:
-    """What the journal says beside its blocks; None for a first line that is none. Lines that a kill has torn are left
-    out, and so is what a power cut has left of a first one."""
-    found: list[Any] = []
-    for line in _each(journal):
+    """The lines of the journal that are not blocks, parsed. The first one is None if it is no JSON. Later lines that
+    were cut off by a kill are left out, and so are zeros that a power cut has left."""
+    notes: list[Any] = []
+    for line in _lines(journal):
         text = line.strip(b"\0\n")
-        if text and (not found or text.startswith(b"{")):
+        if text and (not notes or text.startswith(b"{")):
             try:
-                found.append(json.loads(text))
+                notes.append(json.loads(text))
             except (ValueError, RecursionError):
-                found += [] if found else [None]
-    return found
+                notes += [] if notes else [None]
+    return notes
 
 
 def _blocks(journal: Any) -> Iterator[Done]:
-    """The blocks that were noted, of lines that are as they should be."""
-    for text in _each(journal):
+    """The blocks that the journal records. Lines that are not as `Staging.record` writes them are left out."""
+    for text in _lines(journal):
         with suppress(ValueError, RecursionError):
             line = json.loads(text) if text.startswith(b"[") else None
             if isinstance(line, list) and [*map(type, line)] == [int, int, str]:
@@ -336,7 +352,8 @@ def _blocks(journal: Any) -> Iterator[Done]:
 
 
 def _own_files(folder: Path, lines: list[Any]) -> bool:
-    """Whether `files` is what a run has made there, or missing, and not an older output that was swapped with it."""
+    """Whether `files` is missing, or the folder that the journal names. Otherwise it is an older output, which has
+    swapped names with the new one."""
     numbers = [line[FILES] for line in lines if isinstance(line, dict) and FILES in line]
     try:
         return not numbers or (folder / FILES).lstat().st_ino == numbers[-1]
@@ -345,12 +362,12 @@ def _own_files(folder: Path, lines: list[Any]) -> bool:
 
 
 def _remove_files(folder: Path, lines: list[Any]) -> None:
-    """What was staged, and an output that was replaced. Raises OutputError if that holds more than a checkpoint."""
+    """Remove what was staged, and an output that was replaced. Raises OutputError if that is more than a checkpoint."""
     older = [folder / OLD] if _own_files(folder, lines) else [folder / OLD, folder / FILES]
     if others := [f"{path.name}/{name}" for path in older if path.is_dir() for name in strangers(path)]:
         raise OutputError(
-            f"{folder} holds an older output that was replaced, and in it what is no part of a checkpoint. Move that "
-            "to a place of its own and run the same command again:",
+            f"{folder} holds an older output that was replaced, and in it are files that are no part of a checkpoint. "
+            "Move these to another place and run the same command again:",
             others[:SHOWN],
         )
     for path in (folder / FILES, folder / OLD):
@@ -359,21 +376,21 @@ def _remove_files(folder: Path, lines: list[Any]) -> None:
 
 
 def _put_back(folder: Path, target: Path) -> None:
-    """An older output that a killed run had set aside, where nothing has its name now."""
+    """Give an older output its name back, if a killed run had set it aside and nothing has the name now."""
     if os.path.lexists(folder / OLD) and not os.path.lexists(target):
         with suppress(FileExistsError):
             move_new(folder / OLD, target)
 
 
 def _cleared(folder: Path, journal: Any) -> None:
-    """Data first, then the journal, then the folder; who takes the lock next has a new one."""
+    """Remove the data, then the journal, then the folder. The next process that takes the lock makes a new folder."""
     _remove_files(folder, _notes(journal))
     (folder / JOURNAL).unlink(missing_ok=True)
-    with suppress(OSError):  # another run has begun in it already
+    with suppress(OSError):  # not empty: another run has already begun in it
         folder.rmdir()
 
 
 def _identity(path: Path) -> list[int]:
-    """What a file or folder keeps when it is renamed."""
-    found = path.lstat()
-    return [found.st_dev, found.st_ino]
+    """What a file or folder keeps when it is renamed: the numbers of its device and of its inode."""
+    about = path.lstat()
+    return [about.st_dev, about.st_ino]
