@@ -5,7 +5,8 @@ cost.py            the memory that the sources of a plan take, and that a thread
 blocks.py          one block of an output, in memory that is never reallocated
 compute.py         blocks of a plan, computed by any worker: from data to data
 stream.py          the pass over the data: compute, hash, write, note in the journal
-staging.py         the hidden folder with a journal, in which an output grows until it is renamed into its place
+staging.py         the hidden folder in which an output grows until it is renamed into its place
+journal.py         the journal of that folder: who may work there, and what has been done
 outputs.py         where an output goes, and what it may replace there
 sidecars.py        config, tokenizer, index and model card beside the weights
 copying.py         the files beside a model's weights that are safe to copy, and copies of them

@@ -1,42 +1,32 @@
-"""The hidden folder in which an output grows until it is whole, and its journal.
+"""The hidden folder in which an output grows until it is whole.
 
-An output NAME grows in `.NAME.taskvec`, beside the place where it will be. `files/` in this folder holds the files of
-the output. `journal.jsonl` says what has been done so far; the process that writes holds a lock on it. Its lines are:
+An output NAME grows in `.NAME.taskvec`, beside the place where it will be:
 
-1. The key of the plan, and the number (inode) of the hidden folder. A copy of the folder, in a clone or an archive, has
-   another number, and nobody goes on with it.
-2. The number of `files/`. When an output replaces an older one, the two swap their names. Then the older one lies under
-   the name `files/`, and its number says so.
-3. One line for each block whose data is safely on disk.
-4. What the whole output consists of, written just before it gets its name.
+    files/          the files of the output
+    journal.jsonl   what has been done so far; the process that writes holds a lock on it (journal.py)
+    old             an older output, for the moment in which the new one takes its name, where names cannot be swapped
 
 A killed process leaves all of this behind. The same command compares the files with the journal and goes on. Any other
 command for the same output clears the folder away first: the data, then the journal, then the folder. So at every
-moment either the journal explains what is there, or nothing is there. A link or a folder of this name that taskvec
-cannot have made is refused and left as it is.
+moment either the journal explains what is there, or nothing is there.
 """
 
-import errno
 import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from taskvec.errors import OutputError
-from taskvec.places.local import opened, stated, write_exactly
-from taskvec.places.moving import CANNOT, move_new, remove, swap, sync, sync_folder
+from taskvec.places.local import opened, stated
+from taskvec.places.moving import move_new, remove, swap, sync, sync_folder
+from taskvec.saving.journal import FILES, JOURNAL, OLD, append, claimed, holds_data, lines_of, notes
 from taskvec.saving.outputs import SHOWN, Destination, strangers
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks; the journal still names its plan there
-    fcntl = None  # type: ignore[assignment]
-
-JOURNAL, FILES, OLD = "journal.jsonl", "files", "old"
 PROOFS = Mapping[str, str]  # file -> what proves that it is as it was when the output became whole (proofs.py)
 
 
@@ -53,20 +43,23 @@ class Staging:
     """The folder for one output and one plan. `done` holds the blocks that an earlier run recorded."""
 
     def __init__(self, place: Destination, key: str, resume: bool, durable: bool):
-        """Lock the folder, and go on with what is there or begin anew. Raises OutputError if another process writes
-        this output, or if it cannot be written, as when another process finished it a moment ago."""
+        """Lock the folder, and go on with what is there or begin anew.
+
+        Raises OutputError if another process is writing this output, or if it cannot be written. The latter is checked
+        under the lock, because another process may have finished the same output a moment before.
+        """
         self.place, self.target, self.durable = place, place.target, durable
         self.folder = hidden(self.target)
         self.files = self.folder / FILES
         with stated(self.target, OutputError):
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._journal = _claimed(self.folder, self.target)
+            self._journal = claimed(self.folder, self.target)
             try:
                 _put_back(self.folder, self.target)
                 place.require_writable()
                 self.done = {done.index: done for done in self._begun(key, resume)}
             except BaseException:
-                if _notes(self._journal):
+                if notes(self._journal):
                     self.close()  # the work of an earlier run stays, so that a later run can go on with it
                 else:
                     self.discard()
@@ -74,33 +67,23 @@ class Staging:
 
     def _begun(self, key: str, resume: bool) -> Iterable[Done]:
         """The blocks that an earlier run of the same plan recorded; or none, once folder and journal are emptied."""
-        lines, first = _notes(self._journal), {"plan": key, "folder": self.folder.stat().st_ino}
+        lines, first = notes(self._journal), {"plan": key, "folder": self.folder.stat().st_ino}
         if resume and lines[:1] == [first] and _own_files(self.folder, lines):
-            if not os.path.lexists(self.files):
-                self.files.mkdir()
-                self._note({FILES: self.files.stat().st_ino})
             return _blocks(self._journal)
         _remove_files(self.folder, lines)
         os.ftruncate(self._journal.fileno(), 0)
-        self._note(first)
+        append(self._journal, first)
         self.files.mkdir()
-        self._note({FILES: self.files.stat().st_ino})
+        append(self._journal, {FILES: self.files.stat().st_ino})
         if self.durable:
             sync(self._journal.fileno())
         return []
-
-    def _note(self, *lines: Any) -> None:
-        """Append lines to the journal. If a kill has cut off its last line, that line is ended first."""
-        end = os.fstat(self._journal.fileno()).st_size
-        torn = end and os.pread(self._journal.fileno(), 1, end - 1) != b"\n"
-        text = "\n" * bool(torn) + "".join(json.dumps(line) + "\n" for line in lines)
-        write_exactly(self._journal.fileno(), memoryview(text.encode()), end)
 
     def record(self, blocks: Iterable[Done], synced: Callable[[], None]) -> None:
         """Note finished blocks in the journal, after `synced` has made their data durable. If a power cut loses a line
         of the journal, its blocks are computed again."""
         synced()
-        self._note(*([d.index, d.flags, b"".join(d.pieces).hex()] for d in blocks))
+        append(self._journal, *([d.index, d.flags, b"".join(d.pieces).hex()] for d in blocks))
 
     def keep_only(self, sizes: Mapping[str, int]) -> None:
         """Remove from an earlier run's files what does not belong to the output (name -> bytes), and cut what is too
@@ -115,18 +98,18 @@ class Staging:
     def commit(self, proofs: PROOFS | None = None) -> None:
         """Give the whole output its name, in one step, and remove the staging folder.
 
-        Before that, the journal notes the inode of the output and its `proofs`, by which a later run knows that the
-        work is done (`finished_before`). Raises OutputError if something else has the name by now: that stays.
+        Before that, the journal notes the number (inode) of the output and its `proofs`. A later run that finds this
+        very output under its name knows by them that the work is done (`finished_before`). Raises OutputError if
+        something else has the name by now, and leaves that as it is.
         """
         sync_folder(self.files, self.durable)
         new = next(self.files.iterdir()) if self.place.alone else self.files
         with stated(self.target, OutputError):
-            self._note({"whole": _identity(new), "proofs": dict(proofs or {})})
+            append(self._journal, {"whole": _identity(new), "proofs": dict(proofs or {})})
             if self.durable:
                 sync(self._journal.fileno())
             self._give_name(new)
-        with suppress(OSError):  # what cannot be removed now, the next run removes
-            self.discard()
+        self.discard()
         try:
             sync_folder(self.target.parent, self.durable)
         except OSError as error:
@@ -172,7 +155,7 @@ class Staging:
 
     def discard(self) -> None:
         """Remove everything that was staged."""
-        with suppress(OSError):
+        with suppress(OSError):  # what cannot be removed now, the next run removes
             _cleared(self.folder, self._journal)
         self.close()
 
@@ -197,25 +180,24 @@ def finished_before(place: Destination, key: str = "", proven: Callable[[PROOFS]
         return False
     with stated(place.target, OutputError):
         try:
-            journal = _claimed(folder, place.target)
+            journal = claimed(folder, place.target)
         except OutputError:  # another process works there, or it is not ours; a run that needs the folder will say so
             return False
         with journal:
             _put_back(folder, place.target)
-            lines = _notes(journal)
-            whole = next((line for line in reversed(lines) if isinstance(line, dict) and "whole" in line), {})
+            lines = notes(journal)
+            whole: dict[str, Any] = next((line for line in reversed(lines) if "whole" in line), {})
             here = os.path.lexists(place.target) and whole.get("whole") == _identity(place.target)
-            same = isinstance(lines[0], dict) and lines[0].get("plan") == key if lines else False
-            done = here and same and proven(whole.get("proofs", {}))
-            if here or not lines or not _holds_data(folder):
+            done = here and lines[0]["plan"] == key and proven(whole.get("proofs", {}))
+            if here or not holds_data(folder):
                 _cleared(folder, journal)
         return bool(done)
 
 
 @contextmanager
 def one_file(place: Destination) -> Iterator[Path]:
-    """The path to write an output to that is one file. It gets its name after the `with` block; after an error in the
-    block there is no file. Raises OutputError."""
+    """For an output that is one file: the path to write it to. After the `with` block the file has its name; after an
+    error in the block there is no file. Raises OutputError."""
     finished_before(place)
     place.require_writable()
     stage = Staging(place, "", resume=False, durable=True)
@@ -236,114 +218,10 @@ def write_file(place: Destination, content: bytes) -> None:
         sync(file.fileno())
 
 
-# ---- the folder and its journal ------------------------------------------------------------------
-def _claimed(folder: Path, target: Path) -> Any:
-    """The journal, open and locked, of the folder, which is made if there is none. If another process finishes and
-    removes it before the lock is held, the journal has no name (no link) any more, and we begin again. Raises
-    OutputError if another process works in the folder, or if taskvec cannot have made it."""
-    busy = f"another taskvec is writing {target} at this moment: wait for it or take another name"
-    for _ in range(100):  # each time, another process has just finished
-        with suppress(FileExistsError):
-            folder.mkdir(0o700)
-        try:
-            _require_own(folder)
-            journal = os.fdopen(opened(folder / JOURNAL, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
-        except FileNotFoundError:
-            continue
-        try:
-            if fcntl is not None:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (*CANNOT, errno.ENOLCK):  # a file system without locks
-                journal.close()
-                raise OutputError(busy) from None
-        if os.fstat(journal.fileno()).st_nlink:
-            _require_explained(folder, journal)
-            return journal
-        journal.close()
-    raise OutputError(busy)
-
-
-def _require_own(folder: Path) -> None:
-    """Raise OutputError unless the folder belongs to this user and holds only what taskvec puts there. No entry may be
-    a link except `old`, since an older output may have been one."""
-    kinds = {JOURNAL: {stat.S_IFREG}, FILES: {stat.S_IFDIR}, OLD: {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}}
-    about = folder.lstat()
-    problems = [] if stat.S_ISDIR(about.st_mode) else ["it is no folder but a link or a file"]
-    if not problems and not _is_ours(about, folder):
-        problems.append("it belongs to another user")
-    for path in [] if problems else sorted(folder.iterdir()):
-        inner = path.lstat()
-        if path.name not in kinds:
-            problems.append(f"{path.name} is none of taskvec's files")
-        elif stat.S_IFMT(inner.st_mode) not in kinds[path.name] or (path.name == JOURNAL and inner.st_nlink > 1):
-            problems.append(f"{path.name} is a link, or not what taskvec puts there")
-    if problems:
-        raise _foreign(folder, problems)
-
-
-def _is_ours(about: os.stat_result, folder: Path) -> bool:
-    """Whether the folder, whose stat is `about`, belongs to this user. Some file systems give what we make to another
-    user; so if the owner is another one, a file is made beside the folder, and its owner is compared."""
-    if not hasattr(os, "geteuid") or about.st_uid == os.geteuid():
-        return True
-    probe = folder.with_name(f"{folder.name}-{os.getpid()}")
-    fd = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        return os.fstat(fd).st_uid == about.st_uid
-    finally:
-        os.close(fd)
-        probe.unlink()
-
-
-def _require_explained(folder: Path, journal: Any) -> None:
-    """Raise OutputError if the folder holds files or a journal that no run of taskvec can have left."""
-    lines = _notes(journal)
-    first = lines[0] if lines else None
-    if lines and not (isinstance(first, dict) and isinstance(first.get("plan"), str) and "folder" in first):
-        raise _foreign(folder, [f"{JOURNAL} is not as taskvec writes it"])
-    if not lines and _holds_data(folder):
-        raise _foreign(folder, [f"{JOURNAL} is empty, and there are files"])
-
-
-def _foreign(folder: Path, problems: list[str]) -> OutputError:
-    return OutputError(
-        f"{folder} has the name under which an output grows, but taskvec has not made it so. Nothing in it was "
-        "touched: look at it, remove it and run the same command again, or take another name.",
-        problems,
-    )
-
-
-def _holds_data(folder: Path) -> bool:
-    """Whether the staging folder holds files of an output, new or old."""
-    files = folder / FILES
-    return os.path.lexists(folder / OLD) or (files.is_dir() and any(files.iterdir()))
-
-
-def _lines(journal: Any) -> Iterator[bytes]:
-    """The lines of the journal, one at a time: for a large model there are many."""
-    with os.fdopen(os.dup(journal.fileno()), "rb") as again:
-        again.seek(0)
-        yield from again
-
-
-def _notes(journal: Any) -> list[Any]:
-    """The lines of the journal that are not blocks, parsed. The first one is None if it is no JSON. Later lines that
-    were cut off by a kill are left out, and so are zeros that a power cut has left."""
-    notes: list[Any] = []
-    for line in _lines(journal):
-        text = line.strip(b"\0\n")
-        if text and (not notes or text.startswith(b"{")):
-            try:
-                notes.append(json.loads(text))
-            except (ValueError, RecursionError):
-                notes += [] if notes else [None]
-    return notes
-
-
-def _blocks(journal: Any) -> Iterator[Done]:
+# ---- what lies in the folder ---------------------------------------------------------------------
+def _blocks(journal: FileIO) -> Iterator[Done]:
     """The blocks that the journal records. Lines that are not as `Staging.record` writes them are left out."""
-    for text in _lines(journal):
+    for text in lines_of(journal):
         with suppress(ValueError, RecursionError):
             line = json.loads(text) if text.startswith(b"[") else None
             if isinstance(line, list) and [*map(type, line)] == [int, int, str]:
@@ -352,13 +230,10 @@ def _blocks(journal: Any) -> Iterator[Done]:
 
 
 def _own_files(folder: Path, lines: list[Any]) -> bool:
-    """Whether `files` is missing, or the folder that the journal names. Otherwise it is an older output, which has
-    swapped names with the new one."""
-    numbers = [line[FILES] for line in lines if isinstance(line, dict) and FILES in line]
-    try:
-        return not numbers or (folder / FILES).lstat().st_ino == numbers[-1]
-    except FileNotFoundError:
-        return True
+    """Whether `files` is there and is the folder that the journal names. If it is another one, it is an older output,
+    which has swapped names with the new one."""
+    files, numbers = folder / FILES, [line[FILES] for line in lines if FILES in line]
+    return files.is_dir() and [files.stat().st_ino] == numbers[-1:]
 
 
 def _remove_files(folder: Path, lines: list[Any]) -> None:
@@ -371,8 +246,7 @@ def _remove_files(folder: Path, lines: list[Any]) -> None:
             others[:SHOWN],
         )
     for path in (folder / FILES, folder / OLD):
-        if os.path.lexists(path):
-            remove(path)
+        remove(path)
 
 
 def _put_back(folder: Path, target: Path) -> None:
@@ -382,9 +256,9 @@ def _put_back(folder: Path, target: Path) -> None:
             move_new(folder / OLD, target)
 
 
-def _cleared(folder: Path, journal: Any) -> None:
+def _cleared(folder: Path, journal: FileIO) -> None:
     """Remove the data, then the journal, then the folder. The next process that takes the lock makes a new folder."""
-    _remove_files(folder, _notes(journal))
+    _remove_files(folder, notes(journal))
     (folder / JOURNAL).unlink(missing_ok=True)
     with suppress(OSError):  # not empty: another run has already begun in it
         folder.rmdir()
