@@ -41,10 +41,10 @@ def interrupted(weights, out, **options):
 
 def saved_anew(weights, tmp_path, reused):
     """The same call once more: whether it went on, and that it gives what a quiet one gives."""
-    found = tv.save(weights, tmp_path / "out", threads=1)
+    saved = tv.save(weights, tmp_path / "out", threads=1)
     tv.save(weights, tmp_path / "quiet", threads=1)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("out", "quiet"))
-    assert one == two and (found.reused > 0) == reused
+    assert one == two and (saved.reused > 0) == reused
     shutil.rmtree(tmp_path / "quiet")
 
 
@@ -78,39 +78,39 @@ def test_statistics_and_vectors_in_memory_are_not_mixed_either(tmp_path):
 
 @pytest.mark.parametrize("place", [BETWEEN, slice(0, 1)])
 def test_an_array_that_changes_while_it_is_saved_is_noticed_and_nothing_is_written(tmp_path, place):
-    its = arrays()
+    changing = arrays()
 
     def change(done, total):
-        its["w"][place] = 7
+        changing["w"][place] = 7
 
     with pytest.raises(SourceChanged, match="m: an array in memory changed after it was read"):
-        tv.save(tv.from_arrays(its, "m"), tmp_path / "out", progress=change)
+        tv.save(tv.from_arrays(changing, "m"), tmp_path / "out", progress=change)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_array_that_changed_between_two_saves_is_refused_and_from_arrays_takes_it(tmp_path):
     """What methods have measured of it, and its fingerprint, are remembered."""
-    its = arrays()
-    w = tv.from_arrays(its, "m")
+    changing = arrays()
+    w = tv.from_arrays(changing, "m")
     tv.save(w, tmp_path / "one")
-    its["w"][BETWEEN] = 7
+    changing["w"][BETWEEN] = 7
     with pytest.raises(SourceChanged, match="call from_arrays again"):
         tv.save(w, tmp_path / "two")
-    tv.save(tv.from_arrays(its, "m"), tmp_path / "two")
-    assert np.array_equal(tv.load(tmp_path / "two")["w"], its["w"])
+    tv.save(tv.from_arrays(changing, "m"), tmp_path / "two")
+    assert np.array_equal(tv.load(tmp_path / "two")["w"], changing["w"])
 
 
 # ---- every source has one -------------------------------------------------------------------------
 @pytest.fixture
 def files(tmp_path, build):
-    its = tmp_path / "its"
+    home = tmp_path / "its"
     for seed, name in enumerate(("base", "math", "code")):
-        build.model(its / name, arrays(seed, **{"v.weight": np.ones((4, 4), np.float32)}))
+        build.model(home / name, arrays(seed, **{"v.weight": np.ones((4, 4), np.float32)}))
     rng = np.random.default_rng(3)
     factors = {f"base_model.model.v.lora_{x}.weight": rng.standard_normal(s).astype("f4")
                for x, s in (("A", (2, 4)), ("B", (4, 2)))}  # fmt: skip
-    build.lora(its / "lora", factors)
-    return its
+    build.lora(home / "lora", factors)
+    return home
 
 
 def test_whatever_is_a_source_has_a_stamp_that_changes_with_its_files(files):
@@ -250,8 +250,8 @@ def just_named(tmp_path, files, monkeypatch):
 @pytest.mark.parametrize("name", ["out", "out.safetensors"])
 def test_a_whole_output_is_known_by_its_bytes(tmp_path, just_named, name):
     w = just_named(name)
-    found = tv.save(w, tmp_path / name)
-    assert found.reused == found.bytes_out and not staging.hidden(tmp_path / name).exists()
+    saved = tv.save(w, tmp_path / name)
+    assert saved.reused == saved.bytes_out and not staging.hidden(tmp_path / name).exists()
     assert tv.verify(tmp_path / name).tensors == 2
 
 
