@@ -134,7 +134,7 @@ def test_what_a_lineage_leaves_out_is_said_before_the_work(tmp_path, short):
             path = made((files[-1] + files[-2]) / 2, tmp_path / f"m{k}.safetensors")
         files.append(tv.load(path))
     record = record_of(path)
-    assert "farthest" in "".join(notes)
+    assert "ancestors, the farthest ones: it would be longer than 0.002 MB" in "".join(notes)
     assert record["ancestors_left_out"] >= 3
     assert len(json.dumps(record["ancestors"])) <= 2000
     nearest = {source["made_from"] for source in record["inputs"].values()}

@@ -1,13 +1,17 @@
 """The record of an output: what it says, how it is written, and how it proves that nothing has changed."""
 
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from blake3 import blake3
+from safetensors.numpy import save_file
 
 import taskvec as tv
-from taskvec.errors import DigestError, FormatError
+from taskvec.errors import DigestError, FormatError, TaskvecError
+from taskvec.notes import collected
 from taskvec.saving import lineage
 from taskvec.saving.lineage import digest, digests, pieces, verify
 from taskvec.saving.plan import PIECE
@@ -73,6 +77,13 @@ def test_the_record_of_a_model_has_no_base_and_all_its_tensors(home, pair):
     assert record["tensors"] == entries and "ids" in entries
 
 
+def test_a_model_has_no_base_also_where_another_model_is_subtracted(home, pair):
+    base, math = pair
+    saved(2 * base - math, home / "out.safetensors")
+    assert lineage.read(home / "out.safetensors")["base"] is None
+    assert "taskvec.base" not in next(iter(tv.load(home / "out.safetensors").terms)).metadata
+
+
 def test_the_record_of_a_vector_has_its_base_and_says_if_it_is_partial(home, pair, build):
     base, math = pair
     saved(math - base, home / "tau.safetensors")
@@ -127,12 +138,39 @@ def test_an_input_says_only_what_is_known_of_it():
     assert entries == {"inputs": {"m": {"mass": 1, "fingerprint": plain.fingerprint}, "f": of_fisher}}
 
 
+def test_an_input_from_a_file_says_where_it_is_from_and_what_it_is(home, pair):
+    base, math = pair
+    saved(math - base, home / "tau.safetensors")
+    (tau,), (model,) = tv.load(home / "tau.safetensors").terms, base.terms
+    of_tau = lineage.origins({"tau": tau})["inputs"]["tau"]
+    assert (of_tau["uri"], of_tau["mass"], of_tau["base"]) == (tau.uri, 0, model.fingerprint)
+    assert "revision" not in of_tau and "digest" not in of_tau
+    pinned = type(model).opened(model.path, "org/base", "4f2a")
+    of_pinned = lineage.origins({"base": pinned})["inputs"]["base"]
+    assert (of_pinned["uri"], of_pinned["revision"]) == ("org/base", "4f2a") and "made_from" not in of_pinned
+    save_file({"w": np.ones(2, "f4")}, home / "kept.safetensors", metadata={"taskvec.digest": "cafe"})
+    (kept,) = tv.load(home / "kept.safetensors").terms
+    assert lineage.origins({"kept": kept})["inputs"]["kept"]["digest"] == "cafe"
+
+
+@pytest.mark.parametrize("name", ["mean", "mean.safetensors"])
+def test_an_input_that_taskvec_made_says_from_what_and_nothing_is_left_out(home, pair, name):
+    base, math = pair
+    mean = tv.load(saved((base + math) / 2, home / name))
+    with collected() as notes:
+        origins = lineage.origins({"mean": next(iter(mean.terms))})
+    assert [*origins] == ["inputs", "ancestors"] and not notes
+    assert origins["ancestors"][origins["inputs"]["mean"]["made_from"]]["recipe"] == "0.5*base + 0.5*math"
+
+
 def test_a_record_is_one_line_for_each_tensor():
     entry = {"taskvec": "1", "inputs": {"a": {"mass": 1}}, "tensors": {"x": {"dtype": "F32"}, 'y"': {"dtype": "F16"}}}
     text = lineage.as_text(entry)
-    assert json.loads(text) == entry and text.endswith("\n }\n}\n")
-    lines = [line for line in text.splitlines() if "dtype" in line]
-    assert lines == ['  "x": {"dtype": "F32"},', '  "y\\"": {"dtype": "F16"}']
+    assert json.loads(text) == entry
+    assert text == (
+        '{\n "taskvec": "1",\n "inputs": {\n  "a": {\n   "mass": 1\n  }\n },\n "tensors": {\n'
+        '  "x": {"dtype": "F32"},\n  "y\\"": {"dtype": "F16"}\n }\n}\n'
+    )
 
 
 # ---- reading it --------------------------------------------------------------------------------------------
@@ -144,7 +182,8 @@ def test_what_taskvec_did_not_write_has_no_record(home, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"inputs": []}, {"tensors": None}, {"fingerprint": 3}, {"tensors": {"w": {"dtype": "F32", "shape": []}}},
-     {"tensors": {"w": {"dtype": 1, "shape": [], "digest": ""}}}, {"tensors": {"w": []}},
+     {"tensors": {"w": {"dtype": 1, "shape": [], "digest": ""}}}, {"tensors": {"w": []}}, {"recipe": None},
+     {"tensors": {"v": {"dtype": "F32", "shape": [], "digest": ""}, "w": {}}},
      {"tensors": {"w": {"dtype": "F32", "shape": 3, "digest": ""}}}],
 )  # fmt: skip
 def test_a_record_that_is_not_as_taskvec_writes_it_is_refused(tmp_path, change):
@@ -166,6 +205,16 @@ def test_a_record_that_is_no_json_table_is_refused(tmp_path, data):
     (tmp_path / "taskvec.json").write_bytes(data)
     with pytest.raises(FormatError, match=r"taskvec.json holds no record that can be read"):
         lineage.read(tmp_path)
+
+
+def test_a_record_that_may_not_be_read_is_a_stated_error(home, pair, monkeypatch):
+    def refused(*rest, **more):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    saved(pair[0], home / "out")
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(TaskvecError, match=r"taskvec.json: permission denied"):
+        lineage.read(home / "out")
 
 
 # ---- proof -------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def begun(weights: Weights, kind: int, notes: Mapping[str, Any]) -> dict[str, An
         "mass": kind,
         "recipe": weights.text(names),
         "base": None if kind else base_of(weights),
-        **({"partial": True} if not kind and weights.reference and weights.reference.partial else {}),
+        **({"partial": True} if weights.reference and weights.reference.partial else {}),
         **origins({name: source for source, name in names.items()}),
         **notes,
     }
@@ -147,14 +147,14 @@ def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
     """The `__metadata__` of an output file. A file that is the whole output (`alone`) carries its whole record."""
     table = {
         "format": "pt",
-        "taskvec.version": str(entry["taskvec"]),
+        "taskvec.version": entry["taskvec"],
         "taskvec.mass": str(entry["mass"]),
-        "taskvec.recipe": str(entry["recipe"]),
+        "taskvec.recipe": entry["recipe"],
     }
     if entry.get("partial"):
         table["taskvec.partial"] = "1"
     if entry["base"]:
-        table["taskvec.base"] = str(entry["base"])
+        table["taskvec.base"] = entry["base"]
     if alone:
         table[IN_FILE] = json.dumps(entry, separators=(",", ":"))
     return table
@@ -187,7 +187,7 @@ def read(path: Path) -> dict[str, Any] | None:
 def _parsed(text: str, where: Path) -> dict[str, Any]:
     try:
         record = json.loads(text)
-        if not ancestry.has(record, inputs=dict, tensors=dict, fingerprint=str) or not all(
+        if not ancestry.has(record, tensors=dict, fingerprint=str) or not all(
             ancestry.has(tensor, dtype=str, shape=list, digest=str) for tensor in record["tensors"].values()
         ):
             raise ValueError("it is not as taskvec writes it")
