@@ -244,8 +244,9 @@ def test_every_tensor_is_read_and_counted(home, pair):
         (lambda r: r["tensors"]["ids"].update(shape=[1, 3]), ["ids holds other data than were written"]),
         (lambda r: r["tensors"]["ids"].update(dtype="I32"), ["ids holds other dtypes than were written"]),
         (lambda r: r.update(fingerprint="0"), ["the fingerprint is another than the one that was written"]),
-        (lambda r: (r.update(fingerprint="0"), r["tensors"]["ids"].update(digest="0"), r["tensors"].pop("model.big")),
-         ["ids holds other data than were written", "model.big was not written by taskvec"]),
+        (lambda r: (r.update(fingerprint="0"), r["tensors"]["ids"].update(digest="0"),
+                    r["tensors"].update(a=r["tensors"].pop("model.big"))),
+         ["a is missing", "ids holds other data than were written", "model.big was not written by taskvec"]),
     ],
 )  # fmt: skip
 def test_every_difference_is_listed(home, pair, change, says):
