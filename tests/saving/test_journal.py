@@ -345,6 +345,11 @@ def test_a_journal_that_somebody_removed_is_no_reason_to_keep_the_rest(stage, tm
 
 
 # ---- the lock --------------------------------------------------------------------------------------
+def test_the_look_for_a_finished_run_touches_nothing_while_another_one_works(stage, tmp_path):
+    one = stage()
+    assert finished_before(at(tmp_path / "out"), "k", lambda proofs: True) is False and one.files.is_dir()
+
+
 def test_a_run_that_is_refused_lets_go_of_the_folder_at_once(stage, tmp_path):
     stage().close()
     (tmp_path / "out").mkdir()

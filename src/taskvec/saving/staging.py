@@ -232,8 +232,8 @@ def _blocks(journal: FileIO) -> Iterator[Done]:
 def _own_files(folder: Path, lines: list[Any]) -> bool:
     """Whether `files` is there and is the folder that the journal names. If it is another one, it is an older output,
     which has swapped names with the new one."""
-    files, numbers = folder / FILES, [line[FILES] for line in lines if FILES in line]
-    return files.is_dir() and [files.stat().st_ino] == numbers[-1:]
+    files = folder / FILES
+    return files.is_dir() and [files.stat().st_ino] == [line[FILES] for line in lines if FILES in line]
 
 
 def _remove_files(folder: Path, lines: list[Any]) -> None:
