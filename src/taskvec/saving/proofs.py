@@ -43,7 +43,7 @@ class Proof:
         self._require_sources_unchanged()
         self.stamps = [source.stamp() for source in self.sources]
         self.stamps += [proof for call in self._calls for proof in call.own_proof()]
-        self._folders = {folder for source in (*calls, like) if source for folder in _folders(source)}
+        self._folders = {folder for source in (*calls, like) for folder in _folders(source)}
         self._beside = stamps_of(self._files_beside())
 
     @property
@@ -75,7 +75,7 @@ class Proof:
             )
 
 
-def _folders(source: Source) -> Iterator[Path]:
+def _folders(source: Source | None) -> Iterator[Path]:
     """The folders of a source and, if it is a call, of all models in it: the files beside the weights lie there."""
     for leaf in (source, *(source.leaves if isinstance(source, Derived) else ())):
         if folder := folder_of(leaf):
@@ -103,8 +103,8 @@ def holds(target: Path, proofs: Mapping[str, str], threads: int) -> bool:
     try:
         for name, expected in proofs.items():
             path = target if target.is_file() else target / name
-            size, _, start = expected.rpartition(" ")
-            if (_digest_of_start(path, int(size)) if size else digest_of(path)) != (start or expected):
+            size, _, digest = expected.rpartition(" ")  # without a size, it is the digest of the whole file
+            if (_digest_of_start(path, int(size)) if size else digest_of(path)) != digest:
                 return False
         return bool(proofs) and lineage.verify(str(target), threads=threads) is not None
     except (OSError, TaskvecError, ValueError):
