@@ -211,6 +211,15 @@ def test_nothing_is_believed_to_be_done_without_a_way_to_prove_it(stage, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_link_to_the_output_is_not_the_output(stage, tmp_path, monkeypatch):
+    one = stage()
+    (one.files / "model.safetensors").write_text("new")
+    killed_after_the_name(monkeypatch, one)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    (tmp_path / "out").symlink_to("elsewhere")
+    assert finished_before(at(tmp_path / "out"), "k", lambda proofs: True) is False
+
+
 def test_a_run_that_wrote_nothing_yet_is_cleared(stage, tmp_path):
     stage().close()
     assert finished_before(at(tmp_path / "out"), "k") is False and not [*tmp_path.iterdir()]
@@ -250,6 +259,14 @@ def test_an_older_output_whose_name_is_taken_by_now_is_kept_until_its_run_goes_o
     (tmp_path / "out/thesis.txt").write_text("years")
     assert finished_before(at(tmp_path / "out"), "k") is False
     assert os.path.lexists(old) and (tmp_path / "out/thesis.txt").read_text() == "years"
+
+
+def test_an_older_output_whose_name_is_taken_in_the_last_moment_is_kept(stage, tmp_path, monkeypatch):
+    one = stage()
+    one.close()
+    (one.folder / "old").mkdir()
+    monkeypatch.setattr(staging, "move_new", refused(errno.EEXIST))
+    assert finished_before(at(tmp_path / "out"), "k") is False and (one.folder / "old").is_dir()
 
 
 @pytest.mark.parametrize("swapped", [True, False])
@@ -335,6 +352,13 @@ def test_clearing_that_the_system_refuses_is_a_stated_error(stage, tmp_path, mon
     monkeypatch.setattr(staging, "remove", refused(errno.EACCES))
     with pytest.raises(OutputError, match="permission denied"):
         finished_before(at(tmp_path / "out"), "k")
+
+
+def test_a_folder_in_which_another_run_begins_while_it_is_cleared_stays(stage, tmp_path, monkeypatch):
+    one = stage()
+    one.close()
+    monkeypatch.setattr(Path, "rmdir", refused(errno.ENOTEMPTY))
+    assert finished_before(at(tmp_path / "out"), "k") is False and not [*one.folder.iterdir()]
 
 
 def test_a_journal_that_somebody_removed_is_no_reason_to_keep_the_rest(stage, tmp_path):
