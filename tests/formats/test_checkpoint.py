@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 import taskvec as tv
 from taskvec.errors import FormatError, SourceChanged
 from taskvec.formats import open_source
-from taskvec.formats.checkpoint import Checkpoint
 from taskvec.formats.header import write_header
 from taskvec.numbers.dtypes import BITS
 from taskvec.sources.source import Spec
@@ -149,7 +148,7 @@ def test_all_dtypes_pass_through_untouched(tmp_path, build):
     data = bytes(b & 0x3B for b in data)  # exponents far from those of NaN and Inf
     (tmp_path / "x.safetensors").write_bytes(header + data)
     tv.save(tv.load(tmp_path / "x.safetensors"), tmp_path / "y.safetensors")
-    one, two = Checkpoint(tmp_path / "x.safetensors", ""), Checkpoint(tmp_path / "y.safetensors", "")
+    one, two = open_source(tmp_path / "x.safetensors"), open_source(tmp_path / "y.safetensors")
     assert dict(one.specs) == dict(two.specs)
     for name in specs:
         assert raw_bytes(one, name) == raw_bytes(two, name), name

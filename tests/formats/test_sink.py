@@ -18,7 +18,7 @@ from taskvec.formats import open_source, sink
 from taskvec.formats.header import read_header
 from taskvec.formats.sink import Safetensors, laid_out
 from taskvec.numbers.dtypes import BITS
-from taskvec.places.local import PAGE, File
+from taskvec.places.local import PAGE, File, Folder
 from taskvec.sources.source import Spec
 
 METADATA = {"format": "pt", "taskvec.mass": "0"}
@@ -33,11 +33,11 @@ SPECS = {
 
 
 def one_file(folder, specs, durable=False):
-    return Safetensors(folder, [laid_out("model.safetensors", specs, METADATA)], durable)
+    return Safetensors(Folder(folder), [laid_out("model.safetensors", specs, METADATA)], durable)
 
 
 def at_a_page(folder, specs, durable=True):
-    return Safetensors(folder, [laid_out("model.safetensors", specs, METADATA, PAGE)], durable)
+    return Safetensors(Folder(folder), [laid_out("model.safetensors", specs, METADATA, PAGE)], durable)
 
 
 def shards(folder, specs, durable=False):
@@ -45,7 +45,9 @@ def shards(folder, specs, durable=False):
     parts = [dict([*specs.items()][k::2]) for k in range(2)]
     table = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
-    return Safetensors(folder, [laid_out(n, p, METADATA, PAGE) for n, p in zip(names, parts, strict=True)], durable)
+    return Safetensors(
+        Folder(folder), [laid_out(n, p, METADATA, PAGE) for n, p in zip(names, parts, strict=True)], durable
+    )
 
 
 SINKS = {f.__name__: f for f in (one_file, at_a_page, shards)}
@@ -254,14 +256,14 @@ def test_an_output_with_elements_that_nobody_wrote_is_not_finished(made):
 def test_a_tensor_that_belongs_to_two_files_is_refused(tmp_path):
     layouts = [laid_out(name, SPECS, METADATA) for name in ("a.safetensors", "b.safetensors")]
     with pytest.raises(ValueError, match="doubles, halves, long, longer, none, one: a tensor belongs to one file"):
-        Safetensors(tmp_path, layouts, durable=False)
+        Safetensors(Folder(tmp_path), layouts, durable=False)
 
 
 # ---- the header of a safetensors file --------------------------------------------------------------
 @pytest.mark.parametrize("multiple", [8, PAGE])
 def test_the_header_is_as_long_as_was_said_and_the_data_lies_where_was_said(tmp_path, multiple):
     layout = laid_out("model.safetensors", SPECS, METADATA, multiple)
-    with closing(Safetensors(tmp_path, [layout], durable=False)) as found:
+    with closing(Safetensors(Folder(tmp_path), [layout], durable=False)) as found:
         for one in blocks(9999):
             block(found, *one)
         found.finish(METADATA)
@@ -273,7 +275,7 @@ def test_the_header_is_as_long_as_was_said_and_the_data_lies_where_was_said(tmp_
 
 def test_shorter_metadata_is_padded_and_longer_is_refused(tmp_path):
     layout = laid_out("model.safetensors", {"one": SPECS["one"]}, METADATA | {"digest": "0" * 64})
-    with closing(Safetensors(tmp_path, [layout], durable=False)) as found:
+    with closing(Safetensors(Folder(tmp_path), [layout], durable=False)) as found:
         block(found, "one", 0, 1)
         with pytest.raises(ValueError, match=r"model.safetensors has \d+ bytes for a header of \d+"):
             found.finish(METADATA | {"digest": "0" * 64, "more": "than was planned"})
@@ -286,7 +288,7 @@ def test_the_proof_of_a_file_is_the_digest_of_its_header(tmp_path):
     from blake3 import blake3
 
     layout = laid_out("model.safetensors", SPECS, METADATA)
-    with closing(Safetensors(tmp_path, [layout], durable=False)) as found:
+    with closing(Safetensors(Folder(tmp_path), [layout], durable=False)) as found:
         for one in blocks(9999):
             block(found, *one)
         proofs = found.finish(METADATA)
@@ -303,5 +305,5 @@ def test_a_sink_that_cannot_be_made_leaves_no_file_open(tmp_path):
         pytest.skip("needs /proc")
     before = len([*mine.iterdir()])
     with pytest.raises(IsADirectoryError):
-        Safetensors(tmp_path, layouts, durable=False)
+        Safetensors(Folder(tmp_path), layouts, durable=False)
     assert len([*mine.iterdir()]) == before

@@ -75,7 +75,7 @@ def test_what_is_written_lies_where_it_was_put_and_nothing_else_changes(tmp_path
             shift = begin % PAGE + (lies == "otherwise")
             piece = memory[shift : shift + count]
             piece[:] = expected[begin : begin + count] = bytes([fill]) * count
-            file.write(piece, begin)
+            file.write(begin, piece)
         file.close()
         assert (tmp_path / "x").read_bytes() == expected
 
@@ -88,7 +88,7 @@ def test_direct_writes_do_not_enter_the_cache(tmp_path):
     memory = arena(8 << 20)
     assert address(memory) % PAGE == 0
     for at in range(0, 64 << 20, 8 << 20):
-        file.write(memory, at)
+        file.write(at, memory)
     file.close()
     assert cached_pages(tmp_path / "x") == 0
 
@@ -96,7 +96,7 @@ def test_direct_writes_do_not_enter_the_cache(tmp_path):
 def test_memory_that_cannot_be_written_to_is_written_too(tmp_path):
     """Whose address nobody can ask for, so that it cannot go past the cache."""
     file = Output(tmp_path / "x", 1 << 20, direct=True)
-    file.write(memoryview(b"x" * (1 << 20)), 0)
+    file.write(0, memoryview(b"x" * (1 << 20)))
     file.close()
     assert (tmp_path / "x").read_bytes() == b"x" * (1 << 20)
 
@@ -106,7 +106,7 @@ def test_a_short_write_is_one_call_through_the_cache(tmp_path, monkeypatch, at):
     """Split at pages and sent past the cache, each of a hundred thousand small tensors would wait for the disk."""
     file, calls, real = Output(tmp_path / "x", 1 << 20, direct=True), [], os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: calls.append(len(data)) or real(fd, data, offset))
-    file.write(arena(1 << 20)[at : at + 20_000], at)
+    file.write(at, arena(1 << 20)[at : at + 20_000])
     file.close()
     assert calls == [20_000]
 

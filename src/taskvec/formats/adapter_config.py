@@ -7,14 +7,14 @@ for each of its features, and most of them are off.
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from taskvec.errors import FormatError
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.patterns import Patterns
 from taskvec.notes import note
-from taskvec.places.json_files import read_json
+from taskvec.places.json_files import json_in
+from taskvec.places.place import Readable
 
 ATTENTION = ".base_layer.out_proj"  # in the name of the second pair of a torch.nn.MultiheadAttention
 MERGE = "merge it into a model first"
@@ -49,20 +49,20 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def read_config(path: Path, where: Path) -> dict[str, Any]:
-    """The table in the file `path`. Raises FormatError about `where`, with every problem that the table has alone."""
-    config = read_json(path, LONGEST, once=True)
+def read_config(file: Readable, where: str) -> dict[str, Any]:
+    """The table in a file. Raises FormatError about `where`, with every problem that the table has alone."""
+    config = json_in(file, LONGEST, once=True)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         what = f"{kind!r}: {MERGE} ({HOW})" if kind else "missing" if isinstance(config, dict) else "not there"
-        raise FormatError(f"{where} is no LoRA: peft_type must be LORA, and in {path.name} it is {what}")
+        raise FormatError(f"{where} is no LoRA: peft_type must be LORA, and in {CONFIG} it is {what}")
     problems = [*_numbers(config), *_features(config)]
     if problems:
         raise cannot_be_read(where, problems)
     return config
 
 
-def cannot_be_read(where: Path, problems: list[str]) -> FormatError:
+def cannot_be_read(where: str, problems: list[str]) -> FormatError:
     """The error of an adapter that is no plain LoRA: its problems, and how to merge it if one asks for that."""
     more = [HOW] if any(MERGE in problem for problem in problems) else []
     return FormatError(f"{where} cannot be read as a task vector:", problems[:50] + more)
@@ -170,7 +170,7 @@ class Ranks:
         alpha = self._patterns["alpha_pattern"].find(module, self._alpha)
         return rank, float(alpha / (math.sqrt(rank) if self._rooted else rank))
 
-    def note_doubts(self, where: Path) -> None:
+    def note_doubts(self, where: str) -> None:
         """Say which patterns no module takes, and for which modules the order of the patterns decides."""
         for key, patterns in self._patterns.items():
             if unused := sorted(patterns.unused):
@@ -186,7 +186,7 @@ class Ranks:
                 )
 
 
-def note_untargeted(where: Path, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
+def note_untargeted(where: str, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
     """Say which factors belong to modules that the configuration does not name, and which PEFT therefore leaves out."""
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or config.get("target_parameters"):

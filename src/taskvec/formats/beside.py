@@ -19,7 +19,7 @@ from taskvec.formats.header import Header
 from taskvec.numbers import floats as floats_numpy
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import read_json
-from taskvec.places.local import File
+from taskvec.places.place import Readable
 from taskvec.sources.abilities import Composite, LooksThrough, folder_of, metadata_of
 from taskvec.sources.positions import TIED, layer_of
 from taskvec.sources.source import Source, Spec, samples
@@ -37,7 +37,7 @@ class Adapter:
     undecided: tuple[str, ...]
     copies: Mapping[str, str]
     header: Header
-    file: File
+    file: Readable
 
 
 def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[str]:

@@ -77,7 +77,7 @@ _ANY = _expression(d.parts for d in DIALECTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Factored:
     """What a file of factors is: its dialect and one of its names; whether the weights that it changes are there, and
     whether it is then the state of a model of PEFT's."""
 
@@ -87,7 +87,7 @@ class Found:
     from_peft: bool = False
 
 
-def found_in(names: Collection[str]) -> Found | None:
+def factors_in(names: Collection[str]) -> Factored | None:
     """The adapter that a file's tensors are, or None for a model.
 
     Factors in pairs count only as pairs. `unmerged`: the file holds the layers' own weights, too: it is the state of a
@@ -117,19 +117,19 @@ def found_in(names: Collection[str]) -> Found | None:
     if not counts and len(marked) < len(names):
         return None
     if not counts:  # nothing but halves of pairs, such as a shard
-        return Found(next(iter(example)), marked[0])
+        return Factored(next(iter(example)), marked[0])
     known = set(names)
     holders = {stem for (dialect, stem), sides in stems.items() if len(sides) > 1}
     unmerged = any(f"{stem}.weight" in known or f"{stem}.base_layer.weight" in known for stem in holders)
     dialect = next(d for d in reversed(DIALECTS) if counts[d])  # a DoRA has lora_A, too: the special one says more
     from_peft = unmerged and any("base_model.model." in name or ".default." in name for name in names)
-    return Found(dialect, example[dialect], unmerged, from_peft)
+    return Factored(dialect, example[dialect], unmerged, from_peft)
 
 
-def _alone(names: Collection[str]) -> Found | None:
+def _alone(names: Collection[str]) -> Factored | None:
     for dialect in ALONE:
         expression, beside = _expression([dialect.parts]), _expression([_BESIDE])
-        found = [name for name in names if expression.search(name)]
-        if found and all(expression.search(name) or beside.search(name) for name in names):
-            return Found(dialect, found[0])
+        marked = [name for name in names if expression.search(name)]
+        if marked and all(expression.search(name) or beside.search(name) for name in names):
+            return Factored(dialect, marked[0])
     return None

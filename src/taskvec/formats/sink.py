@@ -13,12 +13,11 @@ The file is open all that time and is not opened again.
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from taskvec.formats.header import write_header
 from taskvec.numbers.dtypes import BITS
-from taskvec.places.local import Output
+from taskvec.places.place import Writable, WritablePlace
 from taskvec.sources.source import Spec, fingerprint, samples
 
 HELD = 4 << 20  # bytes of samples that are kept in memory for the fingerprint, enough for a model of 8B parameters
@@ -68,19 +67,19 @@ class Sink(Protocol):
 
 
 class Safetensors:
-    """A `Sink` that is one safetensors file in a folder, or several with different tensors in each."""
+    """A `Sink` that is one safetensors file in a place, or several with different tensors in each."""
 
-    def __init__(self, folder: Path, layouts: Sequence[Layout], durable: bool):
+    def __init__(self, place: WritablePlace, layouts: Sequence[Layout], durable: bool):
         """`durable`: the data goes past the cache of the system where it can, and is on the disk after `finish`."""
         self._durable, self._turn = durable, threading.Lock()
-        self._files: list[tuple[Layout, Output]] = []
-        self._of: dict[str, tuple[Layout, Output]] = {}  # the file of each tensor
+        self._files: list[tuple[Layout, Writable]] = []
+        self._of: dict[str, tuple[Layout, Writable]] = {}  # the file of each tensor
         self._specs: dict[str, Spec] = {}
         try:
             for layout in layouts:
                 if doubled := layout.specs.keys() & self._specs.keys():
                     raise ValueError(f"{', '.join(sorted(doubled))}: a tensor belongs to one file, not to two")
-                self._files.append((layout, Output(folder / layout.filename, layout.size, direct=durable)))
+                self._files.append((layout, place.create(layout.filename, layout.size, durable)))
                 self._of |= dict.fromkeys(layout.specs, self._files[-1])
                 self._specs |= layout.specs
         except BaseException:
@@ -94,7 +93,7 @@ class Safetensors:
         """See `Sink`."""
         self.keep(name, start, data)
         layout, file = self._of[name]
-        file.write(data, layout.offsets[name] + self._first(name, start))
+        file.write(layout.offsets[name] + self._first(name, start), data)
 
     def keep(self, name: str, start: int, data: memoryview) -> None:
         """See `Sink`."""
@@ -126,7 +125,7 @@ class Safetensors:
     def read(self, name: str, start: int, out: memoryview) -> bool:
         """See `Sink`."""
         layout, file = self._of[name]
-        return file.read(out, layout.offsets[name] + self._first(name, start))
+        return file.read(layout.offsets[name] + self._first(name, start), out)
 
     def sync(self) -> None:
         """See `Sink`."""
@@ -153,7 +152,7 @@ class Safetensors:
             header, _ = write_header(layout.specs, metadata, layout.header_size)
             if len(header) != layout.header_size:
                 raise ValueError(f"{layout.filename} has {layout.header_size} bytes for a header of {len(header)}")
-            file.write(memoryview(header), 0)
+            file.write(0, memoryview(header))
             if self._durable:
                 file.sync()
             proofs[layout.filename] = blake3(header).hexdigest()

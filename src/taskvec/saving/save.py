@@ -18,7 +18,7 @@ from taskvec.algebra.weights import Weights
 from taskvec.errors import NotEnoughSpace, OutputError
 from taskvec.formats.sink import Safetensors, Sink
 from taskvec.notes import note
-from taskvec.places.local import existing_parent, free_bytes, stated, write_text
+from taskvec.places.local import Folder, existing_parent, free_bytes, stated, write_text
 from taskvec.saving import lineage, sidecars
 from taskvec.saving.batchnorm import require_positive
 from taskvec.saving.disagreements import disagreements
@@ -176,7 +176,7 @@ def _written(
     were, are looked at again before that last step."""
     with stated(stage.target, OutputError):
         stage.keep_only({s.filename: s.size for s in todo.shards})
-        sink = Safetensors(stage.files, todo.shards, stage.durable)
+        sink = Safetensors(Folder(stage.files), todo.shards, stage.durable)
     with closing(sink):
         reused, nonfinite = stream(todo, stage, sink, allow_nonfinite, progress)
         require_positive(todo, sink, allow_nonfinite)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.errors import OutputError
-from taskvec.places.local import opened, stated, write_exactly
+from taskvec.places.local import Folder, opened, stated, write_exactly
 from taskvec.places.moving import CANNOT, move_new, remove, swap, sync, sync_folder
 from taskvec.saving.outputs import SHOWN, Destination, strangers
 
@@ -130,7 +130,8 @@ class Staging:
 
     def _give_name(self, new: Path) -> None:
         try:
-            move_new(new, self.target)
+            home = Folder(self.target.parent)
+            home.publish(new.relative_to(home.folder).as_posix(), self.target.name)
         except FileExistsError:
             if not self.place.overwrite:
                 raise OutputError(
