@@ -118,10 +118,10 @@ def cached_pages(path):
     libc = ctypes.CDLL(None)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
         begin = ctypes.c_char.from_buffer(view)
-        found = (ctypes.c_ubyte * (len(view) // PAGE))()
-        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(begin)), ctypes.c_size_t(len(view)), found) == 0
+        pages = (ctypes.c_ubyte * (len(view) // PAGE))()
+        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(begin)), ctypes.c_size_t(len(view)), pages) == 0
         del begin
-    return sum(x & 1 for x in found)
+    return sum(x & 1 for x in pages)
 
 
 def test_a_full_disk_shows_when_the_room_is_reserved(disk):

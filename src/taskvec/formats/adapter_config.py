@@ -99,13 +99,13 @@ def is_number(value: Any) -> bool:
 
 
 def _bad_patterns(key: str, table: Mapping[str, Any]) -> list[str]:
-    found = []
+    problems = []
     for pattern in table:
         try:
             Patterns({pattern: 0})
         except ValueError as error:
-            found.append(f"{key}: {pattern[:200]!r} is no regular expression that can be used here: {error}")
-    return found
+            problems.append(f"{key}: {pattern[:200]!r} is no regular expression that can be used here: {error}")
+    return problems
 
 
 def _features(config: Mapping[str, Any]) -> list[str]:

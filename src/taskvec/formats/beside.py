@@ -42,16 +42,16 @@ class Adapter:
 
 def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[str]:
     """What speaks against the sum with `model` (None: there is no model in the expression). See `Lora.objections`."""
-    found = [*_undecided(adapter), *_replicated(adapter, model)]
+    problems = [*_undecided(adapter), *_replicated(adapter, model)]
     if model is not None:
-        found += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_unused_head(adapter, model)]
-    return found
+        problems += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_unused_head(adapter, model)]
+    return problems
 
 
 def remarks_on(adapter: Adapter, model: Source | None) -> list[str]:
     """What a user should know about the sum with `model`, though it can be made."""
-    found = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
-    return [*found, *_from_another_base(adapter, model), *_tied(adapter, model)] if model is not None else found
+    remarks = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
+    return [*remarks, *_from_another_base(adapter, model), *_tied(adapter, model)] if model is not None else remarks
 
 
 def _listed(names: "list[str] | tuple[str, ...]") -> str:
@@ -223,10 +223,10 @@ def _has_tied_head(model: Source, stated: bool | None) -> bool:
 def _says_tied(model: Source) -> bool | None:
     """What config.json says about tied embeddings; None if it says nothing, which in transformers means yes."""
     table = _settings(model)
-    found = table.get("tie_word_embeddings")
-    if found is None and isinstance(inner := table.get("text_config"), dict):
-        found = inner.get("tie_word_embeddings")
-    return found if isinstance(found, bool) else None
+    tied = table.get("tie_word_embeddings")
+    if tied is None and isinstance(inner := table.get("text_config"), dict):
+        tied = inner.get("tie_word_embeddings")
+    return tied if isinstance(tied, bool) else None
 
 
 def _settings(model: Source) -> dict[str, Any]:

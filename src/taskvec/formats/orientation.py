@@ -73,7 +73,7 @@ def _neighbourhoods(
     shapes: Mapping[str, Shape], turned: Mapping[str, bool], model: Mapping[str, Spec]
 ) -> dict[str, set[bool]]:
     """Part of the model ("transformer.h.0.attn") -> the kinds of the weights in it that show theirs."""
-    found: dict[str, set[bool]] = {}
+    kinds: dict[str, set[bool]] = {}
     for name, spec in model.items():
         if not name.endswith(".weight") or len(spec.shape) != 2 or spec.shape[0] == spec.shape[1]:
             continue
@@ -83,8 +83,8 @@ def _neighbourhoods(
             kind = _shown(name, spec.shape, model.get(f"{name.removesuffix('weight')}bias"))
         if kind is not None:
             for part in _around(name):
-                found.setdefault(part, set()).add(kind)
-    return found
+                kinds.setdefault(part, set()).add(kind)
+    return kinds
 
 
 def _shown(name: str, shape: tuple[int, ...], bias: Spec | None) -> bool | None:

@@ -1,4 +1,4 @@
-"""What tensors are written to, and safetensors files as the first of it.
+"""Sinks: what tensors are written to. Safetensors files are the first kind.
 
 A file of tensors is written in this order:
 
@@ -11,16 +11,19 @@ The file is open all that time and is not opened again.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from taskvec.formats.header import write_header
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.place import Writable, WritablePlace
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Spec, fingerprint, samples
 
 HELD = 4 << 20  # bytes of samples that are kept in memory for the fingerprint, enough for a model of 8B parameters
+A_SAMPLE = 250  # bytes that a sample takes beside its own
+A_TENSOR, A_CHARACTER = 1200, 5  # bytes of tables and of the header for a tensor, and for each character of its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,11 @@ def laid_out(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, st
 
 
 class Sink(Protocol):
-    """What the tensors of an output are written to. A tensor is named, its elements are counted from `start` on, and
-    `data` holds their bytes. Each element is written, or kept, exactly once: anything else is a ValueError."""
+    """What the tensors of an output are written to.
+
+    `name` says which tensor, `start` is the flat index of the first element, and `data` holds the bytes of elements.
+    Each element is written, or kept, exactly once: anything else is a ValueError.
+    """
 
     def write(self, name: str, start: int, data: memoryview) -> None:
         """Put elements where they belong. Any thread may do it, in any order."""
@@ -172,15 +178,8 @@ class _Samples:
     """
 
     def __init__(self, specs: Mapping[str, Spec]):
-        self._of: dict[str, list[tuple[int, bytearray]]] = {}  # tensor -> the first byte of each sample, and its bytes
-        left = HELD
-        for name, spec in specs.items():
-            bits = BITS[spec.dtype]
-            found = [(start * bits // 8, count * bits // 8) for start, count in samples(spec)]
-            left -= sum(size for _, size in found)
-            if left < 0:
-                break
-            self._of[name] = [(first, bytearray(size)) for first, size in found]
+        # tensor -> the first byte of each sample, and its bytes
+        self._of = {name: [(first, bytearray(size)) for first, size in ranges] for name, ranges in _held(specs)}
 
     def see(self, name: str, first: int, data: memoryview) -> None:
         """Copy what belongs to a sample from the bytes of a tensor from `first` on."""
@@ -196,3 +195,23 @@ class _Samples:
                 out[:] = sample
                 return True
         return False
+
+
+def _held(specs: Mapping[str, Spec]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """The tensors whose samples are kept in memory, each with (first byte, bytes) of its samples."""
+    left = HELD
+    for name, spec in specs.items():
+        bits = BITS[spec.dtype]
+        ranges = [(start * bits // 8, count * bits // 8) for start, count in samples(spec)]
+        left -= sum(size for _, size in ranges)
+        if left < 0:
+            return
+        yield name, ranges
+
+
+def cost_of_sink(specs: Mapping[str, Spec]) -> Cost:
+    """The memory that a `Safetensors` of these tensors takes, be they in one file or in several: its samples and its
+    tables, and the header while that is written."""
+    sizes = [size for _, ranges in _held(specs) for _, size in ranges]
+    tables = sum(A_TENSOR + A_CHARACTER * len(name) for name in specs)
+    return Cost(once=sum(sizes) + A_SAMPLE * len(sizes) + tables)
