@@ -1,15 +1,15 @@
-"""The formats that can be read, one a module: a LoRA of PEFT's, else a checkpoint. What a file is, its tensors say.
+"""Formats: files of tensors as sources, and sinks that write them. What a file is, the names of its tensors say.
 
 header.py          the header of a safetensors file, read and written with every check
 sink.py            what tensors are written to, in any order: safetensors files, whose header comes last
 checkpoint.py      a checkpoint: one file, a folder, or shards with an index
-factors.py         adapters, known by the names of their tensors
+factors.py         recognises adapters by the names of their tensors
 lora_keys.py       which tensors of an adapter belong together, and which weight each pair changes
 adapter_config.py  adapter_config.json, every key checked
 patterns.py        rank_pattern and alpha_pattern, matched as PEFT does but in bounded time
 orientation.py     whether a weight is stored (out, in) or (in, out)
-beside.py          what speaks against adding an adapter to a model, and what is to be known of the sum
-peft.py            an adapter as a task vector: scale * B @ A by rows, never expanded whole
+beside.py          objections to adding an adapter to a model, and remarks on the sum
+peft.py            a LoRA in PEFT's layout as a task vector: scale * B @ A, computed row by row
 """
 
 import os

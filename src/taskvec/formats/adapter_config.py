@@ -1,8 +1,9 @@
-"""adapter_config.json of a LoRA: read, and every key checked that could make the change of a weight other than B @ A.
+"""Reads adapter_config.json of a LoRA and checks every key that could make a weight change by more than scale * B @ A.
 
-A key that is known to change the function is refused with its reason, a key that is known to change nothing is in
-HARMLESS, and an unknown one is refused unless it is switched off (null, false, 0 or empty): a newer PEFT writes a key
-for each of its features, and most of them are off.
+1. A key that is known to change the function is refused, with the reason.
+2. A key that is known to change nothing is in HARMLESS.
+3. An unknown key is refused unless it is switched off (null, false, 0 or empty). A newer PEFT writes a key for each of
+   its features, and most of them are off.
 """
 
 import math
@@ -63,7 +64,7 @@ def read_config(file: Readable, where: str) -> dict[str, Any]:
 
 
 def cannot_be_read(where: str, problems: list[str]) -> FormatError:
-    """The error of an adapter that is no plain LoRA: its problems, and how to merge it if one asks for that."""
+    """The error about an adapter that is no plain LoRA: its problems, and how to merge it if a problem says so."""
     more = [HOW] if any(MERGE in problem for problem in problems) else []
     return FormatError(f"{where} cannot be read as a task vector:", problems[:50] + more)
 
@@ -109,7 +110,7 @@ def _bad_patterns(key: str, table: Mapping[str, Any]) -> list[str]:
 
 
 def _features(config: Mapping[str, Any]) -> list[str]:
-    """The features that make it more, or something else, than B @ A."""
+    """The features that make the adapter more, or something else, than B @ A: a sentence for each."""
     problems = [reason for key, reason in VARIANTS.items() if config.get(key)]
     if config.get("bias", "none") not in ("none", None, False):
         problems.append(f"bias={config['bias']!r} holds biases, not differences of them: {MERGE}")
@@ -187,7 +188,7 @@ class Ranks:
 
 
 def note_untargeted(where: str, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
-    """Say which factors belong to modules that the configuration does not name, and which PEFT therefore leaves out."""
+    """Note the factors of modules that the configuration does not name. PEFT leaves them out; here they are added."""
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or config.get("target_parameters"):
         return

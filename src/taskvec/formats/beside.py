@@ -1,10 +1,10 @@
-"""What speaks against adding a LoRA to a model, and what a user should know of the sum.
+"""Objections to adding a LoRA to a model, and remarks on the sum. There are five reasons for them.
 
 1. An adapter for a model whose layers are repeated (`layer_replication`) counts the layers of that model.
 2. An adapter of torch.nn.MultiheadAttention has other names than the model.
-3. PEFT puts a copy of the base's embedding beside the factors of one, by which another base is known.
+3. PEFT puts a copy of the base's embedding beside the factors of an embedding. It shows whether the model is that base.
 4. A tied model has one tensor for its embedding and its head, and an adapter of one of them changes both.
-5. Square weights that may be stored either way (orientation.py).
+5. For a square weight it may be unknown which way round it is stored (orientation.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,8 @@ SHOWN = 5  # examples in a message
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What must be known of a LoRA. copies: tensor of the base -> the name of its copy in the file."""
+    """What the questions below need of a LoRA. undecided: tensors of which it is not known which way round they are
+    stored. copies: tensor of the base -> the name of its copy in the file."""
 
     text: str
     config: Mapping[str, Any]
@@ -41,7 +42,7 @@ class Adapter:
 
 
 def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[str]:
-    """What speaks against the sum with `model` (None: there is no model in the expression). See `Lora.objections`."""
+    """Objections to the sum with `model`; None means that the expression has no model. See `Lora.objections`."""
     problems = [*_undecided(adapter), *_replicated(adapter, model)]
     if model is not None:
         problems += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_unused_head(adapter, model)]
@@ -84,7 +85,7 @@ def _replicated_alone(adapter: Adapter, model: Source | None) -> Iterator[str]:
 
 
 def _layers(adapter: Adapter) -> list[int]:
-    """For each layer that the adapter counts the layer of the base; [] if they are the same."""
+    """The layer of the base for each layer that the adapter counts; [] if they are the same."""
     ranges = adapter.config.get("layer_replication") or []
     layers = [layer for start, stop in ranges for layer in range(start, stop)]
     return layers if layers != list(range(len(layers))) else []

@@ -1,4 +1,9 @@
-"""The header of a safetensors file: 8 bytes of length, JSON, then the data. Read with every check."""
+"""The header of a safetensors file, read and written with every check.
+
+A file begins with 8 bytes, the length of the header (little-endian). Then come the header, which is JSON, and the data
+of the tensors. The header maps the name of each tensor to its dtype, its shape and the range of its bytes in the data;
+the entry `__metadata__` maps texts to texts.
+"""
 
 import json
 import os
@@ -17,20 +22,20 @@ from taskvec.sources.source import Spec
 
 ENDING = ".safetensors"
 LONGEST = 100_000_000  # bytes of JSON, the limit of the safetensors library
-LONGEST_METADATA = 16 << 20  # bytes of a header beside what tensors need
-A_TENSOR = 1024  # bytes that a tensor may have more of them
+LONGEST_METADATA = 16 << 20  # bytes of metadata that any file may have, since they stay in memory
+A_TENSOR = 1024  # bytes more that it may have for each tensor
 METADATA = "__metadata__"
 MOST_SIZES = 64  # sizes of a shape, the limit of torch
 
 
 def names_one_file(path: str | os.PathLike[str]) -> bool:
-    """Whether this is the name of one safetensors file, to read or to write, and not that of a folder with some."""
+    """Whether this names one safetensors file, to read or to write, rather than a folder of files."""
     return Path(path).name.endswith(ENDING)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Tensors in the order of their data, where each begins in the file, and the metadata."""
+    """specs: tensors in the order of their data. offsets: the byte of the file at which each begins."""
 
     specs: Mapping[str, Spec]
     offsets: Mapping[str, int]
@@ -67,11 +72,11 @@ def read_header(file: Readable) -> Header:
 
 
 def _parse(file: Readable, length: int) -> dict[str, Any]:
-    """The header's table. What it may cost is bounded: see `json_files.parsed`, and LONGEST_METADATA."""
+    """The header's table. Its cost in memory is bounded by `json_files.parsed` and by LONGEST_METADATA."""
     repeated: list[str] = []
     text = bytearray(length)
     file.readinto(8, memoryview(text))
-    if length - 2 * A_TENSOR * text.count(b"{") > LONGEST_METADATA:  # one for its entry, one in the metadata
+    if length - 2 * A_TENSOR * text.count(b"{") > LONGEST_METADATA:  # once for its entry, once for its metadata
         raise FormatError(_too_long(f"{file.uri} has a header of {length} bytes"))
     parsed = parse_json(text, f"{file.uri} is no safetensors file: its header", noting_doubles(repeated))
     if not isinstance(parsed, dict):
@@ -127,7 +132,7 @@ def _entries(parsed: Mapping[str, Any], size: int) -> tuple[list[Entry], list[st
 
 
 def _coverage(entries: Iterable[Entry], size: int) -> list[str]:
-    """Overlaps, holes and a rest: the data must lie gapless, as the format asks."""
+    """What is wrong with the order of the data: tensors may not overlap, and every byte belongs to one."""
     problems, reached, last = [], 0, "the header"
     for name, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
         if begin < reached:

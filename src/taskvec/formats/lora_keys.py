@@ -25,20 +25,20 @@ _KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where the factors of one tensor stand: the names of A (rank, in) and B (out, rank), and how to join them."""
+    """The factors of one tensor: the names of A (rank, in) and B (out, rank), and how to join them."""
 
     a: str
     b: str
     rank: int
     scale: float
-    transposed: bool  # the weight is stored (in, out): delta = (B @ A).T
-    embedding: bool = False  # of an embedding, which always is
+    transposed: bool  # the weight is stored (in, out): delta = scale * (B @ A).T
+    embedding: bool = False  # the weight is an embedding, which is always stored so
 
 
 @dataclass(slots=True)
 class Tensors:
-    """A file's tensors, read: tensor of the base -> its factors, tensor of the base -> the copy that PEFT put beside
-    them, and what is wrong with the others."""
+    """What the tensors of a file are. pairs: tensor of the base -> its factors. copies: tensor of the base -> the copy
+    of it that PEFT put beside the factors. problems: a sentence for each of the others."""
 
     pairs: dict[str, Pair] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def read_keys(specs: Mapping[str, Spec], config: Mapping[str, Any], ranks: Ranks
 
 
 def module_of(path: str) -> str:
-    """The module's name in the base model: without PEFT's prefix and without wrappers."""
+    """The name that a module has in the base model, without PEFT's prefix and without wrappers."""
     parts = [part for part in path.split(".") if part not in WRAPPERS]
     for at in range(len(parts) - 1):
         if parts[at : at + 2] == ["base_model", "model"]:

@@ -2,7 +2,7 @@
 
 PEFT calls `re.match(rf"(.*\\.)?({pattern})$", module)`: a pattern stands for the end of a module's name, from a dot on,
 and the first pattern that fits counts. The patterns come from a downloaded file, and Python's `re` can be made to
-search for ever. So there are three ways, all with PEFT's result:
+search for ever. So a pattern is matched in one of three ways, all of which give PEFT's result:
 
 1. A pattern of letters, digits, `_`, `-` and dots (perhaps after `^`) is looked up in a table: the usual case. A dot
    fits any character, as in a regular expression.

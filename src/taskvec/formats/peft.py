@@ -1,6 +1,8 @@
-"""A LoRA in PEFT's adapter layout, as a task vector: scale * B @ A by rows, never expanded whole.
+"""A LoRA in PEFT's adapter layout, as a task vector.
 
-Scale is lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA; ranks and alphas may differ from module to module.
+The change of a weight (out, in) is scale * B @ A, where B is (out, rank) and A is (rank, in). It is computed for the
+rows that are asked for, and is never in memory as a whole. The scale is lora_alpha / rank, or lora_alpha / sqrt(rank)
+with rsLoRA; ranks and alphas may differ from module to module.
 """
 
 import hashlib
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 _SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 _ONE_FILE = "load all of it with PEFT and save it in one file"
-CACHED = ("fingerprint", "identity", "_form", "_hash")  # of an adapter, which another form of it does not share
+CACHED = ("fingerprint", "identity", "_form", "_hash")  # attributes that another form of an adapter does not share
 PIECE = 256 << 10  # bytes of a factor that are read and decoded at once
 
 
@@ -119,7 +121,7 @@ class Lora(FromFiles, Adapts):
         self.beside: Source | None = None  # the model that told which way round tensors are stored, if it was asked
 
     def _become(self, pairs: Mapping[str, Pair], undecided: tuple[str, ...]) -> None:
-        """Take these pairs, with nothing read of them yet."""
+        """Take these pairs, of which nothing was read yet."""
         self._pairs, self._undecided = pairs, undecided
         self.specs = {name: _spec(pair, self._header.specs) for name, pair in pairs.items()}
         self._factors: dict[str, Factors] = {}
@@ -135,15 +137,14 @@ class Lora(FromFiles, Adapts):
 
     # ---- beside a model
     def fitted(self, model: Source) -> "Lora":
-        """The same adapter as it is added to `model`, whose tensors show which way round each weight is stored.
-
-        See orientation.py. It is this object itself where the configuration is right, as it nearly always is.
+        """The same adapter in the form in which it is added to `model`, whose tensors show which way round each weight
+        is stored (orientation.py). Mostly the configuration is right about that, and this object itself is returned.
         """
         if (known := self._fits.get(model)) is not None:
             return known
         try:
             decision = self._decide(self._pairs, model.specs)
-        except TaskvecError:  # the model is no whole one, which is said where its tensors are asked for
+        except TaskvecError:  # the tensors of the model cannot be known: whoever asks for them gets this error
             return self
         turned = {n: replace(p, transposed=p.embedding or decision.turned[n]) for n, p in self._pairs.items()}
         fit = self
@@ -169,14 +170,11 @@ class Lora(FromFiles, Adapts):
         return self._header.specs[key].shape[1]
 
     def objections(self, model: Source | None, as_term: bool = True) -> list[str]:
-        """What speaks against adding this adapter to `model`, or to none.
-
-        as_term: whether it is added as it is, and not within a view, which gives it other names, or a method.
-        """
+        """See `Adapts`: a sentence for each objection."""
         return problems_of(self._adapter, model, as_term)
 
     def remarks(self, model: Source | None) -> list[str]:
-        """What a user should know about the sum with `model`, or with none."""
+        """See `Adapts`: a sentence for each remark."""
         return remarks_on(self._adapter, model)
 
     @property
@@ -206,7 +204,8 @@ class Lora(FromFiles, Adapts):
         return Factors(left, right, pair.scale)
 
     def _matrix(self, key: str, transposed: bool) -> "NDArray[Any]":
-        """A factor in float32, contiguous; read and decoded piece by piece, so that it is in memory only once."""
+        """A factor (rows, cols), or its transpose, in float32. It is read and decoded piece by piece, so that it is in
+        memory only once."""
         import numpy as np
 
         spec, at = self._header.specs[key], self._header.offsets[key]
@@ -252,7 +251,7 @@ class Lora(FromFiles, Adapts):
 
 
 def _tensors(header: Header, config: Mapping[str, Any], where: str) -> Tensors:
-    """The file's tensors, read. Raises FormatError with everything that is no factor of a matrix."""
+    """What the tensors of the file are. Raises FormatError that names all that are no factors of a matrix."""
     ranks = Ranks(config)
     try:
         tensors = read_keys(header.specs, config, ranks)

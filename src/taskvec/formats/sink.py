@@ -28,7 +28,7 @@ A_TENSOR, A_CHARACTER = 1200, 5  # bytes of tables and of the header for a tenso
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One file: its tensors, where in the file each begins, and the bytes of the header and of the whole file."""
+    """One file: its tensors, the byte of the file at which each begins, and the bytes of the header and of the file."""
 
     filename: str
     specs: Mapping[str, Spec]
@@ -60,13 +60,13 @@ class Sink(Protocol):
         """Fill `out` with what lies there, written in this run or an earlier one; False where nothing does."""
 
     def sync(self) -> None:
-        """Return when all that was written is safe from a power cut, as far as the system can say."""
+        """Return when all that was written is safe from a power cut, as far as the place can tell."""
 
     def fingerprint(self) -> str:
         """The fingerprint that a source will have which is opened on this output."""
 
     def finish(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
-        """All tensors are there: write what describes them. Returns a proof of that for each file."""
+        """Write what describes the tensors, all of which are there. Returns a proof for each file, by its name."""
 
     def close(self) -> None:
         """Let go of the files, finished or not."""
@@ -76,7 +76,7 @@ class Safetensors:
     """A `Sink` that is one safetensors file in a place, or several with different tensors in each."""
 
     def __init__(self, place: WritablePlace, layouts: Sequence[Layout], durable: bool):
-        """`durable`: the data goes past the cache of the system where it can, and is on the disk after `finish`."""
+        """durable: what was written is safe from a power cut after `finish`, and after each `sync`."""
         self._durable, self._turn = durable, threading.Lock()
         self._files: list[tuple[Layout, Writable]] = []
         self._of: dict[str, tuple[Layout, Writable]] = {}  # the file of each tensor
@@ -112,7 +112,7 @@ class Safetensors:
         return start * BITS[self._specs[name].dtype] // 8
 
     def _take(self, name: str, first: int, last: int) -> None:
-        """Cross out these bytes of a tensor from what is missing."""
+        """Note that these bytes of a tensor are no longer missing. Raises ValueError if they were not missing."""
         if first == last:
             return
         with self._turn:
@@ -172,9 +172,10 @@ class Safetensors:
 
 
 class _Samples:
-    """Of tensors whose blocks pass by, the bytes that their fingerprint is made of, as long as HELD suffices.
+    """The bytes that the fingerprint is made of, kept as the blocks pass by, up to HELD bytes.
 
-    They cannot be hashed at once: the fingerprint takes tensors in the order of their names, files have another one.
+    They cannot be hashed as they come: the fingerprint takes tensors in the order of their names, and blocks come in
+    any order.
     """
 
     def __init__(self, specs: Mapping[str, Spec]):

@@ -59,8 +59,10 @@ def noting_doubles(repeated: list[str]) -> Callable[[list[tuple[str, Any]]], dic
 
 
 def read_small(path: Path, longest: int = LONGEST) -> bytes:
-    """The bytes of a regular file of at most `longest` bytes. A pipe or a device (`/dev/zero`), also behind a link, is
-    refused before anything of it is read. Raises FormatError."""
+    """The bytes of a regular file of at most `longest` bytes. Raises FormatError.
+
+    A pipe or a device such as /dev/zero is refused before anything of it is read, also behind a link.
+    """
     with stated(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise FormatError(f"{path} is no regular file")

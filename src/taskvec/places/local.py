@@ -41,7 +41,7 @@ def located(uri: str | os.PathLike[str], revision: str | None = None) -> tuple[P
 
 
 def expanded(uri: str | os.PathLike[str]) -> Path:
-    """The path with ~ replaced. Raises OSError if there is no such home."""
+    """The path with ~ replaced by the home folder. Raises OSError if there is no such home."""
     try:
         return Path(uri).expanduser()
     except RuntimeError:
@@ -49,7 +49,7 @@ def expanded(uri: str | os.PathLike[str]) -> Path:
 
 
 def place_to_write(uri: str | os.PathLike[str]) -> Path:
-    """The absolute path of an output, with links resolved. Raises OutputError."""
+    """The absolute path of an output, with links resolved. Raises OutputError for what can be no output's name."""
     if not os.fspath(uri):
         raise OutputError("the output has no name: say where to write (-o NAME)")
     try:
@@ -209,7 +209,8 @@ REFUSALS = {
 
 
 class stated:  # noqa: N801 - reads as a word: with stated(path): ...
-    """Turns errors of the operating system into stated errors about `path`."""
+    """Within `with stated(path)` an OSError becomes an error of taskvec of this kind, which names the path and the
+    reason."""
 
     def __init__(self, path: os.PathLike[str] | str, kind: type[TaskvecError] = FormatError):
         self.path, self.kind = path, kind
@@ -228,9 +229,9 @@ class stated:  # noqa: N801 - reads as a word: with stated(path): ...
 
 
 # ---- writing -------------------------------------------------------------------------------------
-PAGE = 4096  # what direct writes are aligned to, in the file and in memory
-CACHED = 256 << 10  # bytes a write through the cache; longer ones send Linux looking for huge pages
-DIRECT = 256 << 10  # bytes from which a write goes past the cache; a shorter one mostly waits for the disk's answer
+PAGE = 4096  # direct writes begin and end at its multiples, in the file and in memory
+CACHED = 256 << 10  # bytes of one write through the cache; for longer ones Linux looks for huge pages, which takes time
+DIRECT = 256 << 10  # the shortest write that goes past the cache; shorter ones would mostly wait for the disk
 
 
 class Output(Writable):
@@ -248,14 +249,14 @@ class Output(Writable):
     def __init__(self, path: Path, size: int, direct: bool):
         self.fd = opened(path, os.O_RDWR | os.O_CREAT)
         self._direct: int | None = None
-        self._turn = threading.Lock()  # the system lets one write to the cache of a file at a time; it spins, we sleep
+        self._turn = threading.Lock()  # the system admits one write to a file's cache at a time; others would spin
         try:
             _reserve(self.fd, size)
         except OSError:
             self.close()
             raise
         if direct and hasattr(os, "O_DIRECT"):
-            with suppress(OSError):  # a file system that cannot
+            with suppress(OSError):  # a file system without direct writes
                 self._direct = opened(path, os.O_WRONLY | os.O_DIRECT)
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -307,7 +308,8 @@ class Output(Writable):
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Raises OSError only if the disk is full: what a file system cannot reserve grows as it is written."""
+    """Reserve blocks of the disk. Raises OSError only if it is full; if a file system cannot reserve, the file grows as
+    it is written."""
     try:
         fallocate: Callable[..., int] = ctypes.CDLL(None, use_errno=True).fallocate
     except (AttributeError, OSError):
@@ -323,14 +325,14 @@ def address(data: memoryview) -> int:
 
 
 def write_exactly(fd: int, data: memoryview, offset: int) -> None:
-    """All of `data` at `offset`, in short writes if the system makes them short."""
+    """Write all of `data` at `offset`, however little the system takes at once."""
     done = 0
     while done < len(data):
         done += os.pwrite(fd, data[done:], offset + done)
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    r"""Write a small file, never through a link. With `durable` it is on the disk itself on return.
+    r"""Write a small file, never through a link. durable: it is on the disk itself when this returns.
 
     What is no Unicode, such as bytes of a path that is not UTF-8, is written as an escape (\udcff).
     """

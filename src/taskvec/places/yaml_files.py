@@ -11,8 +11,8 @@ from typing import Any
 from taskvec.errors import FormatError
 from taskvec.places.json_files import read_text
 
-LARGEST = 4 << 20  # bytes of a file: more than a person writes
-MOST = 100_000  # values of a document, those that aliases repeat counted each time
+LARGEST = 4 << 20  # bytes of a file, which is more than a person writes
+MOST = 100_000  # values of a document; what an alias repeats is counted each time
 
 
 def documents(path: Path) -> list[Any]:
