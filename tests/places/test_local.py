@@ -17,6 +17,7 @@ from taskvec.places.local import (
     Output,
     address,
     expanded,
+    located,
     opened,
     place_to_write,
     resolve,
@@ -48,6 +49,30 @@ def test_a_read_past_the_end_is_a_changed_source(tmp_path):
     (tmp_path / "x").write_bytes(b"1234")
     with pytest.raises(SourceChanged, match="became shorter"):
         File(tmp_path / "x").read(2, 3)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device", "a link to a pipe"])
+def test_what_has_no_fixed_bytes_is_refused_without_waiting_for_it(tmp_path, kind):
+    os.mkfifo(tmp_path / "a pipe")
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a device").symlink_to("/dev/zero")
+    (tmp_path / "a link to a pipe").symlink_to("a pipe")
+    with pytest.raises(FormatError, match=f"{kind} is no regular file"):
+        File(tmp_path / kind)
+
+
+@pytest.mark.parametrize("given", ["m/x", "m", ".", "x", "m/../m/x"])
+def test_a_uri_is_a_place_and_a_name_in_it(tmp_path, monkeypatch, given):
+    (tmp_path / "m").mkdir()
+    for name in ("m/x", "x"):
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.chdir(tmp_path)
+    place, name = located(given)
+    assert place.uri(name) == given
+    if name:
+        file = place.open(name)
+        monkeypatch.chdir("/")
+        assert Path(file.address).read_bytes() == (tmp_path / given).read_bytes()
 
 
 SPANS = [(0, PAGE), (0, 1), (1, PAGE), (PAGE - 1, 2), (5, 3 * PAGE + 7), (3 * PAGE, 600_000), (PAGE + 4, 300), (9, 0)]

@@ -7,7 +7,7 @@
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskvec.errors import FormatError
@@ -23,6 +23,7 @@ HOW = (
     "to merge it into a model first, in Python: peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()"
     ".save_pretrained(out); then out - base is its task vector"
 )
+SHOWN = 5  # examples in a message
 LONGEST = 20_000_000  # bytes of a configuration
 MOST_LAYERS = 100_000  # of a model with repeated layers
 READ = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias",
@@ -177,11 +178,11 @@ class Ranks:
             if unused := sorted(patterns.unused):
                 note(
                     f"{where}: {key} has patterns that no module of the adapter takes (none fits, or another fits "
-                    f"first): {_shown(unused)}"
+                    f"first): {_quoted(unused)}"
                 )
             if key == "alpha_pattern" and patterns.contested:  # a wrong rank would have been an error
                 note(
-                    f"{where}: {key} has several patterns with different values for {_shown(patterns.contested)}; the "
+                    f"{where}: {key} has several patterns with different values for {_quoted(patterns.contested)}; the "
                     "first counts, as when PEFT loads it, but PEFT sorts them when it saves, and it may have been "
                     "trained with another"
                 )
@@ -198,7 +199,7 @@ def note_untargeted(where: str, config: Mapping[str, Any], tensors: Iterable[str
     astray = [name.removesuffix(".weight") for name in tensors if not _is_named(name.removesuffix(".weight"), ends)]
     if astray:
         note(
-            f"{where}: target_modules does not name {_shown(astray)}, whose factors are in the file: they are added "
+            f"{where}: target_modules does not name {_quoted(astray)}, whose factors are in the file: they are added "
             "here, and PEFT leaves them out"
         )
 
@@ -209,5 +210,11 @@ def _is_named(module: str, ends: Collection[str]) -> bool:
     return any(".".join(parts[k:]) in ends for k in range(len(parts))) or ATTENTION in module
 
 
-def _shown(texts: list[str]) -> str:
-    return ", ".join(map(repr, texts[:5])) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+def listed(texts: Sequence[str]) -> str:
+    """The first of these texts, and how many more there are."""
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    return listed([repr(text) for text in texts])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskvec.errors import FormatError
-from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE
+from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE, listed
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
 from taskvec.numbers import floats as floats_numpy
@@ -23,8 +23,6 @@ from taskvec.places.place import Readable
 from taskvec.sources.abilities import Composite, LooksThrough, folder_of, metadata_of
 from taskvec.sources.positions import TIED, layer_of
 from taskvec.sources.source import Source, Spec, samples
-
-SHOWN = 5  # examples in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +53,12 @@ def remarks_on(adapter: Adapter, model: Source | None) -> list[str]:
     return [*remarks, *_from_another_base(adapter, model), *_tied(adapter, model)] if model is not None else remarks
 
 
-def _listed(names: "list[str] | tuple[str, ...]") -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
 def _undecided(adapter: Adapter) -> Iterator[str]:
     if adapter.undecided:
         square = all(len({*adapter.specs[name].shape}) == 1 for name in adapter.undecided)
         why = "they are square" if square else "there is no model beside it whose shapes show that"
         yield (
-            f"{adapter.text}: whether {_listed(adapter.undecided)} must be transposed cannot be told: {why}, "
+            f"{adapter.text}: whether {listed(adapter.undecided)} must be transposed cannot be told: {why}, "
             f"and the one fan_in_fan_out in {CONFIG} is that of the last module only. Add the adapter to its base "
             f"itself (base + lora, and of that what you like), or {MERGE}, with PEFT"
         )

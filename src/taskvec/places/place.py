@@ -1,10 +1,10 @@
 """Places, where files lie: what is promised by a folder of this machine, by a bucket of an object store, by the hub.
 
 1. A place holds files under names. `names` lists them, `holds` asks for one of them, `open` gives one for reading.
-2. An open file is one fixed sequence of bytes. Any thread reads any range of it. What is read are the bytes of the file
-   that was opened, or else SourceChanged is raised.
+2. Any thread reads any range of an open file. If the file ends before, SourceChanged is raised: no byte is made up.
 3. The stamp of a file changes when its bytes do, as far as the place can tell. `require_unchanged` asks the place
-   whether the address still stands for a file with that stamp. Files with equal addresses and equal stamps are equal.
+   whether the address still stands for a file with that stamp. If it passes after the last read, all that was read were
+   bytes of the file that was opened. Files with equal addresses and equal stamps are equal.
 4. What is written is a draft. Its size is known from the beginning, so that a place which is full can say so before the
    work. Any thread writes any range of it, in any order. If a draft is created again, after a kill, what was written to
    it is still there.
