@@ -44,8 +44,8 @@ class FromFiles(Leaf):
 
     Two of them are equal if they are of one class and have the same `identity`.
 
-    A pickle of it holds no numbers but uri, revision, path and fingerprint. Unpickled, it is opened again: at the same
-    path, or where that is not there at what the uri names. The fingerprint must still be the same.
+    A pickle holds its uri, revision, path and fingerprint, and no numbers. To unpickle it is to open it again, at the
+    same path, or if nothing is there at what the uri names. The fingerprint must still be the same.
     """
 
     files: Mapping[str, Readable]  # the files that hold its tensors, by their names
@@ -249,15 +249,15 @@ def _again(
     beside: the model that had told an adapter which way round its tensors are stored.
     """
     place, name = located(at) if os.path.lexists(at) else located(uri, revision)
-    found = kind.opened(place, name, uri, revision)
-    if beside is not None and isinstance(found, Adapts):
-        found = found.fitted(beside)
-    if found.fingerprint != fingerprint:
+    source = kind.opened(place, name, uri, revision)
+    if beside is not None and isinstance(source, Adapts):
+        source = source.fitted(beside)
+    if source.fingerprint != fingerprint:
         raise SourceChanged(
-            f"{found.text} is not what it was when it was pickled: its fingerprint was {fingerprint[:16]}, and is "
-            f"{found.fingerprint[:16]} now"
+            f"{source.text} is not what it was when it was pickled: its fingerprint was {fingerprint[:16]}, and is "
+            f"{source.fingerprint[:16]} now"
         )
-    return found
+    return source
 
 
 ABILITIES = (Leaf, FromFiles, Composite, OnDisk, Lowers, LooksThrough, Measured, Adapts)
