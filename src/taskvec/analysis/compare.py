@@ -159,7 +159,7 @@ def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLik
     for given in vectors:
         weights = given if isinstance(given, Weights) else load(given)
         source = next(iter(weights.mentioned), None) if len(weights.mentioned) == 1 else None
-        name = source.path.name if isinstance(source, FromFiles) else str(weights)
+        name = source.path.name if isinstance(source, FromFiles) and source.path else str(weights)
         found[name if name not in found else f"{name}_{len(found) + 1}"] = weights
     return found
 

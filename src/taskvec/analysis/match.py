@@ -16,6 +16,7 @@ from taskvec.algebra.weights import Weights
 from taskvec.analysis.compare import compare
 from taskvec.errors import MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
 from taskvec.formats.sink import Safetensors, laid_out
+from taskvec.places.local import Folder
 from taskvec.saving.outputs import Destination
 from taskvec.saving.staging import one_file
 from taskvec.sources.abilities import folder_of, metadata_of
@@ -253,7 +254,7 @@ def write(uri: "str | os.PathLike[str]", permutations: Weights, overwrite: bool 
     source = next(iter(permutations.terms))
     metadata = metadata_of(source)
     layout = laid_out(place.target.name, source.specs, metadata)
-    with one_file(place) as path, closing(Safetensors(path.parent, [layout], durable=True)) as sink:
+    with one_file(place) as path, closing(Safetensors(Folder(path.parent), [layout], durable=True)) as sink:
         for name in source.specs:
             sink.write(name, 0, memoryview(bytes_of(source, name)))
         sink.finish(metadata)

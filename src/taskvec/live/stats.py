@@ -53,7 +53,7 @@ from taskvec.formats.sink import Safetensors, Sink, laid_out
 from taskvec.live.collect import Collected, Data, Fisher, Gram, inputs_of, is_transposed, linear_layers, theirs
 from taskvec.methods.core.lift import code_digest
 from taskvec.numbers.dtypes import BITS, parse_dtype
-from taskvec.places.local import existing_parent, free_bytes
+from taskvec.places.local import Folder, existing_parent, free_bytes
 from taskvec.recipes.userfile import function_in
 from taskvec.saving import lineage
 from taskvec.saving.outputs import Destination
@@ -310,7 +310,7 @@ def _stored(
     """The file under its name, whole and durable, or nothing: its fingerprint and its size."""
     specs = {name: Spec(x.shape, dtype) for name, x in arrays.items()}
     layout = laid_out(place.target.name, specs, _metadata(lineage.longest(entry, specs, nonfinite=False)))
-    with one_file(place) as path, closing(Safetensors(path.parent, [layout], durable=True)) as sink:
+    with one_file(place) as path, closing(Safetensors(Folder(path.parent), [layout], durable=True)) as sink:
         digests = _encoded(arrays, dtype, sink)
         record = lineage.completed(entry, specs, sink.fingerprint(), digests)
         sink.finish(_metadata(record))

@@ -137,10 +137,10 @@ def _record_of(source: Source) -> dict[str, Any] | None:
     its metadata."""
     if not isinstance(source, FromFiles):
         return None
-    if source.path.is_dir():
+    if source.path and source.path.is_dir():
         return read(source.path)
     text = source.metadata.get(IN_FILE, "")
-    return _parsed(text, source.path) if text else None
+    return _parsed(text, source.path or source.uri) if text else None
 
 
 def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
@@ -184,7 +184,7 @@ def read(path: Path) -> dict[str, Any] | None:
     return _parsed(text, where) if text else None
 
 
-def _parsed(text: str, where: Path) -> dict[str, Any]:
+def _parsed(text: str, where: Path | str) -> dict[str, Any]:
     try:
         record = json.loads(text)
         if not ancestry.has(record, tensors=dict, fingerprint=str) or not all(

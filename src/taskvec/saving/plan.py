@@ -21,7 +21,7 @@ from taskvec.errors import OutputError, RecipeError, TaskvecError
 from taskvec.executors.threads import default_threads
 from taskvec.formats import checkpoint
 from taskvec.formats.header import LONGEST as LONGEST_HEADER
-from taskvec.formats.sink import Layout, laid_out
+from taskvec.formats.sink import Layout, cost_of_sink, laid_out
 from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS, accumulator, parse_dtype
 from taskvec.places.local import PAGE
@@ -290,7 +290,7 @@ def _memory(
     # The texts in the headers of all files are kept. While one header is read, it takes five times its size besides.
     texts = [_metadata_bytes(s) for s in weights.mentioned]
     headers = A_TENSOR * sum(len(s.specs) for s in weights.mentioned) + sum(texts) + 5 * max(texts, default=0)
-    beside = Cost(once=PROGRAM + A_PIECE * pieces + headers) + cost_of_sources(weights, parts)
+    beside = Cost(once=PROGRAM + A_PIECE * pieces + headers) + cost_of_sources(weights, parts) + cost_of_sink(specs)
 
     @cache
     def cost(block: int) -> Cost:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.errors import OutputError
-from taskvec.places.local import opened, stated
+from taskvec.places.local import Folder, opened, stated
 from taskvec.places.moving import move_new, remove, swap, sync, sync_folder
 from taskvec.saving.journal import FILES, JOURNAL, OLD, append, claimed, holds_data, lines_of, notes
 from taskvec.saving.outputs import SHOWN, Destination, strangers
@@ -120,7 +120,8 @@ class Staging:
 
     def _give_name(self, new: Path) -> None:
         try:
-            move_new(new, self.target)
+            home = Folder(self.target.parent)
+            home.publish(new.relative_to(home.folder).as_posix(), self.target.name)
         except FileExistsError:
             if not self.place.overwrite:
                 raise OutputError(

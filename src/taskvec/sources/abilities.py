@@ -15,12 +15,14 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from taskvec.errors import MassError, RecipeError, SourceChanged
-from taskvec.places.local import File, resolve
+from taskvec.places.local import located
+from taskvec.places.place import Place, Readable, WithFolder
 from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
@@ -40,15 +42,39 @@ class Leaf:
 class FromFiles(Leaf):
     """It was loaded, and `open_source(uri, revision)` loads it again. `text` is the call of `load` that does.
 
-    A pickle of it holds no numbers but uri, revision, path and fingerprint. Unpickled, it is opened again: at the same
-    path, or where that is not there at what the uri names. The fingerprint must still be the same.
+    Two of them are equal if they are of one class and have the same `identity`.
+
+    A pickle holds its uri, revision, path and fingerprint, and no numbers. To unpickle it is to open it again, at the
+    same path, or if nothing is there at what the uri names. The fingerprint must still be the same.
     """
 
-    uri: str  # as it was given: a path, or a name on the hub
-    revision: str | None
-    path: Path  # the file or the folder that the uri stands for
-    folder: Path  # where its configuration and its tokenizer lie
-    files: Mapping[str, File]  # the files that hold its tensors, by their names
+    files: Mapping[str, Readable]  # the files that hold its tensors, by their names
+
+    def __init__(self, place: Place, name: str, uri: str, revision: str | None):
+        """The file of this name in a place, or the place as a whole for "". uri: as it was given."""
+        self.place, self.uri, self.revision = place, uri, revision
+        # Where its configuration and its tokenizer lie on this machine, and the file or the folder that was named.
+        self.folder = place.folder if isinstance(place, WithFolder) else None
+        self.path = self.folder / name if self.folder else None
+
+    @property
+    @abstractmethod
+    def identity(self) -> tuple[object, ...]:
+        """What tells its numbers from others: the addresses and stamps of its files, and what else they depend on."""
+
+    def stamp(self) -> str:
+        """See `Source`: what the places said of the files when they were opened."""
+        return repr(self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.identity)
 
     @property
     def text(self) -> str:
@@ -63,12 +89,13 @@ class FromFiles(Leaf):
 
     @classmethod
     @abstractmethod
-    def opened(cls, path: Path, uri: str, revision: str | None) -> Source:
-        """The source of this kind at a path."""
+    def opened(cls, place: Place, name: str, uri: str, revision: str | None) -> Source:
+        """The source of this kind in a place."""
 
     def __reduce__(self: Any) -> Any:
         beside = self.beside if isinstance(self, Adapts) else None
-        return _again, (type(self), str(self.path.absolute()), self.uri, self.revision, beside, self.fingerprint)
+        at = str(self.path.absolute()) if self.path else ""
+        return _again, (type(self), at, self.uri, self.revision, beside, self.fingerprint)
 
     def __repr__(self) -> str:
         return self.text
@@ -221,15 +248,16 @@ def _again(
 
     beside: the model that had told an adapter which way round its tensors are stored.
     """
-    found = kind.opened(Path(at) if os.path.lexists(at) else resolve(uri, revision), uri, revision)
-    if beside is not None and isinstance(found, Adapts):
-        found = found.fitted(beside)
-    if found.fingerprint != fingerprint:
+    place, name = located(at) if os.path.lexists(at) else located(uri, revision)
+    source = kind.opened(place, name, uri, revision)
+    if beside is not None and isinstance(source, Adapts):
+        source = source.fitted(beside)
+    if source.fingerprint != fingerprint:
         raise SourceChanged(
-            f"{found.text} is not what it was when it was pickled: its fingerprint was {fingerprint[:16]}, and is "
-            f"{found.fingerprint[:16]} now"
+            f"{source.text} is not what it was when it was pickled: its fingerprint was {fingerprint[:16]}, and is "
+            f"{source.fingerprint[:16]} now"
         )
-    return found
+    return source
 
 
 ABILITIES = (Leaf, FromFiles, Composite, OnDisk, Lowers, LooksThrough, Measured, Adapts)
