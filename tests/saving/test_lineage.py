@@ -145,7 +145,7 @@ def test_an_input_from_a_file_says_where_it_is_from_and_what_it_is(home, pair):
     of_tau = lineage.origins({"tau": tau})["inputs"]["tau"]
     assert (of_tau["uri"], of_tau["mass"], of_tau["base"]) == (tau.uri, 0, model.fingerprint)
     assert "revision" not in of_tau and "digest" not in of_tau
-    pinned = type(model).opened(model.path, "org/base", "4f2a")
+    pinned = type(model).opened(model.place, "", "org/base", "4f2a")
     of_pinned = lineage.origins({"base": pinned})["inputs"]["base"]
     assert (of_pinned["uri"], of_pinned["revision"]) == ("org/base", "4f2a") and "made_from" not in of_pinned
     save_file({"w": np.ones(2, "f4")}, home / "kept.safetensors", metadata={"taskvec.digest": "cafe"})
