@@ -49,3 +49,15 @@ def test_methods_between_do_not_hide_where_layers_are_from(tmp_path, build):
     parts = ("take_layers(m, 0, 1)", "take_layers(m, 1, 4)")
     slerps = ", ".join(f"slerp({part}, {part})" for part in parts)
     assert config_of(tmp_path, build, f"stack({slerps})", table) == table
+
+
+def test_the_layers_of_a_vision_tower_are_never_counted_in_the_text_models_entries(tmp_path, build):
+    tensors = {f"visual.blocks.{k}.w": build.tensors(k, {"w": (2,)})["w"] for k in range(4)}
+    model = build.model(tmp_path / "m", tensors)
+    (model / "config.json").write_text(json.dumps({"num_hidden_layers": 9, "vision_config": {"depth": 4}}))
+    tv.save(tv.take_layers(tv.load(model), 0, 3), tmp_path / "out")
+    result = json.loads((tmp_path / "out/config.json").read_text())
+    assert result == {"num_hidden_layers": 9, "vision_config": {"depth": 3}}
+    (model / "config.json").write_text(json.dumps({"num_hidden_layers": 9, "vision_config": {"width": 2}}))
+    with pytest.raises(RecipeError, match=r"visual\.blocks: vision_config does not say how many layers there are"):
+        tv.save(tv.take_layers(tv.load(model), 0, 3), tmp_path / "no")
