@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from small_stacks import SHAPES
 from taskvec.analysis import match as matching
 from taskvec.analysis.match import Alignment
 from taskvec.errors import MassError, NonFiniteError, OutputError, RecipeError
 
 pytest.importorskip("scipy")
-SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (7, 6), "fc2.bias": (7,), "fc3.weight": (3, 7)}
 
 
 def arrays(seed):
