@@ -15,7 +15,8 @@ from evals.tiny import (
     eager,
     model,
 )
-from taskvec.errors import TaskvecError
+from taskvec.errors import RecipeError, TaskvecError
+from taskvec.evals.harness import Harness
 from taskvec.evals.suite import suite_from
 
 
@@ -69,3 +70,20 @@ def test_a_task_of_the_harness_on_the_live_module(home):
     ):
         with pytest.raises(TaskvecError, match=what):
             suite_from(described(home, f"tasks: {{a: {{{text}}}}}", "wrong.yml"))(w, "test")
+
+
+def _logged(*filters):
+    return [{"doc_id": k, "filter": f, "metrics": ["acc"], "acc": k % 2} for f in filters for k in range(4)]
+
+
+def test_of_several_filters_one_is_named():
+    """The harness logs each document once for each filter, such as a strict and a flexible reading of an answer."""
+    plain = Harness(task="pick")
+    assert plain._numbers(_logged("none"), [3, 0]) == [1, 0]
+    both = [*_logged("strict"), *({**s, "acc": 7} for s in _logged("flexible"))]
+    with pytest.raises(RecipeError, match='several filters, so metric is one of "acc,strict", "acc,flexible"'):
+        plain._numbers(both, [0])
+    for name, wanted in (("strict", [1, 0]), ("flexible", [7, 7])):
+        assert Harness(task="pick", metric=f"acc,{name}")._numbers(both, [3, 0]) == wanted
+    with pytest.raises(RecipeError, match="pick has no number f1 for a document; it has acc"):
+        Harness(task="pick", metric="f1")._numbers(_logged("none"), [0])
