@@ -1,12 +1,15 @@
 """Perplexity and what a model writes, against eager code; and learning from texts."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
 )
 
@@ -14,6 +17,7 @@ import taskvec as tv
 from evals.tiny import (
     PPL,
     TEXTS,
+    WRITTEN,
     described,
     eager,
     model,
@@ -124,3 +128,24 @@ def test_a_search_does_not_make_a_perplexity_large_unasked(home):
     suite = suite_from(tasks)
     losses = {lam: suite(model(home, "lm", lam), "validation")["a"] for lam in (0, 0.5)}
     assert found.chosen.knobs["lam"] == min(losses, key=losses.get)
+
+
+@pytest.mark.parametrize(
+    ("change", "probability"),
+    [({}, torch.softmax), ({"problem_type": "multi_label_classification"}, lambda logits, dim: logits.sigmoid())],
+)
+def test_a_judge_of_texts_with_several_classes_gives_the_probability_of_each(home, change, probability):
+    """With a softmax the toxicity of a harmless text would be above 0 only because no other class fits it either."""
+    judge = home / f"judge-{len(change)}"
+    shutil.copytree(home / "classifier-base", judge)
+    config = json.loads((judge / "config.json").read_text())
+    (judge / "config.json").write_text(json.dumps(config | change))
+    written = f"{WRITTEN} judge: {judge.name}, label: good, tokens: 4}}}}"
+    task = suite_from(described(home, written, "judged.yml")).tasks["a"]
+    net, ids = AutoModelForSequenceClassification.from_pretrained(judge), AutoTokenizer.from_pretrained(judge)
+    with torch.no_grad():
+        logits = [net(input_ids=torch.tensor([ids(t)["input_ids"]])).logits[0] for t in TEXTS[:9]]
+    assert task.scorer(TEXTS[:9]) == pytest.approx([probability(x, dim=-1)[1].item() for x in logits], rel=1e-4)
+    (judge / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+    with pytest.raises(RecipeError, match="is a regression and gives no probabilities"):
+        suite_from(described(home, written, "judged.yml")).tasks["a"].scorer(TEXTS[:2])
