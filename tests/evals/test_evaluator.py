@@ -70,3 +70,14 @@ def test_an_ability_that_fails_says_where(ability):
     ask = {"examples": ("test",), "part": (0, 1), "predictions": (None, "test", ["a"])}[ability]
     with pytest.raises(TaskvecError, match=r"judge failed: ZeroDivisionError: .*\(test_evaluator.py, line \d+\)"):
         getattr(as_evaluator(judge), ability)(*ask)
+
+
+def test_falling_names_metrics_that_there_are():
+    def judge(weights, split):
+        return {"ppl": 3.0, "hits": [1, 0]}
+
+    judge.falling = "ppl"
+    assert as_evaluator(judge)(None, "test")["ppl"] == 3
+    judge.falling = ["ppl", "perplexity"]
+    with pytest.raises(TaskvecError, match="judge: falling names perplexity, and the metrics are ppl, hits"):
+        as_evaluator(judge)(None, "test")
