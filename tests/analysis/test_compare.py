@@ -90,3 +90,8 @@ def test_the_heat_map_is_a_picture(tmp_path, suffix):
 
     cosine_heatmap(tv.compare(taus), tmp_path / f"cosine.{suffix}")
     assert (tmp_path / f"cosine.{suffix}").read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+
+
+def test_vectors_of_one_name_are_numbered_and_none_is_lost():
+    vectors = [tv.from_arrays(MODELS[k % 3], name) for k, name in enumerate(("m", "m_3", "m", "m"))]
+    assert tv.compare(vectors).names == ("m", "m_3", "m_4", "m_5")
