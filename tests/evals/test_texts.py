@@ -64,7 +64,5 @@ def test_a_text_is_cut_at_the_ends_of_lines_alone(tmp_path, mark):
 
 def test_a_text_that_is_cut_by_a_comma_is_stated_with_its_line(tmp_path):
     (tmp_path / "a.csv").write_text('text,label\n"well, fine",x\nwell, bad,y\n')
-    with pytest.raises(
-        FormatError, match=r"a.csv, line 3: more fields than columns, which are text, label: put"
-    ):
+    with pytest.raises(FormatError, match=r"a.csv, line 3: more fields than columns, which are text, label: put"):
         [*read(tmp_path / "a.csv")]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from taskvec.errors import RecipeError, TaskvecError
-from taskvec.live.collect import IGNORED, Data, Fisher, Gram, inputs_of, is_transposed, linear_layers, theirs
+from taskvec.live.collect import IGNORED, Data, Fisher, Gram, inputs_of, is_transposed, linear_layers, users_code
 
 X = torch.arange(24, dtype=torch.float32).reshape(6, 4)
 
@@ -73,12 +73,12 @@ def test_whatever_the_users_code_raises_is_stated_in_one_line():
         (ValueError("  first\nsecond"), "f failed: ValueError: first"),
         (KeyError(), "f failed: KeyError: "),
     ):
-        with pytest.raises(TaskvecError) as told, theirs("f"):
+        with pytest.raises(TaskvecError) as told, users_code("f"):
             raise error
         assert str(told.value) == said and told.value.__cause__ is error
-    with pytest.raises(RecipeError, match="ours"), theirs("f"):
+    with pytest.raises(RecipeError, match="ours"), users_code("f"):
         raise RecipeError("ours")
-    with pytest.raises(KeyboardInterrupt), theirs("f"):
+    with pytest.raises(KeyboardInterrupt), users_code("f"):
         raise KeyboardInterrupt
 
 
@@ -102,7 +102,7 @@ def collected(kind, batches, **options):
         what.see(batch, size)
     what.close()
     assert not module.linear._forward_pre_hooks
-    return what.found(sum(len(b["x"]) for b in batches)), module
+    return what.results(sum(len(b["x"]) for b in batches)), module
 
 
 def test_rows_that_the_mask_hides_do_not_count():
@@ -112,7 +112,7 @@ def test_rows_that_the_mask_hides_do_not_count():
     data = Data(module, [], lambda m, b: m(b["x"]))
     gram = Gram(data, linear_layers(module))
     gram.see({"x": x, "attention_mask": mask}, 2)
-    arrays, unreached = gram.found(2)
+    arrays, unreached = gram.results(2)
     kept = X[[0, 2, 5]].double().numpy()
     assert np.array_equal(arrays["linear.weight"], kept.T @ kept) and unreached == []
     with pytest.raises(TaskvecError, match=r"attention_mask must be a tensor \(examples, positions\)"):
@@ -148,3 +148,16 @@ def test_targets_are_one_class_for_each_row_of_the_logits(targets, says):
     fisher = Fisher(Data(module, []), dict(module.named_parameters()), "given", 0)
     with pytest.raises(TaskvecError, match=says):
         fisher.see({"x": X[:1]} | ({} if targets is None else {"targets": targets}), 1)
+
+
+def test_an_example_whose_only_target_does_not_count_adds_nothing():
+    batches = [{"x": X[:2], "targets": torch.tensor([1, IGNORED])}, {"x": X[2:3], "targets": torch.tensor([0])}]
+    module = Named()
+    for labels in ("exact", "given"):
+        fishers = [Fisher(Data(module, []), dict(module.named_parameters()), labels, 0) for _ in range(2)]
+        for batch in batches:
+            fishers[0].see(batch, len(batch["x"]))
+        for k in (0, 2):
+            fishers[1].see({"x": X[k : k + 1], "targets": torch.tensor([1 - k // 2])}, 1)
+        one, two = (fisher.results(2)[0] for fisher in fishers)
+        assert all(np.array_equal(one[n], two[n]) for n in one) and one["linear.weight"].any()

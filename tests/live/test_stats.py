@@ -88,7 +88,7 @@ def test_the_numbers_of_blocks_that_are_written_one_by_one_are_those_of_the_whol
     [
         ({"kind": "hessian"}, "kind is one of fisher, gram, not 'hessian'"),
         ({"kind": "fisher", "labels": "mine"}, "labels is one of exact, sampled, given, not 'mine'"),
-        ({"kind": "gram", "labels": "given"}, "Gram matrices are of inputs: they know no labels"),
+        ({"kind": "gram", "labels": "given"}, "Gram matrices are of inputs and use no labels: leave labels out"),
         ({"kind": "gram", "examples": 0}, "examples must be at least 1, not 0"),
         ({"kind": "gram", "dtype": "int8"}, "dtype 'int8'"),
     ],
@@ -194,7 +194,7 @@ BAD_DATA = [
     ("raises", GRAM, ["raises failed: KeyError: 'no such thing'"]),
     ("raises_later", GRAM, ["failed: OSError: the disk is gone"]),
     ("wrong_call", GRAM, ["failed: TypeError", "inputs"]),
-    ("good", (*GRAM, "--labels", "sampled"), ["know no labels"]),
+    ("good", (*GRAM, "--labels", "sampled"), ["use no labels"]),
     ("good", (*GRAM, "--dtype", "int8"), ["dtype 'int8'"]),
 ]  # fmt: skip
 
