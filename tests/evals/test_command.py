@@ -19,9 +19,9 @@ def test_a_command_gets_a_folder_and_prints_json(home):
     run = f"{sys.executable} look.py {{model}} {{split}}"
     suite = suite_from(described(home, f"tasks:\n  mine: {{kind: command, run: '{run}'}}"))
     w = model(home, "encoder")
-    found = suite(w, "test")
-    assert found["mine_bias"] == pytest.approx(float(w["embeddings.LayerNorm.bias"].sum()), rel=1e-5)
-    assert found["mine_split"] == 4 and suite.untold == ["mine"] and suite.part(0, 0.5) is None
+    scores = suite(w, "test")
+    assert scores["mine_bias"] == pytest.approx(float(w["embeddings.LayerNorm.bias"].sum()), rel=1e-5)
+    assert scores["mine_split"] == 4 and suite.untold == ["mine"] and suite.part(0, 0.5) is None
     for run, what in (
         ("exit 3 # {model} {split}", "ended with 3"),
         ("echo hello {model} {split} | cut -c1-5", "no JSON but 'hello'"),

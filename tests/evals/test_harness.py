@@ -47,7 +47,7 @@ def test_a_task_of_the_harness_on_the_live_module(home):
         described(home, "model: lm-base\ntasks:\n  pick: {kind: harness, task: pick, tasks: own, dtype: float32}")
     )
     w = model(home, "lm")
-    found = {split: suite(w, split)["pick"] for split in ("validation", "test")}
+    scores = {split: suite(w, split)["pick"] for split in ("validation", "test")}
     net = HFLM(
         pretrained=eager(home, "lm", AutoModelForCausalLM), tokenizer=AutoTokenizer.from_pretrained(home / "lm-base")
     )
@@ -59,11 +59,11 @@ def test_a_task_of_the_harness_on_the_live_module(home):
         task_manager=TaskManager(include_path=str(folder)),
     )
     wanted = {s["doc_id"]: s["acc"] for s in whole["samples"]["pick"]}
-    places = {split: [place for _, place in suite.tasks["pick"]._dealt[split]] for split in found}
+    places = {split: [place for _, place in suite.tasks["pick"]._dealt[split]] for split in scores}
     assert {*places["validation"], *places["test"]} == {*range(60)} and not {*places["validation"]} & {*places["test"]}
-    assert all(found[split] == [wanted[k] for k in places[split]] for split in found)
+    assert all(scores[split] == [wanted[k] for k in places[split]] for split in scores)
     parts = [suite.part(*ends)(w, "test")["pick"] for ends in ((0, 0.25), (0.25, 1))]
-    assert parts[0] + parts[1] == found["test"]
+    assert parts[0] + parts[1] == scores["test"]
     for text, what in (
         ("kind: harness, task: nope, model: lm-base", "no task nope"),
         ("kind: harness, task: pick, tasks: own, metric: f1, model: lm-base", "has no number f1"),

@@ -45,8 +45,8 @@ def test_a_search_over_a_file_of_tasks_on_the_command_line(home, run):
         "search", "base + lam*(tuned - base)", f"base={home / 'encoder-base'}", f"tuned={home / 'encoder-tuned'}",
         "--evaluate", tasks, "--knob", "lam=0:1:0.25", "--journal", home / "j.jsonl", "--json",
     )  # fmt: skip
-    found = json.loads(done.stdout)
-    assert found["test"].keys() == {"base", "chosen"} and not [n for n in found["notes"] if "promise" in n]
+    result = json.loads(done.stdout)
+    assert result["test"].keys() == {"base", "chosen"} and not [n for n in result["notes"] if "promise" in n]
     first = json.loads((home / "j.jsonl").read_text().splitlines()[0])
     assert first["evaluator"].startswith("cli.yml (") and first["race"]
 
@@ -61,22 +61,22 @@ def test_coefficients_are_learned_from_a_file_of_tasks(home, run):
         f"base={home / 'encoder-base'}", f"tuned={home / 'encoder-tuned'}",
         "--evaluate", tasks, "--steps", "12", "--rate", "0.02",
     )  # fmt: skip
-    found = json.loads(run(*line, "--json", "-o", home / "learned").stdout)
-    assert found["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(found["losses"]) == 12
-    assert found["test"].keys() == {"base", "chosen"} and (home / "learned" / "config.json").exists()
+    result = json.loads(run(*line, "--json", "-o", home / "learned").stdout)
+    assert result["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(result["losses"]) == 12
+    assert result["test"].keys() == {"base", "chosen"} and (home / "learned" / "config.json").exists()
     labelled = json.loads(run(*line, "--loss", "labels", "--json").stdout)
-    assert labelled["knobs"] != found["knobs"] and labelled["losses"] != found["losses"]
+    assert labelled["knobs"] != result["knobs"] and labelled["losses"] != result["losses"]
     suite = suite_from(tasks)
     module, loss = suite.learned(model(home, "encoder"), labels=False)
     base = tv.load(home / "encoder-base")
     family = base + tv.layerwise(tv.load(home / "encoder-tuned") - base, "t")
     again = tv.learn(family, module, loss, steps=12, rate=0.02)
-    assert again.knobs == pytest.approx(found["knobs"], abs=1e-5)
+    assert again.knobs == pytest.approx(result["knobs"], abs=1e-5)
     headed = [part.replace("encoder", "lm") if isinstance(part, str) else part for part in line]
     described(home, Path(tasks).read_text().replace("encoder", "lm"), "learn-lm.yml")
     headed[headed.index(tasks)] = home / "learn-lm.yml"
-    found = json.loads(run(*headed, "--json", "-o", home / "learned-lm").stdout)
-    assert found["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(found["losses"]) == 12
+    result = json.loads(run(*headed, "--json", "-o", home / "learned-lm").stdout)
+    assert result["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(result["losses"]) == 12
     assert "lm_head.weight" in tv.load(home / "learned-lm").specs  # the head goes along, though nothing judged it
     out = run(*line[:4], "--evaluate", described(home, "tasks: {m: {kind: command, run: '{model} {split}'}}", "no.yml"))
     assert out.code == 1 and "must share one model" in out.stderr

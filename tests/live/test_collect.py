@@ -35,10 +35,10 @@ def test_batches_are_cut_where_enough_examples_were_seen(most, sizes):
             read.append(first)
             yield {"x": X[first:last], "note": "kept"}
 
-    found = [*Data(nn.Identity(), batches()).pieces(most)]
-    assert [size for _, size in found] == [len(batch["x"]) for batch, _ in found] == sizes
-    assert torch.equal(torch.cat([batch["x"] for batch, _ in found]), X[: sum(sizes)])
-    assert len(read) == len(sizes) and all(batch["note"] == "kept" for batch, _ in found)
+    pieces = [*Data(nn.Identity(), batches()).pieces(most)]
+    assert [size for _, size in pieces] == [len(batch["x"]) for batch, _ in pieces] == sizes
+    assert torch.equal(torch.cat([batch["x"] for batch, _ in pieces]), X[: sum(sizes)])
+    assert len(read) == len(sizes) and all(batch["note"] == "kept" for batch, _ in pieces)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_whatever_the_users_code_raises_is_stated_in_one_line():
 # ---- what is collected -----------------------------------------------------------------------------------
 def test_linear_layers_are_known_by_the_names_of_their_weights():
     module = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.ModuleDict({"c": Conv1D(2, 3)}), nn.Conv2d(1, 1, 1))
-    found = linear_layers(module)
-    assert found == {"0.weight": module[0], "2.c.weight": module[2]["c"]}
-    assert [inputs_of(layer) for layer in found.values()] == [4, 3]
-    assert [is_transposed(layer) for layer in found.values()] == [False, True]
+    layers = linear_layers(module)
+    assert layers == {"0.weight": module[0], "2.c.weight": module[2]["c"]}
+    assert [inputs_of(layer) for layer in layers.values()] == [4, 3]
+    assert [is_transposed(layer) for layer in layers.values()] == [False, True]
     alone = nn.Linear(2, 2)
     assert linear_layers(alone) == {"weight": alone}
 

@@ -133,11 +133,11 @@ class Fisher:
                 g = g.to(total.dtype)
                 total.addcmul_(g, g, value=share)
 
-    def _log_probabilities(self, one: "Batch") -> "list[tuple[torch.Tensor, float]]":
+    def _log_probabilities(self, example: "Batch") -> "list[tuple[torch.Tensor, float]]":
         """For each y of one example log p(y|x), a scalar with a gradient, and the weight of its squared gradient."""
         import torch
 
-        logits = self.data.run(one)
+        logits = self.data.run(example)
         if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 3) or len(logits) != 1:
             shape = list(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
             raise TaskvecError(
@@ -148,7 +148,7 @@ class Fisher:
             raise TaskvecError("the logits have one class: a Fisher information needs probabilities of at least two")
         if not logits.requires_grad:
             raise TaskvecError("the logits do not depend on a parameter that requires a gradient")
-        rows, targets = self._counted(logits, one)
+        rows, targets = self._counted(logits, example)
         log_p = torch.log_softmax(rows.to(torch.promote_types(rows.dtype, torch.float32)), -1)
         if self.labels == "exact" and logits.ndim == 3:
             raise RecipeError('labels="exact" is for one label an example; of a sequence take "sampled" or "given"')
@@ -159,7 +159,7 @@ class Fisher:
         y = targets if self.labels == "given" else self._drawn(log_p.detach())
         return [(log_p.gather(-1, y.to(log_p.device)[:, None]).sum(), 1.0)]
 
-    def _counted(self, logits: "torch.Tensor", one: "Batch") -> "tuple[torch.Tensor, torch.Tensor]":
+    def _counted(self, logits: "torch.Tensor", example: "Batch") -> "tuple[torch.Tensor, torch.Tensor]":
         """The positions that count: their logits, (rows, classes), and their targets, (rows,), empty if there are none.
 
         Raises TaskvecError for targets or a mask that do not fit the logits.
@@ -167,7 +167,7 @@ class Fisher:
         import torch
 
         shape = logits.shape[:-1]
-        targets, mask = one.get(TARGETS), one.get(MASK) if logits.ndim == 3 else None
+        targets, mask = example.get(TARGETS), example.get(MASK) if logits.ndim == 3 else None
         if self.labels == "given" and targets is None:
             raise TaskvecError(f'labels="given" needs {TARGETS!r} in every batch')
         if targets is not None and (not isinstance(targets, torch.Tensor) or targets.shape != shape):
