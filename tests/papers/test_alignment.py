@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+import small_stacks
 import taskvec as tv
 from taskvec.errors import MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
 from taskvec.views.families import SHIPPED, symmetry_of
@@ -255,17 +256,9 @@ def test_the_barrier_between_two_trained_transformers_falls():
 
 
 # ---- files and recipes -------------------------------------------------------------------------------------
-SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (7, 6), "fc2.bias": (7,), "fc3.weight": (3, 7)}
-
-
 @pytest.fixture
 def pair(build, tmp_path):
-    """Folders a/ and b/ of bfloat16-like float16 models, and p.safetensors with the permutations between them."""
-    for seed, name in enumerate("ab"):
-        build.model(tmp_path / name, build.tensors(seed, SHAPES, np.float16))
-    found = tv.match(tv.load(tmp_path / "a"), tv.load(tmp_path / "b"))
-    found.save(tmp_path / "p.safetensors")
-    return tmp_path, found
+    return small_stacks.pair(build, tmp_path)
 
 
 def test_a_recipe_permutes_by_a_file_and_the_record_names_it(pair, run):
