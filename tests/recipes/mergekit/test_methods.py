@@ -37,7 +37,7 @@ def test_multislerp_of_one_model_says_that_its_base_has_no_part(home):
     text = json.dumps({"merge_method": "multislerp", "base_model": "base", "models": [one]})
     with collected() as notes:
         (found,) = read(written(home, text))
-    assert found.weights == tv.load("math") and "the base has no part in it" in next(iter(notes))
+    assert found.weights == tv.load("math") and "its base and its weight have no effect" in next(iter(notes))
 
 
 @pytest.mark.parametrize("method", ["linear", "karcher"])
