@@ -2,6 +2,7 @@
 
 weights.py        Weights: an expression, which can be added, scaled and read; knows no file and no format
 coefficients.py   what may stand in front of a source: numbers, knobs, filters, tables, gradients; exact
+verbatim.py       a copy of one file, the only expression that may hold quantised weights
 program.py        what is summed for one tensor, and the summing
 derived.py        a call of a method or a view, which is itself a source
 arrays.py         from_arrays: arrays in memory as Weights

@@ -375,7 +375,7 @@ class Weights(Base):
         Pickles are for processes of your own: whoever wrote a pickle can run any code where it is read. For everything
         else there is the text, str(weights), which `parse` reads without running anything.
         """
-        return Weights, (dict(self.terms), dict(self.mentioned), self.summed)
+        return type(self), (dict(self.terms), dict(self.mentioned), self.summed)
 
     def __repr__(self) -> str:
         return f"Weights({self.text()})"
