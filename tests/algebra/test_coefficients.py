@@ -199,9 +199,9 @@ def test_a_gradient_needs_to_know_how_many_layers_there_are_unless_it_is_flat():
     ids=str,
 )  # fmt: skip
 def test_coefficients_are_copied_and_pickled(c):
-    for found in (copy.copy(c), copy.deepcopy(c), pickle.loads(pickle.dumps(c))):
-        assert found == c and hash(found) == hash(c) and str(found) == str(c) and found.knobs == c.knobs
-        assert found.reduced(Place("ab", Fraction(1, 3))) == c.reduced(Place("ab", Fraction(1, 3)))
+    for copied in (copy.copy(c), copy.deepcopy(c), pickle.loads(pickle.dumps(c))):
+        assert copied == c and hash(copied) == hash(c) and str(copied) == str(c) and copied.knobs == c.knobs
+        assert copied.reduced(Place("ab", Fraction(1, 3))) == c.reduced(Place("ab", Fraction(1, 3)))
 
 
 # ---- texts --------------------------------------------------------------------------------------------

@@ -276,8 +276,8 @@ def test_rows_of_any_shape_are_those_of_numpy(rows):
               "none": np.zeros((0, 3), np.float32), "flat": np.zeros((3, 0), np.float32)}  # fmt: skip
     w = tv.from_arrays(arrays)
     for name, array in arrays.items():
-        found = w.read(name, rows)
-        assert found.tolist() == array[rows or ...].tolist() and found.shape == array[rows or ...].shape, name
+        part = w.read(name, rows)
+        assert part.tolist() == array[rows or ...].tolist() and part.shape == array[rows or ...].shape, name
 
 
 def test_a_scalar_has_no_rows_and_what_numpy_has_no_dtype_for_is_bytes():

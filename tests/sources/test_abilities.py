@@ -50,8 +50,8 @@ def nothing_of(mine):
     """What holds for a source that states no ability."""
     assert abilities.leaves_of(mine) == (mine,) and abilities.stored_of(mine) is mine.specs
     assert abilities.written(mine, {}) == "mine" and abilities.written(mine, {mine: "m"}) == "m"
-    found = [f(mine) for f in (abilities.folder_of, abilities.metadata_of, abilities.cost_of)]
-    assert found == [None, {}, Cost()] and abilities.statistic_of(mine) == ""
+    nothing = [f(mine) for f in (abilities.folder_of, abilities.metadata_of, abilities.cost_of)]
+    assert nothing == [None, {}, Cost()] and abilities.statistic_of(mine) == ""
 
 
 def test_what_holds_for_a_source_that_states_no_ability():

@@ -145,8 +145,8 @@ def test_check_and_diff_refuse_them_too(tmp_path, run):
     for seed, name in enumerate("ab"):
         write(tmp_path / f"{name}.safetensors", QUANTISED["bitsandbytes, 8 bits"], seed)
     for command in (("check",), ("diff", "-o", "tau"), ("compare",), ("add", "-o", "out")):
-        found = run(command[0], "a.safetensors", "b.safetensors", *command[1:])
-        assert found.code == 1 and f"{Q}.SCB" in found.stderr and "Traceback" not in found.stderr, found
+        done = run(command[0], "a.safetensors", "b.safetensors", *command[1:])
+        assert done.code == 1 and f"{Q}.SCB" in done.stderr and "Traceback" not in done.stderr, done
     assert run("show", "a.safetensors").code == 0
 
 
