@@ -126,6 +126,7 @@ def test_names_without_a_value_are_named_wherever_numbers_are_needed(ask):
 # ---- mass -----------------------------------------------------------------------------------------------
 def test_mass_is_one_number_for_all_tensors_or_each_is_named_once():
     assert (0.5 * B + 0.25 * M).mass == Fraction(3, 4) and Weights({}).mass == 0 and (V * 7).mass == 0
+    assert (tv.only("*") * tv.from_arrays({}, "empty")).mass == 0
     assert (tv.per({"*.mlp.*": 1, "*": 0}) * B + tv.per({"*.mlp.*": 0, "*": 1}) * M).kind() == 1
     with pytest.raises(MassError) as told:
         (tv.per({"norm": 0.5, "*": 1}) * B).kind()
@@ -211,6 +212,24 @@ def test_a_gradient_over_the_layers_of_an_adapter_alone_is_refused(adapters):
     assert np.allclose(within["up.weight"], (base + 0.5 * up)["up.weight"], atol=1e-6)
 
 
+def test_a_pattern_may_fit_only_tensors_that_an_adapter_alone_does_not_name(adapters):
+    base, up, _ = adapters
+    alone = tv.only("norm.weight") * up
+    assert alone.parts("up.weight") == {} and not alone["up.weight"].any()
+    with pytest.raises(RecipeError, match="patterns that do nothing"):
+        (base + tv.only("other.weight") * up)["up.weight"]
+
+
+def test_methods_that_are_told_their_model_leave_what_cancelled_in_the_sum(adapters):
+    base, up, _ = adapters
+    gone = tv.from_arrays({"w": np.ones(2, np.float32)}, "gone", mass=0)
+    w = base + tv.trim(up, density=0.5) + gone - gone
+    told = w.placed
+    assert told is not w and [s.text for s in told.summed][-1] == "gone" and "gone" not in [s.text for s in told.terms]
+    with pytest.raises(MismatchError, match="the sources do not fit together"):
+        told.specs  # noqa: B018
+
+
 def test_a_model_that_cancelled_beside_an_adapter_stays_in_the_text(adapters):
     base, up, _ = adapters
     w = base + up - base
@@ -283,6 +302,10 @@ def test_rows_of_any_shape_are_those_of_numpy(rows):
 def test_a_scalar_has_no_rows_and_what_numpy_has_no_dtype_for_is_bytes():
     w = tv.from_arrays({"s": np.float32(3), "b": np.array(True)})
     assert w["s"] == 3 and w["s"].shape == () and w["b"].shape == () and w["b"].dtype == bool
+    for name in w:
+        for rows in (slice(None), slice(0, 1), slice(1, None)):
+            with pytest.raises(IndexError, match="too many indices"):
+                w.read(name, rows)
 
 
 # ---- texts ------------------------------------------------------------------------------------------------

@@ -282,9 +282,9 @@ class Weights(Base):
         """
         if self.placed is not self:
             return self.placed.read(name, rows)
-        if rows is not None and rows.step not in (None, 1):
-            return self.read(name)[rows]
         spec = self.specs[name]
+        if rows is not None and (rows.step not in (None, 1) or not spec.shape):
+            return self.read(name)[rows]  # numpy raises IndexError for rows of a scalar
         if not spec.arithmetic:
             return self._passed_through(name, spec, rows)
         import numpy as np
