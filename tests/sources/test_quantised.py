@@ -31,6 +31,7 @@ QUANTISED = {  # as the libraries of the field save them: name -> (dtype, shape)
     "fp8, its greatest magnitude": {f"{Q}.weight": (F8, (16, 16)), f"{Q}.weight_amax": (F32, ())},
     "fp8, Quark": {f"{Q}.weight": (F8, (16, 16)), f"{Q}.weight_quantizer.scale": (F32, ())},
     "fp8 as AMD has it": {f"{Q}.weight": ("F8_E4M3FNUZ", (16, 16)), f"{Q}.weight_scale": (F32, ())},
+    "int8 with factors that give the numbers back": {f"{Q}.weight": (I8, (16, 16)), f"{Q}.dequant": (F32, (16, 1))},
     "a bfloat16 copy of fp8 codes": {f"{Q}.weight": (BF16, (16, 16)), f"{Q}.weight_scale_inv": (F32, (1, 1))},
     "a float32 copy, other names": {f"{Q}.weight": (F32, (256, 384)), f"{Q}.scale": (F32, (2, 3))},
     "a float32 copy of fused experts": {

@@ -95,8 +95,8 @@ class Layers:
                     f"tensor {place.name} belongs to no layer: give its coefficient, as in {str(self)[:-1]}, outside=0)"
                 )
             return self.outside
-        position = place.depth * (len(self.points) - 1)
-        below = min(math.floor(position), len(self.points) - 2) if len(self.points) > 1 else 0
+        position = place.depth * (len(self.points) - 1)  # 0 at the first point, 1 at the second, ...
+        below = math.floor(position)
         above, share = min(below + 1, len(self.points) - 1), position - below
         return self.points[below] * (1 - share) + self.points[above] * share
 

@@ -34,7 +34,7 @@ OF_SCALES = ("F8_E8M0", "U8")  # dtypes of scales that are powers of two: their 
 BELOW_BYTES = ("F4", "F6_E2M3", "F6_E3M2")
 PLAIN = ("F16", "BF16", "F32", "F64")
 Words = tuple[str, ...]
-_HINTS = ("scal", "amax", "absmax", "scb", "zero", "qbias")  # only names with one of these are looked at
+_HINTS = ("scal", "dequant", "amax", "absmax", "scb", "zero", "qbias")  # only names with one of these are looked at
 _SPLIT = re.compile(r"[._:]+")
 # Words for a scale, words for it that ordinary models do not use, and words for what is scaled.
 _SCALE = re.compile(r"(?:q|w|de)?scales?|scaling|dequant|amax|absmax|scb|q?zeros?|qbiases")
