@@ -278,7 +278,7 @@ class Weights(Base):
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
         """The values of one tensor, or of a range of its rows: float32, or float64 if a source is float64.
 
-        Integers and others that cannot be summed are read from `donor`. Raises MismatchError if the models differ.
+        Tensors that cannot be summed, such as integers, are those of `donor`. Raises MismatchError if models differ.
         """
         if self.placed is not self:
             return self.placed.read(name, rows)
