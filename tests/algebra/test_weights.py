@@ -8,7 +8,9 @@ import pytest
 import taskvec as tv
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
+from taskvec.sources.in_memory import ArraySource
 from taskvec.sources.positions import Place
+from taskvec.sources.source import Spec
 
 NAMES = ("embed.weight", "layers.0.mlp.up", "layers.1.mlp.up", "norm")
 
@@ -327,6 +329,8 @@ def test_a_scalar_has_no_rows_and_what_numpy_has_no_dtype_for_is_bytes():
         for rows in (slice(None), slice(0, 1), slice(1, None)):
             with pytest.raises(IndexError, match="too many indices"):
                 w.read(name, rows)
+    codes = ArraySource("codes", {"w": np.arange(2, dtype=np.uint8)}, {"w": Spec((2, 2), "F4")}, mass=1)
+    assert Weights({codes: 1})["w"].tolist() == [0, 1], "two elements in each byte"
 
 
 # ---- texts ------------------------------------------------------------------------------------------------
