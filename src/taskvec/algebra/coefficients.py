@@ -233,8 +233,7 @@ class Coefficient:
     def reduced(self, place: Place) -> "Coefficient":
         """Its value at one tensor: a number, or a polynomial in knobs and in inverses of polynomials in knobs."""
         value = self._replaced(lambda factor: factor.at(place))
-        done = all(isinstance(factor, Knob | Inverse) for factor in value.factors)
-        done &= value.constant is not None or bool(value.knobs)
+        done = all(isinstance(factor, Knob | Inverse) for factor in value.walk())
         return value if done else value.reduced(place)  # the value of a table may hold tables again
 
     def _replaced(self, replace: "Callable[[Factor], Coefficient]") -> "Coefficient":
