@@ -3,8 +3,8 @@
 1. A user writes a function `(weights, split) -> {metric: a number an example, or one number}`, or an object that can be
    called like one. That is all an evaluator must be (`Judges`).
 2. It may offer more, and each such ability has a name here: it can tell its examples (`TellsExamples`), judge a part
-   of them (`InParts`), or give the labels that a model predicts (`Predicts`). It may also have two attributes:
-   `shuffled` says that its examples stand in a random order, `falling` names the metrics of which less is better.
+   of them (`InParts`), say that they stand in a random order (`Shuffled`), say of which metrics less is better
+   (`Falling`), or give the labels that a model predicts (`Predicts`).
 3. What a user's evaluator offers is found out once, by `as_evaluator` (files.py), which makes an `Evaluator` of it.
    Everything else in taskvec works with an `Evaluator`. It has all of these methods, and each says by None or an empty
    list that the user's evaluator does not offer this.
@@ -58,6 +58,22 @@ class InParts(Protocol):
         the scores of adjoining parts are those of the whole; None if it has no parts after all."""
 
 
+class Shuffled(Protocol):
+    """An evaluator that says whether its examples stand in a random order: the first of them are then a fair sample."""
+
+    @property
+    def shuffled(self) -> bool:
+        """True if they do."""
+
+
+class Falling(Protocol):
+    """An evaluator that names the metrics of which less is better, such as a perplexity."""
+
+    @property
+    def falling(self) -> Sequence[str]:
+        """The names of these metrics."""
+
+
 class Predicts(Protocol):
     """An evaluator that gives what a model predicts: disentanglement compares labels, which say more than scores."""
 
@@ -75,8 +91,8 @@ class Evaluator:
     tells: TellsExamples | None = None
     parts: InParts | None = None
     predicts: Predicts | None = None
-    shuffled: bool = False  # its examples stand in a random order, so that the first of them are a fair sample
-    falling: Sequence[str] = ()  # the metrics of which less is better, such as a perplexity
+    shuffled: bool = False  # its examples stand in a random order
+    falling: Sequence[str] = ()  # the metrics of which less is better
 
     def __call__(self, weights: Weights, split: str) -> dict[str, Numbers]:
         """Metric -> the scores of this model. Raises TaskvecError for what are no scores, NonFiniteError."""
