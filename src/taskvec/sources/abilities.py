@@ -43,8 +43,8 @@ class Leaf:
 class FromFiles(Leaf):
     """A source that was loaded: `open_source(uri, revision)` loads it again, and `text` is the call of `load` for it.
 
-    A pickle holds its uri, revision, path and fingerprint, and no numbers. To unpickle it is to open it again, at the
-    same path, or if nothing is there at what the uri names. The fingerprint must still be the same.
+    A pickle of it holds no numbers but uri, revision, path and fingerprint. Unpickled, it is opened again: at the same
+    path, or where that is not there at what the uri names. The fingerprint must still be the same.
     """
 
     uri: str  # as it was given: a path, or a name on the hub
@@ -223,19 +223,19 @@ class Adapts:
 def _again(
     kind: type[FromFiles], at: str, uri: str, revision: str | None, beside: Source | None, fingerprint: str
 ) -> Source:
-    """Open a source that was pickled. Raises FormatError if it is no longer there, SourceChanged if it has changed.
+    """What was pickled, opened again. Raises FormatError where it is no longer there, SourceChanged if it is another.
 
-    beside: the model that an adapter was fitted to.
+    beside: the model that had told an adapter which way round its tensors are stored.
     """
-    source = kind.opened(Path(at) if os.path.lexists(at) else resolve(uri, revision), uri, revision)
-    if beside is not None and isinstance(source, Adapts):
-        source = source.fitted(beside)
-    if source.fingerprint != fingerprint:
+    found = kind.opened(Path(at) if os.path.lexists(at) else resolve(uri, revision), uri, revision)
+    if beside is not None and isinstance(found, Adapts):
+        found = found.fitted(beside)
+    if found.fingerprint != fingerprint:
         raise SourceChanged(
-            f"{source.text} is not what it was when it was pickled: its fingerprint was {fingerprint[:16]}, and is "
-            f"{source.fingerprint[:16]} now"
+            f"{found.text} is not what it was when it was pickled: its fingerprint was {fingerprint[:16]}, and is "
+            f"{found.fingerprint[:16]} now"
         )
-    return source
+    return found
 
 
 ABILITIES = (Leaf, FromFiles, Composite, OnDisk, Lowers, LooksThrough, Measured, Adapts)
