@@ -28,7 +28,7 @@ class ArraySource(Leaf):
     ):
         self.text, self.mass, self.specs, self.base = name, mass, dict(specs), None
         self.statistic = statistic
-        self._stamp: str | None = None  # the first stamp, with which later ones are compared
+        self._stamp: str | None = None  # the first one, which later ones are compared with
         self._bytes = {
             n: memoryview(a.reshape(-1).view("u1").data) if a.size else memoryview(b"") for n, a in arrays.items()
         }
