@@ -1,16 +1,12 @@
-"""Bytes to numbers and back in numpy, against ml_dtypes; the compiled kernels are held to the same in laws/."""
+"""Bytes to numbers and back in numpy, against ml_dtypes; all kernels are held to the same in test_contract.py."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
+from kernel_reference import NUMPY
 from taskvec.numbers.dtypes import ARITHMETIC
 from taskvec.numbers.floats import decode, encode, minifloat_values, to_odd
 
-NUMPY = {
-    "F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
-}  # fmt: skip
 SMALL = [dtype for dtype in ARITHMETIC if dtype not in ("F32", "F64")]
 
 

@@ -156,7 +156,7 @@ static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, i
     double acc64[TILE];
     float *acc32 = (float *)acc64;
     const int two = op->code == AROUND && !op->onto;
-    if (two && op->points == 1 && dtype == BF16 && is_two(r, op, BF16, F32)) {
+    if (two && op->points == 1 && op->mass != 0 && dtype == BF16 && is_two(r, op, BF16, F32)) {
         const int found = onto_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->mass, (float)op->number[1], n);
         if (!(found & NONFINITE)) return found;
     }
@@ -202,8 +202,9 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     }
     op->tainted = op->watched && op->code != KEEP && !all_finite(op->result, n);
     for (int k = 0; k < op->sources; k++) {
-        if (op->from[k] >= 0 || !r->op[~op->from[k]].tainted) continue;
-        taint(op->result, tile_of(r, op, k, at), n);
+        const float *source = tile_of(r, op, k, at);
+        if (op->from[k] < 0 ? !r->op[~op->from[k]].tainted : all_finite(source, n)) continue;
+        taint(op->result, source, n);
         op->tainted = 1;
     }
 }
@@ -554,7 +555,7 @@ static void choose_paths(void) {
     } else if (__builtin_cpu_supports("avx2")) philox_group = philox_avx2;
 #endif
 }
-/* Names in the order of their codes, and sizes: kernels.py refuses a binary that was built from other sources.       */
+/* Names in the order of their codes, and sizes: compiled.py refuses a binary that was built from other sources.       */
 static int say_layout(PyObject *made) {
     return PyModule_AddStringConstant(made, "OPERATIONS", OPERATIONS(NAMED)) ||
            PyModule_AddStringConstant(made, "DTYPES", ARITHMETIC(NAMED)) ||

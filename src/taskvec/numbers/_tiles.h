@@ -1,7 +1,7 @@
 /* What is done to a tile: decode, scale-accumulate, encode, and what methods need beside it. No Python in here.
  *
  * Every operation is rounded on its own (no fused multiply-add: the build passes -ffp-contract=off), so that every
- * machine and the numpy path of kernels.py give the same bits. Dtype codes are those of dtypes.py.
+ * machine and in_numpy.py give the same bits. Dtype codes are those of dtypes.py.
  */
 #include <errno.h>
 #include <float.h>
