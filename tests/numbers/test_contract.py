@@ -147,7 +147,8 @@ def test_a_tensor_and_a_vector_or_the_difference_of_two(kernels, dtype, out, poi
 def measures(n, one, two):
     return [
         Op(COUNT, (one,), (-1, 1), np.ones((1 << 15) + 1, np.uint32)),
-        Op(COUNT, (one,), (0x3F00, 3), np.ones((3 << 16) + 1, np.uint32)),
+        Op(COUNT, (one,), (0x3F3E, 3), np.ones((3 << 16) + 1, np.uint32)),  # 0.75 is in the last of these bins
+        Op(COUNT, (one,), (0x3F7F, 1), np.ones((1 << 16) + 1, np.uint32)),  # 1 is the first above
         Op(EQUAL, (one,), (1.0, TILE), np.ones(-(-n // TILE) + 1, np.uint32)),
         Op(SIZE, (one,), (), np.ones(1)),
         Op(PAIR, (one, two), (), np.ones(3)),
@@ -163,13 +164,17 @@ def operations(n):
     flags = [(by_count, mean, plus) for by_count in (0, 1) for mean in (0, 1) for plus in (0, 1)]
     return [
         Op(SUM, (x, y, z), (0.3, -0.7, 1.0)),
-        *(Op(AROUND, (x, y, z), (points, 0, mass, 0.3, 0.3, 0.4)) for points in (1, 2, 3) for mass in (0, 1)),
+        *(Op(AROUND, (x, y, z), (points, 0, mass, 0.3, 0.3, 0.4)) for points in (1, 2, 3) for mass in (0, 1, -0.7)),
         Op(AROUND, (x, y, z), (2, 2, 0.7, -0.3, 0.3, 0.7)),
         *(Op(KEEP, (x,), (0.5, 1.5, quota, spared)) for quota in (0, 200, INF) for spared in (0, 200, INF)),
         Op(KEEP, (x,), (1.0, 1.0, 150, 50)),
         *(Op(DROP, (x,), (12, 34, 2, least, 2.5)) for least in (0, 1 << 31, (1 << 31) + 77, 0xFFFFFF00)),
         *(Op(MASK, (x,), (scale,), bits) for scale in (1.0, 2.5)),
-        *(Op(ELECT, (x, y, z), (*how, *weights)) for how in flags for weights in ((1, 1, 1), (0.5, 0, -0.5))),
+        *(
+            Op(ELECT, (x, y, z), (*how, *weights))
+            for how in flags
+            for weights in ((1, 1, 1), (0.3, 0, -0.3), (0.3, 0.7, 0.1))
+        ),
         *(Op(ELECT, (x, y), (*how, *weights)) for how in flags for weights in ((1, 1), (0.5, 2))),
         *measures(n, x, y),
     ]

@@ -260,6 +260,7 @@ def test_a_pair_is_its_product_and_how_many_entries_meet_and_how_many_of_them_op
     sink = measured(kernels, Op(PAIR, (0, 1), (), np.zeros(3)), x, y)
     assert np.isnan(sink[0]) and sink[1:] == [5, 2]
     assert measured(kernels, Op(PAIR, (0, 1), (), np.zeros(3)), x[:6], y[:6]) == [1 + 3 - 1 - 4, 4, 2]
+    assert measured(kernels, Op(PAIR, (0, 1), (), np.zeros(3)), [1e-30], [-1e-30])[1:] == [1, 1]
 
 
 @each_implementation
