@@ -100,8 +100,10 @@ def test_a_number_is_encoded_as_the_nearest_of_equally_near_ones_the_even_one(ke
         values = np.append(values, [1e300, -1e300, 3.4e38, 0.0, -0.0]).astype(NUMPY[source])
     require_same(kernels, [values], [Op(SUM, (0,), (1.0,))], dtype, values.size)
     fits = values[np.isfinite(values) & (np.abs(values) <= (magnitudes(dtype)[-2] if dtype in SMALL else 1e38))]
-    require_same(kernels, [fits], [Op(SUM, (0,), (1.0,))], dtype, fits.size)
-    require_same(kernels, [np.append(fits, fits.dtype.type(3.4e38))], [Op(SUM, (0,), (1.0,))], dtype, fits.size + 1)
+    edge = magnitudes(dtype)[-2:].mean() if dtype in SMALL else 3.4e38  # from here on, or above, there is no number
+    edge = np.array(edge, NUMPY[source])
+    for last in (fits[-1], np.nextafter(edge, 0, dtype=edge.dtype), edge, edge * NUMPY[source](1 + 2.0**-20)):
+        require_same(kernels, [np.append(fits, last)], [Op(SUM, (0,), (1.0,))], dtype, fits.size + 1)
 
 
 # ---- sums of every dtype -------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def operations(n):
             for how in flags
             for weights in ((1, 1, 1), (0.3, 0, -0.3), (0.3, 0.7, 0.1))
         ),
-        *(Op(ELECT, (x, y), (*how, *weights)) for how in flags for weights in ((1, 1), (0.5, 2))),
+        *(Op(ELECT, (x, y), (*how, *weights)) for how in flags for weights in ((1, 1), (0.5, 2), (0.5, 1))),
         *measures(n, x, y),
     ]
 

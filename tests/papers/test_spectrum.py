@@ -13,7 +13,7 @@ from test_methods import made, same, vectors
 
 import taskvec as tv
 from taskvec.errors import MassError, RecipeError, TaskvecError
-from taskvec.methods.spectrum import FLOOR
+from taskvec.methods.core.singular import FLOOR
 
 SHAPES = {
     "embed.weight": (41, 24), "layers.0.up": (24, 33), "layers.0.q": (24, 24), "layers.1.q": (24, 24),

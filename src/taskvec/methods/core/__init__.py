@@ -14,6 +14,7 @@ counting.py    counts of magnitudes, streamed
 thresholds.py  the magnitude of a given rank, exact; which of the entries equal to it are within the rank
 lanes.py       rows and columns that have coefficients of their own
 draws.py       random numbers with a key
+singular.py    singular values and vectors of large matrices, in blocks
 blas.py        one thread for matrix products, so that their bits do not depend on the number of cores
 proof.py       whether a user's own function is the one of an earlier run
 """
