@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_methods import arrays, made, vectors
+from method_arrays import arrays, made, sources
 
 import taskvec as tv
 from taskvec.errors import RecipeError
@@ -110,7 +110,7 @@ OUTSIDE = [
 
 @pytest.mark.parametrize(("recipe", "message"), OUTSIDE, ids=[r for r, _ in OUTSIDE])
 def test_della_refuses_probabilities_that_are_none_before_any_work(recipe, message, tmp_path):
-    known = vectors([arrays(1), arrays(2)]) | {"base": tv.from_arrays(arrays(3), "base")}
+    known = sources([arrays(1), arrays(2)]) | {"base": tv.from_arrays(arrays(3), "base")}
     with pytest.raises(RecipeError, match=message):
         tv.save(tv.parse(recipe, **{k: v for k, v in known.items() if k in recipe}), tmp_path / "out")
     assert not [*tmp_path.iterdir()]

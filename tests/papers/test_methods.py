@@ -5,36 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from method_arrays import SHAPES, arrays, made, same, sources
 
 import taskvec as tv
 from taskvec.errors import RecipeError
 from taskvec.methods import FUNCTIONS
 from taskvec.methods.core.method import Method
 
-SHAPES = {"embed.weight": (31, 24), "layers.0.w": (24, 24), "layers.0.b": (24,), "layers.1.w": (24, 24), "one": (1,)}
-
-
-def arrays(seed, scale=1.0, coarse=False):
-    """Named float32 arrays; `coarse` ones take few values, so that many magnitudes are equal."""
-    rng = np.random.default_rng(seed)
-    found = {name: (scale * rng.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()}
-    return {k: np.round(2 * v) / 2 for k, v in found.items()} if coarse else found
-
 
 @pytest.fixture(params=[False, True], ids=["fine", "coarse"])
 def taus(request):
     return [arrays(seed, coarse=request.param) for seed in (1, 2, 3)]
-
-
-def vectors(taus):
-    return {f"t{k}": tv.from_arrays(tau, f"t{k}", mass=0) for k, tau in enumerate(taus)}
-
-
-def made(recipe, taus):
-    """The tensors that a recipe over t0, t1, ... makes."""
-    known = vectors(taus)
-    found = tv.parse(recipe, **{k: v for k, v in known.items() if k in recipe})
-    return {name: found[name] for name in found}
 
 
 def flat(tau):
@@ -47,12 +28,6 @@ def trimmed(tau, density, whole):
         return np.sort(np.abs(values).ravel())[::-1][rank - 1] if rank else np.inf
 
     return {k: np.where(np.abs(v) >= cut(flat(tau) if whole else v), v, 0).astype(np.float32) for k, v in tau.items()}
-
-
-def same(found, wanted, rtol=0.0):
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=rtol, atol=rtol, err_msg=name)
 
 
 # ---- sparsify x consensus -------------------------------------------------------------------------
@@ -190,7 +165,7 @@ def test_dare_drops_at_its_rate_and_keeps_the_expectation(drop):
 
 
 def test_dare_ties_gives_every_vector_its_own_draws():
-    assert str(tv.parse("dare_ties(t0, t1, seed=5)", **vectors([arrays(1), arrays(2)]))) == (
+    assert str(tv.parse("dare_ties(t0, t1, seed=5)", **sources([arrays(1), arrays(2)]))) == (
         "elect(dare(t0, seed=5), dare(t1, seed=6))"
     )
 
@@ -316,7 +291,7 @@ def test_metagpt_weighs_by_squared_norms(taus):
     same(made("metagpt(t0, t1, t2)", taus), wanted, 1e-6)
 
 
-def test_norm_matched_has_the_mean_norm_of_its_vectors(taus):
+def test_norm_matched_has_the_mean_norm_of_its_sources(taus):
     norms = [np.linalg.norm(flat(t).astype(np.float64)) for t in taus]
     total = {k: sum(t[k].astype(np.float64) for t in taus) for k in SHAPES}
     lam = np.mean(norms) / np.linalg.norm(flat(total))
@@ -349,3 +324,18 @@ def test_every_method_says_its_source_and_is_tested_against_it():
         source = ELSEWHERE.get(method.name)
         assert re.search(re.escape(source) if source else r"arXiv \d{4}\.\d{5}\b", method.fn.__doc__), method.name
         assert re.search(rf"\b{method.name}\(", tested), method.name
+
+
+def test_lines_is_a_gradient_over_the_layers(taus):
+    found = made("lines(t0, alpha=0.2, beta=0.6)", taus)
+    scale = {"layers.0": 0.2, "layers.1": 0.8}
+    same(found, {k: v * np.float32(scale.get(k[:8], 0.2)) for k, v in taus[0].items()}, 1e-7)
+
+
+def test_lines_prints_as_what_it_stands_for(taus):
+    known = {k: v for k, v in sources(taus).items() if k in ("t0", "t1")}
+    text = "layers(0.1, 0.3, outside=0.1)*elect(trim(t0), trim(t1))"
+    assert str(tv.parse("lines(ties(t0, t1), alpha=0.1, beta=0.2)", **known)) == text
+    assert tv.parse("lines(t0)", t0=known["t0"]) == tv.parse("layers(0.1, 1, outside=0.1)*t0", t0=known["t0"])
+    free = tv.parse("lines(t0, alpha=a, beta=1 - a)", t0=known["t0"])
+    assert free.knobs == {"a"} and free.bind(a=0.1) == tv.lines(known["t0"])
