@@ -1,6 +1,6 @@
-"""What the kernels can do to a tile of numbers, as data: the codes, and `Op`, one operation with its sources; and
-`Kernels`, what every implementation of the kernels must have: compiled.py in C, in_numpy.py in numpy.
+"""What the kernels can do to a tile of numbers, as data, and the protocol that every implementation of them has.
 
+`Op` is one operation with its sources. `Kernels` is the protocol; compiled.py implements it in C, in_numpy.py in numpy.
 Numbers follow these rules everywhere, so that all implementations give the same bits. Sums are held in float32, or in
 float64 if a source or the output is float64. They are added up in the order given, and every operation is rounded on
 its own: there is no fused multiply-add. The end is one rounding to nearest even.
@@ -34,8 +34,9 @@ KEEP = 2
 # upper half of the draw of entry e of a tensor is half word e mod 8 of counter e div 8 of a stream of Philox under the
 # key (k0, k1), and its lower half is that of the next stream.
 DROP = 3
-MASK = 4  # scale x where the entry's bit is set, else 0; numbers (scale). Its sink is read: of the i-th entry of this
-# run the bit is bit i mod 8, from the lowest, of byte i div 8
+# MASK is scale x where the entry's bit is set, else 0; numbers (scale). Its sink is read: the bit of the i-th entry of
+# this run is bit i mod 8, from the lowest, of byte i div 8.
+MASK = 4
 # ELECT is the sum of the entries that agree with the sign of the sum of all, or of the sum of their signs (by_count).
 # With `mean` it is divided by the sum of the weights of those that agree, or by 1 where that is 0. With `plus` a sum of
 # 0 elects plus; otherwise it elects nobody. Its numbers are (by_count, mean, plus, weights).
@@ -44,11 +45,13 @@ ELECT = 5
 # those whose bits >> 16 lie in first .. first + bins - 1: sink[bits - (first << 16)] += 1, with bins << 16 counts. One
 # more count at the end is of those that lie above. Counts are uint32.
 COUNT = 6
-EQUAL = 7  # sink[i] += how many of the i-th `span` of elements have |x| == value, and at the end of all how many
-# have |x| > value; numbers (value, span), span a multiple of TILE; uint32
+# EQUAL has numbers (value, span), span a multiple of TILE. sink[i] += how many elements of the i-th span have
+# |x| == value, and one more count at the end is of all with |x| > value. Counts are uint32.
+EQUAL = 7
 SIZE = 8  # sink[0] = sum |x|; float64, in LANES
-PAIR = 9  # sink = (dot product of two, how many entries are neither 0 nor NaN in both, how many of those have opposite
-# signs); float64
+# PAIR fills its sink with (the dot product of two, how many entries are neither 0 nor NaN in both, how many of these
+# have opposite signs); float64.
+PAIR = 9
 NONZERO = 10  # sink: a bit an entry, as MASK reads them, set where x is anything but +0
 DOT = 11  # sink[0] = dot product of two; float64, in LANES. The first number of PAIR alone
 # The names of these operations, each at the place that is its code.
