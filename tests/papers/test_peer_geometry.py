@@ -38,8 +38,8 @@ def test_nuslerp_is_an_arc_between_the_vectors_as_they_are(scope, dim, weights):
 @pytest.mark.parametrize("factor", [2, -1])
 def test_nuslerp_of_parallel_and_opposite_vectors_is_a_line(scope, factor):
     a = arrays(1, shapes=UNEVEN)
-    found = made(f'nuslerp(t0, t1, weights=(3, 1), scope="{scope}")', [a, {k: factor * v for k, v in a.items()}])
-    same(found, {k: (0.75 + 0.25 * factor) * v for k, v in a.items()}, 1e-6)
+    merged = made(f'nuslerp(t0, t1, weights=(3, 1), scope="{scope}")', [a, {k: factor * v for k, v in a.items()}])
+    same(merged, {k: (0.75 + 0.25 * factor) * v for k, v in a.items()}, 1e-6)
 
 
 def test_multislerp_of_zeros_is_zero():
@@ -75,8 +75,8 @@ def test_multislerp_is_the_barycentre_and_its_tangent_step_is_nothing(weights, n
     taus = [arrays(s) for s in (1, 2, 3)]
     w = torch.tensor([float(x) for x in weights or (1, 1, 1)]).double()
     w = w / w.sum() if normalize == "sum" else w
-    found = made(f'multislerp(t0, t1, t2, weights={weights}, normalize="{normalize}")', taus)
-    same(found, eagerly(taus, barycentre, w), 1e-5)
+    merged = made(f'multislerp(t0, t1, t2, weights={weights}, normalize="{normalize}")', taus)
+    same(merged, eagerly(taus, barycentre, w), 1e-5)
 
 
 def test_multislerp_of_opposites_is_a_line_for_two_and_refused_for_more():
@@ -110,8 +110,8 @@ def frechet(x, w, steps=200):
 def test_karcher_takes_weights():
     taus = [{k: v for k, v in arrays(s).items() if k != "one"} for s in (1, 2, 3)]
     w = torch.tensor([0.5, 0.2, 0.3]).double()
-    found = made("karcher(t0, t1, t2, weights=(5, 2, 3), max_iter=200, tol=0.00000001)", taus)
-    same(found, eagerly(taus, frechet, w), 1e-5)
+    merged = made("karcher(t0, t1, t2, weights=(5, 2, 3), max_iter=200, tol=0.00000001)", taus)
+    same(merged, eagerly(taus, frechet, w), 1e-5)
     same(made("karcher(t0, t1, t2, weights=(1, 0, 0))", taus), taus[0], 1e-6)
 
 
@@ -152,13 +152,13 @@ def test_stock_by_rows_and_with_a_floor_under_the_norms():
     same(made('stock(t0, t1, t2, scope="row")', taus), eagerly(taus, ratio_of, 1e-30), 1e-4)
     small = [{k: v * np.float32(1e-4) for k, v in tau.items()} for tau in taus]
     right = eagerly(small, ratio_of, 1e-6)
-    found = made('stock(t0, t1, t2, scope="row", floor=0.000001)', small)
-    same({k: 1e4 * v for k, v in found.items()}, {k: 1e4 * v for k, v in right.items()}, 1e-4)
-    assert not np.allclose(1e4 * found["one"], 1e4 * made("stock(t0, t1, t2)", small)["one"], rtol=0.01)
+    merged = made('stock(t0, t1, t2, scope="row", floor=0.000001)', small)
+    same({k: 1e4 * v for k, v in merged.items()}, {k: 1e4 * v for k, v in right.items()}, 1e-4)
+    assert not np.allclose(1e4 * merged["one"], 1e4 * made("stock(t0, t1, t2)", small)["one"], rtol=0.01)
 
 
 def test_stock_at_its_singularity_is_the_base():
     a = arrays(1, shapes=UNEVEN)
     for scope in ("tensor", "row"):
-        found = made(f'stock(t0, t1, scope="{scope}")', [a, {k: -v for k, v in a.items()}])
-        assert not any(v.any() for v in found.values())
+        merged = made(f'stock(t0, t1, scope="{scope}")', [a, {k: -v for k, v in a.items()}])
+        assert not any(v.any() for v in merged.values())

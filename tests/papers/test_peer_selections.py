@@ -43,9 +43,9 @@ def fused(x):
 
 def test_arcee_fusion_takes_the_outliers_of_importance():
     taus = [arrays(1, shapes=UNEVEN), arrays(2, shapes=UNEVEN)]
-    found = made("arcee_fusion(t0, t1)", taus, mass=1)
-    same(found, eagerly(taus, fused))
-    share = np.mean(found["layers.1.w"] == taus[1]["layers.1.w"])
+    merged = made("arcee_fusion(t0, t1)", taus, mass=1)
+    same(merged, eagerly(taus, fused))
+    share = np.mean(merged["layers.1.w"] == taus[1]["layers.1.w"])
     assert 0 < share < 0.3
 
 
@@ -74,9 +74,9 @@ def test_sce_selects_calculates_and_erases(taus, select, tie):
 
 def test_sce_weighs_small_deltas_alike_where_mergekit_does(taus):
     small = [{k: v * np.float32(s) for k, v in tau.items()} for s, tau in zip((1e-5, 1e-4, 1e-4), taus, strict=True)]
-    found = made("sce(t0, t1, t2, floor=0.000001)", small)
+    merged = made("sce(t0, t1, t2, floor=0.000001)", small)
     same(
-        {k: 1e4 * v for k, v in found.items()},
+        {k: 1e4 * v for k, v in merged.items()},
         {k: 1e4 * v for k, v in eagerly(small, selected_consensus, 1, False, 1e-6).items()},
         1e-5,
     )
@@ -93,12 +93,12 @@ def reinforced(x, epsilon, boosts):
 
 def boosts_of(stacks, epsilon, r, alpha):
     """1 + r * clip(shared / unique, 0, alpha) of each vector, over the tensors given."""
-    found = []
+    boosts = []
     for k in range(len(stacks[0])):
         both = sum(int(((s.abs() > epsilon)[k] & ((s.abs() > epsilon).sum(0) > 1)).sum()) for s in stacks)
         one = sum(int(((s.abs() > epsilon)[k] & ((s.abs() > epsilon).sum(0) == 1)).sum()) for s in stacks)
-        found.append(1 + r * min(alpha, both / max(one, 1e-5)))
-    return found
+        boosts.append(1 + r * min(alpha, both / max(one, 1e-5)))
+    return boosts
 
 
 def test_ram_takes_what_one_vector_alone_has_and_averages_the_rest(taus):

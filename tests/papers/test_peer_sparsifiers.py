@@ -37,8 +37,8 @@ def normalised(x, weights, count, plus):
 def test_elect_divides_by_the_weights_of_those_that_agree(taus, weights, vote, tie):
     scaled = [{k: v * np.float32(w) for k, v in tau.items()} for tau, w in zip(taus, weights, strict=True)]
     parts = ", ".join(f"{w}*t{k}" for k, w in enumerate(weights))
-    found = made(f'elect({parts}, weights={weights}, vote="{vote}", tie="{tie}")', taus)
-    same(found, eagerly(scaled, normalised, weights, vote == "count", tie == "plus"), 2e-6)
+    merged = made(f'elect({parts}, weights={weights}, vote="{vote}", tie="{tie}")', taus)
+    same(merged, eagerly(scaled, normalised, weights, vote == "count", tie == "plus"), 2e-6)
 
 
 def test_weights_of_one_are_the_mean_and_a_sum_has_no_divisor(taus):
@@ -53,20 +53,20 @@ def ranked(values):
 
 
 def only_at(values, places):
-    found = np.zeros_like(values)
-    found.ravel()[places] = values.ravel()[places]
-    return found
+    kept = np.zeros_like(values)
+    kept.ravel()[places] = values.ravel()[places]
+    return kept
 
 
 @pytest.mark.parametrize("density", [0.001, 0.05, 0.3, 0.77, 1])
 def test_trim_keeps_exactly_k_and_of_equals_the_first(taus, density):
-    found = made(f'trim(t0, density={density}, scope="tensor", ties="first", least=1)', taus)
+    sparse = made(f'trim(t0, density={density}, scope="tensor", ties="first", least=1)', taus)
     right = {k: only_at(v, ranked(v)[: max(1, int(density * v.size))]) for k, v in taus[0].items()}
-    same(found, right)
+    same(sparse, right)
     whole = np.concatenate([taus[0][k].ravel() for k in sorted(UNEVEN)])
-    found = made(f'trim(t0, density={density}, ties="first")', taus)
+    sparse = made(f'trim(t0, density={density}, ties="first")', taus)
     right = only_at(whole, ranked(whole)[: int(density * whole.size)])
-    assert np.array_equal(np.concatenate([found[k].ravel() for k in sorted(UNEVEN)]), right)
+    assert np.array_equal(np.concatenate([sparse[k].ravel() for k in sorted(UNEVEN)]), right)
 
 
 WRONG = {
@@ -88,12 +88,12 @@ def test_a_sample_that_was_wrong_costs_passes_and_changes_nothing(taus, scope, w
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.98, 1])
 @pytest.mark.parametrize("gamma", [0, 0.01, 0.3])
 def test_breadcrumbs_keeps_its_density_where_mergekit_spares_outliers(taus, density, gamma):
-    found = made(f'breadcrumbs(t0, density={density}, gamma={gamma}, outliers="spare", ties="first")', taus)
+    sparse = made(f'breadcrumbs(t0, density={density}, gamma={gamma}, outliers="spare", ties="first")', taus)
     for name, tau in taus[0].items():
         kept, top = int(density * tau.size), int(gamma * tau.size)
         bottom = max(0, tau.size - kept - top)
         ascending = ranked(tau)[::-1]
-        same({name: found[name]}, {name: only_at(tau, ascending[bottom : bottom + kept])})
+        same({name: sparse[name]}, {name: only_at(tau, ascending[bottom : bottom + kept])})
 
 
 few_values = hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([-2.0, -1, -0.5, 0, 0.5, 1, 2]))
@@ -103,10 +103,10 @@ few_values = hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from
 def test_of_equal_entries_the_first_are_the_larger_ones(values, density, gamma, outliers):
     """Exactly floor(gamma n) go, exactly floor(density n) of the others stay, or as many as there are."""
     options = f'density={density / 100}, gamma={gamma / 100}, outliers="{outliers}", ties="first"'
-    found = made(f"breadcrumbs(t0, {options})", [{"w": values}])["w"]
+    sparse = made(f"breadcrumbs(t0, {options})", [{"w": values}])["w"]
     kept, gone = int(density / 100 * values.size), int(gamma / 100 * values.size)
     gone = min(gone, values.size - kept) if outliers == "spare" else gone
-    assert np.array_equal(found, only_at(values, ranked(values)[gone : gone + kept]))
+    assert np.array_equal(sparse, only_at(values, ranked(values)[gone : gone + kept]))
 
 
 def l1(values):
@@ -126,18 +126,18 @@ SPARSE = [
 
 @pytest.mark.parametrize("recipe", SPARSE)
 def test_rescaled_by_l1_a_tensor_keeps_its_sum_of_magnitudes(taus, recipe):
-    found, plain = made(recipe % ', rescale="l1"', taus), made(recipe % ', rescale="none"', taus)
+    rescaled, plain = made(recipe % ', rescale="l1"', taus), made(recipe % ', rescale="none"', taus)
     for name, tau in taus[0].items():
         scale = l1(tau) / l1(plain[name]) if l1(plain[name]) else 1
-        np.testing.assert_allclose(found[name], plain[name] * scale, rtol=1e-6)
+        np.testing.assert_allclose(rescaled[name], plain[name] * scale, rtol=1e-6)
         assert set(np.unique(plain[name])) <= {0, *np.unique(tau)}
 
 
 def test_della_says_mergekits_window_as_twice_its_half():
     """mergekit: keep probabilities from density - epsilon for the smallest of a row to density + epsilon."""
     tau = {"w": np.tile(np.arange(1, 6, dtype=np.float32), (40_000, 1))}
-    found = made('della(t0, density=0.5, epsilon=0.3, rescale="none", seed=1)', [tau])["w"]
-    assert np.allclose((found != 0).mean(0), np.linspace(0.35, 0.65, 5), atol=0.015)
+    sparse = made('della(t0, density=0.5, epsilon=0.3, rescale="none", seed=1)', [tau])["w"]
+    assert np.allclose((sparse != 0).mean(0), np.linspace(0.35, 0.65, 5), atol=0.015)
 
 
 @pytest.mark.parametrize("recipe", [r for r in SPARSE if "della" not in r])

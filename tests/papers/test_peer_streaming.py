@@ -105,9 +105,9 @@ def test_weights_may_be_knobs_and_follow_the_layers():
     free = tv.parse("nuslerp(t0, t1, weights=(1 - w, w))", **known)
     assert free.knobs == {"w"}
     assert free.bind(w=0.25) == tv.parse("nuslerp(t0, t1, weights=(0.75, 0.25))", **known)
-    found = made("nuslerp(t0, t1, weights=(layers(0, 1, outside=1), layers(1, 0, outside=1)))", taus)
-    assert np.allclose(found["layers.0.b"], taus[1]["layers.0.b"])
-    assert np.allclose(found["layers.1.w"], taus[0]["layers.1.w"])
+    merged = made("nuslerp(t0, t1, weights=(layers(0, 1, outside=1), layers(1, 0, outside=1)))", taus)
+    assert np.allclose(merged["layers.0.b"], taus[1]["layers.0.b"])
+    assert np.allclose(merged["layers.1.w"], taus[0]["layers.1.w"])
 
 
 WRONG = [

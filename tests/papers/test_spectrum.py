@@ -32,11 +32,11 @@ def taus():
 
 def eagerly(taus, matrix, other):
     """A paper's lines for every tensor: `matrix` of those with two dimensions, `other` of the rest."""
-    found = {}
+    tensors = {}
     for name in taus[0]:
         x = torch.stack([torch.from_numpy(np.asarray(t[name])).double() for t in taus])
-        found[name] = (matrix if x.dim() == 3 else other)(x).numpy()
-    return found
+        tensors[name] = (matrix if x.dim() == 3 else other)(x).numpy()
+    return tensors
 
 
 def mean(x):
@@ -55,8 +55,8 @@ def test_low_rank_is_the_truncated_svd(taus, rank):
 
 def test_low_rank_by_share(taus):
     for share, rank in ((0.5, 12), (0.29, 7), (0.001, 1)):
-        found, wanted = made(f"low_rank(t0, share={share})", taus), made(f"low_rank(t0, rank={rank})", taus)
-        assert np.array_equal(found["layers.0.q"], wanted["layers.0.q"])
+        by_share, wanted = made(f"low_rank(t0, share={share})", taus), made(f"low_rank(t0, rank={rank})", taus)
+        assert np.array_equal(by_share["layers.0.q"], wanted["layers.0.q"])
     assert np.array_equal(made("low_rank(t0, share=0.5, rank=3)", taus)["embed.weight"],
                           made("low_rank(t0, rank=3)", taus)["embed.weight"])  # fmt: skip
 
@@ -85,11 +85,11 @@ def test_tsv_m_is_its_paper(taus, count):
         v = nearest(torch.cat([v[:k] for v in vs], 0))
         return u @ torch.cat([s[:k] for s in ss]).diag() @ v
 
-    found = made(f"tsv_m({', '.join(f't{k}' for k in range(count))})", taus)
+    tensors = made(f"tsv_m({', '.join(f't{k}' for k in range(count))})", taus)
     wanted = eagerly(taus[:count], merged, mean)
     for name in ("row", "column"):
-        assert np.isfinite(found.pop(name)).all() and np.isnan(wanted.pop(name)).all()
-    same(found, wanted, 1e-5)
+        assert np.isfinite(tensors.pop(name)).all() and np.isnan(wanted.pop(name)).all()
+    same(tensors, wanted, 1e-5)
 
 
 @pytest.mark.parametrize("common", [0, 0.5, 0.8, 0.95])
@@ -128,8 +128,8 @@ def test_knots_is_ties_in_the_common_basis(taus, density, reduce):
         aligned = torch.stack((s.diag() @ v).split(x.shape[2], 1))
         return u @ ties(aligned, density, reduce)
 
-    found = made(f'knots(t0, t1, t2, density={density}, reduce="{reduce}")', taus)
-    same(found, eagerly(taus, merged, lambda x: ties(x, density, reduce)), 1e-5)
+    tensors = made(f'knots(t0, t1, t2, density={density}, reduce="{reduce}")', taus)
+    same(tensors, eagerly(taus, merged, lambda x: ties(x, density, reduce)), 1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1])
@@ -147,8 +147,8 @@ def test_svc_is_its_equations(taus, alpha):
         return u @ s.diag() @ v
 
     wanted = eagerly(taus, calibrated, lambda x: x.sum(0))
-    found = made(f"svc(t0, t1, t2, t3, alpha={alpha})", [total, *taus])
-    same(found, wanted, 1e-5)
+    tensors = made(f"svc(t0, t1, t2, t3, alpha={alpha})", [total, *taus])
+    same(tensors, wanted, 1e-5)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.1, 1])
@@ -170,11 +170,11 @@ def test_pcb_is_its_paper(taus, ratio):
         return ((weight * flat.sign() * size).sum(0) / weight.sum(0).clamp(min=1e-12)).reshape(x.shape[1:])
 
     taus = [{k: v / np.float32(8) for k, v in t.items()} for t in taus]  # so that tanh tells them apart in float32
-    found, wanted = made(f"pcb(t0, t1, t2, ratio={ratio})", taus), eagerly(taus, merged, merged)
+    tensors, wanted = made(f"pcb(t0, t1, t2, ratio={ratio})", taus), eagerly(taus, merged, merged)
     for name in [k for k, v in wanted.items() if np.isnan(v).any()]:  # a share of less than two entries: theirs is 0/0
-        assert taus[0][name].size * ratio < 2 and np.isfinite(found.pop(name)).all() and wanted.pop(name).any()
-    assert len(found) > 5
-    same(found, wanted, 1e-5)
+        assert taus[0][name].size * ratio < 2 and np.isfinite(tensors.pop(name)).all() and wanted.pop(name).any()
+    assert len(tensors) > 5
+    same(tensors, wanted, 1e-5)
 
 
 # ---- laws -----------------------------------------------------------------------------------------
@@ -186,8 +186,8 @@ def matrices(seed, m, n, count):
     return [rng.normal(size=(m, n)).astype(np.float32) for _ in range(count)]
 
 
-def close(found, wanted, tolerance=2e-5):
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * max(1.0, float(np.abs(wanted).max())))
+def close(values, wanted, tolerance=2e-5):
+    np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance * max(1.0, float(np.abs(wanted).max())))
 
 
 @settings(deadline=None)
@@ -214,9 +214,9 @@ def test_no_matrix_of_the_rank_is_nearer_than_low_rank(seed, m, n, r):
 def test_iso_c_of_one_has_a_flat_spectrum_and_the_same_directions(seed, m, n):
     (x,) = matrices(seed, m, n, 1)
     s = np.linalg.svd(x.astype(np.float64), compute_uv=False)
-    found = tv.iso_c.fn(x).astype(np.float64)
-    close(np.linalg.svd(found, compute_uv=False), np.full(min(m, n), s.mean()))
-    stretch = found @ x.T.astype(np.float64)  # mean(s) U diag(s) U^T: symmetric, no negative eigenvalue
+    flat = tv.iso_c.fn(x).astype(np.float64)
+    close(np.linalg.svd(flat, compute_uv=False), np.full(min(m, n), s.mean()))
+    stretch = flat @ x.T.astype(np.float64)  # mean(s) U diag(s) U^T: symmetric, no negative eigenvalue
     close(stretch, stretch.T)
     assert np.linalg.eigvalsh((stretch + stretch.T) / 2).min() >= -1e-4
 
@@ -295,9 +295,9 @@ def test_directions_that_a_vector_does_not_have_are_not_invented():
     """LoRAs of rank 1, where LAPACK's singular vectors beyond the first are arbitrary."""
     rng = np.random.default_rng(0)
     one, two = (np.float32(np.outer(rng.normal(size=20), rng.normal(size=30))) for _ in range(2))
-    for rank, found in ((1, tv.iso_c.fn(one)), (2, tv.iso_c.fn(one, two)), (2, tv.tsv_m.fn(one, two)),
+    for rank, merged in ((1, tv.iso_c.fn(one)), (2, tv.iso_c.fn(one, two)), (2, tv.tsv_m.fn(one, two)),
                         (2, tv.iso_cts.fn(one, two)), (2, tv.knots.fn(one, two, density=1))):  # fmt: skip
-        s = np.linalg.svd(found.astype(np.float64), compute_uv=False)
+        s = np.linalg.svd(merged.astype(np.float64), compute_uv=False)
         assert s[rank - 1] > 0.01 * s[0] and s[rank] < FLOOR * s[0]
     close(tv.iso_c.fn(one), one / 20)  # the mean is over all 20 singular values, 19 of them 0
     u, s, v = np.linalg.svd(one + two, full_matrices=False)

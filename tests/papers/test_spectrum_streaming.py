@@ -55,8 +55,8 @@ import numpy as np
 import taskvec as tv
 rng = np.random.default_rng(0)
 taus = [rng.normal(size=(300, 700)).astype(np.float32) for _ in range(2)]
-for found in (tv.iso_c.fn(*taus), tv.iso_cts.fn(*taus), tv.knots.fn(*taus), tv.svc.fn(taus[0] + taus[1], *taus)):
-    print(hashlib.sha256(found.tobytes()).hexdigest())
+for merged in (tv.iso_c.fn(*taus), tv.iso_cts.fn(*taus), tv.knots.fn(*taus), tv.svc.fn(taus[0] + taus[1], *taus)):
+    print(hashlib.sha256(merged.tobytes()).hexdigest())
 """
 
 

@@ -20,18 +20,18 @@ Y = torch.tensor([0, 2, 1, 1, 0, 2, 2])
 def test_fisher_of_softmax_regression_is_its_closed_form(tmp_path):
     """F_W[c, j] = E p_c (1 - p_c) x_j^2, F_b[c] = E p_c (1 - p_c)."""
     module = nn.Sequential(nn.Linear(4, 3)).eval()
-    found, _ = computed(module, tmp_path, "fisher")
+    fisher, _ = computed(module, tmp_path, "fisher")
     p = torch.softmax(module(X), -1).detach().double().numpy()
     spread = p * (1 - p)
     wanted = np.einsum("nc,nj->cj", spread, X.double().numpy() ** 2) / len(X)
-    np.testing.assert_allclose(found["0.weight"], wanted, rtol=1e-5)
-    np.testing.assert_allclose(found["0.bias"], spread.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(fisher["0.weight"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(fisher["0.bias"], spread.mean(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("labels", ["exact", "given"])
 def test_fisher_of_a_network_is_the_mean_of_squared_gradients(tmp_path, labels):
     module = mlp()
-    found, _ = computed(module, tmp_path, "fisher", by_name(y=Y), labels=labels)
+    fisher, _ = computed(module, tmp_path, "fisher", by_name(y=Y), labels=labels)
     wanted = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
     for x, y in zip(X, Y, strict=True):
         p = torch.softmax(module(x), -1).detach()
@@ -40,9 +40,9 @@ def test_fisher_of_a_network_is_the_mean_of_squared_gradients(tmp_path, labels):
             torch.log_softmax(module(x), -1)[c].backward()
             for name, q in module.named_parameters():
                 wanted[name] += (p[c] if labels == "exact" else 1) * q.grad**2 / len(X)
-    assert found.keys() == wanted.keys()
+    assert fisher.keys() == wanted.keys()
     for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(fisher[name], wanted[name], rtol=1e-4, atol=1e-9)
 
 
 def test_sampled_labels_have_the_exact_expectation_and_a_seed(tmp_path):
@@ -60,11 +60,11 @@ def test_sampled_labels_have_the_exact_expectation_and_a_seed(tmp_path):
 # ---- Gram matrices --------------------------------------------------------------------------------
 def test_gram_is_x_transposed_x_of_every_linear_layer(tmp_path):
     module = mlp()
-    found, _ = computed(module, tmp_path, "gram")
+    gram, _ = computed(module, tmp_path, "gram")
     inner = torch.tanh(module[0](X)).detach().double().numpy()
-    np.testing.assert_allclose(found["0.weight"], X.double().T @ X.double(), rtol=1e-5)
-    np.testing.assert_allclose(found["2.weight"], inner.T @ inner, rtol=1e-5)
-    assert found.keys() == {"0.weight", "2.weight"}
+    np.testing.assert_allclose(gram["0.weight"], X.double().T @ X.double(), rtol=1e-5)
+    np.testing.assert_allclose(gram["2.weight"], inner.T @ inner, rtol=1e-5)
+    assert gram.keys() == {"0.weight", "2.weight"}
 
 
 def test_gram_leaves_out_what_the_mask_hides_and_layers_that_nothing_reached(tmp_path):
@@ -83,9 +83,9 @@ def test_gram_leaves_out_what_the_mask_hides_and_layers_that_nothing_reached(tmp
         stored(module, tmp_path / "m"), lambda _: (module, [batch]), tmp_path / "g.safetensors", kind="gram"
     )
     kept = torch.stack([x[0, 0], x[0, 1], x[1, 0]])
-    found = load_file(tmp_path / "g.safetensors")
-    np.testing.assert_allclose(found["used.weight"], kept.T @ kept, rtol=1e-5)
-    assert found.keys() == {"used.weight"} and saved.unreached == ("spare.weight",)
+    gram = load_file(tmp_path / "g.safetensors")
+    np.testing.assert_allclose(gram["used.weight"], kept.T @ kept, rtol=1e-5)
+    assert gram.keys() == {"used.weight"} and saved.unreached == ("spare.weight",)
     module(**batch)  # the hooks are gone
     assert not module.used._forward_pre_hooks
 
@@ -142,11 +142,11 @@ def test_a_classifier_of_transformers_from_end_to_end(tiny, command, run):
     for seed in range(2):
         for kind in ("fisher", "gram"):
             words = ("--data", "data.py:classifier", "--kind", kind, "-o", f"{kind}{seed}.safetensors")
-            found = command("stats", f"bert{seed}", *words, folder=tiny)
-            assert found.code == 0 and f"{kind} statistics of" in found.stdout and "over 3 examples" in found.stdout
+            said = command("stats", f"bert{seed}", *words, folder=tiny)
+            assert said.code == 0 and f"{kind} statistics of" in said.stdout and "over 3 examples" in said.stdout
     words = ("--data", "data.py:classifier", "--kind", "gram", "-o", "again.safetensors", "--json")
-    found = run("stats", "bert0", *words, cwd=tiny)  # in a process of its own
-    assert found.code == 0 and json.loads(found.stdout)["kind"] == "gram"
+    said = run("stats", "bert0", *words, cwd=tiny)  # in a process of its own
+    assert said.code == 0 and json.loads(said.stdout)["kind"] == "gram"
     assert (tiny / "again.safetensors").read_bytes() == (tiny / "gram0.safetensors").read_bytes()
     shown = command("show", "fisher0.safetensors", folder=tiny).stdout
     for text in ("fisher statistics, which only methods take (mass 0)", "examples     3", "labels       exact", "norm"):
@@ -168,8 +168,8 @@ def test_a_classifier_of_transformers_from_end_to_end(tiny, command, run):
 def test_a_language_model_with_padding(tiny, command, tmp_path):
     def stats(data, kind, *more):
         path = tmp_path / f"{data}-{kind}.safetensors"
-        found = command("stats", "gpt0", "--data", f"data.py:{data}", "--kind", kind, "-o", path, *more, folder=tiny)
-        assert found.code == 0, found.stderr
+        said = command("stats", "gpt0", "--data", f"data.py:{data}", "--kind", kind, "-o", path, *more, folder=tiny)
+        assert said.code == 0, said.stderr
         return load_file(path), next(iter(tv.load(path).terms)).metadata
 
     (padded, about), (plain, _) = stats("stories", "gram"), stats("unpadded", "gram")
@@ -198,8 +198,8 @@ def test_regmean_keeps_to_the_layout_of_conv1d(tiny, command, tmp_path):
         words = ["--data", "data.py:stories", "--kind", "gram", "-o", tmp_path / f"g{seed}.safetensors"]
         assert command("stats", f"gpt{seed}", *words, folder=tiny).code == 0
     sources = ["a=gpt0", "b=gpt1", f"ga={tmp_path / 'g0.safetensors'}", f"gb={tmp_path / 'g1.safetensors'}"]
-    found = command("merge", "regmean(a, b, ga, gb, alpha=0.5)", *sources, "-o", tmp_path / "out", folder=tiny)
-    assert found.code == 0, found.stderr
+    said = command("merge", "regmean(a, b, ga, gb, alpha=0.5)", *sources, "-o", tmp_path / "out", folder=tiny)
+    assert said.code == 0, said.stderr
     one, two, out = (load_file(p / "model.safetensors") for p in (tiny / "gpt0", tiny / "gpt1", tmp_path / "out"))
     for name in ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.mlp.c_fc.weight"):  # the first is square
         g = [load_file(tmp_path / f"g{k}.safetensors")[name].astype("f8") for k in range(2)]

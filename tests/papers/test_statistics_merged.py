@@ -40,8 +40,8 @@ def grams(count, names=("layers.0.weight", "layers.1.weight"), rows=20, seed=2):
 def merged(recipe, thetas, known=(), kind="fisher"):
     given = {f"m{k}": tv.from_arrays(t, f"m{k}") for k, t in enumerate(thetas)}
     given |= {f"s{k}": tv.from_arrays(s, f"s{k}", statistic=kind) for k, s in enumerate(known)}
-    found = tv.parse(recipe, **{name: w for name, w in given.items() if name in recipe})
-    return {name: found[name] for name in found}
+    weights = tv.parse(recipe, **{name: w for name, w in given.items() if name in recipe})
+    return {name: weights[name] for name in weights}
 
 
 @pytest.mark.parametrize("floors", ["first", "all"])
@@ -50,7 +50,7 @@ def merged(recipe, thetas, known=(), kind="fisher"):
 def test_fisher_is_the_weighted_mean(floors, norm, weights):
     thetas, known = models(3), fishers(3)
     call = f'fisher(m0, m1, m2, s0, s1, s2, weights={weights}, floors="{floors}", norm="{norm}")'
-    found = merged(call, thetas, known)
+    tensors = merged(call, thetas, known)
     c = [
         w / (np.sqrt(sum((f.astype("f8") ** 2).sum() for f in fs.values())) if norm == "model" else 1)
         for w, fs in zip(weights, known, strict=True)
@@ -60,7 +60,7 @@ def test_fisher_is_the_weighted_mean(floors, norm, weights):
         f = [np.maximum(x, 1e-6) if k == 0 or floors == "all" else x for k, x in enumerate(f)]
         top = sum(a * b * t[name] for a, b, t in zip(c, f, thetas, strict=True))
         np.testing.assert_allclose(
-            found[name], top / sum(a * b for a, b in zip(c, f, strict=True)), rtol=1e-5, atol=1e-6
+            tensors[name], top / sum(a * b for a, b in zip(c, f, strict=True)), rtol=1e-5, atol=1e-6
         )
 
 
@@ -94,16 +94,16 @@ def test_equal_information_gives_the_weighted_mean(size, weights):
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 2, 0.25)])
 def test_regmean_is_its_equation_and_the_rest_the_mean(alpha, weights):
     thetas, known = models(3), grams(3)
-    found = merged(f"regmean(m0, m1, m2, s0, s1, s2, alpha={alpha}, weights={weights})", thetas, known, "gram")
+    tensors = merged(f"regmean(m0, m1, m2, s0, s1, s2, alpha={alpha}, weights={weights})", thetas, known, "gram")
     for name in SHAPES:
         if name in known[0]:
             g = [c * k[name].astype("f8") for c, k in zip(weights, known, strict=True)]
             g = [alpha * x + (1 - alpha) * np.diag(np.diag(x)) for x in g]
             wanted = np.linalg.inv(sum(g)) @ sum(x @ t[name].T for x, t in zip(g, thetas, strict=True))
-            np.testing.assert_allclose(found[name], wanted.T, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(tensors[name], wanted.T, rtol=1e-4, atol=1e-5)
         else:
             wanted = sum(c * t[name] for c, t in zip(weights, thetas, strict=True)) / sum(weights)
-            np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(tensors[name], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_regmean_of_least_squares_solutions_is_the_solution_on_all_the_data():
@@ -112,11 +112,11 @@ def test_regmean_of_least_squares_solutions_is_the_solution_on_all_the_data():
     sets = [(rng.standard_normal((30 + 10 * k, 6)) + k, rng.standard_normal((30 + 10 * k, 4))) for k in range(3)]
     thetas = [{"w": np.linalg.lstsq(x, y, rcond=None)[0].T.astype("f4")} for x, y in sets]
     known = [{"w": (x.T @ x).astype("f4")} for x, _ in sets]
-    found = merged("regmean(m0, m1, m2, s0, s1, s2, alpha=1)", thetas, known, "gram")
+    tensors = merged("regmean(m0, m1, m2, s0, s1, s2, alpha=1)", thetas, known, "gram")
     x, y = (np.concatenate(part) for part in zip(*sets, strict=True))
-    np.testing.assert_allclose(found["w"], np.linalg.lstsq(x, y, rcond=None)[0].T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tensors["w"], np.linalg.lstsq(x, y, rcond=None)[0].T, rtol=1e-4, atol=1e-5)
     mean = np.mean([t["w"] for t in thetas], 0)
-    assert np.abs(mean - found["w"]).max() > 0.05  # what a mean would not have done
+    assert np.abs(mean - tensors["w"]).max() > 0.05  # what a mean would not have done
 
 
 @settings(max_examples=25, deadline=None)
@@ -125,10 +125,10 @@ def test_gram_matrices_that_are_multiples_of_one_give_a_weighted_mean(sizes, alp
     thetas = models(2)
     names = ("layers.0.weight", "layers.1.weight")
     known = [{n: c * np.eye(SHAPES[n][1], dtype="f4") for n in names} for c in sizes]
-    found = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")
+    tensors = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")
     for n in names:
         wanted = (sizes[0] * thetas[0][n] + sizes[1] * thetas[1][n]) / sum(sizes)
-        np.testing.assert_allclose(found[n], wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(tensors[n], wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.9, 1])
@@ -138,21 +138,21 @@ def test_regmean_stays_at_the_mean_where_no_data_speak(alpha):
     x = [np.outer(rng.standard_normal(9), [1.0, 2.0, 0, 0]), np.outer(rng.standard_normal(9), [1.0, 2.0, 0, 0])]
     thetas = [{"w": rng.standard_normal((3, 4)).astype("f4")} for _ in x]
     known = [{"w": (v.T @ v).astype("f4")} for v in x]
-    found = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")["w"]
+    w = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")["w"]
     mean = (thetas[0]["w"] + thetas[1]["w"]) / 2
-    np.testing.assert_allclose(found[:, 2:], mean[:, 2:], rtol=1e-5)
-    assert np.abs(found).max() < 10
+    np.testing.assert_allclose(w[:, 2:], mean[:, 2:], rtol=1e-5)
+    assert np.abs(w).max() < 10
     if alpha == 1:  # what the data say is met: outputs on the one direction are those of least squares
         g = [k["w"].astype("f8") for k in known]
         wanted = sum(a @ t["w"].T for a, t in zip(g, thetas, strict=True))
-        np.testing.assert_allclose(sum(g) @ found.T, wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(sum(g) @ w.T, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_whose_data_never_reached_a_layer_has_no_say_in_it():
     thetas, known = models(2), grams(2)
     del known[0]["layers.0.weight"]
-    found = merged("regmean(m0, m1, s0, s1, alpha=1)", thetas, known, "gram")
-    np.testing.assert_allclose(found["layers.0.weight"], thetas[1]["layers.0.weight"], rtol=1e-4, atol=1e-5)
+    tensors = merged("regmean(m0, m1, s0, s1, alpha=1)", thetas, known, "gram")
+    np.testing.assert_allclose(tensors["layers.0.weight"], thetas[1]["layers.0.weight"], rtol=1e-4, atol=1e-5)
 
 
 # ---- as sources -----------------------------------------------------------------------------------
@@ -280,19 +280,19 @@ def test_nothing_else_takes_them_for_weights(world, command):
         ["diff", "fisher-a.safetensors", "a", "-o", "out"],
         ["merge", "a", "a=a", "--like", "fisher-a.safetensors", "-o", "out"],
     ):
-        found = command(*words, folder=world)
-        assert found.code == 1 and "only a method takes them" in found.stderr, words
+        said = command(*words, folder=world)
+        assert said.code == 1 and "only a method takes them" in said.stderr, words
     assert not (world / "out").exists()
 
 
 def test_nan_in_a_model_or_its_statistics_is_named():
     thetas, known, gram = models(2), fishers(2), grams(2)
     gram[1]["layers.1.weight"][0, 1] = known[1]["layers.1.weight"][0, 0] = np.nan
-    for found in (
+    for tensors in (
         merged("fisher(m0, m1, s0, s1)", thetas, known),
         merged("regmean(m0, m1, s0, s1)", thetas, gram, "gram"),
     ):
-        assert np.isnan(found["layers.1.weight"]).any() and not np.isnan(found["layers.0.weight"]).any()
+        assert np.isnan(tensors["layers.1.weight"]).any() and not np.isnan(tensors["layers.0.weight"]).any()
     thetas[0]["embed.weight"][0, 0] = np.nan
     assert np.isnan(merged("regmean(m0, m1, s0, s1)", thetas, grams(2), "gram")["embed.weight"][0, 0])
 
