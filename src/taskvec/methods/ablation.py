@@ -89,7 +89,7 @@ class Ablated(Derived, LooksThrough):
         self.tensor, self.size = _direction(directions)
         self.axes = _axes(model, patterns, self.size)
         self.own_passes = int(bool(self._columns))
-        self._lock, self._room = threading.RLock(), threading.local()
+        self._lock, self._of_thread = threading.RLock(), threading.local()
         self._unit: NDArray[Any] | None = None
         self._parts: dict[str, NDArray[Any]] = {}
 
@@ -204,7 +204,7 @@ class Ablated(Derived, LooksThrough):
         result = np.frombuffer(out, np.float64 if spec.dtype == "F64" else np.float32)
         length = self._length(name)
         last = -(-(start + result.size) // length)
-        for first, rows in self._slabs(name, start // length, last, self._room.__dict__):
+        for first, rows in self._slabs(name, start // length, last, self._of_thread.__dict__):
             edited = rows.copy()
             for k, r in enumerate(self._unit):
                 if self.axes[name]:

@@ -222,9 +222,9 @@ class Applied(Reading, Lowers):
         import numpy as np
 
         step, stop, all_finite = self.step(name), start + out.size, True
-        if getattr(self._room, "tiles", out[:0]).size < len(self.args) * step:
-            self._room.tiles = np.empty(len(self.args) * step, np.float32)
-        rows = self._room.tiles[: len(self.args) * step].reshape(len(self.args), step)
+        if getattr(self._of_thread, "tiles", out[:0]).size < len(self.args) * step:
+            self._of_thread.tiles = np.empty(len(self.args) * step, np.float32)
+        rows = self._of_thread.tiles[: len(self.args) * step].reshape(len(self.args), step)
         by_tile = any(map(is_by_tile, told.values()))
         for at, size in self.spans(name, start - start % SPAN if by_tile else start, stop):
             arrays = [row[:size] for row in rows]

@@ -20,7 +20,7 @@ class Reading(Call):
     def __init__(self, method: Method, args: tuple[Weights, ...], params: Mapping[str, Parameter]):
         super().__init__(method, args, params)
         self._sums: dict[str, list[Linear]] = {}
-        self._room = threading.local()
+        self._of_thread = threading.local()  # memory of each thread
 
     def compute(self, name: str, start: int, result: "NDArray[Any]") -> bool:
         """Put the call's own elements from `start` on into `result`. Returns whether all of its arguments are known to
@@ -54,9 +54,9 @@ class Reading(Call):
 
     def memory(self, size: int) -> memoryview:
         """Scratch memory of this thread."""
-        if getattr(self._room, "size", 0) < size:
-            self._room.scratch, self._room.size = memoryview(bytearray(size)), size
-        scratch: memoryview = self._room.scratch
+        if getattr(self._of_thread, "size", 0) < size:
+            self._of_thread.scratch, self._of_thread.size = memoryview(bytearray(size)), size
+        scratch: memoryview = self._of_thread.scratch
         return scratch
 
 
