@@ -118,3 +118,11 @@ def test_one_s_own_method_is_told_with_its_code():
     m = weights("m", 0)
     assert call_of(same(m)).methods == {"same": same.source} and call_of(tv.slerp(m, m)).methods == {}
     assert call_of(same(m)).own_proof()[0] and call_of(tv.slerp(m, m)).own_proof() == ()
+
+
+def test_sources_are_called_as_the_first_argument_that_names_them_does():
+    a, b = weights("a", 0), weights("b", 1)
+    w = tv.slerp(a.named("x"), b.named("y"))
+    assert w.text(w.names()) == "slerp(x, y)"
+    twice = tv.multislerp(a, a.named("x"), b, a.named("z"))
+    assert twice.text(twice.names()).startswith("multislerp(x, x, ")
