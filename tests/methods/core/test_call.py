@@ -126,3 +126,10 @@ def test_sources_are_called_as_the_first_argument_that_names_them_does():
     assert w.text(w.names()) == "slerp(x, y)"
     twice = tv.multislerp(a, a.named("x"), b, a.named("z"))
     assert twice.text(twice.names()).startswith("multislerp(x, x, ")
+
+
+def test_models_and_whole_vectors_tell_their_own_layers():
+    a, b, t = weights("a", 0), weights("b", 1), weights("t", 2, mass=0)
+    along = tv.layers(0.25, 0.75, outside=0.5)
+    for call in (call_of(tv.slerp(a, b, t=along)), call_of(tv.trim(t, density=along))):
+        assert call.placed(None) is call and call.placed(call_of(a)) is call
