@@ -133,3 +133,13 @@ def test_models_and_whole_vectors_tell_their_own_layers():
     along = tv.layers(0.25, 0.75, outside=0.5)
     for call in (call_of(tv.slerp(a, b, t=along)), call_of(tv.trim(t, density=along))):
         assert call.placed(None) is call and call.placed(call_of(a)) is call
+
+
+def test_only_what_is_drawn_and_rescaled_by_what_was_measured_is_drawn_twice():
+    t = weights("t", 2, mass=0)
+    twice = {
+        call.text: call.draws_twice
+        for call in map(call_of, (tv.dare(t), tv.dare(t, rescale="l1"), tv.della(t, rescale="l1"),
+                                  tv.random_like(t), tv.trim(t, rescale="l1"), tv.elect(t, t)))
+    }  # fmt: skip
+    assert [*twice.values()] == [False, True, True, False, False, False], twice
