@@ -5,6 +5,7 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import MismatchError, UnboundKnob
+from taskvec.methods.core.call import PART
 
 SHAPES = {"layers.0.w": (6, 4), "layers.1.w": (6, 4), "b": (5,)}
 
@@ -143,3 +144,10 @@ def test_only_what_is_drawn_and_rescaled_by_what_was_measured_is_drawn_twice():
                                   tv.random_like(t), tv.trim(t, rescale="l1"), tv.elect(t, t)))
     }  # fmt: skip
     assert [*twice.values()] == [False, True, True, False, False, False], twice
+
+
+def test_measuring_takes_a_part_of_each_argument_or_its_longest_row():
+    tau = tv.from_arrays({"b": np.zeros(5, np.float32), "w": np.zeros((1, PART + 8), np.float32)}, "t", mass=0)
+    assert call_of(tv.trim(tau)).cost.measuring == (1 + 16) * 4 * PART
+    assert call_of(tv.della(tau, rescale="l1")).cost.measuring == (1 + 16) * 4 * (PART + 8)
+    assert call_of(tv.della(tau)).cost.measuring == 0
