@@ -1,4 +1,4 @@
-"""`stats`: what it takes, writes and refuses. Its numbers are held to their equations in papers/test_statistics.py."""
+"""`stats`: what it takes, writes and refuses. papers/test_statistics_collected.py holds its numbers to equations."""
 
 import json
 

@@ -3,8 +3,8 @@
 1. A user writes a function `(weights, split) -> {metric: scores}`, or an object that can be called like one. Scores are
    a list with a number for each example, or a single number. That is all an evaluator must be (`Judges`).
 2. It may offer more, and each such ability has a name here: it can tell its examples (`TellsExamples`), judge a part
-   of them (`InParts`), say that they stand in a random order (`Shuffled`), say of which metrics less is better
-   (`Falling`), or give the labels that a model predicts (`Predicts`).
+   of them (`InParts`), or give the labels that a model predicts (`Predicts`). It may also have two attributes:
+   `shuffled` says that its examples stand in a random order, `falling` names the metrics of which less is better.
 3. `as_evaluator` (files.py) finds out once what a user's evaluator offers, and makes an `Evaluator` of it. Everything
    else in taskvec works with an `Evaluator`, which has a method or a field for each ability. It is None or empty if the
    user's evaluator does not offer the ability.
@@ -56,22 +56,6 @@ class InParts(Protocol):
     def part(self, start: float, stop: float, /) -> Judges | None:
         """The same evaluator for the examples round(start * n) <= k < round(stop * n) of each metric with n examples.
         Scores of neighbouring parts, one after the other, are those of the whole. None if it cannot judge parts."""
-
-
-class Shuffled(Protocol):
-    """An evaluator that says whether its examples are in a random order. If so, the first of them are a fair sample."""
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether they are."""
-
-
-class Falling(Protocol):
-    """An evaluator that names the metrics of which less is better, such as a perplexity."""
-
-    @property
-    def falling(self) -> Sequence[str]:
-        """The names of these metrics."""
 
 
 class Predicts(Protocol):
