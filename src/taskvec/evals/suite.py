@@ -9,10 +9,8 @@ A key at the top of the file holds for all tasks whose kind has this key. Tasks 
 module, and every candidate is loaded into it once, in place.
 """
 
-import difflib
-import math
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from keyword import iskeyword
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import FormatError, RecipeError
+from taskvec.errors import FormatError, RecipeError, did_you_mean
 from taskvec.evals.classification import Classification
 from taskvec.evals.command import Command
 from taskvec.evals.evaluator import SPLITS
@@ -30,6 +28,7 @@ from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
 from taskvec.evals.order import digest
 from taskvec.evals.task import InModule, Predicts, Task
+from taskvec.places.fields import fits, unknown, wanted
 from taskvec.places.yaml_files import document
 
 KINDS: Mapping[str, type[Task]] = {
@@ -132,7 +131,7 @@ def suite_from(path: str) -> Suite:
     made = {str(name): _task(str(name), about, given, problems) for name, about in tasks.items()}
     kinds = {type(task) for task in made.values() if task} if all(made.values()) else {*KINDS.values()}
     known = {key for kind in kinds for key in _keys(kind)} | {"kind"}
-    problems += [_unknown(key, known, "the file") for key in given if key not in known]
+    problems += [unknown(key, known, "the file") for key in given if key not in known]
     if problems:
         raise RecipeError(f"{path} cannot be used:", problems)
     lives: dict[tuple[Path, str, str, str], Live] = {}
@@ -160,16 +159,16 @@ def _task(name: str, about: Any, shared: Mapping[str, Any], problems: list[str])
     given = about.get("kind", shared.get("kind", ""))
     kind = KINDS.get(given) if isinstance(given, str) else None
     if kind is None:
-        instead = f"not {reprlib.repr(given)}{_near(given, KINDS)}" if given else "and none is given"
+        instead = f"not {reprlib.repr(given)}{did_you_mean(given, KINDS)}" if given else "and none is given"
         problems.append(f"{name}: kind is one of {', '.join(KINDS)}, {instead}")
         return None
     keys = _keys(kind)
     values = {key: value for key, value in {**shared, **about}.items() if key in keys}
-    problems += [_unknown(key, keys, name) for key in about if key not in keys and key != "kind"]
+    problems += [unknown(key, keys, name) for key in about if key not in keys and key != "kind"]
     wrong = [
-        f"{name}: {key} is {_wanted(keys[key])}, not {reprlib.repr(v)}"
+        f"{name}: {key} is {wanted(keys[key])}, not {reprlib.repr(v)}"
         for key, v in values.items()
-        if not _fits(v, keys[key])
+        if not fits(v, keys[key])
     ]
     problems += wrong
     return None if wrong else kind(**values)
@@ -179,34 +178,3 @@ def _keys(kind: type[Task]) -> dict[str, Any]:
     """The keys that a kind of task has in a file, with their types."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind) if field.init and field.name not in kind.unused}
-
-
-def _unknown(key: Any, known: Any, where: str) -> str:
-    """The problem with a key that is not known, with the nearest known key, or else all."""
-    return f"{where}: no key {key}" + (_near(key, known) or f"; there is {', '.join(sorted(known))}")
-
-
-def _near(given: Any, known: Iterable[str]) -> str:
-    """The known text that is nearest to a given one, as a question for the end of a sentence."""
-    close = difflib.get_close_matches(str(given), [*known], n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value of the file is of a field's type. Whole numbers are numbers; true, .nan and .inf are not."""
-    if wanted in (str, bool):
-        return isinstance(value, wanted)
-    if wanted in (int, float, int | None, float | None):
-        whole = wanted in (int, int | None)
-        missing = value is None and wanted in (int | None, float | None)
-        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        return missing or (number and abs(value) < math.inf)
-    return isinstance(value, dict if "Mapping" in str(wanted) else list)
-
-
-def _wanted(wanted: Any) -> str:
-    """A field's type in words."""
-    names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(
-        wanted, "a number" if "None" in str(wanted) else "a table" if "Mapping" in str(wanted) else "a list"
-    )

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 from taskvec import methods, views
 from taskvec.algebra.coefficients import Coefficient, knob
 from taskvec.algebra.weights import Weights
-from taskvec.errors import RecipeError, TaskvecError, UnknownName
+from taskvec.errors import RecipeError, TaskvecError, UnknownName, did_you_mean
 from taskvec.formats import open_source
 from taskvec.lazy import Lazy
 from taskvec.numbers.rationals import Number, exact
-from taskvec.sources.text import did_you_mean
 
 if TYPE_CHECKING:
     from taskvec.methods.core.lift import Lifted

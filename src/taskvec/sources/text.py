@@ -61,11 +61,3 @@ class FirstMatch:
 def quoted(text: str) -> str:
     """The text as a string literal of a recipe."""
     return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known name that is most like it, or "" if none is."""
-    import difflib  # for errors alone
-
-    close = difflib.get_close_matches(name, [*known], n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -18,10 +18,10 @@ from itertools import product
 from statistics import mean
 
 from taskvec.algebra.weights import Weights
+from taskvec.errors import did_you_mean
 from taskvec.lab.bench import Bench, require
 from taskvec.lab.experiments.common import Scores, over_seeds, too_few, values_of
 from taskvec.lab.results import FAILS, HOLDS, Cell, Claim, Estimate, Findings, Table, percent, verdict
-from taskvec.places.fields import near
 from taskvec.recipes.recipe import parse
 from taskvec.searching.evidence import Difference, difference, holm
 
@@ -77,7 +77,7 @@ class Settings:
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
     names = [*dict.fromkeys([PLAIN, *(settings.methods or METHODS)])]
-    unknown = [f"{name}{near(name, METHODS)}" for name in names if name not in METHODS]
+    unknown = [f"{name}{did_you_mean(name, METHODS)}" for name in names if name not in METHODS]
     require(not unknown, f"methods: no method is called {', '.join(unknown)}")
     tasks = bench.suite.tasks
     counts = [count for count in settings.counts if 1 < count <= len(tasks)]

@@ -1,6 +1,5 @@
 """What a merge method is, as data: a pure function of arrays, what it may be given, and what it costs."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import Parameter
 from taskvec.algebra.program import Program
 from taskvec.algebra.weights import Weights
-from taskvec.errors import MassError, RecipeError
+from taskvec.errors import MassError, RecipeError, did_you_mean
 from taskvec.methods.core.roles import Rows, Scale, Scope, Setting
 from taskvec.numbers.rationals import as_float
 from taskvec.sources.abilities import statistic_of
@@ -207,6 +206,5 @@ class Method:
 def require_known(call: str, given: Iterable[str], known: Collection[str]) -> None:
     """Raise RecipeError for a parameter that a method does not have, and name the most similar one."""
     if unknown := sorted(set(given) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise RecipeError(f"{call} has no parameter {unknown[0]}{hint}; it has {', '.join(known) or 'none'}")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from taskvec.sources.text import did_you_mean
+from taskvec.errors import did_you_mean
 
 Settings = Mapping[str, Any]  # parameter -> what the file says: a scalar, a gradient, or conditions
 Problems = list[str]

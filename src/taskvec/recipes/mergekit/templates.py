@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from taskvec.algebra.weights import Weights
+from taskvec.errors import did_you_mean
 from taskvec.recipes.mergekit.config import Problems
 from taskvec.sources.abilities import folder_of
-from taskvec.sources.text import did_you_mean
 from taskvec.views.tokens import template_of
 
 _TURNS = "{% for message in messages %}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.weights import Weights
-from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
+from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError, did_you_mean
 from taskvec.places import yaml_files
 from taskvec.recipes.mergekit.config import Config, Input, Module, Problems, Reference, Settings, Slice, config
 from taskvec.recipes.mergekit.methods import IGNORED, METHODS, REQUIRED, SHARED, Call, Row
@@ -25,7 +25,6 @@ from taskvec.recipes.mergekit.templates import chat_template
 from taskvec.recipes.mergekit.vocabulary import prepared
 from taskvec.recipes.recipe import FUNCTIONS, load
 from taskvec.sources.positions import layer_of
-from taskvec.sources.text import did_you_mean
 
 # If the models differ in dtype, the output has the one with the largest number here.
 WIDTH = {"F8_E4M3": 0, "F8_E5M2": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 4}
