@@ -17,13 +17,14 @@ from typing import Any
 from taskvec.algebra.weights import Weights
 from taskvec.errors import DataError, RecipeError
 from taskvec.evals import SPLITS, Numbers, means
+from taskvec.evals.evaluator import Judges
 from taskvec.evals.order import digest
 from taskvec.evals.suite import Suite as Tasks
 from taskvec.evals.suite import suite_from as tasks_from
 from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.packages import fetched, package_named, unpacked
 from taskvec.lab.suite import Recipe, Suite
-from taskvec.lab.vectors import Training, Vectors
+from taskvec.lab.vectors import Drawn, Training, Vectors
 from taskvec.recipes.recipe import load
 from taskvec.searching.search import search
 from taskvec.searching.stores import store_of
@@ -95,6 +96,10 @@ class Bench:
         recipe: Recipe = replace(self.suite.training, **changes)
         return self.vectors.get(Training(tuple(tasks), seed, recipe, objective, until))
 
+    def drawn(self, drawn: Drawn, seed: int) -> Weights:
+        """The vector of a training set that is drawn out of several tasks."""
+        return self.vectors.get(Training(drawn.tasks, seed, self.suite.training, drawn=drawn))
+
     # ---- scores
     def scores(self, weights: Weights, tasks: Sequence[str], split: str, share: float = 1.0) -> dict[str, Numbers]:
         """Metric -> the scores of a model on these tasks, from the journal or judged now.
@@ -163,7 +168,7 @@ class Bench:
     def choose(
         self,
         family: Weights,
-        tasks: Sequence[str],
+        tasks: "Sequence[str] | Judges",
         grid: "Grid | Mapping[str, Grid]",
         objective: str = 'mean("*")',
         constraints: Sequence[str] = (),
@@ -172,11 +177,13 @@ class Bench:
     ) -> Choice:
         """The knobs of a family of models, chosen on validation examples by `search`.
 
+        tasks: those that count, or an evaluator that is made of them.
         grid: the values of the one knob `lam`, or of each knob by its name.
         """
         grids = dict(grid) if isinstance(grid, Mapping) else {"lam": grid}
         result = search(
-            family, self.judge(tasks), {name: g if isinstance(g, str) else [*g] for name, g in grids.items()},
+            family, tasks if callable(tasks) else self.judge(tasks),
+            {name: g if isinstance(g, str) else [*g] for name, g in grids.items()},
             objective=objective, constraints=constraints, rule=rule, minimise=minimise,
             references={"base": self.base}, test=False,
         )  # fmt: skip
