@@ -106,6 +106,16 @@ def test_orders_beyond_those_that_are_tried_anew_have_no_numbers_for_it(findings
     assert sum(end is not None for end in ends) == 3 and ends[3:] == [None] * 3
 
 
+def test_with_a_lam_that_is_much_too_large_tasks_regress_and_the_claim_fails(bench):
+    coarse = sequential.run(bench, sequential.Settings(tasks=TASKS, anew=0, grid="4:4:1"))
+    (row,) = rows_of(coarse, "Sequences of edits").values()
+    assert row["share of them"].mean > 0.389
+    cells = [c for r in rows_of(coarse, "How often a task regresses").values() for c in r.values() if c is not None]
+    assert max(cell.mean for cell in cells) > 0.3
+    assert claim(coarse, "keeps its accuracy").verdict == FAILS
+    assert claim(coarse, "the order of the edits does not matter").verdict == HOLDS
+
+
 def test_accuracy_that_falls_is_no_claim_that_holds(findings):
     """In the tiny suite every later task costs some points, which so few test examples do not show."""
     kept = claim(findings, "keeps its accuracy")
