@@ -54,7 +54,7 @@ class Drawn:
                 if len(of_class) < count:
                     problems.append(f"{task} has {len(of_class)} training examples of {label}, and {count} are wanted")
         if problems:
-            raise DataError(f"the training set {self.name} cannot be drawn:", problems)
+            raise DataError(f"the training set {self.name} is too large for its data:", problems)
         return chosen
 
 

@@ -7,6 +7,8 @@ methods.py    every merge method against plain task arithmetic
 sequential.py tasks are added, removed and added again, in every order
 edits.py      sequences of edits, and what they do to the tasks in the model
 in_place.py   what edits leave behind that are made in place
+debiasing.py  subtract the bias of a vector that was trained on skewed data
+fairness.py   groups, their cells, parity and odds, and skewed training sets
 discussion.py cosines, learning rates, vectors along the training, seeds, disentanglement
 common.py     from scores to means and paired comparisons
 """
@@ -17,7 +19,7 @@ from typing import Any
 
 from taskvec.errors import RecipeError, did_you_mean
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments import addition, analogies, discussion, methods, negation, sequential
+from taskvec.lab.experiments import addition, analogies, debiasing, discussion, methods, negation, sequential
 from taskvec.lab.results import Findings
 from taskvec.lab.suite import Suite
 from taskvec.places.fields import problems_of
@@ -40,6 +42,7 @@ EXPERIMENTS = (
     Experiment("methods", methods.QUESTION, methods.Settings, methods.run),
     Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run),
     Experiment("sequential", sequential.QUESTION, sequential.Settings, sequential.run),
+    Experiment("debiasing", debiasing.QUESTION, debiasing.Settings, debiasing.run),
 )
 
 

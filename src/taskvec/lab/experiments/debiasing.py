@@ -1,0 +1,283 @@
+"""Debiasing: a vector that was trained on skewed data is the sum of a skill and a bias; can the bias be subtracted?
+
+1. Two groups (tasks with the same two classes) stand for a protected attribute, as backgrounds do in Waterbirds
+   (Sagawa et al., 2020). The skewed training set has one class mostly in one group and the other class mostly in the
+   other (fairness.py), and the balanced set has as many examples, half of each class in each group.
+2. Vectors are trained on both, and their difference β = τ_skewed - τ_balanced is the direction of the bias.
+3. With a coefficient λ chosen on validation examples, these models are judged:
+       θ0 + τ_skewed - λβ     the skewed model without its bias; with λ = 1 it is the balanced model, θ0 + τ_balanced
+       θ0 - λβ                the pre-trained model, which may have biases of its own
+       θ0 - λτ_skewed         the vector of the skewed data negated as a whole
+       θ0 + λτ_skewed         a smaller step along it: what a fair comparison must beat
+       θ0 + τ_skewed + λr     r: a random vector with the norms of β
+4. λ is the one with the best worst group on validation examples, in which all cells weigh the same, among those whose
+   control accuracy is at least `keep` of the base's. The controls are tasks that nothing is trained on.
+5. All metrics are drawn against λ on validation examples, and the chosen models are judged on test examples. Where two
+   models are compared by their worst group, the test is a paired one in the cell that is the worst of the second model
+   on validation examples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+
+from taskvec.algebra.coefficients import knob
+from taskvec.algebra.weights import Weights
+from taskvec.lab.bench import Bench, Choice, require
+from taskvec.lab.experiments.common import averaged, compared, too_few
+from taskvec.lab.experiments.fairness import Accuracies, ByCell, Groups, Hits, accuracies, groups_of
+from taskvec.lab.results import Claim, Curves, Estimate, Findings, Table, percent, verdict
+from taskvec.lab.vectors import Drawn
+from taskvec.methods import FUNCTIONS
+from taskvec.searching.evidence import Difference
+
+QUESTION = "Can the bias of a model that was trained on skewed data be subtracted?"
+BASE, SKEWED, BALANCED = "pre-trained", "trained on skewed data", "trained on balanced data"
+DEBIASED, FROM_BASE, NEGATED, SMALLER, NOISE = (
+    "skewed - λβ", "pre-trained - λβ", "pre-trained - λτ_skewed", "pre-trained + λτ_skewed", "skewed + λ random",
+)  # fmt: skip
+Measure = Callable[[Mapping[str, float]], float]  # of a model's metrics
+STARTS_SKEWED = (DEBIASED, NOISE)  # which are not the base with λ = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a suite may say under `experiments: {debiasing: ...}`."""
+
+    groups: Sequence[str] = ()  # two tasks with the same two classes
+    size: int = 1000  # examples of a training set
+    skew: float = 0.95  # the share of them in the common cells
+    grid: str = "0:2:0.25"
+    keep: float = 0.95  # of the base's control accuracy
+    controls: Sequence[str] = field(default=())  # those of the suite, or else all other tasks
+
+
+@dataclass(slots=True)
+class _Model:
+    """What was measured of a model, seed by seed."""
+
+    cells: list[Hits] = field(default_factory=list)  # on test examples
+    seen: list[Accuracies] = field(default_factory=list)  # on validation examples
+    control: list[float] = field(default_factory=list)
+    lams: list[float] = field(default_factory=list)
+    curves: list[list[tuple[float, Mapping[str, float]]]] = field(default_factory=list)  # (λ, validation metrics)
+    broken: int = 0  # seeds for which no λ kept the control accuracy
+
+
+def run(bench: Bench, settings: Settings) -> Findings:
+    """Run the experiment."""
+    require(
+        settings.groups, "debiasing: the suite names no `groups` (experiments: {debiasing: {groups: [ONE, OTHER]}})"
+    )
+    groups = groups_of(bench, settings.groups, "debiasing")
+    require(0.5 < settings.skew <= 1, f"debiasing: skew is above 0.5 and at most 1, not {settings.skew}")
+    require(settings.size >= 4, f"debiasing: size is at least 4, not {settings.size}")
+    unknown = [name for name in settings.controls if name not in bench.suite.specs]
+    require(not unknown, f"debiasing: no task is called {', '.join(unknown)}")
+    controls = [*(settings.controls or bench.suite.controls or bench.suite.tasks)]
+    judge = ByCell(bench, groups, tuple(name for name in controls if name not in groups.names))
+    skewed = groups.drawn("skewed", settings.size, settings.skew)
+    balanced = groups.drawn("balanced", settings.size, 0.5)
+    models: dict[str, _Model] = {}
+    for number, seed in enumerate(bench.seeds):
+        bench.tell(f"debiasing of {' and '.join(groups.names)}, seed {seed}", number / len(bench.seeds))
+        _measure(models, judge, settings, skewed, balanced, seed)
+    return Findings(
+        "debiasing",
+        QUESTION,
+        (
+            f"Groups: {', '.join(groups.names)}; classes: {', '.join(groups.classes)}. Skewed training set: "
+            f"{_told(skewed)}. Balanced: {_told(balanced)}.",
+            f"λ from {settings.grid}, by the worst group on validation examples"
+            + (
+                f"; the mean accuracy on {', '.join(judge.others)} must be at least {settings.keep:g} of the base's."
+                if judge.others
+                else "."
+            ),
+            "Parity and equalised odds are differences between the groups, 0 at best. Both classes of a group weigh "
+            "the same.",
+            f"Seeds of fine-tuning: {', '.join(map(str, bench.seeds))}.",
+        ),
+        (_summary(models, groups, len(bench.seeds)), _by_cell(models, groups)),
+        tuple(chart for name in (DEBIASED, FROM_BASE) for chart in _curves(name, models[name], judge)),
+        claims=_claims(models, groups),
+        limits=_limits(bench, models, judge),
+    )
+
+
+def _told(drawn: Drawn) -> str:
+    return ", ".join(f"{count} {label} {task}" for task, label, count in drawn.cells)
+
+
+def _measure(
+    models: dict[str, _Model], judge: ByCell, settings: Settings, skewed: Drawn, balanced: Drawn, seed: int
+) -> None:
+    """Train, choose and judge all models of a seed."""
+    bench, lam = judge.bench, knob("lam")
+    tau, even = bench.drawn(skewed, seed), bench.drawn(balanced, seed)
+    bias = tau - even
+    fixed = {BASE: (bench.base, 0.0), SKEWED: (bench.base + tau, 1.0), BALANCED: (bench.base + even, 1.0)}
+    families = {
+        DEBIASED: bench.base + tau - lam * bias,
+        FROM_BASE: bench.base - lam * bias,
+        NEGATED: bench.base - lam * tau,
+        SMALLER: bench.base + lam * tau,
+        NOISE: bench.base + tau + lam * FUNCTIONS["random_like"](bias, seed=seed),
+    }
+    for name, (weights, value) in fixed.items():
+        _judge(models.setdefault(name, _Model()), judge, weights, value)
+    for name, family in families.items():
+        choice = _chosen(judge, family, settings)
+        model = models.setdefault(name, _Model())
+        _judge(model, judge, choice.model, choice.value)
+        model.curves.append(choice.curve)
+        model.broken += name in STARTS_SKEWED and choice.model == bench.base
+
+
+def _chosen(judge: ByCell, family: Weights, settings: Settings) -> Choice:
+    kept = f"mean({', '.join(judge.others)}) >= {settings.keep}*mean({', '.join(f'base.{c}' for c in judge.others)})"
+    worst = f"worst({', '.join(judge.metrics.values())})"
+    return judge.bench.choose(family, judge, settings.grid, worst, [kept] if judge.others else [])
+
+
+def _judge(model: _Model, judge: ByCell, weights: Weights, value: float) -> None:
+    model.cells.append(judge.hits(weights, "test"))
+    model.seen.append(accuracies(judge.hits(weights, "validation")))
+    if judge.others:
+        model.control.append(averaged(judge.bench.scores(weights, judge.others, "test"), judge.others))
+    model.lams.append(value)
+
+
+# ---- findings ------------------------------------------------------------------------------------
+def _worst(model: _Model) -> Estimate:
+    return Estimate.over([min(accuracies(hits).values()) for hits in model.cells])
+
+
+def _parity(model: _Model, groups: Groups) -> Estimate:
+    return Estimate.over([groups.parity(accuracies(hits)) for hits in model.cells])
+
+
+def _summary(models: Mapping[str, _Model], groups: Groups, seeds: int) -> Table:
+    return Table(
+        "Debiasing",
+        ("model", "worst group", "accuracy", "parity difference", "equalised-odds difference", "control", "λ"),
+        tuple(
+            (
+                name,
+                _worst(model),
+                Estimate.over([mean(accuracies(hits).values()) for hits in model.cells]),
+                _parity(model, groups),
+                Estimate.over([groups.odds(accuracies(hits)) for hits in model.cells]),
+                Estimate.over(model.control) if model.control else None,
+                Estimate.over(model.lams) if model.curves else None,
+            )
+            for name, model in models.items()
+        ),
+        f"Test examples, in %; 95 % intervals over {seeds} seeds. β = τ_skewed - τ_balanced. λ was chosen on "
+        "validation examples.",
+        plain=("λ",),
+    )
+
+
+def _by_cell(models: Mapping[str, _Model], groups: Groups) -> Table:
+    cells = [*groups.common, *groups.rare]
+    return Table(
+        "Accuracy in each cell",
+        ("model", *(f"{label}, {group}" for group, label in cells)),
+        tuple(
+            (name, *(Estimate.over([accuracies(hits)[cell] for hits in model.cells]) for cell in cells))
+            for name, model in models.items()
+        ),
+        "Test examples, in %. The first two cells are common in the skewed training set, the last two are rare.",
+    )
+
+
+def _curves(name: str, model: _Model, judge: ByCell) -> list[Curves]:
+    """The metrics against λ, on validation examples: accuracies in one chart, differences in another."""
+    groups = judge.groups
+    accuracy: dict[str, Measure] = {
+        "worst group": lambda m: min(judge.accuracies(m).values()),
+        "accuracy": lambda m: mean(judge.accuracies(m).values()),
+    }
+    if judge.others:
+        accuracy["control"] = lambda m: mean(m[c] for c in judge.others)
+    gaps: dict[str, Measure] = {
+        "parity difference": lambda m: groups.parity(judge.accuracies(m)),
+        "equalised-odds difference": lambda m: groups.odds(judge.accuracies(m)),
+    }
+    charts = []
+    for y, measures in (("accuracy", accuracy), ("difference between the groups", gaps)):
+        lines = {}
+        for what, measure in measures.items():
+            points = [
+                (of_lam[0][0], Estimate.over([measure(metrics) for _, metrics in of_lam]))
+                for of_lam in zip(*model.curves, strict=True)
+            ]
+            lines[what] = tuple((lam, e.mean, e.low, e.high) for lam, e in points)
+        marks = {"mean of the chosen λ": mean(model.lams)}
+        charts.append(Curves(f"{name}: {y}, on validation examples", f"λ in {name}", y, lines, marks))
+    return charts
+
+
+def _claims(models: Mapping[str, _Model], groups: Groups) -> tuple[Claim, ...]:
+    def in_worst_cell(first: str, second: str) -> Difference:
+        """First minus second, in the cell that is the worst of the second on validation examples."""
+        cell = min(groups.cells, key=lambda c: mean(seen[c] for seen in models[second].seen))
+        return compared(*([[hits[cell] for hits in models[name].cells]] for name in (second, first)))
+
+    def of_parity(first: str, second: str) -> Difference:
+        """By how much the first exceeds the second in its preference for common cells: accuracy in common cells minus
+        accuracy in rare ones, which is the demographic parity difference with a sign."""
+
+        def signed(name: str) -> list[list[list[float]]]:
+            cells = [(1, cell) for cell in groups.common] + [(-1, cell) for cell in groups.rare]
+            return [[[sign * hit for hit in hits[cell]] for hits in models[name].cells] for sign, cell in cells]
+
+        return compared(signed(second), signed(first))
+
+    def worst(text: str, first: str, second: str, paper: str = "not reported") -> Claim:
+        gap, test = _worst(models[first]).minus(_worst(models[second])), in_worst_cell(first, second)
+        here = (
+            f"worst group {percent(_worst(models[first]))} against {percent(_worst(models[second]))}: {percent(gap)} "
+            f"points, {test.chance} over test examples"
+        )
+        return Claim(text, paper, here, verdict(gap, test.interval))
+
+    def parity(text: str, more: str, less: str) -> Claim:
+        first, second = (_parity(models[name], groups) for name in (more, less))
+        gap, test = first.minus(second), of_parity(more, less)
+        here = (
+            f"parity difference {percent(first)} of '{more}', {percent(second)} of '{less}': {percent(gap)} points, "
+            f"{test.chance} over test examples"
+        )
+        return Claim(text, "not reported", here, verdict(gap, test.interval))
+
+    suggested = "proposed by the review; no number"
+    return (
+        parity("Training on skewed data makes a model unfair.", SKEWED, BALANCED),
+        worst("Subtracting λβ raises the worst group of the skewed model.", DEBIASED, SKEWED, suggested),
+        parity("Subtracting λβ makes the skewed model fairer.", SKEWED, DEBIASED),
+        worst("Subtracting λβ does more than a smaller step along τ_skewed.", DEBIASED, SMALLER),
+        worst("Subtracting λβ does more than adding a random vector of its norms.", DEBIASED, NOISE),
+        worst("Subtracting λβ does more than training on the balanced data (λ = 1).", DEBIASED, BALANCED),
+        worst("Subtracting λβ raises the worst group of the pre-trained model, too.", FROM_BASE, BASE),
+        worst("Negating all of τ_skewed raises the worst group of the pre-trained model.", NEGATED, BASE, suggested),
+    )  # fmt: skip
+
+
+def _limits(bench: Bench, models: Mapping[str, _Model], judge: ByCell) -> tuple[str, ...]:
+    limits = too_few(bench)
+    limits += [
+        f"{name}: with {model.broken} of {len(bench.seeds)} seeds no λ kept the control accuracy, so this is the base."
+        for name, model in models.items()
+        if model.broken
+    ]
+    if not judge.others:
+        limits.append("The suite has no task beside the groups, so there was no control.")
+    elif not bench.suite.controls:
+        limits.append("The suite has no control task, so the controls are its other tasks.")
+    limits += [
+        "The protected value is which task an example is of, and no attribute of a person.",
+        "λ needs validation examples of which the group is known, and β as many balanced examples as skewed ones.",
+    ]
+    return tuple(limits)

@@ -1,0 +1,170 @@
+"""Debiasing, on the tiny suite: the two domains are the groups."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from lab.tiny import tiny_suite
+from taskvec.errors import DataError, RecipeError
+from taskvec.evals.texts import read
+from taskvec.lab.bench import Bench
+from taskvec.lab.experiments import debiasing
+from taskvec.lab.experiments.debiasing import BALANCED, BASE, DEBIASED, NEGATED, NOISE, SKEWED, SMALLER
+from taskvec.lab.experiments.fairness import ByCell, accuracies, groups_of
+from taskvec.lab.results import HOLDS, Estimate
+from taskvec.lab.vectors import Drawn, Training
+
+SETTINGS = debiasing.Settings(groups=("films", "meals"), size=40, skew=0.95, grid="0:2:0.5")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("debiasing")
+    return Bench(tiny_suite(folder), [0, 1, 2], folder / "out", folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def findings(bench):
+    return debiasing.run(bench, SETTINGS)
+
+
+@pytest.fixture
+def groups(bench):
+    return groups_of(bench, SETTINGS.groups, "debiasing")
+
+
+def rows_of(findings, title):
+    (table,) = [t for t in findings.tables if t.title == title]
+    return {row[0]: dict(zip(table.columns[1:], row[1:], strict=True)) for row in table.rows}
+
+
+# ---- training sets -------------------------------------------------------------------------------
+def test_a_drawn_training_set_has_the_first_examples_of_each_cell(bench, groups):
+    drawn = groups.drawn("skewed", 40, 0.95)
+    training = Training(drawn.tasks, 0, bench.suite.training, drawn=drawn)
+    films = bench.vectors.examples(training, "films")
+    assert Counter(e.label for e in films) == {"good": 19, "bad": 1}
+    good = [e for e in read(bench.data["films"].file("train")) if e.label == "good"]
+    assert films[:19] == good[:19]
+
+
+def test_other_draws_are_other_vectors_and_all_examples_are_another_still(bench, groups):
+    recipe, tasks = bench.suite.training, ("films", "meals")
+    trainings = [
+        Training(tasks, 0, recipe, drawn=groups.drawn("set", 40, 0.95)),
+        Training(tasks, 0, recipe, drawn=groups.drawn("set", 40, 0.5)),
+        Training(tasks, 0, recipe, drawn=groups.drawn("set", 20, 0.5)),
+        Training(tasks, 1, recipe, drawn=groups.drawn("set", 20, 0.5)),
+        Training(tasks, 0, recipe),
+    ]
+    assert len({bench.vectors.path(training).name.rpartition("-")[2] for training in trainings}) == len(trainings)
+
+
+def test_other_training_examples_are_another_vector(bench, groups):
+    drawn = groups.drawn("set", 40, 0.95)
+    training, before = Training(drawn.tasks, 0, bench.suite.training, drawn=drawn), bench.vectors.data
+    path = bench.vectors.path(training)
+    films = before["films"]
+    try:
+        bench.vectors.data = before | {"films": replace(films, digests={**films.digests, "train": "others"})}
+        assert bench.vectors.path(training) != path
+    finally:
+        bench.vectors.data = before
+
+
+def test_a_training_set_that_is_too_large_names_the_classes_that_lack_examples(bench):
+    with pytest.raises(DataError, match="films has 32 training examples of good, and 33 are wanted"):
+        bench.drawn(Drawn("large", (("films", "good", 33), ("meals", "bad", 1))), 0)
+
+
+def test_the_vectors_are_of_the_skewed_and_the_balanced_set(bench, findings, groups):
+    names = {name.rpartition("_")[0] for name in bench.vectors.trained}
+    assert names == {"skewed", "balanced"}, "nothing else is trained"
+    assert bench.drawn(groups.drawn("skewed", 40, 0.95), 0) != bench.drawn(groups.drawn("balanced", 40, 0.5), 0)
+
+
+# ---- the experiment ------------------------------------------------------------------------------
+def test_training_on_skewed_data_is_unfair_and_subtracting_the_bias_is_fairer(findings):
+    rows = rows_of(findings, "Debiasing")
+    assert rows[SKEWED]["parity difference"].mean > 0.5 > rows[DEBIASED]["parity difference"].mean
+    assert rows[DEBIASED]["worst group"].mean > rows[SKEWED]["worst group"].mean + 0.2
+    unfair, _, fairer, *_ = findings.claims
+    assert "unfair" in unfair.claim and unfair.verdict == fairer.verdict == HOLDS
+
+
+def test_the_numbers_of_a_model_are_those_of_its_cells(bench, findings, groups):
+    rows, cells = rows_of(findings, "Debiasing"), rows_of(findings, "Accuracy in each cell")
+    for name, row in rows.items():
+        for seed in range(3):
+            h = {(g, c): cells[name][f"{c}, {g}"].values[seed] for g, c in groups.cells}
+            assert row["worst group"].values[seed] == min(h.values())
+            assert row["accuracy"].values[seed] == pytest.approx(sum(h.values()) / 4)
+            assert row["parity difference"].values[seed] == pytest.approx(groups.parity(h))
+            assert row["equalised-odds difference"].values[seed] == pytest.approx(groups.odds(h))
+
+
+def test_the_balanced_model_is_the_skewed_one_less_its_bias(bench, groups):
+    skewed, balanced = (bench.drawn(groups.drawn(*about), 0) for about in (("skewed", 40, 0.95), ("balanced", 40, 0.5)))
+    assert bench.base + skewed - 1 * (skewed - balanced) == bench.base + balanced
+
+
+def test_the_chosen_lam_has_the_best_worst_group_that_keeps_the_control(bench, findings, groups):
+    judge, seed = ByCell(bench, groups, ("voices",)), 1
+    tau, even = (
+        bench.drawn(groups.drawn("skewed", 40, 0.95), seed),
+        bench.drawn(groups.drawn("balanced", 40, 0.5), seed),
+    )
+    least = 0.95 * bench.means(bench.base, ["voices"], "validation")["voices"]
+    worst = {}
+    for lam in (0, 0.5, 1, 1.5, 2):
+        model = bench.base + tau - lam * (tau - even)
+        if bench.means(model, ["voices"], "validation")["voices"] >= least:
+            worst[lam] = min(accuracies(judge.hits(model, "validation")).values())
+    chosen = rows_of(findings, "Debiasing")[DEBIASED]["λ"].values[seed]
+    assert chosen == min(worst, key=lambda lam: (-worst[lam], lam))
+
+
+def test_the_curves_are_drawn_against_lam_with_the_chosen_one_marked(findings):
+    curves, gaps = findings.curves[:2]
+    assert curves.title.startswith(DEBIASED) and "accuracy" in curves.title
+    lams = rows_of(findings, "Debiasing")[DEBIASED]["λ"]
+    assert curves.marks == gaps.marks == {"mean of the chosen λ": lams.mean}
+    assert {line for chart in (curves, gaps) for line in chart.lines} == {
+        "worst group", "accuracy", "control", "parity difference", "equalised-odds difference",
+    }  # fmt: skip
+    assert [x for x, *_ in curves.lines["worst group"]] == [0, 0.5, 1, 1.5, 2]
+
+
+def test_without_a_lam_there_is_none_in_the_table(findings):
+    rows = rows_of(findings, "Debiasing")
+    assert [rows[name]["λ"] for name in (BASE, SKEWED, BALANCED)] == [None] * 3
+    assert all(isinstance(rows[name]["λ"], Estimate) for name in (NEGATED, SMALLER, NOISE))
+
+
+def test_a_control_that_no_model_keeps_is_said(bench):
+    strict = debiasing.run(bench, replace(SETTINGS, keep=1.7, controls=("voices",)))
+    assert any(limit.startswith(f"{DEBIASED}: with 3 of 3 seeds no λ kept") for limit in strict.limits)
+    rows = rows_of(strict, "Debiasing")
+    assert rows[DEBIASED]["worst group"].values == rows[BASE]["worst group"].values
+
+
+def test_a_second_run_trains_and_judges_nothing_and_finds_the_same(bench, findings):
+    again = Bench(bench.suite, bench.seeds, bench.folder, bench.cache)
+    assert debiasing.run(again, SETTINGS) == findings
+    assert again.judged == 0 and not again.vectors.trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"groups": ()}, "names no `groups`"),
+        ({"groups": ("films", "meels")}, "no task is called meels"),
+        ({"controls": ("voicse",)}, "no task is called voicse"),
+        ({"skew": 0.5}, "skew is above 0.5 and at most 1, not 0.5"),
+        ({"size": 2}, "size is at least 4"),
+    ],
+)
+def test_what_is_wrong_in_the_settings_is_said(bench, changes, says):
+    with pytest.raises(RecipeError, match=says):
+        debiasing.run(bench, replace(SETTINGS, **changes))
