@@ -93,7 +93,7 @@ class Vectors:
                 [self.data[n].digests["train"], self.suite.specs[n].descriptions, {**self.suite.evaluator}]
                 for n in names
             ],
-            "recipe": asdict(training.recipe),
+            "recipe": training.recipe.settings(),
             "seed": training.seed,
             "objective": training.objective,
             "until": training.until,
