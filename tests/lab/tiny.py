@@ -69,6 +69,8 @@ experiments:
     quadrants: {{moods: [films_good, films_bad, meals_good, meals_bad]}}
     grid: "0:1:0.5"
     several_grid: "0:1:0.5"
+  sequential: {{tasks: [food, home, moves], anew: 3, grid: "0.5:1:0.5"}}
+  debiasing: {{groups: [films, meals], size: 40, skew: 0.95, grid: "0:2:0.5"}}
 """
 
 
