@@ -40,7 +40,7 @@ def claim(findings, text):
 def test_with_one_lam_all_orders_end_in_the_same_model(findings):
     once = rows_of(findings, "Sequences of edits")[ONCE]
     assert once["best less worst order"].values == (0, 0, 0)
-    assert len({row[f"accuracy at the end; {ONCE}"] for row in rows_of(findings, "Each order").values()}) == 1
+    assert len({row["one λ: accuracy at the end"] for row in rows_of(findings, "Each order").values()}) == 1
     assert claim(findings, "the order of the edits does not matter").verdict == HOLDS
     assert claim(findings, "gives back exactly").verdict == HOLDS
 
@@ -79,6 +79,22 @@ def test_a_cell_of_the_matrix_is_the_mean_change_over_the_orders_with_one_before
     assert cell.values[0] == pytest.approx((alone + 2 * beside) / 3)
 
 
+def test_the_curve_at_the_second_step_is_the_mean_of_what_second_tasks_did_to_first_ones(bench, findings):
+    (curves,) = findings.curves
+    line = curves.lines[ONCE]
+    assert [x for x, *_ in line] == [2, 3, 4, 5]
+    changes = []
+    for seed in bench.seeds:
+        lam = sequential.Editor(bench, TASKS, SETTINGS.grid).one_lam(seed)
+        for first in TASKS:
+            for second in {*TASKS} - {first}:
+                alone = bench.base + lam * bench.vector(first, seed)
+                both = sum((lam * bench.vector(t, seed) for t in TASKS if t in (first, second)), bench.base)
+                after, before = (averaged(bench.scores(m, [first], "test"), [first]) for m in (both, alone))
+                changes.append(after - before)
+    assert line[0][1] == pytest.approx(mean(changes))
+
+
 def test_a_task_is_not_compared_with_itself(findings):
     for way in (ONCE, ANEW):
         matrix = rows_of(findings, f"What a task that is added later does to one that is there; {way}")
@@ -102,7 +118,7 @@ def test_a_removed_task_is_judged_in_the_model_of_all_others(bench, findings):
 
 
 def test_orders_beyond_those_that_are_tried_anew_have_no_numbers_for_it(findings):
-    ends = [row[f"accuracy at the end; {ANEW}"] for row in rows_of(findings, "Each order").values()]
+    ends = [row["λ anew: accuracy at the end"] for row in rows_of(findings, "Each order").values()]
     assert sum(end is not None for end in ends) == 3 and ends[3:] == [None] * 3
 
 

@@ -27,12 +27,13 @@ from taskvec.lab.bench import Bench, require
 from taskvec.lab.experiments.common import compared, too_few, values_of
 from taskvec.lab.experiments.edits import ADDED, AGAIN, ANEW, ONCE, REMOVED, SMALL, Change, Editor, Walk, orders_of
 from taskvec.lab.experiments.in_place import TASKVEC, left_behind
-from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Cell, Claim, Estimate, Findings, Table, percent, verdict
+from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Cell, Claim, Curves, Estimate, Findings, Table, percent, verdict
 from taskvec.searching.evidence import holm
 
 QUESTION = "Does a later edit break an earlier one, and does removing a vector give back exactly the model without it?"
 DEFENCES = 0.389  # the share of 144 sequences of defences that regress (arXiv 2605.14514)
 MOST = 8  # tasks: 8! orders can still be listed
+SHORT = {ONCE: "one λ", ANEW: "λ anew"}
 LISTED = 24  # orders that get a row of their own
 
 
@@ -89,6 +90,7 @@ def run(bench: Bench, settings: Settings) -> Findings:
             f"Seeds of fine-tuning: {', '.join(map(str, bench.seeds))}; tests and shares are of each seed alone.",
         ),
         tuple(tables),
+        (_along(bench, len(tasks), walked),),
         claims=_claims(bench, settings, walked, same, drifts),
         limits=(
             *too_few(bench),
@@ -171,6 +173,26 @@ def _matrices(bench: Bench, tasks: Sequence[str], way: str, sequences: Sequence[
     ]
 
 
+def _along(bench: Bench, count: int, walked: Mapping[str, Sequence[Walk]]) -> Curves:
+    """What tasks have lost or gained since they were added, step by step; after the first step there is no other."""
+
+    def point(sequences: Sequence[Walk], step: int) -> tuple[float, float, float | None, float | None]:
+        def of_seed(of_one: Sequence[Walk]) -> float:
+            return mean(c.since for s in of_one for c in s.changes if c.step == step)
+
+        estimate = _over(bench, sequences, of_seed)
+        return step + 1, estimate.mean, estimate.low, estimate.high
+
+    return Curves(
+        "Change of the tasks in the model since they were added",
+        "step",
+        "change of accuracy",
+        {way: tuple(point(sequences, step) for step in range(1, count + 2)) for way, sequences in walked.items()},
+        note=f"Test examples; means over tasks and orders. Step {count + 1} removes the first task, and {count + 2} "
+        "adds it again.",
+    )
+
+
 def _steps(bench: Bench, walked: Mapping[str, Sequence[Walk]]) -> Table:
     """By the kind of step: what it does to the other tasks in the model."""
     rows: list[tuple[Cell, ...]] = []
@@ -234,8 +256,10 @@ def _orders(bench: Bench, orders: Sequence[tuple[str, ...]], walked: Mapping[str
             told = f"{sum(s.regressions > 0 for s in of_order)} of {len(of_order)}" if of_order else None
             cells += [told, _over(bench, of_order, _final) if of_order else None]
         rows.append((", ".join(order), *cells))
-    columns = [name for way in walked for name in (f"regress; {way}", f"accuracy at the end; {way}")]
-    return Table("Each order", ("order", *columns), tuple(rows), "Of the seeds so many regress.")
+    columns = [
+        name for way in walked for name in (f"{SHORT[way]}: seeds that regress", f"{SHORT[way]}: accuracy at the end")
+    ]
+    return Table("Each order", ("order", *columns), tuple(rows), "Test examples; the mean over the tasks.")
 
 
 def _claims(
@@ -248,7 +272,7 @@ def _claims(
     by_order, by_removal = drifts[TASKVEC]
 
     def told(place: int) -> str:
-        return ", ".join(f"{name} {percent(drift[place])} %" for name, drift in drifts.items() if name != TASKVEC)
+        return "; ".join(f"{name}: {percent(drift[place])} %" for name, drift in drifts.items() if name != TASKVEC)
 
     orders = len({s.order for s in walked[ONCE]})
     share = _over(bench, walked[ONCE], _share)
@@ -259,13 +283,13 @@ def _claims(
             "With plain task arithmetic and one λ the order of the edits does not matter at the end, exactly.",
             "sums do not depend on the order (no number)",
             f"{orders} orders {'end in one recipe' if same else 'end in different recipes'}; {percent(by_order)} % of "
-            f"the values depend on the order; edited {told(0)}",
+            f"the values depend on the order ({told(0)})",
             HOLDS if same and not by_order else FAILS,
         ),
         Claim(
             "Removing a vector gives back exactly the model without it.",
             "not reported",
-            f"{percent(by_removal)} % of the values differ from the model without it; edited {told(1)}",
+            f"{percent(by_removal)} % of the values differ from the model without it ({told(1)})",
             HOLDS if same and not by_removal else FAILS,
         ),
         Claim(
