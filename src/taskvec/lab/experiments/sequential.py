@@ -57,7 +57,7 @@ def run(bench: Bench, settings: Settings) -> Findings:
         1 < len({*tasks}) == len(tasks) <= MOST,
         f"sequential: it takes 2 to {MOST} different tasks, not {', '.join(tasks)}",
     )
-    require(settings.orders > 0 <= settings.anew, "sequential: orders is at least 1, and anew at least 0")
+    require(settings.orders >= 1 and settings.anew >= 0, "sequential: orders is at least 1, and anew at least 0")
     orders = orders_of(tasks, settings.orders)
     editor = Editor(bench, tasks, settings.grid)
     walked = {ONCE: editor.all(ONCE, orders)}
