@@ -70,7 +70,7 @@ experiments:
     grid: "0:1:0.5"
     several_grid: "0:1:0.5"
   sequential: {{tasks: [food, home, moves], anew: 3, grid: "0.5:1:0.5"}}
-  debiasing: {{groups: [films, meals], size: 40, skew: 0.95, grid: "0:2:0.5"}}
+  debiasing: {{sets: {{domain: {{groups: [films, meals], size: 40, skew: 0.95}}}}, grid: "0:2:0.5"}}
 """
 
 

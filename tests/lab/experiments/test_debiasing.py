@@ -1,5 +1,7 @@
 """Debiasing, on the tiny suite: the two domains are the groups."""
 
+import io
+import tarfile
 from collections import Counter
 from dataclasses import replace
 
@@ -12,10 +14,12 @@ from taskvec.lab.bench import Bench
 from taskvec.lab.experiments import debiasing
 from taskvec.lab.experiments.debiasing import BALANCED, BASE, DEBIASED, NEGATED, NOISE, SKEWED, SMALLER
 from taskvec.lab.experiments.fairness import ByCell, accuracies, groups_of
+from taskvec.lab.readers import GENDERS, RATED, vader
 from taskvec.lab.results import HOLDS, Estimate
 from taskvec.lab.vectors import Drawn, Training
 
-SETTINGS = debiasing.Settings(groups=("films", "meals"), size=40, skew=0.95, grid="0:2:0.5")
+SET = {"groups": ["films", "meals"], "size": 40, "skew": 0.95}
+SETTINGS = debiasing.Settings({"domain": SET}, grid="0:2:0.5")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def findings(bench):
 
 @pytest.fixture
 def groups(bench):
-    return groups_of(bench, SETTINGS.groups, "debiasing")
+    return groups_of(bench, SET["groups"], "debiasing")
 
 
 def rows_of(findings, title):
@@ -41,7 +45,7 @@ def rows_of(findings, title):
 
 # ---- training sets -------------------------------------------------------------------------------
 def test_a_drawn_training_set_has_the_first_examples_of_each_cell(bench, groups):
-    drawn = groups.drawn("skewed", 40, 0.95)
+    drawn = groups.drawn("domain_skewed", 40, 0.95)
     training = Training(drawn.tasks, 0, bench.suite.training, drawn=drawn)
     films = bench.vectors.examples(training, "films")
     assert Counter(e.label for e in films) == {"good": 19, "bad": 1}
@@ -80,13 +84,15 @@ def test_a_training_set_that_is_too_large_names_the_classes_that_lack_examples(b
 
 def test_the_vectors_are_of_the_skewed_and_the_balanced_set(bench, findings, groups):
     names = {name.rpartition("_")[0] for name in bench.vectors.trained}
-    assert names == {"skewed", "balanced"}, "nothing else is trained"
-    assert bench.drawn(groups.drawn("skewed", 40, 0.95), 0) != bench.drawn(groups.drawn("balanced", 40, 0.5), 0)
+    assert names == {"domain_skewed", "domain_balanced"}, "nothing else is trained"
+    assert bench.drawn(groups.drawn("domain_skewed", 40, 0.95), 0) != bench.drawn(
+        groups.drawn("domain_balanced", 40, 0.5), 0
+    )
 
 
 # ---- the experiment ------------------------------------------------------------------------------
 def test_training_on_skewed_data_is_unfair_and_subtracting_the_bias_is_fairer(findings):
-    rows = rows_of(findings, "Debiasing")
+    rows = rows_of(findings, "Debiasing: domain")
     assert rows[SKEWED]["parity difference"].mean > 0.5 > rows[DEBIASED]["parity difference"].mean
     assert rows[DEBIASED]["worst group"].mean > rows[SKEWED]["worst group"].mean + 0.2
     unfair, _, fairer, *_ = findings.claims
@@ -94,7 +100,7 @@ def test_training_on_skewed_data_is_unfair_and_subtracting_the_bias_is_fairer(fi
 
 
 def test_the_numbers_of_a_model_are_those_of_its_cells(bench, findings, groups):
-    rows, cells = rows_of(findings, "Debiasing"), rows_of(findings, "Accuracy in each cell")
+    rows, cells = rows_of(findings, "Debiasing: domain"), rows_of(findings, "Accuracy in each cell: domain")
     for name, row in rows.items():
         for seed in range(3):
             h = {(g, c): cells[name][f"{c}, {g}"].values[seed] for g, c in groups.cells}
@@ -112,8 +118,8 @@ def test_the_balanced_model_is_the_skewed_one_less_its_bias(bench, groups):
 def test_the_chosen_lam_has_the_best_worst_group_that_keeps_the_control(bench, findings, groups):
     judge, seed = ByCell(bench, groups, ("voices",)), 1
     tau, even = (
-        bench.drawn(groups.drawn("skewed", 40, 0.95), seed),
-        bench.drawn(groups.drawn("balanced", 40, 0.5), seed),
+        bench.drawn(groups.drawn("domain_skewed", 40, 0.95), seed),
+        bench.drawn(groups.drawn("domain_balanced", 40, 0.5), seed),
     )
     least = 0.95 * bench.means(bench.base, ["voices"], "validation")["voices"]
     worst = {}
@@ -121,14 +127,14 @@ def test_the_chosen_lam_has_the_best_worst_group_that_keeps_the_control(bench, f
         model = bench.base + tau - lam * (tau - even)
         if bench.means(model, ["voices"], "validation")["voices"] >= least:
             worst[lam] = min(accuracies(judge.hits(model, "validation")).values())
-    chosen = rows_of(findings, "Debiasing")[DEBIASED]["λ"].values[seed]
+    chosen = rows_of(findings, "Debiasing: domain")[DEBIASED]["λ"].values[seed]
     assert chosen == min(worst, key=lambda lam: (-worst[lam], lam))
 
 
 def test_the_curves_are_drawn_against_lam_with_the_chosen_one_marked(findings):
     curves, gaps = findings.curves[:2]
-    assert curves.title.startswith(DEBIASED) and "accuracy" in curves.title
-    lams = rows_of(findings, "Debiasing")[DEBIASED]["λ"]
+    assert curves.title.startswith(f"domain, {DEBIASED}") and "accuracy" in curves.title
+    lams = rows_of(findings, "Debiasing: domain")[DEBIASED]["λ"]
     assert curves.marks == gaps.marks == {"mean of the chosen λ": lams.mean}
     assert {line for chart in (curves, gaps) for line in chart.lines} == {
         "worst group", "accuracy", "control", "parity difference", "equalised-odds difference",
@@ -137,15 +143,15 @@ def test_the_curves_are_drawn_against_lam_with_the_chosen_one_marked(findings):
 
 
 def test_without_a_lam_there_is_none_in_the_table(findings):
-    rows = rows_of(findings, "Debiasing")
+    rows = rows_of(findings, "Debiasing: domain")
     assert [rows[name]["λ"] for name in (BASE, SKEWED, BALANCED)] == [None] * 3
     assert all(isinstance(rows[name]["λ"], Estimate) for name in (NEGATED, SMALLER, NOISE))
 
 
 def test_a_control_that_no_model_keeps_is_said(bench):
     strict = debiasing.run(bench, replace(SETTINGS, keep=1.7, controls=("voices",)))
-    assert any(limit.startswith(f"{DEBIASED}: with 3 of 3 seeds no λ kept") for limit in strict.limits)
-    rows = rows_of(strict, "Debiasing")
+    assert any(limit.startswith(f"domain, {DEBIASED}: with 3 of 3 seeds no λ kept the control") for limit in strict.limits)
+    rows = rows_of(strict, "Debiasing: domain")
     assert rows[DEBIASED]["worst group"].values == rows[BASE]["worst group"].values
 
 
@@ -158,13 +164,56 @@ def test_a_second_run_trains_and_judges_nothing_and_finds_the_same(bench, findin
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"groups": ()}, "names no `groups`"),
-        ({"groups": ("films", "meels")}, "no task is called meels"),
-        ({"controls": ("voicse",)}, "no task is called voicse"),
-        ({"skew": 0.5}, "skew is above 0.5 and at most 1, not 0.5"),
-        ({"size": 2}, "size is at least 4"),
+        ({"groups": ["films", "meels"]}, "debiasing, domain: no task is called meels"),
+        ({"skew": 0.5}, "debiasing, domain: skew is above 0.5 and at most 1, not 0.5"),
+        ({"size": 2}, "debiasing, domain: size is at least 4"),
+        ({"siez": 2}, "debiasing, domain: no key siez.*did you mean size"),
+        ({"size": "many"}, "debiasing, domain: size is a whole number, not 'many'"),
     ],
 )
-def test_what_is_wrong_in_the_settings_is_said(bench, changes, says):
+def test_what_is_wrong_in_a_set_is_said(bench, changes, says):
     with pytest.raises(RecipeError, match=says):
-        debiasing.run(bench, replace(SETTINGS, **changes))
+        debiasing.run(bench, replace(SETTINGS, sets={"domain": SET | changes}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (debiasing.Settings(), "names no `sets`"),
+        (debiasing.Settings({"domain": ["films", "meals"]}), "domain: a set is a table"),
+        (debiasing.Settings({"domain": SET}, controls=("voicse",)), "no task is called voicse"),
+    ],
+)
+def test_what_is_wrong_in_the_settings_is_said(bench, settings, says):
+    with pytest.raises(RecipeError, match=says):
+        debiasing.run(bench, settings)
+
+
+def test_several_sets_have_tables_charts_and_claims_of_their_own(bench):
+    turned = debiasing.run(
+        bench, replace(SETTINGS, sets={"domain": SET, "turned": SET | {"groups": ["meals", "films"]}})
+    )
+    assert len(turned.tables) == 4 and len(turned.curves) == 8
+    assert {claim.claim.partition(":")[0] for claim in turned.claims} == {"domain", "turned"}
+    assert rows_of(turned, "Debiasing: domain")[BASE] == rows_of(turned, "Debiasing: turned")[BASE]
+
+
+# ---- groups by words -----------------------------------------------------------------------------
+def test_sentences_of_one_gender_have_words_of_it_and_none_of_the_other(tmp_path):
+    sentences = ["she is great", "his wife is great", "The men are bad", "heroes theme", "a bad film", "HE is bad"]
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
+        for name in RATED:
+            rows = [f"{k}\t{2 if 'great' in text else -2}\t{text}" for k, text in enumerate(sentences)]
+            add(tar, f"hutto_ICWSM_2014/{name}_GroundTruth.txt", "\n".join(rows).encode())
+    with tarfile.open(tmp_path / "vader.tar.gz", "w:gz") as tar:
+        add(tar, "vader/hutto_ICWSM_2014.tar.gz", inner.getvalue())
+    of = {part: [(t.text, t.label) for t in vader(tmp_path / "vader.tar.gz", part).examples] for part in GENDERS}
+    assert of["she"] == [("she is great", "positive")] * len(RATED)
+    assert {*of["he"]} == {("The men are bad", "negative"), ("HE is bad", "negative")}
+
+
+def add(tar, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))

@@ -20,6 +20,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
+from typing import Any
 
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
@@ -29,6 +30,7 @@ from taskvec.lab.experiments.fairness import Accuracies, ByCell, Groups, Hits, a
 from taskvec.lab.results import Claim, Curves, Estimate, Findings, Table, percent, verdict
 from taskvec.lab.vectors import Drawn
 from taskvec.methods import FUNCTIONS
+from taskvec.places.fields import problems_of
 from taskvec.searching.evidence import Difference
 
 QUESTION = "Can the bias of a model that was trained on skewed data be subtracted?"
@@ -41,15 +43,37 @@ STARTS_SKEWED = (DEBIASED, NOISE)  # which are not the base with λ = 0
 
 
 @dataclass(frozen=True, slots=True)
+class SkewedSet:
+    """Two groups, and how a skewed training set of them is drawn."""
+
+    groups: Sequence[str]  # two tasks with the same two classes
+    size: int = 1000  # examples
+    skew: float = 0.95  # the share of them in the common cells
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What a suite may say under `experiments: {debiasing: ...}`."""
 
-    groups: Sequence[str] = ()  # two tasks with the same two classes
-    size: int = 1000  # examples of a training set
-    skew: float = 0.95  # the share of them in the common cells
+    sets: Mapping[str, Any] = field(default_factory=dict)  # name -> {groups, size, skew}
     grid: str = "0:2:0.25"
     keep: float = 0.95  # of the base's control accuracy
     controls: Sequence[str] = field(default=())  # those of the suite, or else all other tasks
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A skewed set with its balanced one, and how models of it are judged."""
+
+    name: str
+    judge: ByCell
+    skewed: Drawn
+    balanced: Drawn
+
+    @property
+    def groups(self) -> Groups:
+        """The two groups."""
+        return self.judge.groups
 
 
 @dataclass(slots=True)
@@ -66,55 +90,74 @@ class _Model:
 
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
-    require(
-        settings.groups, "debiasing: the suite names no `groups` (experiments: {debiasing: {groups: [ONE, OTHER]}})"
+    plans = _plans(bench, settings)
+    measured: list[tuple[_Plan, dict[str, _Model]]] = []
+    for place, plan in enumerate(plans):
+        models: dict[str, _Model] = {}
+        for number, seed in enumerate(bench.seeds):
+            share = (place + number / len(bench.seeds)) / len(plans)
+            bench.tell(f"debiasing of {' and '.join(plan.groups.names)}, seed {seed}", share)
+            _measure(models, plan, settings, seed)
+        measured.append((plan, models))
+    others = dict.fromkeys(name for plan in plans for name in plan.judge.others)
+    kept = (
+        f"; the mean accuracy on {', '.join(others)} must be at least {settings.keep:g} of the base's."
+        if others
+        else "."
     )
-    groups = groups_of(bench, settings.groups, "debiasing")
-    require(0.5 < settings.skew <= 1, f"debiasing: skew is above 0.5 and at most 1, not {settings.skew}")
-    require(settings.size >= 4, f"debiasing: size is at least 4, not {settings.size}")
-    unknown = [name for name in settings.controls if name not in bench.suite.specs]
-    require(not unknown, f"debiasing: no task is called {', '.join(unknown)}")
-    controls = [*(settings.controls or bench.suite.controls or bench.suite.tasks)]
-    judge = ByCell(bench, groups, tuple(name for name in controls if name not in groups.names))
-    skewed = groups.drawn("skewed", settings.size, settings.skew)
-    balanced = groups.drawn("balanced", settings.size, 0.5)
-    models: dict[str, _Model] = {}
-    for number, seed in enumerate(bench.seeds):
-        bench.tell(f"debiasing of {' and '.join(groups.names)}, seed {seed}", number / len(bench.seeds))
-        _measure(models, judge, settings, skewed, balanced, seed)
     return Findings(
         "debiasing",
         QUESTION,
         (
-            f"Groups: {', '.join(groups.names)}; classes: {', '.join(groups.classes)}. Skewed training set: "
-            f"{_told(skewed)}. Balanced: {_told(balanced)}.",
-            f"λ from {settings.grid}, by the worst group on validation examples"
-            + (
-                f"; the mean accuracy on {', '.join(judge.others)} must be at least {settings.keep:g} of the base's."
-                if judge.others
-                else "."
+            *(
+                f"{plan.name}: groups {', '.join(plan.groups.names)}; classes {', '.join(plan.groups.classes)}. Skewed "
+                f"training set: {_told(plan.skewed)}. Balanced: {_told(plan.balanced)}."
+                for plan in plans
             ),
+            f"λ from {settings.grid}, by the worst group on validation examples{kept}",
             "Parity and equalised odds are differences between the groups, 0 at best. Both classes of a group weigh "
             "the same.",
             f"Seeds of fine-tuning: {', '.join(map(str, bench.seeds))}.",
         ),
-        (_summary(models, groups, len(bench.seeds)), _by_cell(models, groups)),
-        tuple(chart for name in (DEBIASED, FROM_BASE) for chart in _curves(name, models[name], judge)),
-        claims=_claims(models, groups),
-        limits=_limits(bench, models, judge),
+        tuple(t for plan, models in measured for t in (_summary(plan, models), _by_cell(plan, models))),
+        tuple(c for plan, ms in measured for name in (DEBIASED, FROM_BASE) for c in _curves(plan, name, ms[name])),
+        claims=tuple(claim for plan, models in measured for claim in _claims(plan, models)),
+        limits=_limits(bench, measured),
     )
+
+
+def _plans(bench: Bench, settings: Settings) -> list[_Plan]:
+    """The sets of a suite. Raises RecipeError for settings that cannot be used."""
+    require(
+        settings.sets, "debiasing: the suite names no `sets` (experiments: {debiasing: {sets: {NAME: {groups: ...}}}})"
+    )
+    unknown = [name for name in settings.controls if name not in bench.suite.specs]
+    require(not unknown, f"debiasing: no task is called {', '.join(unknown)}")
+    plans = []
+    for name, table in settings.sets.items():
+        where = f"debiasing, {name}"
+        require(isinstance(table, dict), f"{where}: a set is a table, {{groups: [ONE, OTHER], size: 1000, skew: 0.95}}")
+        problems = problems_of(table, SkewedSet, where)
+        require(not problems, "; ".join(problems))
+        about = SkewedSet(**table)
+        groups = groups_of(bench, about.groups, where)
+        require(0.5 < about.skew <= 1, f"{where}: skew is above 0.5 and at most 1, not {about.skew}")
+        require(about.size >= 4, f"{where}: size is at least 4, not {about.size}")
+        controls = [*(settings.controls or bench.suite.controls or bench.suite.tasks)]
+        judge = ByCell(bench, groups, tuple(control for control in controls if control not in groups.names))
+        skewed = groups.drawn(f"{name}_skewed", about.size, about.skew)
+        plans.append(_Plan(name, judge, skewed, groups.drawn(f"{name}_balanced", about.size, 0.5)))
+    return plans
 
 
 def _told(drawn: Drawn) -> str:
     return ", ".join(f"{count} {label} {task}" for task, label, count in drawn.cells)
 
 
-def _measure(
-    models: dict[str, _Model], judge: ByCell, settings: Settings, skewed: Drawn, balanced: Drawn, seed: int
-) -> None:
+def _measure(models: dict[str, _Model], plan: _Plan, settings: Settings, seed: int) -> None:
     """Train, choose and judge all models of a seed."""
-    bench, lam = judge.bench, knob("lam")
-    tau, even = bench.drawn(skewed, seed), bench.drawn(balanced, seed)
+    judge, bench, lam = plan.judge, plan.judge.bench, knob("lam")
+    tau, even = bench.drawn(plan.skewed, seed), bench.drawn(plan.balanced, seed)
     bias = tau - even
     fixed = {BASE: (bench.base, 0.0), SKEWED: (bench.base + tau, 1.0), BALANCED: (bench.base + even, 1.0)}
     families = {
@@ -157,9 +200,10 @@ def _parity(model: _Model, groups: Groups) -> Estimate:
     return Estimate.over([groups.parity(accuracies(hits)) for hits in model.cells])
 
 
-def _summary(models: Mapping[str, _Model], groups: Groups, seeds: int) -> Table:
+def _summary(plan: _Plan, models: Mapping[str, _Model]) -> Table:
+    groups, seeds = plan.groups, len(models[BASE].cells)
     return Table(
-        "Debiasing",
+        f"Debiasing: {plan.name}",
         ("model", "worst group", "accuracy", "parity difference", "equalised-odds difference", "control", "λ"),
         tuple(
             (
@@ -179,10 +223,10 @@ def _summary(models: Mapping[str, _Model], groups: Groups, seeds: int) -> Table:
     )
 
 
-def _by_cell(models: Mapping[str, _Model], groups: Groups) -> Table:
-    cells = [*groups.common, *groups.rare]
+def _by_cell(plan: _Plan, models: Mapping[str, _Model]) -> Table:
+    cells = [*plan.groups.common, *plan.groups.rare]
     return Table(
-        "Accuracy in each cell",
+        f"Accuracy in each cell: {plan.name}",
         ("model", *(f"{label}, {group}" for group, label in cells)),
         tuple(
             (name, *(Estimate.over([accuracies(hits)[cell] for hits in model.cells]) for cell in cells))
@@ -192,9 +236,9 @@ def _by_cell(models: Mapping[str, _Model], groups: Groups) -> Table:
     )
 
 
-def _curves(name: str, model: _Model, judge: ByCell) -> list[Curves]:
+def _curves(plan: _Plan, name: str, model: _Model) -> list[Curves]:
     """The metrics against λ, on validation examples: accuracies in one chart, differences in another."""
-    groups = judge.groups
+    judge, groups = plan.judge, plan.groups
     accuracy: dict[str, Measure] = {
         "worst group": lambda m: min(judge.accuracies(m).values()),
         "accuracy": lambda m: mean(judge.accuracies(m).values()),
@@ -215,11 +259,13 @@ def _curves(name: str, model: _Model, judge: ByCell) -> list[Curves]:
             ]
             lines[what] = tuple((lam, e.mean, e.low, e.high) for lam, e in points)
         marks = {"mean of the chosen λ": mean(model.lams)}
-        charts.append(Curves(f"{name}: {y}, on validation examples", f"λ in {name}", y, lines, marks))
+        charts.append(Curves(f"{plan.name}, {name}: {y}, on validation examples", f"λ in {name}", y, lines, marks))
     return charts
 
 
-def _claims(models: Mapping[str, _Model], groups: Groups) -> tuple[Claim, ...]:
+def _claims(plan: _Plan, models: Mapping[str, _Model]) -> tuple[Claim, ...]:
+    groups = plan.groups
+
     def in_worst_cell(first: str, second: str) -> Difference:
         """First minus second, in the cell that is the worst of the second on validation examples."""
         cell = min(groups.cells, key=lambda c: mean(seen[c] for seen in models[second].seen))
@@ -241,7 +287,7 @@ def _claims(models: Mapping[str, _Model], groups: Groups) -> tuple[Claim, ...]:
             f"worst group {percent(_worst(models[first]))} against {percent(_worst(models[second]))}: {percent(gap)} "
             f"points, {test.chance} over test examples"
         )
-        return Claim(text, paper, here, verdict(gap, test.interval))
+        return Claim(f"{plan.name}: {text}", paper, here, verdict(gap, test.interval))
 
     def parity(text: str, more: str, less: str) -> Claim:
         first, second = (_parity(models[name], groups) for name in (more, less))
@@ -250,7 +296,7 @@ def _claims(models: Mapping[str, _Model], groups: Groups) -> tuple[Claim, ...]:
             f"parity difference {percent(first)} of '{more}', {percent(second)} of '{less}': {percent(gap)} points, "
             f"{test.chance} over test examples"
         )
-        return Claim(text, "not reported", here, verdict(gap, test.interval))
+        return Claim(f"{plan.name}: {text}", "not reported", here, verdict(gap, test.interval))
 
     suggested = "proposed by the review; no number"
     return (
@@ -265,19 +311,20 @@ def _claims(models: Mapping[str, _Model], groups: Groups) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def _limits(bench: Bench, models: Mapping[str, _Model], judge: ByCell) -> tuple[str, ...]:
+def _limits(bench: Bench, measured: Sequence[tuple[_Plan, Mapping[str, _Model]]]) -> tuple[str, ...]:
     limits = too_few(bench)
     limits += [
-        f"{name}: with {model.broken} of {len(bench.seeds)} seeds no λ kept the control accuracy, so this is the base."
+        f"{plan.name}, {name}: with {model.broken} of {len(bench.seeds)} seeds no λ kept the control, so this is the base."
+        for plan, models in measured
         for name, model in models.items()
         if model.broken
     ]
-    if not judge.others:
+    if not all(plan.judge.others for plan, _ in measured):
         limits.append("The suite has no task beside the groups, so there was no control.")
     elif not bench.suite.controls:
         limits.append("The suite has no control task, so the controls are its other tasks.")
     limits += [
-        "The protected value is which task an example is of, and no attribute of a person.",
+        "The protected value is which task an example is of: its domain, or a word in it, and no fact about a person.",
         "λ needs validation examples of which the group is known, and β as many balanced examples as skewed ones.",
     ]
     return tuple(limits)
