@@ -150,7 +150,9 @@ def test_without_a_lam_there_is_none_in_the_table(findings):
 
 def test_a_control_that_no_model_keeps_is_said(bench):
     strict = debiasing.run(bench, replace(SETTINGS, keep=1.7, controls=("voices",)))
-    assert any(limit.startswith(f"domain, {DEBIASED}: with 3 of 3 seeds no λ kept the control") for limit in strict.limits)
+    assert any(
+        limit.startswith(f"domain, {DEBIASED}: with 3 of 3 seeds no λ kept the control") for limit in strict.limits
+    )
     rows = rows_of(strict, "Debiasing: domain")
     assert rows[DEBIASED]["worst group"].values == rows[BASE]["worst group"].values
 

@@ -314,7 +314,7 @@ def _claims(plan: _Plan, models: Mapping[str, _Model]) -> tuple[Claim, ...]:
 def _limits(bench: Bench, measured: Sequence[tuple[_Plan, Mapping[str, _Model]]]) -> tuple[str, ...]:
     limits = too_few(bench)
     limits += [
-        f"{plan.name}, {name}: with {model.broken} of {len(bench.seeds)} seeds no λ kept the control, so this is the base."
+        f"{plan.name}, {name}: with {model.broken} of {len(bench.seeds)} seeds no λ kept the control: this is the base."
         for plan, models in measured
         for name, model in models.items()
         if model.broken
