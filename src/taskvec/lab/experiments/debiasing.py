@@ -170,6 +170,7 @@ def _measure(models: dict[str, _Model], plan: _Plan, settings: Settings, seed: i
     for name, (weights, value) in fixed.items():
         _judge(models.setdefault(name, _Model()), judge, weights, value)
     for name, family in families.items():
+        bench.tell(f"debiasing by {plan.name}, seed {seed}: λ of {name}")
         choice = _chosen(judge, family, settings)
         model = models.setdefault(name, _Model())
         _judge(model, judge, choice.model, choice.value)
