@@ -12,14 +12,14 @@ from taskvec.errors import DataError, RecipeError
 from taskvec.evals.texts import read
 from taskvec.lab.bench import Bench
 from taskvec.lab.experiments import debiasing
-from taskvec.lab.experiments.debiasing import BALANCED, BASE, DEBIASED, NEGATED, NOISE, SKEWED, SMALLER
+from taskvec.lab.experiments.debiasing import BALANCED, BASE, DEBIASED, FREE, FROM_BASE, NEGATED, NOISE, SKEWED, SMALLER
 from taskvec.lab.experiments.fairness import ByCell, accuracies, groups_of
 from taskvec.lab.readers import GENDERS, RATED, vader
 from taskvec.lab.results import HOLDS, Estimate
 from taskvec.lab.vectors import Drawn, Training
 
 SET = {"groups": ["films", "meals"], "size": 40, "skew": 0.95}
-SETTINGS = debiasing.Settings({"domain": SET}, grid="0:2:0.5")
+SETTINGS = debiasing.Settings({"domain": SET}, grid="0:2:0.5", base_grid="-1:1:0.5")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,18 @@ def test_the_chosen_lam_has_the_best_worst_group_that_keeps_the_control(bench, f
             worst[lam] = min(accuracies(judge.hits(model, "validation")).values())
     chosen = rows_of(findings, "Debiasing: domain")[DEBIASED]["λ"].values[seed]
     assert chosen == min(worst, key=lambda lam: (-worst[lam], lam))
+
+
+def test_whatever_the_control_the_worst_group_on_validation_examples_is_no_worse(bench, groups):
+    strict = debiasing.run(bench, replace(SETTINGS, keep=1.7))
+    rows = rows_of(strict, "Debiasing: domain")
+    assert rows[FREE]["λ"].mean > 0 == rows[DEBIASED]["λ"].mean
+    assert rows[FREE]["worst group"].mean > rows[BASE]["worst group"].mean
+
+
+def test_a_base_that_is_biased_the_other_way_may_take_a_negative_lam(findings):
+    curves = [c for c in findings.curves if FROM_BASE in c.title]
+    assert [x for x, *_ in curves[0].lines["accuracy"]] == [-1, -0.5, 0, 0.5, 1]
 
 
 def test_the_curves_are_drawn_against_lam_with_the_chosen_one_marked(findings):
