@@ -40,7 +40,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        """What recipes call it: movie_0, movie_0_ascent, joint_0, movie_0_at_0.25."""
+        """What recipes call it: movie_0, movie_0_ascent, joint_0, movie_0_at_025."""
         what = self.tasks[0] if len(self.tasks) == 1 else "joint"
         more = "" if self.objective == "labels" else f"_{self.objective}"
         return f"{what}_{self.seed}{more}" + (f"_at_{self.until:g}".replace(".", "") if self.until != 1 else "")
@@ -88,7 +88,7 @@ class Vectors:
             "format": FORMAT,
             "base": base.fingerprint,
             "tasks": [
-                [self.data[n].digests["train"], self.suite.specs[n].descriptions, {**self.suite.evaluator}]
+                [self.data[n].digests["train"], self.suite.specs[n].descriptions, self._evaluator(n)]
                 for n in names
             ],
             "recipe": asdict(training.recipe),
@@ -96,6 +96,10 @@ class Vectors:
             "objective": training.objective,
             "until": training.until,
         }
+
+    def _evaluator(self, name: str) -> dict[str, object]:
+        """The keys of the suite and of this task, such as max_tokens and scale, on which the loss depends."""
+        return {**self.suite.evaluator, **self.suite.specs[name].evaluator}
 
     def _train(self, training: Training, path: Path) -> None:
         import torch

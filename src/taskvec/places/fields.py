@@ -7,9 +7,9 @@ all of them at once. An unknown key names the nearest key that there is.
 import difflib
 import math
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -60,9 +60,19 @@ def fits(value: Any, kind: Any) -> bool:
         return missing or (number and abs(value) < math.inf)
     if kind is Any:
         return True
-    return isinstance(value, dict if "Mapping" in str(kind) else list)
+    inner = get_args(kind)[-1]  # of a list its elements, of a table its values
+    if get_origin(kind) is Sequence:
+        return isinstance(value, list) and all(fits(element, inner) for element in value)
+    return isinstance(value, dict) and all(fits(element, inner) for element in value.values())
 
 
 def wanted(kind: Any) -> str:
-    """A field's type in words."""
-    return NAMES.get(kind, "a number" if "None" in str(kind) else "a table" if "Mapping" in str(kind) else "a list")
+    """A field's type in words: a text, a number, a list of texts, a table of lists of numbers."""
+    if kind in NAMES or (inner := get_args(kind)) == ():
+        return NAMES.get(kind, "anything")
+    if type(None) in inner:
+        return wanted(inner[0])
+    plural = wanted(inner[-1]).removeprefix("a ").replace("list", "lists").replace("table", "tables")
+    plural = plural if " of " in plural or plural.startswith("true") else f"{plural}s"
+    what = "a list" if get_origin(kind) is Sequence else "a table"
+    return what if inner[-1] is Any else f"{what} of {plural}"

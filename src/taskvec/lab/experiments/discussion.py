@@ -188,7 +188,7 @@ def _seeds(bench: Bench, tasks: Sequence[str]) -> Table:
 
 
 def _disentanglement(bench: Bench, settings: Settings, tasks: Sequence[str]) -> Table:
-    rows = []
+    rows, columns = [], ["pair"]
     pairs = [*combinations(tasks, 2)][: settings.pairs]
     for number, (one, two) in enumerate(pairs):
         bench.tell(f"disentanglement of {one} and {two}", 0.8 + 0.2 * number / len(pairs))
@@ -198,17 +198,12 @@ def _disentanglement(bench: Bench, settings: Settings, tasks: Sequence[str]) -> 
         )  # fmt: skip
         last = len(found.alphas) - 1
         middle = last // 2
+        columns = ["pair", *(f"α = {found.alphas[k]:g} for both" for k in (middle, last))]
         rows.append((f"{one} and {two}", float(found.xi[middle, middle]), float(found.xi[last, last])))
-    low, high = _alphas(settings.alphas)
     return Table(
         "Disentanglement error ξ, from 0 (no interference) to 2",
-        ("pair", f"α = {low:g} for both", f"α = {high:g} for both"),
+        tuple(columns),
         tuple(rows),
         "Validation examples, first seed: how often scores of a task change when the other task's vector is added.",
-        plain=(f"α = {low:g} for both", f"α = {high:g} for both"),
+        plain=tuple(columns[1:]),
     )
-
-
-def _alphas(text: str) -> tuple[float, float]:
-    low, high, _ = (float(part) for part in text.split(":"))
-    return (low + high) / 2, high

@@ -20,7 +20,9 @@ from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.lab.bench import Bench, Choice, require
 from taskvec.lab.experiments.common import averaged, compared, too_few, values_of
-from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
+from taskvec.lab.results import (
+    FAILS, HOLDS, UNTESTED, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict,
+)  # fmt: skip
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
 
@@ -225,7 +227,7 @@ def _claims(
             "What fine-tuning did not gain, negation cannot take.",
             "the drop correlates with the gain (appendix; no number)",
             f"Pearson's correlation of gain and drop over the targets: {r:.2f}",
-            FAILS if not r > 0 else HOLDS if r > 0.5 else WEAKLY,
+            UNTESTED if math.isnan(r) else FAILS if r <= 0 else HOLDS if r > 0.5 else WEAKLY,
         ),
     ]
     if "gradient ascent" in models:
