@@ -49,10 +49,10 @@ def own_suite(suite_file, tmp_path):
 def finished(suite_file, tmp_path_factory):
     """All experiments of the suite with three seeds: the suite, the folder of results, the cache, and what `run` gave."""
     home = tmp_path_factory.mktemp("finished")
-    told: list[str] = []
+    told = []
     with one_thread():
         suite = suite_from(str(suite_file))
-        result = run_experiments([], suite, SEEDS, home / "out", home / "cache", told.append)
+        result = run_experiments([], suite, SEEDS, home / "out", home / "cache", lambda *said: told.append(said))
     return SimpleNamespace(suite=suite, folder=home / "out", cache=home / "cache", result=result, told=told)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import DataError, RecipeError
+from taskvec.errors import DataError, FormatError, RecipeError
 from taskvec.evals import SPLITS, Numbers, means
 from taskvec.evals.order import digest
 from taskvec.evals.suite import Suite as Tasks
@@ -153,7 +153,10 @@ class Bench:
                 f"{self.folder} holds results of other data or another suite: take another folder (-o). It differs in:",
                 _differing(lines[0], first),
             )
-        return {line["key"]: {m: _reread(v) for m, v in line["scores"].items()} for line in lines[1:] if "key" in line}
+        try:
+            return {line["key"]: {m: _reread(v) for m, v in line["scores"].items()} for line in lines[1:]}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise DataError(f"{self.folder / 'scores.jsonl'} is damaged: take another folder (-o)") from None
 
     # ---- choosing
     def judge(self, tasks: Sequence[str]) -> "Judge":
@@ -234,7 +237,7 @@ def _all_prepared(suite: Suite, cache: Path, tell: Tell) -> dict[str, Prepared]:
         tell(f"data of {name}", None)
         try:
             found[name] = prepared(suite, name, cache)
-        except DataError as error:
+        except (DataError, FormatError) as error:
             problems.append(f"{name}: {error}")
     if problems:
         raise DataError(f"the suite {suite.name} lacks data:", problems)
