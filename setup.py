@@ -1,6 +1,6 @@
 """The compiled kernels; everything else is in pyproject.toml.
 
-Optional: without a C compiler the numpy path of kernels.py gives the same bits, slower. One binary for CPython >= 3.11.
+Optional: without a C compiler numbers/in_numpy.py gives the same bits, more slowly. One binary for CPython >= 3.11.
 """
 
 from setuptools import Extension, setup

@@ -46,8 +46,7 @@ def kernels(numbers: int) -> dict[str, Callable[[], object]]:
     """The kernel that `taskvec merge` runs and its stand-in without a compiler, block by block as the engine does.
 
     The one place here that knows their API."""
-    from taskvec.numbers import in_numpy as kernels_numpy
-    from taskvec.numbers import kernels
+    from taskvec.numbers import in_numpy, kernels
     from taskvec.numbers.operations import AROUND, Op
 
     inputs, out, step = sources(numbers), np.ones(numbers, np.uint16), min(BLOCK, numbers)
@@ -63,7 +62,7 @@ def kernels(numbers: int) -> dict[str, Callable[[], object]]:
         return run
 
     compiled = {KERNEL: blocks(kernels.run)} if kernels.COMPILED else {}
-    return compiled | {NUMPY: blocks(kernels_numpy.run_numpy)}
+    return compiled | {NUMPY: blocks(in_numpy.run)}
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -105,3 +105,11 @@ class MissingExtra(TaskvecError):
 
     def __init__(self, what: str, extra: str):
         super().__init__(f'{what} needs an extra: pip install "taskvec[{extra}]"')
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known name that is most like it, or "" if none is."""
+    import difflib  # for errors alone
+
+    close = difflib.get_close_matches(str(name), [*known], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -19,8 +19,8 @@ def test_arrays_are_taken_for_what_they_are():
 
 
 def source(*given, **options):
-    (found,) = tv.from_arrays(*given, **options).terms
-    return found
+    (only,) = tv.from_arrays(*given, **options).terms
+    return only
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def source(*given, **options):
 )  # fmt: skip
 def test_every_dtype_has_its_name_in_the_format_and_keeps_its_bytes(dtype, short):
     array = np.arange(6).reshape(2, 3).astype(dtype)
-    found = source({"w": array})
-    assert found.specs == {"w": Spec((2, 3), short)}
+    made = source({"w": array})
+    assert made.specs == {"w": Spec((2, 3), short)}
     out = bytearray(array.nbytes)
-    found.readinto("w", 0, memoryview(out))
+    made.readinto("w", 0, memoryview(out))
     assert out == array.astype(array.dtype.newbyteorder("<")).tobytes()
 
 
@@ -54,8 +54,8 @@ def test_what_is_said_of_arrays_is_what_they_are():
     one = {"w": np.ones(1, "f4")}
     assert (source(one).text, source(one).mass, source(one).statistic, source(one).base) == ("arrays", 1, "", None)
     assert (source(one, "m", 0).text, source(one, "m", 0).mass) == ("m", 0)
-    found = source(one, statistic="fisher")
-    assert (found.mass, found.statistic) == (0, "fisher"), "statistics are no model"
+    statistics = source(one, statistic="fisher")
+    assert (statistics.mass, statistics.statistic) == (0, "fisher"), "statistics are no model"
 
 
 def test_arrays_are_not_copied_unless_they_must_be():

@@ -18,9 +18,9 @@ KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfl
 
 def stored(folder, seed, kind, through=None):
     """A model with zeros of both signs, its numbers rounded to `through` before."""
-    found = tensors(seed, SHAPES) | {"model.norm.weight": np.array([0.0, -0.0, 1, -1, 1e-3, 3e-39, 6e4], np.float32)}
-    found = {n: a.astype(KINDS[through or kind]).astype(KINDS[kind]) for n, a in found.items()}
-    model(folder, found | {"ids": np.arange(5)})
+    content = tensors(seed, SHAPES) | {"model.norm.weight": np.array([0.0, -0.0, 1, -1, 1e-3, 3e-39, 6e4], np.float32)}
+    content = {n: a.astype(KINDS[through or kind]).astype(KINDS[kind]) for n, a in content.items()}
+    model(folder, content | {"ids": np.arange(5)})
     return tv.load(folder)
 
 
@@ -41,9 +41,9 @@ def test_a_base_in_another_dtype_is_told_with_a_line_that_makes_the_right_one(tm
     stored(tmp_path / "tuned", 1, made, through)
     stored(tmp_path / "other", 0, met)
     assert run("diff", "tuned", "base", "-o", "tau").code == 0
-    found = run("add", "other", "tau", "-o", "out")
-    assert found.code == 1 and f'load("other") is that model in another dtype: as {made}' in found.stderr
-    words = shlex.split(re.search(r"taskvec (merge .*)", found.stderr)[1])
+    done = run("add", "other", "tau", "-o", "out")
+    assert done.code == 1 and f'load("other") is that model in another dtype: as {made}' in done.stderr
+    words = shlex.split(re.search(r"taskvec (merge .*)", done.stderr)[1])
     assert run(*words).code == 0 and run("add", words[-1], "tau", "-o", "out").code == 0
 
 
@@ -54,5 +54,5 @@ def test_another_model_is_not_called_the_same(tmp_path, run):
     stored(tmp_path / "rounded", 0, "bfloat16", "float16")
     assert run("diff", "tuned", "base", "-o", "tau").code == 0
     for name in ("other", "rounded", "tuned"):
-        found = run("add", name, "tau", "-o", "out")
-        assert found.code == 1 and "was made from the model" in found.stderr and "dtype" not in found.stderr
+        done = run("add", name, "tau", "-o", "out")
+        assert done.code == 1 and "was made from the model" in done.stderr and "dtype" not in done.stderr

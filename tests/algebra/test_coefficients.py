@@ -3,6 +3,7 @@ value."""
 
 import copy
 import pickle
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -199,9 +200,9 @@ def test_a_gradient_needs_to_know_how_many_layers_there_are_unless_it_is_flat():
     ids=str,
 )  # fmt: skip
 def test_coefficients_are_copied_and_pickled(c):
-    for found in (copy.copy(c), copy.deepcopy(c), pickle.loads(pickle.dumps(c))):
-        assert found == c and hash(found) == hash(c) and str(found) == str(c) and found.knobs == c.knobs
-        assert found.reduced(Place("ab", Fraction(1, 3))) == c.reduced(Place("ab", Fraction(1, 3)))
+    for copied in (copy.copy(c), copy.deepcopy(c), pickle.loads(pickle.dumps(c))):
+        assert copied == c and hash(copied) == hash(c) and str(copied) == str(c) and copied.knobs == c.knobs
+        assert copied.reduced(Place("ab", Fraction(1, 3))) == c.reduced(Place("ab", Fraction(1, 3)))
 
 
 # ---- texts --------------------------------------------------------------------------------------------
@@ -265,3 +266,15 @@ def test_a_gradient_needs_points():
         layers("a")
     with pytest.raises(RecipeError, match="must be a number"):
         layers(1, outside="a")
+
+
+def test_a_factor_shows_what_it_was_given_and_nothing_that_is_worked_out_from_it():
+    for factor, members in ((Per((("a", X),)), "table"), (Layers((X, Y)), "points, outside"), (Inverse(X), "divisor")):
+        assert re.findall(r"(\w+)=", repr(factor)) == members.split(", ")
+
+
+def test_a_table_within_what_divides_in_a_table_has_its_value():
+    two, place = per({"a*": 2, "*": 5}), Place("ab")
+    assert per({"a*": 1 / two, "*": 0}).at(place) == Fraction(1, 2)
+    assert per({"a*": 1 / (X + two), "*": 0}).reduced(place) == 1 / (X + 2)
+    assert layers(3 / (X * two), outside=1 / (1 / (two + Y))).reduced(place) == 1 / (1 / (2 + Y))

@@ -22,8 +22,8 @@ A, B, C = model("a", 0), model("b", 1), model("c", 2)
 
 
 def call(weights):
-    (found,) = weights.terms
-    return found
+    (call,) = weights.terms
+    return call
 
 
 def test_equal_calls_are_one_source_and_others_are_not():

@@ -35,8 +35,8 @@ def test_a_model_that_cancelled_says_of_adapters_alone_which_tensors_there_are(s
 def test_without_an_adapter_or_a_model_all_stay_as_they_are(sources):
     model, vector, lora = sources
     for terms in ({model: 1, vector: 0.5}, {lora: 2}):
-        found, mentioned, summed = in_form(terms, {}, (model,) if model in terms else ())
-        assert found == {s: Coefficient.of(c) for s, c in terms.items()} and not mentioned and {*summed} <= {model}
+        given, mentioned, summed = in_form(terms, {}, (model,) if model in terms else ())
+        assert given == {s: Coefficient.of(c) for s, c in terms.items()} and not mentioned and {*summed} <= {model}
 
 
 def test_the_coefficients_of_forms_that_become_one_are_added(sources):

@@ -27,11 +27,11 @@ def weights(shapes, name):
 
 def renamed(shapes, *pairs):
     """The same shapes under names in which the first of the (regular expression, text) that fits is replaced."""
-    found = {}
+    others = {}
     for name, shape in shapes.items():
         pattern, text = next(((p, t) for p, t in pairs if re.search(p, name)), ("^", ""))
-        found[re.sub(pattern, text, name)] = shape
-    return found
+        others[re.sub(pattern, text, name)] = shape
+    return others
 
 
 def said(tuned, base):
@@ -43,12 +43,12 @@ def said(tuned, base):
 def proposal(tuned, base):
     """The two sides as the error proposes them, made by the recipe that it writes."""
     (line,) = [p for p in said(tuned, base) if p.startswith("they fit together")]
-    found = {"tuned": "tuned", "base": "base"}
+    sides = {"tuned": "tuned", "base": "base"}
     for text in line.removeprefix("they fit together in a recipe that says ").split(" and "):
         new, old = text.split(" instead of ")
-        found[old] = new
-    recipe = "{base} + 0.5*({tuned} - {base})".format(**found)
-    return tv.parse(recipe, tuned=tuned, base=base), found
+        sides[old] = new
+    recipe = "{base} + 0.5*({tuned} - {base})".format(**sides)
+    return tv.parse(recipe, tuned=tuned, base=base), sides
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_vocabularies_of_several_sizes_are_met_by_the_lines_that_are_proposed(tm
         build.model(tmp_path / name, {n: w[n] for n in w})
         vocabulary = {"model": {"type": "BPE", "vocab": {f"t{k}": k for k in range(size)}}}
         (tmp_path / name / "tokenizer.json").write_text(json.dumps(vocabulary))
-    found = run("merge", "base + 0.5*(tuned - base)", "base=base", "tuned=tuned", "-o", "out")
-    (line,) = [line for line in found.stderr.splitlines() if "align_vocab(" in line]
+    done = run("merge", "base + 0.5*(tuned - base)", "base=base", "tuned=tuned", "-o", "out")
+    (line,) = [line for line in done.stderr.splitlines() if "align_vocab(" in line]
     assert "align_vocab(tuned, base, tuned) instead of tuned and align_vocab(base, base, tuned) instead of base" in line
     recipe = "align_vocab(base, base, tuned) + 0.5*(align_vocab(tuned, base, tuned) - align_vocab(base, base, tuned))"
     assert run("merge", recipe, "base=base", "tuned=tuned", "-o", "out").code == 0
@@ -147,9 +147,9 @@ def test_an_adapter_whose_names_the_base_has_under_another_prefix(tmp_path, buil
     factors = {"A": np.ones((2, 4), np.float32), "B": np.ones((8, 2), np.float32)}
     content = {f"base_model.model.language.layers.1.mlp.lora_{side}.weight": f for side, f in factors.items()}
     build.lora(tmp_path / "lora", content)
-    found = run("add", "base", "lora", "-o", "out")
-    assert found.code == 1
-    written = re.search(r"rename\(lora, \{.*\}\)", found.stderr)[0]
+    done = run("add", "base", "lora", "-o", "out")
+    assert done.code == 1
+    written = re.search(r"rename\(lora, \{.*\}\)", done.stderr)[0]
     assert run("merge", f"base + {written}", "base=base", "lora=lora", "-o", "out").code == 0
 
 

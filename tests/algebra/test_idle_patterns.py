@@ -117,10 +117,10 @@ def test_a_filter_of_a_mergekit_file_that_fits_nothing_is_a_note(tmp_path, build
         "merge_method: task_arithmetic\nbase_model: base\n"
         f"models: [{{model: math, parameters: {{weight: {filters}}}}}]\n"
     )
-    found = run("merge", "m.yml", "-o", "out")
-    assert found.code == 0 and "note: " in found.stderr and "the filter 'mpl' fits no tensor" in found.stderr
-    assert "the filter 'layers.1.mlp' fits no tensor that no filter above it fits" in found.stderr
-    assert "'mlp'" not in found.stderr
+    done = run("merge", "m.yml", "-o", "out")
+    assert done.code == 0 and "note: " in done.stderr and "the filter 'mpl' fits no tensor" in done.stderr
+    assert "the filter 'layers.1.mlp' fits no tensor that no filter above it fits" in done.stderr
+    assert "'mlp'" not in done.stderr
     filters = "[{filter: mlp, value: 0.5}, {value: 0}]"
     (tmp_path / "m.yml").write_text((tmp_path / "m.yml").read_text().split("[{filter")[0] + filters + "}}]\n")
     assert run("merge", "m.yml", "-o", "plain").stderr == ""

@@ -37,11 +37,11 @@ def parsed(recipe):
 
 
 def module(names):
-    found = torch.nn.Module()
+    module = torch.nn.Module()
     for name in names:
         kind = torch.zeros(1, dtype=torch.int64) if name == "n" else torch.zeros(3, 4)
-        found.register_buffer(name, kind)
-    return found
+        module.register_buffer(name, kind)
+    return module
 
 
 @pytest.mark.parametrize("recipe", APART)
@@ -62,15 +62,15 @@ def test_what_agrees_or_is_left_out_is_the_same_saved_read_and_loaded(recipe, tm
     tv.save(weights, tmp_path / "out")
     tv.load_into(live, weights)
     saved = tv.load(tmp_path / "out")
-    for found in (saved["n"], weights["n"], live.n.numpy()):
-        assert found.tolist() == [ALIKE[recipe]]
+    for integers in (saved["n"], weights["n"], live.n.numpy()):
+        assert integers.tolist() == [ALIKE[recipe]]
 
 
 def test_the_way_out_that_the_error_names_works():
     with pytest.raises(MismatchError) as error:
         parsed("0.5*a + 0.5*b")["n"]
-    found = re.search(r"- (join.*) in place of b", str(error.value))
-    assert parsed(f"0.5*a + 0.5*{found[1]}")["n"].tolist() == [1]
+    proposal = re.search(r"- (join.*) in place of b", str(error.value))
+    assert parsed(f"0.5*a + 0.5*{proposal[1]}")["n"].tolist() == [1]
 
 
 def test_a_task_vector_does_without_them(tmp_path):

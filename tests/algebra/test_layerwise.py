@@ -41,9 +41,9 @@ def test_layerwise_has_a_knob_a_layer_or_tensor_and_its_text_is_read_back(tmp_pa
 
 def test_layers_of_several_stacks_have_knobs_of_their_own():
     plain = vector("enc.0.w", "enc.1.w", "dec.0.w", "dec.0.b")
-    found = tv.layerwise(plain)
-    assert found.knobs == {"lam_0_0", "lam_0_1", "lam_1_0"}
-    bound = found.bind(lam_0_0=2, lam_0_1=3, lam_1_0=5)
+    made = tv.layerwise(plain)
+    assert made.knobs == {"lam_0_0", "lam_0_1", "lam_1_0"}
+    bound = made.bind(lam_0_0=2, lam_0_1=3, lam_1_0=5)
     for name, factor in (("enc.0.w", 2), ("enc.1.w", 3), ("dec.0.w", 5), ("dec.0.b", 5)):
         assert np.array_equal(bound[name], factor * plain[name]), name
 
@@ -54,14 +54,14 @@ def test_names_may_begin_with_the_number_of_the_layer():
 
 def test_every_tensor_has_its_number_in_the_order_of_the_vector():
     v = vector("b", "a")
-    found = tv.layerwise(v, "t", by="tensor").bind(t_0=1, t_1=0)
-    assert np.array_equal(found["b"], v["b"]) and not found["a"].any()
+    bound = tv.layerwise(v, "t", by="tensor").bind(t_0=1, t_1=0)
+    assert np.array_equal(bound["b"], v["b"]) and not bound["a"].any()
 
 
 def test_what_is_not_summed_has_no_knob():
     for by in ("layer", "tensor"):
-        found = tv.layerwise(vector("layers.0.w", **{"layers.1.steps": np.arange(3), "ids": np.arange(3)}), by=by)
-        assert found.knobs == {"lam_0"}
+        made = tv.layerwise(vector("layers.0.w", **{"layers.1.steps": np.arange(3), "ids": np.arange(3)}), by=by)
+        assert made.knobs == {"lam_0"}
 
 
 def test_only_a_vector_has_layers():

@@ -8,8 +8,8 @@ from taskvec.algebra.naming import distinct
 
 
 def source(text, seed=0):
-    (found,) = tv.from_arrays({"w": np.full(1, seed, np.float32)}, text).terms
-    return found
+    (only,) = tv.from_arrays({"w": np.full(1, seed, np.float32)}, text).terms
+    return only
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ def source(text, seed=0):
      ("plain", "plain"), ('load("")', "source")],
 )  # fmt: skip
 def test_a_name_is_the_end_of_the_path_made_a_word(text, name):
-    (found,) = distinct({source(text): ""}).values()
-    assert found == name and found.isidentifier()
+    (given,) = distinct({source(text): ""}).values()
+    assert given == name and given.isidentifier()
 
 
 def test_the_name_that_was_given_counts():

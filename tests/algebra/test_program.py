@@ -21,14 +21,14 @@ from taskvec.numbers.operations import AROUND, MOST_INPUTS, RESULT, SUM, TILE, W
 
 
 def source(name, value, mass=1, dtype=np.float32):
-    (found,) = tv.from_arrays({"w": np.full(100, value, dtype)}, name, mass).terms
-    return found
+    (only,) = tv.from_arrays({"w": np.full(100, value, dtype)}, name, mass).terms
+    return only
 
 
-def value(found):
+def value(reader):
     """What every element of a source is."""
     out = bytearray(4)
-    found.readinto("w", 0, memoryview(out))
+    reader.readinto("w", 0, memoryview(out))
     return float(np.frombuffer(out, np.float32)[0])
 
 
@@ -39,8 +39,8 @@ V, W = sorted((source(f"v{k}", 10 + k, mass=0) for k in range(2)), key=lambda s:
 
 def arrangement(numbers, **options):
     """(sources and numbers in the order in which they are summed, what else is said of the sum)."""
-    found = arranged({(s, "w"): Fraction(str(c)) for s, c in numbers.items()}, **options)
-    return [(s, c) for s, _, c in found.terms], (found.points, found.mass, found.apart)
+    linear = arranged({(s, "w"): Fraction(str(c)) for s, c in numbers.items()}, **options)
+    return [(s, c) for s, _, c in linear.terms], (linear.points, linear.mass, linear.apart)
 
 
 # ---- the arrangement ----------------------------------------------------------------------------------

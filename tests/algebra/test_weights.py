@@ -8,6 +8,9 @@ import pytest
 import taskvec as tv
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
+from taskvec.sources.in_memory import ArraySource
+from taskvec.sources.positions import Place
+from taskvec.sources.source import Spec
 
 NAMES = ("embed.weight", "layers.0.mlp.up", "layers.1.mlp.up", "norm")
 
@@ -69,6 +72,8 @@ def test_only_weights_are_added_and_only_numbers_scale():
                 call(wrong)
         assert wrong != B
     assert sum([B, M]) == 0 + B + M
+    with pytest.raises(TypeError):
+        0.0 + B
     with pytest.raises(TypeError, match="scaled by numbers, not multiplied with one another"):
         B * M
     with pytest.raises(RecipeError, match="division by zero"):
@@ -79,6 +84,7 @@ def test_what_cancels_is_still_mentioned_and_must_still_fit():
     w = B + (M - B)
     assert w == M and hash(w) == hash(M) and [s.text for s in w.mentioned] == ["base", "math"]
     assert {s.text for s in w.summed} == {"base", "math"} and [s.text for s in w.terms] == ["math"]
+    assert Weights(B.terms, summed=iter(M.terms)).summed == (*M.terms, *B.terms)
     other = tv.from_arrays({"w": np.ones(3, np.float32)}, "other")
     with pytest.raises(MismatchError, match="the sources do not fit together"):
         (M + other - other).specs  # noqa: B018
@@ -126,6 +132,7 @@ def test_names_without_a_value_are_named_wherever_numbers_are_needed(ask):
 # ---- mass -----------------------------------------------------------------------------------------------
 def test_mass_is_one_number_for_all_tensors_or_each_is_named_once():
     assert (0.5 * B + 0.25 * M).mass == Fraction(3, 4) and Weights({}).mass == 0 and (V * 7).mass == 0
+    assert (tv.only("*") * tv.from_arrays({}, "empty")).mass == 0
     assert (tv.per({"*.mlp.*": 1, "*": 0}) * B + tv.per({"*.mlp.*": 0, "*": 1}) * M).kind() == 1
     with pytest.raises(MassError) as told:
         (tv.per({"norm": 0.5, "*": 1}) * B).kind()
@@ -155,7 +162,9 @@ def test_the_reference_is_the_first_model_and_the_donor_the_first_that_takes_par
     (b,), (m,), (v,) = B.terms, M.terms, V.terms
     assert (V + M + B).reference is m and (V + M + B).donor is m and (B - B + M).reference is b
     assert (B - B + M).donor is m and V.reference is V.donor is v and (M - M).donor is m
-    assert Weights({}).reference is None and Weights({}).donor is None and dict(Weights({}).specs) == {}
+    nothing = Weights({})
+    assert nothing.reference is None and nothing.donor is None and nothing.specs == nothing.places == {}
+    assert nothing.placed is nothing
 
 
 @pytest.fixture
@@ -179,6 +188,7 @@ def test_a_tensor_that_an_adapter_does_not_name_is_zero_in_it(adapters):
     base, up, down = adapters
     whole, (model,) = base + up + 2 * down, base.terms
     assert whole.parts("norm.weight") == {(model, "norm.weight"): 1}
+    assert (base + tv.per({"norm.weight": 2, "*": 1}) * up).parts("norm.weight") == {(model, "norm.weight"): 1}
     assert [name for _, name, _ in whole.linear("norm.weight").terms] == ["norm.weight"]
     assert len(whole.parts("up.weight")) == len(whole.linear("up.weight").terms) == 2
     assert np.array_equal(whole["norm.weight"], base["norm.weight"])
@@ -199,8 +209,18 @@ def test_a_pattern_that_fits_nothing_is_refused_where_the_names_are_known():
 
 
 def test_a_pattern_within_a_call_is_looked_at_too():
-    with pytest.raises(RecipeError, match="the recipe has patterns that do nothing:"):
-        (B + tv.ties(tv.only("nothing.*") * (M - B), density=0.5))["norm"]
+    table = tv.per({"nothing.*": 0.2, "*": 0.5})
+    for call in (tv.ties(tv.only("nothing.*") * (M - B), density=0.5), tv.trim(M - B, density=table)):
+        with pytest.raises(RecipeError, match="the recipe has patterns that do nothing:"):
+            (B + call).check_patterns()
+
+
+def test_a_pattern_within_a_call_may_fit_tensors_of_the_model_around_it(adapters):
+    base, up, _ = adapters
+    call = tv.trim(tv.only("norm.weight") * up, density=0.5)
+    (base + call).check_patterns()
+    with pytest.raises(RecipeError, match="fits no tensor"):
+        call.check_patterns()
 
 
 def test_a_gradient_over_the_layers_of_an_adapter_alone_is_refused(adapters):
@@ -209,6 +229,24 @@ def test_a_gradient_over_the_layers_of_an_adapter_alone_is_refused(adapters):
         (tv.layers(0, 1, outside=1) * up)["up.weight"]
     within = base + tv.layers(0, 1, outside=0.5) * up
     assert np.allclose(within["up.weight"], (base + 0.5 * up)["up.weight"], atol=1e-6)
+
+
+def test_a_pattern_may_fit_only_tensors_that_an_adapter_alone_does_not_name(adapters):
+    base, up, _ = adapters
+    alone = tv.only("norm.weight") * up
+    assert alone.parts("up.weight") == {} and not alone["up.weight"].any()
+    with pytest.raises(RecipeError, match="patterns that do nothing"):
+        (base + tv.only("other.weight") * up)["up.weight"]
+
+
+def test_methods_that_are_told_their_model_leave_what_cancelled_in_the_sum(adapters):
+    base, up, _ = adapters
+    gone = tv.from_arrays({"w": np.ones(2, np.float32)}, "gone", mass=0)
+    w = base + tv.trim(up, density=0.5) + gone - gone
+    told = w.placed
+    assert told is not w and len(told.terms) == 2 and [s.text for s in told.summed[2:]] == ["gone"]
+    with pytest.raises(MismatchError, match="the sources do not fit together"):
+        told.specs  # noqa: B018
 
 
 def test_a_model_that_cancelled_beside_an_adapter_stays_in_the_text(adapters):
@@ -228,6 +266,8 @@ def test_a_vector_meets_only_the_base_that_it_was_made_from(tmp_path):
     (math - base + base + tau).check_bases()
     with pytest.raises(FingerprintError, match="a task vector meets a base that it was not made from"):
         (math + tau).check_bases()
+    tv.save(tv.select(math, "norm") - tv.select(base, "norm"), tmp_path / "norm.safetensors")
+    (tv.select(base, "norm") + tv.load(tmp_path / "norm.safetensors")).check_bases()
 
 
 # ---- values --------------------------------------------------------------------------------------------
@@ -245,6 +285,8 @@ def test_the_parts_of_a_tensor_are_sources_with_their_numbers():
     assert w.parts("embed.weight") == {(m, "norm"): 1}, "what is 0 takes no part"
     moved = tv.rename(B + 0.5 * V, {"norm": "x"})
     assert (3 * moved).parts("x") == {(b, "norm"): 3, (v, "norm"): Fraction(3, 2)}
+    at_the_end = Place("layers.0.mlp.up", Fraction(1))
+    assert (B + tv.layers(0, 1, outside=0) * V).parts("layers.0.mlp.up", at_the_end)[v, "layers.0.mlp.up"] == 1
     twice = tv.rename(M, {"norm": "norm"}) + M - B
     assert twice.parts("norm") == {(m, "norm"): 2, (b, "norm"): -1}
     assert (tv.rename(M, {"norm": "norm"}) - M).parts("norm") == {}
@@ -276,13 +318,19 @@ def test_rows_of_any_shape_are_those_of_numpy(rows):
               "none": np.zeros((0, 3), np.float32), "flat": np.zeros((3, 0), np.float32)}  # fmt: skip
     w = tv.from_arrays(arrays)
     for name, array in arrays.items():
-        found = w.read(name, rows)
-        assert found.tolist() == array[rows or ...].tolist() and found.shape == array[rows or ...].shape, name
+        part = w.read(name, rows)
+        assert part.tolist() == array[rows or ...].tolist() and part.shape == array[rows or ...].shape, name
 
 
 def test_a_scalar_has_no_rows_and_what_numpy_has_no_dtype_for_is_bytes():
     w = tv.from_arrays({"s": np.float32(3), "b": np.array(True)})
     assert w["s"] == 3 and w["s"].shape == () and w["b"].shape == () and w["b"].dtype == bool
+    for name in w:
+        for rows in (slice(None), slice(0, 1), slice(1, None)):
+            with pytest.raises(IndexError, match="too many indices"):
+                w.read(name, rows)
+    codes = ArraySource("codes", {"w": np.arange(2, dtype=np.uint8)}, {"w": Spec((2, 2), "F4")}, mass=1)
+    assert Weights({codes: 1})["w"].tolist() == [0, 1], "two elements in each byte"
 
 
 # ---- texts ------------------------------------------------------------------------------------------------

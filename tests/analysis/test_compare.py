@@ -31,25 +31,25 @@ def flat(k, names=NAMES):
 @pytest.mark.parametrize("block", [64, 1000, 1 << 20])
 def test_norms_cosines_and_conflicts_are_numpy_s(monkeypatch, block):
     monkeypatch.setattr(measures, "BLOCK", block)
-    found = tv.compare(taus, base=base).whole
+    whole = tv.compare(taus, base=base).whole
     for i in range(3):
-        assert found.norms[i] == pytest.approx(np.linalg.norm(flat(i)), rel=1e-12)
+        assert whole.norms[i] == pytest.approx(np.linalg.norm(flat(i)), rel=1e-12)
         ground = np.linalg.norm(np.concatenate([a.ravel() for a in BASE.values()]).astype("f8"))
-        assert found.relative[i] == pytest.approx(np.linalg.norm(flat(i)) / ground, rel=1e-12)
+        assert whole.relative[i] == pytest.approx(np.linalg.norm(flat(i)) / ground, rel=1e-12)
         for j in range(3):
             x, y = flat(i), flat(j)
             cosine = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
-            assert found.cosine[i][j] == pytest.approx(cosine, rel=1e-9, abs=1e-12)
+            assert whole.cosine[i][j] == pytest.approx(cosine, rel=1e-9, abs=1e-12)
             both = (x != 0) & (y != 0)
-            assert found.sign_conflict[i][j] == pytest.approx(np.mean(np.sign(x[both]) != np.sign(y[both])))
+            assert whole.sign_conflict[i][j] == pytest.approx(np.mean(np.sign(x[both]) != np.sign(y[both])))
 
 
 def test_layers_add_up_to_the_whole():
-    found = tv.compare(taus, base=base)
-    assert list(found.layers) == [measures.OUTSIDE, "h.0", "h.1"]
-    assert found.layers["h.1"].norms[0] == pytest.approx(np.linalg.norm(flat(0, ("h.1.a", "h.1.b"))), rel=1e-12)
-    squares = [pairs.dot[0][0] for pairs in found.layers.values()]
-    assert math.fsum(squares) == pytest.approx(found.whole.dot[0][0], rel=1e-14)
+    comparison = tv.compare(taus, base=base)
+    assert list(comparison.layers) == [measures.OUTSIDE, "h.0", "h.1"]
+    assert comparison.layers["h.1"].norms[0] == pytest.approx(np.linalg.norm(flat(0, ("h.1.a", "h.1.b"))), rel=1e-12)
+    squares = [pairs.dot[0][0] for pairs in comparison.layers.values()]
+    assert math.fsum(squares) == pytest.approx(comparison.whole.dot[0][0], rel=1e-14)
 
 
 def test_threads_do_not_change_a_bit(monkeypatch):
@@ -65,16 +65,16 @@ def test_models_are_compared_with_the_base_taken_off(tmp_path):
     for k, model in MODELS.items():
         save_file(model, tmp_path / f"m{k}.safetensors")
     paths = [tmp_path / f"m{k}.safetensors" for k in MODELS]
-    found = tv.compare(paths, base=tmp_path / "base.safetensors")
-    assert found.names == ("m0.safetensors", "m1.safetensors", "m2.safetensors")
-    assert found.whole.cosine == tv.compare(taus, base=base).whole.cosine
+    comparison = tv.compare(paths, base=tmp_path / "base.safetensors")
+    assert comparison.names == ("m0.safetensors", "m1.safetensors", "m2.safetensors")
+    assert comparison.whole.cosine == tv.compare(taus, base=base).whole.cosine
 
 
 def test_a_zero_vector_has_no_cosine_and_json_says_null():
     zero = tv.from_arrays({n: np.zeros_like(a) for n, a in BASE.items()}, "zero", mass=0)
-    found = tv.compare({"t": taus["t0"], "zero": zero})
-    assert math.isnan(found.whole.cosine[0][1]) and math.isnan(found.whole.relative[0])
-    assert found.as_dict()["whole"]["cosine"][0][1] is None
+    comparison = tv.compare({"t": taus["t0"], "zero": zero})
+    assert math.isnan(comparison.whole.cosine[0][1]) and math.isnan(comparison.whole.relative[0])
+    assert comparison.as_dict()["whole"]["cosine"][0][1] is None
 
 
 def test_tensors_that_differ_are_all_named():
@@ -90,3 +90,8 @@ def test_the_heat_map_is_a_picture(tmp_path, suffix):
 
     cosine_heatmap(tv.compare(taus), tmp_path / f"cosine.{suffix}")
     assert (tmp_path / f"cosine.{suffix}").read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+
+
+def test_vectors_of_one_name_are_numbered_and_none_is_lost():
+    vectors = [tv.from_arrays(MODELS[k % 3], name) for k, name in enumerate(("m", "m_3", "m", "m"))]
+    assert tv.compare(vectors).names == ("m", "m_3", "m_4", "m_5")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import taskvec as tv
+from small_stacks import SHAPES
 from taskvec.analysis import match as matching
 from taskvec.analysis.match import Alignment
 from taskvec.errors import MassError, NonFiniteError, OutputError, RecipeError
 
 pytest.importorskip("scipy")
-SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (7, 6), "fc2.bias": (7,), "fc3.weight": (3, 7)}
 
 
 def arrays(seed):
@@ -33,54 +33,56 @@ B = tv.from_arrays(shuffled(arrays(0), ONE, TWO), "b")
 
 
 def test_a_shuffled_network_is_put_in_order_again():
-    found = tv.match(A, B)
-    assert np.array_equal(ONE[found.permutations["fc1"]], np.arange(6))
-    assert np.array_equal(TWO[found.permutations["fc2"]], np.arange(7))
-    assert all(np.array_equal(tv.permute(B, found.permutations)[n], A[n]) for n in SHAPES)
-    assert (found.symmetry, found.units, found.uncovered) == ("stack", {"fc1": 6, "fc2": 7}, ())
-    assert found.moved == {"fc1": int((np.arange(6) != ONE).sum()), "fc2": int((np.arange(7) != TWO).sum())}
-    assert found.after == pytest.approx(1) and found.before < 0.9 and found.settled and found.sweeps >= 2
+    aligned = tv.match(A, B)
+    assert np.array_equal(ONE[aligned.permutations["fc1"]], np.arange(6))
+    assert np.array_equal(TWO[aligned.permutations["fc2"]], np.arange(7))
+    assert all(np.array_equal(tv.permute(B, aligned.permutations)[n], A[n]) for n in SHAPES)
+    assert (aligned.symmetry, aligned.units, aligned.uncovered) == ("stack", {"fc1": 6, "fc2": 7}, ())
+    assert aligned.moved == {"fc1": int((np.arange(6) != ONE).sum()), "fc2": int((np.arange(7) != TWO).sum())}
+    assert aligned.after == pytest.approx(1) and aligned.before < 0.9 and aligned.settled and aligned.sweeps >= 2
 
 
 def test_a_model_that_is_in_order_is_left_as_it_is():
-    found = tv.match(A, A)
-    assert found.moved == {"fc1": 0, "fc2": 0} and found.sweeps == 1 and found.settled
+    aligned = tv.match(A, A)
+    assert aligned.moved == {"fc1": 0, "fc2": 0} and aligned.sweeps == 1 and aligned.settled
 
 
 def test_progress_and_the_bound_of_sweeps():
     told = []
-    found = tv.match(A, B, sweeps=1, progress=lambda done, total: told.append((done, total)))
+    aligned = tv.match(A, B, sweeps=1, progress=lambda done, total: told.append((done, total)))
     elements = {"fc1": 30 + 6 + 42, "fc2": 42 + 7 + 21}  # of the tensors that a group permutes
     assert len(told) == 2 and told[-1] == (8 * sum(elements.values()),) * 2 and told[0][0] in (8 * 78, 8 * 70)
     assert (
-        found.sweeps == 1 and not found.settled and str(found).endswith("sweep and not settled: allow it more sweeps")
+        aligned.sweeps == 1
+        and not aligned.settled
+        and str(aligned).endswith("sweep and not settled: allow it more sweeps")
     )
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_seed_decides_the_order_of_groups_alone(seed):
-    found = tv.match(A, B, seed=seed)
-    assert found.after == pytest.approx(1)
+    aligned = tv.match(A, B, seed=seed)
+    assert aligned.after == pytest.approx(1)
 
 
 def test_slabs_and_parts_of_the_sum_change_no_order(monkeypatch):
     wanted = tv.match(A, B).permutations
     monkeypatch.setattr(matching, "SLAB", 10)
     monkeypatch.setattr(matching, "WIDTH", 14)
-    found = tv.match(A, B).permutations
-    assert all(np.array_equal(found[n], wanted[n]) for n in wanted)
+    permutations = tv.match(A, B).permutations
+    assert all(np.array_equal(permutations[n], wanted[n]) for n in wanted)
 
 
 def test_what_was_found_is_told():
-    found = tv.match(A, B)
-    assert json.loads(json.dumps(found.as_dict())).keys() == {
+    aligned = tv.match(A, B)
+    assert json.loads(json.dumps(aligned.as_dict())).keys() == {
         "symmetry", "units", "moved", "uncovered", "sweeps", "settled", "before", "after"
     }  # fmt: skip
-    text = (
-        f"{sum(found.moved.values())} of 13 units moved in 2 groups (stack)\ncosine {found.before:.4f} -> 1.0000 after"
+    assert str(aligned) == (
+        f"{sum(aligned.moved.values())} of 13 units moved in 2 groups (stack)\n"
+        f"cosine {aligned.before:.4f} -> 1.0000 after {aligned.sweeps} sweeps"
     )
-    assert str(found) == f"{text} {found.sweeps} sweeps"
-    other = Alignment("s", {"g": 2}, {"g": 0}, ("x", "y"), 1, True, 0.5, 0.5, found.permutations)
+    other = Alignment("s", {"g": 2}, {"g": 0}, ("x", "y"), 1, True, 0.5, 0.5, aligned.permutations)
     assert (
         str(other)
         == "0 of 2 units moved in 1 groups (s); 2 tensors keep their order\ncosine 0.5000 -> 0.5000 after 1 sweep"
@@ -88,23 +90,23 @@ def test_what_was_found_is_told():
 
 
 def test_the_permutations_are_a_file_that_names_both_models(tmp_path):
-    found = tv.match(A, B)
-    found.save(tmp_path / "p.safetensors")
+    aligned = tv.match(A, B)
+    aligned.save(tmp_path / "p.safetensors")
     again = tv.load(tmp_path / "p.safetensors")
     (source,) = again.terms
     assert source.base == next(iter(B.terms)).fingerprint
     assert source.metadata["taskvec.like"] == next(iter(A.terms)).fingerprint
-    assert all(np.array_equal(again[n], found.permutations[n]) for n in ("fc1", "fc2"))
+    assert all(np.array_equal(again[n], aligned.permutations[n]) for n in ("fc1", "fc2"))
     with pytest.raises(OutputError, match="exists; --overwrite replaces it"):
-        found.save(tmp_path / "p.safetensors")
-    found.save(tmp_path / "p.safetensors", overwrite=True)
+        aligned.save(tmp_path / "p.safetensors")
+    aligned.save(tmp_path / "p.safetensors", overwrite=True)
     with pytest.raises(OutputError, match=r"permutations are one file, give it a name that ends in .safetensors"):
-        found.save(tmp_path / "p")
+        aligned.save(tmp_path / "p")
 
 
 def test_the_fingerprint_of_a_sum_is_nobodys(tmp_path):
-    found = tv.match(0.5 * A + 0.5 * B, B)
-    found.save(tmp_path / "p.safetensors")
+    aligned = tv.match(0.5 * A + 0.5 * B, B)
+    aligned.save(tmp_path / "p.safetensors")
     assert "taskvec.like" not in next(iter(tv.load(tmp_path / "p.safetensors").terms)).metadata
 
 

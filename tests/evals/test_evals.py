@@ -23,8 +23,8 @@ NAMES = ("base=base", "math=math", "--evaluate", "tasks.py:away")
 
 
 def test_eval_prints_what_the_evaluator_found(world, run):
-    found = run("eval", "(base + math)/2", *NAMES, "--json")
-    told = json.loads(found.stdout)
+    done = run("eval", "(base + math)/2", *NAMES, "--json")
+    told = json.loads(done.stdout)
     assert told["metrics"].keys() == {"near", "control"} and told["examples"] == {"near": 8}
     assert run("eval", "(base + math)/2", *NAMES, "--split", "test").stdout.count("20 examples") == 1
 
@@ -46,8 +46,8 @@ def test_search_writes_the_chosen_model_and_goes_on_from_its_journal(world, run)
 
 
 def test_sweep_prints_every_value_and_the_plateau(world, run):
-    found = run("sweep", "base + lam*(math - base)", *NAMES, "--knob", "lam=-0.5:2:0.5", "--objective", "control")
-    assert len(found.stdout.splitlines()) == 1 + 6 + 1 and "within 0.01 of its best" in found.stdout
+    done = run("sweep", "base + lam*(math - base)", *NAMES, "--knob", "lam=-0.5:2:0.5", "--objective", "control")
+    assert len(done.stdout.splitlines()) == 1 + 6 + 1 and "within 0.01 of its best" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,6 @@ def test_sweep_prints_every_value_and_the_plateau(world, run):
     ],
 )
 def test_bad_input_is_one_stated_error(world, run, arguments, says):
-    found = run(*arguments)
-    assert found.code == 1 and found.stdout == "" and says in found.stderr
-    assert "Traceback" not in found.stderr and found.stderr.startswith("error: ")
+    done = run(*arguments)
+    assert done.code == 1 and done.stdout == "" and says in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")

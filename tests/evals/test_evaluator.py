@@ -31,8 +31,10 @@ def test_what_is_no_metric_is_stated(scores, kind, what):
 
 def test_arrays_lists_tensors_and_booleans_are_numbers():
     torch = pytest.importorskip("torch")
-    found = checked({"a": torch.tensor([True, False]), "b": np.float32(0.5), "c": [True, 1], "d": torch.tensor(2)}, "f")
-    assert found == {"a": [1, 0], "b": 0.5, "c": [1, 1], "d": 2}
+    scores = checked(
+        {"a": torch.tensor([True, False]), "b": np.float32(0.5), "c": [True, 1], "d": torch.tensor(2)}, "f"
+    )
+    assert scores == {"a": [1, 0], "b": 0.5, "c": [1, 1], "d": 2}
 
 
 def test_whole_numbers_of_lists_are_written_short_and_means_are_finite():
@@ -52,11 +54,13 @@ def test_a_part_is_called_as_the_whole_and_predictions_have_all_metrics():
 
     judge.part = lambda start, stop: lambda weights, split: {"a": [start, stop]}
     judge.predictions = lambda weights, split: {"a": [3, 4]}
-    found = as_evaluator(judge)
-    assert found.part(0.25, 0.5).text == found.text and found.part(0.25, 0.5)(None, "test") == {"a": [0.25, 0.5]}
-    assert found.predictions(None, "test", ["a"])["a"].tolist() == [3, 4]
+    evaluator = as_evaluator(judge)
+    assert evaluator.part(0.25, 0.5).text == evaluator.text and evaluator.part(0.25, 0.5)(None, "test") == {
+        "a": [0.25, 0.5]
+    }
+    assert evaluator.predictions(None, "test", ["a"])["a"].tolist() == [3, 4]
     with pytest.raises(TaskvecError, match="has no predictions for b"):
-        found.predictions(None, "test", ["a", "b"])
+        evaluator.predictions(None, "test", ["a", "b"])
     judge.part = lambda start, stop: None
     assert as_evaluator(judge).part(0, 1) is None
 
@@ -70,3 +74,14 @@ def test_an_ability_that_fails_says_where(ability):
     ask = {"examples": ("test",), "part": (0, 1), "predictions": (None, "test", ["a"])}[ability]
     with pytest.raises(TaskvecError, match=r"judge failed: ZeroDivisionError: .*\(test_evaluator.py, line \d+\)"):
         getattr(as_evaluator(judge), ability)(*ask)
+
+
+def test_falling_names_metrics_that_there_are():
+    def judge(weights, split):
+        return {"ppl": 3.0, "hits": [1, 0]}
+
+    judge.falling = "ppl"
+    assert as_evaluator(judge)(None, "test")["ppl"] == 3
+    judge.falling = ["ppl", "perplexity"]
+    with pytest.raises(TaskvecError, match="judge: falling names perplexity, and the metrics are ppl, hits"):
+        as_evaluator(judge)(None, "test")

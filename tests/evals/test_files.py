@@ -52,9 +52,13 @@ def file(tmp_path):
 
 
 def test_a_function_of_weights_and_split_is_an_evaluator(file):
-    found = evaluator_from(f"{file}:plain")
-    assert isinstance(found, Evaluator) and found.text.startswith("tasks.py:plain (") and found.examples("test") is None
-    made = scored(found, BASE, "test")
+    evaluator = evaluator_from(f"{file}:plain")
+    assert (
+        isinstance(evaluator, Evaluator)
+        and evaluator.text.startswith("tasks.py:plain (")
+        and evaluator.examples("test") is None
+    )
+    made = scored(evaluator, BASE, "test")
     assert made.as_dict()["metrics"] == pytest.approx({"hits": 2 / 3, "norm": 5**0.5})
     assert made.as_dict()["examples"] == {"hits": 3} and "(3 examples)" in str(made)
     assert evaluator_from(f"{file}:told").examples("test") == {"hits": ["test0", "test1", "test2"]}
@@ -72,8 +76,8 @@ def test_a_function_may_say_that_its_examples_are_shuffled():
 
 @pytest.mark.parametrize("name", ["made", "Live"])
 def test_what_returns_an_evaluator_is_called_once(file, name):
-    found = evaluator_from(f"{file}:{name}")
-    assert [found(BASE, "test")["calls"] for _ in range(3)] == [1, 2, 3]
+    evaluator = evaluator_from(f"{file}:{name}")
+    assert [evaluator(BASE, "test")["calls"] for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_changed_file_is_another_evaluator(file, tmp_path):
@@ -155,10 +159,14 @@ class Passing:
 
 @pytest.mark.parametrize("given", [Full(), Passing(Full())])
 def test_all_that_an_object_offers_is_kept_also_by_a_wrapper_that_passes_it_on(given):
-    found = as_evaluator(given)
-    assert (found.text, found.shuffled, [*found.falling]) == ("full", True, ["loss"])
-    assert found.examples("test") == {"loss": ["test"]} and found.part(0.25, 1)(BASE, "test") == {"loss": [0.75]}
-    assert found.predictions(BASE, "test", ["loss"])["loss"].tolist() == [7] and found(BASE, "test") == {"loss": [1]}
+    evaluator = as_evaluator(given)
+    assert (evaluator.text, evaluator.shuffled, [*evaluator.falling]) == ("full", True, ["loss"])
+    assert evaluator.examples("test") == {"loss": ["test"]} and evaluator.part(0.25, 1)(BASE, "test") == {
+        "loss": [0.75]
+    }
+    assert evaluator.predictions(BASE, "test", ["loss"])["loss"].tolist() == [7] and evaluator(BASE, "test") == {
+        "loss": [1]
+    }
 
 
 def test_an_object_that_does_not_tell_its_examples_is_called_by_its_class():

@@ -29,9 +29,9 @@ def test_fewer_identities_than_scores_are_refused_before_candidates_are_measured
 def test_fewer_identities_than_test_scores_are_noted_everywhere(tmp_path):
     evaluate = Near()
     evaluate.examples = lambda split: {**Near().examples(split), "a": [f"{split}{k}" for k in range(80)]}
-    found = search(ONE, evaluate, GRID, journal=tmp_path / "j")
+    result = search(ONE, evaluate, GRID, journal=tmp_path / "j")
     told = "test examples that are not told may be among those of validation; a: 80 identities, 400 scores"
-    assert told in found.notes and told in found.as_dict()["notes"] and told in str(found)
+    assert told in result.notes and told in result.as_dict()["notes"] and told in str(result)
     assert told in page({"j": read_record(tmp_path / "j")})
 
 

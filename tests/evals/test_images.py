@@ -63,8 +63,8 @@ def test_pictures_are_put_in_the_nearest_class(home):
         tv.load_into(net, weights)
         for split in ("validation", "test"):
             task = suite.tasks["look"]
-            found = suite(weights, split)["look"]
-            for example, hit in zip(task.listed(split), found, strict=True):
+            hits = suite(weights, split)["look"]
+            for example, hit in zip(task.listed(split), hits, strict=True):
                 picture = Image.open(task.files[example.text]).convert("RGB")
                 best = int((net.encode_image(prepare(picture)[None], normalize=True) @ head.T).argmax())
                 assert hit == ([*PROMPTS][best] == example.label)

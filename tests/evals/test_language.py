@@ -1,12 +1,15 @@
 """Perplexity and what a model writes, against eager code; and learning from texts."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
 )
 
@@ -14,6 +17,7 @@ import taskvec as tv
 from evals.tiny import (
     PPL,
     TEXTS,
+    WRITTEN,
     described,
     eager,
     model,
@@ -28,7 +32,7 @@ def test_perplexity_is_exp_of_the_mean_loss_over_windows(home):
         described(home, "model: lm-base\ntasks:\n  ppl: {kind: perplexity, data: story.txt, window: 16}")
     )
     w, ids = model(home, "lm"), AutoTokenizer.from_pretrained(home / "lm-base")
-    found = suite(w, "test")
+    scores = suite(w, "test")
     kept = [t for t in dict.fromkeys(TEXTS) if _side(t) == "test"]
     stream = [k for t in kept for k in (*ids(t)["input_ids"], 1)]
     windows = torch.tensor(stream[: len(stream) // 16 * 16]).view(-1, 16)
@@ -37,8 +41,8 @@ def test_perplexity_is_exp_of_the_mean_loss_over_windows(home):
         one = {tuple(row.tolist()): net(input_ids=row[None], labels=row[None]).loss.item() for row in windows}
     losses = [one[tuple(map(int, e.text.split()))] for e in suite.tasks["ppl"].listed("test")]
     assert len(losses) == len(windows)
-    assert found["ppl_loss"] == pytest.approx(losses, rel=1e-4)
-    assert found["ppl"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-4)
+    assert scores["ppl_loss"] == pytest.approx(losses, rel=1e-4)
+    assert scores["ppl"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-4)
     assert suite.examples("validation")["ppl"] and not {*suite.examples("validation")["ppl"]} & {
         *suite.examples("test")["ppl"]
     }
@@ -85,7 +89,7 @@ def test_what_is_written_is_scored(home):
         )
     )
     w, ids = model(home, "lm"), AutoTokenizer.from_pretrained(home / "lm-base")
-    found, prompts = suite(w, "test"), [e.text for e in suite.tasks["early"].listed("test")]
+    scores, prompts = suite(w, "test"), [e.text for e in suite.tasks["early"].listed("test")]
     with torch.no_grad():
         net = eager(home, "lm", AutoModelForCausalLM)
         for k, prompt in enumerate(prompts):
@@ -93,10 +97,10 @@ def test_what_is_written_is_scored(home):
             out = net.generate(row, max_new_tokens=6, do_sample=False, pad_token_id=1)[0, row.shape[1] :]
             words = ids.decode(out, skip_special_tokens=True).split()
             score = sum(x in ("w1", "w2", "w3") for x in words) / max(1, len(words))
-            assert found["early_score"][k] == pytest.approx(score) and found["early"][k] == (score > 0.1)
+            assert scores["early_score"][k] == pytest.approx(score) and scores["early"][k] == (score > 0.1)
     again = suite(w, "test")
-    assert again["drawn_score"].tolist() == found["drawn_score"].tolist() != found["early_score"].tolist()
-    assert all(0 < p < 1 for p in found["mood_score"])
+    assert again["drawn_score"].tolist() == scores["drawn_score"].tolist() != scores["early_score"].tolist()
+    assert all(0 < p < 1 for p in scores["mood_score"])
 
 
 def test_a_language_model_learns_from_its_texts(home):
@@ -105,9 +109,9 @@ def test_a_language_model_learns_from_its_texts(home):
     )
     module, loss = suite.learned(model(home, "lm"), labels=True)
     base = tv.load(home / "lm-base")
-    found = tv.learn(base + tv.knob("lam") * (tv.load(home / "lm-tuned") - base), module, loss, steps=60, rate=0.02)
-    ppl = {lam: suite(model(home, "lm", lam), "validation")["ppl"] for lam in (0.3, found.knobs["lam"])}
-    assert ppl[found.knobs["lam"]] < ppl[0.3]
+    learned = tv.learn(base + tv.knob("lam") * (tv.load(home / "lm-tuned") - base), module, loss, steps=60, rate=0.02)
+    ppl = {lam: suite(model(home, "lm", lam), "validation")["ppl"] for lam in (0.3, learned.knobs["lam"])}
+    assert ppl[learned.knobs["lam"]] < ppl[0.3]
     with pytest.raises(RecipeError, match="learns from its texts"):
         suite.learned(model(home, "lm"), labels=False)[1](module, 0)
 
@@ -120,7 +124,28 @@ def test_a_search_does_not_make_a_perplexity_large_unasked(home):
     with pytest.raises(RecipeError, match="of a, a_loss less is better: say what counts"):
         tv.search(family, tasks, {"lam": [0, 0.5]})
     assert tv.search(family, tasks, {"lam": [0.5]}).chosen  # one candidate: nothing is chosen by it
-    found = tv.search(family, tasks, {"lam": [0, 0.5]}, objective="a_loss", minimise=True)
+    result = tv.search(family, tasks, {"lam": [0, 0.5]}, objective="a_loss", minimise=True)
     suite = suite_from(tasks)
     losses = {lam: suite(model(home, "lm", lam), "validation")["a"] for lam in (0, 0.5)}
-    assert found.chosen.knobs["lam"] == min(losses, key=losses.get)
+    assert result.chosen.knobs["lam"] == min(losses, key=losses.get)
+
+
+@pytest.mark.parametrize(
+    ("change", "probability"),
+    [({}, torch.softmax), ({"problem_type": "multi_label_classification"}, lambda logits, dim: logits.sigmoid())],
+)
+def test_a_judge_of_texts_with_several_classes_gives_the_probability_of_each(home, change, probability):
+    """With a softmax the toxicity of a harmless text would be above 0 only because no other class fits it either."""
+    judge = home / f"judge-{len(change)}"
+    shutil.copytree(home / "classifier-base", judge)
+    config = json.loads((judge / "config.json").read_text())
+    (judge / "config.json").write_text(json.dumps(config | change))
+    written = f"{WRITTEN} judge: {judge.name}, label: good, tokens: 4}}}}"
+    task = suite_from(described(home, written, "judged.yml")).tasks["a"]
+    net, ids = AutoModelForSequenceClassification.from_pretrained(judge), AutoTokenizer.from_pretrained(judge)
+    with torch.no_grad():
+        logits = [net(input_ids=torch.tensor([ids(t)["input_ids"]])).logits[0] for t in TEXTS[:9]]
+    assert task.scorer(TEXTS[:9]) == pytest.approx([probability(x, dim=-1)[1].item() for x in logits], rel=1e-4)
+    (judge / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+    with pytest.raises(RecipeError, match="is a regression and gives no probabilities"):
+        suite_from(described(home, written, "judged.yml")).tasks["a"].scorer(TEXTS[:2])

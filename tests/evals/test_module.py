@@ -45,7 +45,7 @@ def test_texts_are_embedded_by_the_body_of_a_model_that_has_a_head(home, tmp_pat
             made(make, seed, home / f"{kind}-{name}")
     text = f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}".replace("encoder-base", f"{kind}-base")
     suite, w = suite_from(described(home, text, "headed.yml")), model(home, kind)
-    found = suite(w, "test")["mood"]
+    hits = suite(w, "test")["mood"]
     tv.save(w, tmp_path / "out")
     net, task = AutoModel.from_pretrained(tmp_path / "out").eval(), suite.tasks["mood"]
     texts = [e.text for e in task.listed("test")]
@@ -55,7 +55,7 @@ def test_texts_are_embedded_by_the_body_of_a_model_that_has_a_head(home, tmp_pat
         rows = torch.stack([embed(home, base, texts).mean(0) for texts in PROMPTS.values()])
         best = (theirs @ torch.nn.functional.normalize(rows, dim=-1).T).argmax(1)
     assert torch.allclose(ours, theirs, atol=1e-6)
-    assert found.tolist() == [float([*PROMPTS][k] == e.label) for k, e in zip(best, task.listed("test"), strict=True)]
+    assert hits.tolist() == [float([*PROMPTS][k] == e.label) for k, e in zip(best, task.listed("test"), strict=True)]
 
 
 @pytest.mark.parametrize(

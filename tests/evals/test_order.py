@@ -57,11 +57,11 @@ def test_a_limit_keeps_the_shares_of_the_classes(tmp_path, limit):
     rows = "".join(f"{name}\t{name} {k}\n" for name in ("bad", "good") for k in range(60))
     (tmp_path / "s.tsv").write_text("label\ttext\n" + rows)
     for split in ("validation", "test"):
-        found = Data(data="s.tsv", limit=limit).examples(split, tmp_path)
-        counts = Counter(e.label for e in found)
-        assert len(found) == limit and abs(counts["bad"] - counts["good"]) <= limit % 2
+        examples = Data(data="s.tsv", limit=limit).examples(split, tmp_path)
+        counts = Counter(e.label for e in examples)
+        assert len(examples) == limit and abs(counts["bad"] - counts["good"]) <= limit % 2
         more = Data(data="s.tsv", limit=limit + 8).examples(split, tmp_path)
-        assert {e.text for e in found} < {e.text for e in more}
+        assert {e.text for e in examples} < {e.text for e in more}
 
 
 def test_pictures_in_folders_are_limited_and_parted_by_class(tmp_path):

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import taskvec as tv
 from evals.tiny import (
@@ -43,8 +45,8 @@ def test_a_search_over_a_file_of_tasks_on_the_command_line(home, run):
         "search", "base + lam*(tuned - base)", f"base={home / 'encoder-base'}", f"tuned={home / 'encoder-tuned'}",
         "--evaluate", tasks, "--knob", "lam=0:1:0.25", "--journal", home / "j.jsonl", "--json",
     )  # fmt: skip
-    found = json.loads(done.stdout)
-    assert found["test"].keys() == {"base", "chosen"} and not [n for n in found["notes"] if "promise" in n]
+    result = json.loads(done.stdout)
+    assert result["test"].keys() == {"base", "chosen"} and not [n for n in result["notes"] if "promise" in n]
     first = json.loads((home / "j.jsonl").read_text().splitlines()[0])
     assert first["evaluator"].startswith("cli.yml (") and first["race"]
 
@@ -59,25 +61,55 @@ def test_coefficients_are_learned_from_a_file_of_tasks(home, run):
         f"base={home / 'encoder-base'}", f"tuned={home / 'encoder-tuned'}",
         "--evaluate", tasks, "--steps", "12", "--rate", "0.02",
     )  # fmt: skip
-    found = json.loads(run(*line, "--json", "-o", home / "learned").stdout)
-    assert found["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(found["losses"]) == 12
-    assert found["test"].keys() == {"base", "chosen"} and (home / "learned" / "config.json").exists()
+    result = json.loads(run(*line, "--json", "-o", home / "learned").stdout)
+    assert result["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(result["losses"]) == 12
+    assert result["test"].keys() == {"base", "chosen"} and (home / "learned" / "config.json").exists()
     labelled = json.loads(run(*line, "--loss", "labels", "--json").stdout)
-    assert labelled["knobs"] != found["knobs"] and labelled["losses"] != found["losses"]
+    assert labelled["knobs"] != result["knobs"] and labelled["losses"] != result["losses"]
     suite = suite_from(tasks)
     module, loss = suite.learned(model(home, "encoder"), labels=False)
     base = tv.load(home / "encoder-base")
     family = base + tv.layerwise(tv.load(home / "encoder-tuned") - base, "t")
     again = tv.learn(family, module, loss, steps=12, rate=0.02)
-    assert again.knobs == pytest.approx(found["knobs"], abs=1e-5)
+    assert again.knobs == pytest.approx(result["knobs"], abs=1e-5)
     headed = [part.replace("encoder", "lm") if isinstance(part, str) else part for part in line]
     described(home, Path(tasks).read_text().replace("encoder", "lm"), "learn-lm.yml")
     headed[headed.index(tasks)] = home / "learn-lm.yml"
-    found = json.loads(run(*headed, "--json", "-o", home / "learned-lm").stdout)
-    assert found["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(found["losses"]) == 12
+    result = json.loads(run(*headed, "--json", "-o", home / "learned-lm").stdout)
+    assert result["knobs"].keys() == {"t_0", "t_1", "t_rest"} and len(result["losses"]) == 12
     assert "lm_head.weight" in tv.load(home / "learned-lm").specs  # the head goes along, though nothing judged it
     out = run(*line[:4], "--evaluate", described(home, "tasks: {m: {kind: command, run: '{model} {split}'}}", "no.yml"))
     assert out.code == 1 and "must share one model" in out.stderr
+
+
+def test_other_labels_another_head_and_another_judge_are_another_evaluator(home, tmp_path):
+    tasks = f"""
+        tasks:
+          mood: {{kind: classification, model: {home}/encoder-base, data: all.jsonl, head: head.safetensors,
+                 classes: [bad, good]}}
+          early: {{kind: generation, model: {home}/lm-base, data: prompts.txt, judge: "judge.py:early"}}
+    """
+    for name in ("all.jsonl", "head.safetensors", "prompts.txt", "judge.py"):
+        (tmp_path / name).write_bytes((home / name).read_bytes())
+    names = [evaluator_from(described(tmp_path, tasks)).text]
+    labels = (tmp_path / "all.jsonl").read_text()
+    (tmp_path / "all.jsonl").write_text(labels.replace('"good"', '"bad"', 1))
+    names.append(evaluator_from(described(tmp_path, tasks)).text)
+    (tmp_path / "judge.py").write_text("def early(texts):\n    return [0.0] * len(texts)\n")
+    names.append(evaluator_from(described(tmp_path, tasks)).text)
+    save_file({"weight": np.ones((2, 16), np.float32)}, tmp_path / "head.safetensors")
+    names.append(evaluator_from(described(tmp_path, tasks)).text)
+    assert len({*names}) == 4 and names[-1] == evaluator_from(described(tmp_path, tasks)).text
+
+
+def test_all_heads_are_made_of_the_models_own_weights_also_for_predictions_alone(home):
+    task = f"kind: classification, data: all.jsonl, prompts: {json.dumps(PROMPTS)}"
+    text = f"model: encoder-base\ntasks:\n  a: {{{task}}}\n  b: {{{task}}}"
+    one, two = (suite_from(described(home, text, "two.yml")) for _ in range(2))
+    w = model(home, "encoder")
+    one(w, "test")
+    both, scored = two.predictions(w, "test"), one.predictions(w, "test")
+    assert all((both[name] == scored["a"]).all() for name in "ab")
 
 
 def test_other_examples_are_another_evaluator(home, tmp_path):
@@ -123,7 +155,11 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
             MismatchError,
             "3 classes .bad, good, ugly., and the head has 2",
         ),
-        (f"{HEADS_OF} classes: [good, bad, good]}}}}", RecipeError, "every class stands once, and good does not"),
+        (
+            f"{HEADS_OF} classes: [good, bad, good]}}}}",
+            RecipeError,
+            "every class may be named only once, and good is named again",
+        ),
         (f"{HEADS_OF} classes: [no, yes]}}}}", RecipeError, "put classes in quotes .a class is false"),
         (f"{HEADS_OF} classes: [bad, good], max_tokens: 0}}}}", RecipeError, "max_tokens is at least 1"),
         (f"{HEADS_OF} classes: [bad, good], dtype: float99}}}}", RecipeError, "dtype is one of auto, float32"),
@@ -150,6 +186,9 @@ def test_other_examples_are_another_evaluator(home, tmp_path):
         (f"{WRITTEN} judge: 'judge.py:early', chat: true}}}}", RecipeError, "lm-base has no chat template"),
         ("tasks: {a: {kind: command, run: '{model} {split}', timeout: -1}}", RecipeError, "seconds above 0, not -1"),
         ("tasks: {class: {kind: command}}", RecipeError, "no word of Python"),
+        ("tasks: {a: {kind: harness, task: x, model: lm-base, limit: -5}}", RecipeError, "limit is at least 1, not -5"),
+        ("tasks: {a: {kind: harness, task: x, data: story.txt}}", RecipeError, "a: no key data"),
+        (f"{PPL} data: story.txt, label_column: y}}}}", RecipeError, "a: no key label_column"),
         (
             f"{PPL} data: story.txt, window: 8}}, a_loss: {{kind: command, run: 'echo 1 # {{model}} {{split}}'}}}}",
             RecipeError,

@@ -1,5 +1,6 @@
 """Examples are read out of files of several formats and dealt to the two splits by their texts alone."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,20 @@ def test_what_is_no_text_file_is_stated(tmp_path):
     for reader in (read, paragraphs):
         with pytest.raises(FormatError, match=r"a.txt is no UTF-8 text"):
             [*reader(tmp_path / "a.txt")]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "\x1e"])
+def test_a_text_is_cut_at_the_ends_of_lines_alone(tmp_path, mark):
+    """str.splitlines cuts at more characters than that: a row of a table would lose its label in silence."""
+    text = f"one{mark}two"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text, "label": "x"}, ensure_ascii=False) + "\n")
+    (tmp_path / "a.csv").write_text(f"text,label\r\n{text},x\r\n")
+    (tmp_path / "a.txt").write_text(f"{text}\r\n\nthree\n")
+    for name, wanted in (("a.jsonl", [(text, "x")]), ("a.csv", [(text, "x")]), ("a.txt", [(text, ""), ("three", "")])):
+        assert [(e.text, e.label) for e in read(tmp_path / name)] == wanted
+
+
+def test_a_text_that_is_cut_by_a_comma_is_stated_with_its_line(tmp_path):
+    (tmp_path / "a.csv").write_text('text,label\n"well, fine",x\nwell, bad,y\n')
+    with pytest.raises(FormatError, match=r"a.csv, line 3: more fields than columns, which are text, label: put"):
+        [*read(tmp_path / "a.csv")]

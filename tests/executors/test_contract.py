@@ -121,7 +121,7 @@ def heeded():
 
 
 def test_ctrl_c_gives_what_was_begun_and_is_raised_then(run, heeded):
-    began, found = Begun(0.001), []
+    began, results = Begun(0.001), []
 
     def work(item, scratch):
         began(item, scratch)
@@ -132,9 +132,9 @@ def test_ctrl_c_gives_what_was_begun_and_is_raised_then(run, heeded):
 
     with pytest.raises(KeyboardInterrupt):
         for item in run(range(10_000), work, nothing, 2):
-            found.append(item)
-    assert 20 in found and len(found) < 10_000
-    assert sorted(found) == sorted(began.begun)
+            results.append(item)
+    assert 20 in results and len(results) < 10_000
+    assert sorted(results) == sorted(began.begun)
 
 
 def test_whoever_leaves_the_iteration_stops_the_workers(run):

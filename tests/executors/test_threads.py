@@ -52,9 +52,9 @@ def test_no_item_is_taken_long_before_it_is_worked_on():
             taken.append(k)
             yield k
 
-    found = each(items(), lambda k, _: time.sleep(0.01), nothing, 2)
-    next(found)
-    found.close()
+    results = each(items(), lambda k, _: time.sleep(0.01), nothing, 2)
+    next(results)
+    results.close()
     assert len(taken) < 500
 
 
@@ -96,10 +96,10 @@ def test_ctrl_c_in_a_worker_gives_what_was_done_by_then_and_is_raised():
 
 
 def test_leaving_the_iteration_stops_the_threads():
-    found = each(range(10**9), lambda k, _: k, nothing, 2)
-    next(found)
+    results = each(range(10**9), lambda k, _: k, nothing, 2)
+    next(results)
     assert running()
-    found.close()
+    results.close()
 
 
 def test_a_system_that_starts_few_threads_is_no_traceback():

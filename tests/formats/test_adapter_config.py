@@ -70,8 +70,8 @@ def test_what_makes_it_no_plain_lora_is_refused(tmp_path, build, config, says):
     ],
 )  # fmt: skip
 def test_what_changes_nothing_is_read_without_a_word(tmp_path, build, config, recwarn):
-    found = tv.load(build.lora(tmp_path / "lora", FACTORS, **config))
-    assert np.array_equal(found["w.weight"], np.full((2, 2), 2 * SCALE)) and not recwarn.list
+    adapter = tv.load(build.lora(tmp_path / "lora", FACTORS, **config))
+    assert np.array_equal(adapter["w.weight"], np.full((2, 2), 2 * SCALE)) and not recwarn.list
 
 
 def test_every_key_that_peft_writes_by_default_is_known(tmp_path, build, recwarn):
@@ -79,8 +79,8 @@ def test_every_key_that_peft_writes_by_default_is_known(tmp_path, build, recwarn
         warnings.simplefilter("ignore")
         LoraConfig(r=2, lora_alpha=4, target_modules=["w"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
-    found = tv.load(build.lora(tmp_path / "lora", FACTORS, **written))
-    assert np.array_equal(found["w.weight"], np.full((2, 2), 2 * SCALE)) and not recwarn.list
+    adapter = tv.load(build.lora(tmp_path / "lora", FACTORS, **written))
+    assert np.array_equal(adapter["w.weight"], np.full((2, 2), 2 * SCALE)) and not recwarn.list
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path, build):
@@ -112,8 +112,8 @@ def test_where_the_order_of_patterns_decides_it_is_noted(tmp_path, build, recwar
     build.lora(tmp_path / "same", FACTORS, alpha_pattern={"w": 8, ".*w": 8})
     assert tv.load(tmp_path / "same")["w.weight"][0, 0] == 8 and "several patterns" not in str(recwarn.list)
     with pytest.warns(Note, match="several patterns with different values for 'w'; the first counts"):
-        found = tv.load(build.lora(tmp_path / "other", FACTORS, alpha_pattern={"w": 8, ".*w": 80}))
-    assert found["w.weight"][0, 0] == 8
+        adapter = tv.load(build.lora(tmp_path / "other", FACTORS, alpha_pattern={"w": 8, ".*w": 80}))
+    assert adapter["w.weight"][0, 0] == 8
 
 
 def test_a_pattern_that_never_ends_is_matched_at_once(tmp_path, build, run):

@@ -48,16 +48,16 @@ def trained(tmp_path):
     return make
 
 
-def close(found, wanted):
-    return np.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+def close(computed, wanted):
+    return np.allclose(computed, wanted, rtol=1e-4, atol=1e-4)
 
 
 def told(action):
     """The notes of an action."""
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         action()
-    return [str(w.message) for w in found if w.category is Note]
+    return [str(w.message) for w in warned if w.category is Note]
 
 
 # ---- repeated layers -----------------------------------------------------------------------------
@@ -189,12 +189,12 @@ def test_multihead_attention_is_refused_with_the_rename_that_mends_it(tmp_path):
         with pytest.raises(MismatchError, match=r"torch\.nn\.MultiheadAttention has other names") as error:
             tv.plan(base + lora)
     table = json.loads(re.search(r"rename\(lora, (\{.*?\})\)", str(error.value))[1])
-    found = base + tv.rename(lora, table)
-    notes = told(lambda: tv.plan(found))
+    total = base + tv.rename(lora, table)
+    notes = told(lambda: tv.plan(total))
     assert any("adds that change twice" in note for note in notes)
     for name in ("attn.in_proj_weight", "fc.weight"):
-        assert np.allclose(found[name], merged[name].numpy(), atol=1e-5)
-    once = found["attn.out_proj.weight"] - base["attn.out_proj.weight"]
+        assert np.allclose(total[name], merged[name].numpy(), atol=1e-5)
+    once = total["attn.out_proj.weight"] - base["attn.out_proj.weight"]
     assert np.allclose(2 * once, merged["attn.out_proj.weight"].numpy() - base["attn.out_proj.weight"], atol=1e-5)
 
 
@@ -204,13 +204,13 @@ def test_factors_that_peft_would_leave_out_are_noted(trained, tmp_path):
     config = tmp_path / "adapter/adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ["q_proj"]}))
     with pytest.warns(Note, match="target_modules does not name 'model.layers.0.self_attn.k_proj'"):
-        found = base + tv.load(tmp_path / "adapter")
+        total = base + tv.load(tmp_path / "adapter")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peft = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
         merged = peft.merge_and_unload().state_dict()
     q, k = (f"model.layers.0.self_attn.{part}_proj.weight" for part in "qk")
-    assert np.allclose(found[q], merged[q].numpy(), atol=1e-6) and np.array_equal(merged[k].numpy(), base[k])
+    assert np.allclose(total[q], merged[q].numpy(), atol=1e-6) and np.array_equal(merged[k].numpy(), base[k])
 
 
 # ---- names ----------------------------------------------------------------------------------------

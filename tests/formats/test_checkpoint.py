@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 import taskvec as tv
 from taskvec.errors import FormatError, SourceChanged
 from taskvec.formats import open_source
-from taskvec.formats.checkpoint import Checkpoint
 from taskvec.formats.header import write_header
 from taskvec.numbers.dtypes import BITS
 from taskvec.sources.source import Spec
@@ -33,10 +32,10 @@ def raw_bytes(source, name):
 def test_a_folder_its_file_and_its_shards_are_the_same_model(tmp_path, build, content):
     whole = build.model(tmp_path / "whole", content)
     shards = build.model(tmp_path / "shards", content, shards=3)
-    found = [open_source(p) for p in (whole, whole / "model.safetensors", shards,
+    sources = [open_source(p) for p in (whole, whole / "model.safetensors", shards,
                                       shards / "model.safetensors.index.json")]  # fmt: skip
-    assert len({source.fingerprint for source in found}) == 1
-    for source in found:
+    assert len({source.fingerprint for source in sources}) == 1
+    for source in sources:
         assert source.mass == 1 and not source.partial
         for name, tensor in content.items():
             assert source.specs[name] == Spec(tensor.shape, "F32")
@@ -76,17 +75,17 @@ def test_the_fingerprint_tells_names_shapes_dtypes_and_data_apart(tmp_path, buil
         content | {name: content[name].view(np.int32)},
         {("other" if n == name else n): t for n, t in content.items()},
     ]
-    found = {open_source(build.model(tmp_path / str(k), v)).fingerprint for k, v in enumerate(variants)}
-    assert len(found) == len(variants)
+    fingerprints = {open_source(build.model(tmp_path / str(k), v)).fingerprint for k, v in enumerate(variants)}
+    assert len(fingerprints) == len(variants)
 
 
 def test_sources_are_equal_while_they_are_the_same_unchanged_files(tmp_path, build, content):
     folder = build.model(tmp_path / "m", content)
-    one, two = open_source(folder), open_source(folder / "model.safetensors")
-    assert one == two and hash(one) == hash(two)
-    assert one != open_source(build.model(tmp_path / "copy", content))
+    whole, file = open_source(folder), open_source(folder / "model.safetensors")
+    assert whole == file and hash(whole) == hash(file)
+    assert whole != open_source(build.model(tmp_path / "copy", content))
     os.utime(folder / "model.safetensors", ns=(1, 1))
-    assert one != open_source(folder)
+    assert whole != open_source(folder)
 
 
 def test_a_mass_of_zero_and_a_base_stand_in_the_metadata(tmp_path, content):
@@ -149,10 +148,10 @@ def test_all_dtypes_pass_through_untouched(tmp_path, build):
     data = bytes(b & 0x3B for b in data)  # exponents far from those of NaN and Inf
     (tmp_path / "x.safetensors").write_bytes(header + data)
     tv.save(tv.load(tmp_path / "x.safetensors"), tmp_path / "y.safetensors")
-    one, two = Checkpoint(tmp_path / "x.safetensors", ""), Checkpoint(tmp_path / "y.safetensors", "")
-    assert dict(one.specs) == dict(two.specs)
+    before, after = open_source(tmp_path / "x.safetensors"), open_source(tmp_path / "y.safetensors")
+    assert dict(before.specs) == dict(after.specs)
     for name in specs:
-        assert raw_bytes(one, name) == raw_bytes(two, name), name
+        assert raw_bytes(before, name) == raw_bytes(after, name), name
 
 
 def test_what_is_written_opens_with_the_safetensors_package_at_any_size(tmp_path):
@@ -166,10 +165,10 @@ def test_what_is_written_opens_with_the_safetensors_package_at_any_size(tmp_path
     w = tv.from_arrays({name: np.asarray(a) for name, a in specs.items()})
     tv.save(w, tmp_path / "one.safetensors")
     tv.save(w, tmp_path / "many", shard_size=1)
-    found = {}
+    sharded = {}
     for path in (tmp_path / "many").glob("*.safetensors"):
-        found |= load_file(path)
-    for content in (load_file(tmp_path / "one.safetensors"), found):
+        sharded |= load_file(path)
+    for content in (load_file(tmp_path / "one.safetensors"), sharded):
         assert content.keys() == specs.keys()
         for name, array in specs.items():
             assert content[name].tobytes() == np.asarray(array).tobytes()

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 import taskvec as tv
 from taskvec.errors import FormatError
-from taskvec.formats.factors import found_in
+from taskvec.formats.factors import factors_in
 from taskvec.notes import Note
 
 M = "model.layers.0.self_attn.q_proj"
@@ -80,8 +80,8 @@ def test_a_model_with_factors_of_its_own_is_a_model_and_says_so(tmp_path):
 
 def test_a_pair_is_found_among_many_weights_and_halves_alone_are_an_adapter():
     names = [f"model.layers.{k}.mlp.experts.{e}.up_proj.weight" for k in range(100) for e in range(300)]
-    assert found_in(names) is None and found_in([*names, "a.lora_A", "a.lora_B"]).example == "a.lora_A"
-    assert found_in(["a.lora_A.weight", "b.lora_A.weight"]).example == "a.lora_A.weight"
+    assert factors_in(names) is None and factors_in([*names, "a.lora_A", "a.lora_B"]).example == "a.lora_A"
+    assert factors_in(["a.lora_A.weight", "b.lora_A.weight"]).example == "a.lora_A.weight"
 
 
 # ---- where an adapter lies -----------------------------------------------------------------------

@@ -21,8 +21,8 @@ shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 
 @st.composite
 def specs(draw):
-    found = draw(st.dictionaries(names, st.builds(Spec, shapes, st.sampled_from(sorted(BITS))), max_size=8))
-    return {name: spec for name, spec in found.items() if spec.numel * BITS[spec.dtype] % 8 == 0}
+    table = draw(st.dictionaries(names, st.builds(Spec, shapes, st.sampled_from(sorted(BITS))), max_size=8))
+    return {name: spec for name, spec in table.items() if spec.numel * BITS[spec.dtype] % 8 == 0}
 
 
 def written(path, specs, metadata, least=0):
@@ -40,8 +40,8 @@ def test_there_are_the_22_dtypes_of_the_format():
 def test_what_is_written_is_read_back(tmp_path_factory, specs, metadata, least):
     path = tmp_path_factory.mktemp("header") / "x.safetensors"
     header, offsets = written(path, specs, metadata, least)
-    found = read_header(File(path))
-    assert (dict(found.specs), found.offsets, found.metadata) == (specs, offsets, metadata)
+    there = read_header(File(path))
+    assert (dict(there.specs), there.offsets, there.metadata) == (specs, offsets, metadata)
     assert len(header) % 8 == 0 or len(header) == least
     assert len(header) >= least
 
@@ -75,8 +75,8 @@ def test_every_dtype_lies_on_a_multiple_of_its_width(tmp_path, dtype):
 def test_a_scalar_has_one_element_and_an_empty_tensor_none(tmp_path):
     specs = {"scalar": Spec((), "F32"), "empty": Spec((3, 0), "F32"), "": Spec((1,), "I8")}
     written(tmp_path / "x", specs, {})
-    found = read_header(File(tmp_path / "x")).specs
-    assert [found[name].numel for name in ("scalar", "empty", "")] == [1, 0, 1]
+    known = read_header(File(tmp_path / "x")).specs
+    assert [known[name].numel for name in ("scalar", "empty", "")] == [1, 0, 1]
 
 
 def test_every_defect_is_listed_at_once(tmp_path, build):
@@ -98,19 +98,19 @@ def test_any_damage_to_a_header_is_a_stated_error_or_still_a_whole_header(tmp_pa
         whole[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(whole[: data.draw(st.sampled_from([len(whole), len(whole) - 1, len(header), 8]))])
     try:
-        found = read_header(File(path))
+        there = read_header(File(path))
     except FormatError as error:
         assert str(path) in str(error)
     else:
-        ends = [found.offsets[name] + spec.nbytes for name, spec in found.specs.items()]
+        ends = [there.offsets[name] + spec.nbytes for name, spec in there.specs.items()]
         assert max(ends, default=0) <= path.stat().st_size
 
 
 def test_a_header_may_be_padded_and_in_any_order_of_keys(tmp_path, build):
     text = json.dumps({"b": {"data_offsets": [4, 8], "shape": [1], "dtype": "F32"},
                        "a": {"shape": [1], "dtype": "F32", "data_offsets": [0, 4]}}, indent=4)  # fmt: skip
-    found = read_header(File(build.raw(tmp_path / "x", text.encode() + b" " * 100, bytes(8))))
-    assert list(found.specs) == ["a", "b"]
+    header = read_header(File(build.raw(tmp_path / "x", text.encode() + b" " * 100, bytes(8))))
+    assert list(header.specs) == ["a", "b"]
 
 
 def test_the_limit_of_the_format_is_the_limit_of_the_safetensors_package(tmp_path):

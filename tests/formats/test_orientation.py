@@ -74,9 +74,9 @@ TARGETS = [
 @pytest.mark.parametrize("targets", TARGETS, ids="-".join)
 def test_base_plus_adapter_is_what_peft_merges_in_a_model_of_both_kinds(trained, targets):
     base, adapter, merged = trained(*targets)
-    for found in (base + adapter, adapter + base, 2 * adapter + base - adapter, base + (base + adapter - base)):
+    for total in (base + adapter, adapter + base, 2 * adapter + base - adapter, base + (base + adapter - base)):
         for name, expected in merged.items():
-            assert np.allclose(found[name], expected.numpy(), rtol=1e-5, atol=1e-5), name
+            assert np.allclose(total[name], expected.numpy(), rtol=1e-5, atol=1e-5), name
 
 
 def test_without_its_base_a_square_weight_of_a_mixed_adapter_is_refused(trained):
@@ -89,8 +89,8 @@ def test_without_its_base_a_square_weight_of_a_mixed_adapter_is_refused(trained)
         tv.plan(base + tv.trim(adapter, density=0.5))
     delta = base + adapter - base  # the way out that the message names
     assert delta.mass == 0 and delta != adapter
-    found = base + tv.trim(delta, density=1)
-    assert all(np.allclose(found[n], merged[n].numpy(), rtol=1e-5, atol=1e-5) for n in merged)
+    trimmed = base + tv.trim(delta, density=1)
+    assert all(np.allclose(trimmed[n], merged[n].numpy(), rtol=1e-5, atol=1e-5) for n in merged)
 
 
 def test_an_adapter_of_one_kind_needs_no_base(trained):
@@ -103,9 +103,9 @@ def test_an_adapter_of_one_kind_needs_no_base(trained):
 def test_a_stored_difference_shows_the_kinds_as_a_model_does(trained, tmp_path):
     base, adapter, merged = trained("query", "c_proj")
     tv.save(tv.from_arrays({n: base[n] * 0 for n in base}, "zero", mass=0), tmp_path / "zero")
-    found = tv.load(tmp_path / "zero") + adapter
+    vector = tv.load(tmp_path / "zero") + adapter
     name = "encoder.0.query.weight"
-    assert found.mass == 0 and np.allclose(found[name], merged[name].numpy() - base[name], atol=1e-5)
+    assert vector.mass == 0 and np.allclose(vector[name], merged[name].numpy() - base[name], atol=1e-5)
 
 
 def test_what_is_turned_is_written_as_it_was_read_and_saved_right(trained, tmp_path):
@@ -113,8 +113,8 @@ def test_what_is_turned_is_written_as_it_was_read_and_saved_right(trained, tmp_p
     recipe = str(base + adapter)
     saved = tv.save(base + adapter, tmp_path / "out")
     assert saved.recipe == "base + adapter" and "adapter" in recipe
-    found = tv.load(tmp_path / "out")
-    assert all(np.allclose(found[n], merged[n].numpy(), rtol=1e-5, atol=1e-5) for n in merged)
+    saved = tv.load(tmp_path / "out")
+    assert all(np.allclose(saved[n], merged[n].numpy(), rtol=1e-5, atol=1e-5) for n in merged)
 
 
 TURNED = (
@@ -126,10 +126,10 @@ TURNED = (
 @pytest.mark.parametrize("form", TURNED)
 def test_the_text_of_a_vector_that_its_base_turned_still_says_so(trained, tmp_path, form):
     base, adapter, _ = trained("query", "c_proj")
-    found = tv.parse(form.format("base + lora"), base=base, lora=adapter)
-    pasted, kept = tv.parse(str(found)), tv.parse(written(found))
-    assert pasted == kept == found
-    for k, weights in enumerate((found, pasted, kept)):
+    total = tv.parse(form.format("base + lora"), base=base, lora=adapter)
+    pasted, kept = tv.parse(str(total)), tv.parse(written(total))
+    assert pasted == kept == total
+    for k, weights in enumerate((total, pasted, kept)):
         tv.save(weights, tmp_path / f"{k}.safetensors")
     read = [tv.load(tmp_path / f"{k}.safetensors") for k in range(3)]
     assert len(read[0]) and all(np.array_equal(read[0][n], r[n]) for r in read for n in read[0])
@@ -141,15 +141,15 @@ def test_a_wrong_flag_that_the_base_put_right_is_not_in_the_text_again(tmp_path,
     factors = {"c_fc.lora_A.weight": np.ones((1, 2), "f4"), "c_fc.lora_B.weight": np.arange(6, dtype="f4")[:, None]}
     build.lora(tmp_path / "lora", factors, r=1, lora_alpha=1)
     base, lora = tv.load(tmp_path / "base"), tv.load(tmp_path / "lora")
-    for found in (base + lora - base, tv.trim(base + lora - base, density=1)):
-        pasted = tv.parse(str(found))
-        assert pasted == found and pasted["c_fc.weight"].shape == (2, 6)
+    for vector in (base + lora - base, tv.trim(base + lora - base, density=1)):
+        pasted = tv.parse(str(vector))
+        assert pasted == vector and pasted["c_fc.weight"].shape == (2, 6)
 
 
 def test_a_vector_that_no_base_turned_keeps_the_tensors_of_the_base(trained, tmp_path):
     base, adapter, _ = trained("c_attn", "c_proj")
-    found = base + adapter - base
-    assert tv.parse(str(found)).keys() == found.keys() == base.keys() and len(adapter) < len(base)
+    vector = base + adapter - base
+    assert tv.parse(str(vector)).keys() == vector.keys() == base.keys() and len(adapter) < len(base)
     assert str(base + adapter).count("load(") == 2 and str(adapter - 0.5 * adapter).count("load(") == 1
 
 
@@ -177,8 +177,8 @@ PAIR = {"h.0.attn.c_proj.weight": (4, 4), "lm_head.weight": (9, 4)}
 
 @pytest.mark.parametrize(("model", "turned"), [(GPT, True), (NANO, False)])
 def test_wider_layers_show_the_kind_of_a_square_one_beside_them(model, turned):
-    found = decide(PAIR, False, model)
-    assert found.turned == {"h.0.attn.c_proj.weight": turned, "lm_head.weight": False} and not found.undecided
+    decision = decide(PAIR, False, model)
+    assert decision.turned == {"h.0.attn.c_proj.weight": turned, "lm_head.weight": False} and not decision.undecided
 
 
 def test_a_bias_shows_the_kind_of_its_weight():
@@ -205,5 +205,5 @@ def test_a_wrong_flag_of_another_program_is_known_by_shapes_that_are_not_square(
     factors = {"c_fc.lora_A.weight": np.ones((1, 2), "f4"), "c_fc.lora_B.weight": np.arange(6, dtype="f4")[:, None]}
     build.lora(tmp_path / "lora", factors, r=1, lora_alpha=1)
     assert json.loads((tmp_path / "lora/adapter_config.json").read_text())["fan_in_fan_out"] is False
-    found = tv.load(tmp_path / "base") + tv.load(tmp_path / "lora")
-    assert np.array_equal(found["c_fc.weight"], np.tile(np.arange(6, dtype="f4"), (2, 1)))
+    total = tv.load(tmp_path / "base") + tv.load(tmp_path / "lora")
+    assert np.array_equal(total["c_fc.weight"], np.tile(np.arange(6, dtype="f4"), (2, 1)))

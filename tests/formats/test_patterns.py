@@ -26,25 +26,25 @@ def as_peft(table, module):
     st.lists(st.text("ab0._-", max_size=9), min_size=1, max_size=5),
 )
 def test_the_first_pattern_that_fits_is_the_one_that_peft_finds(keys, modules):
-    found = Patterns({key: key for key in keys})
+    patterns = Patterns({key: key for key in keys})
     for module in modules:
-        assert found.find(module, None) == as_peft(keys, module)
+        assert patterns.find(module, None) == as_peft(keys, module)
 
 
 @pytest.mark.parametrize(
     "pattern", ["(([a-z_.0-9])+)+!", "(a*)*b", "(a|a)*b", "(.*)*!", "(a?){40}a{40}!", ".*.*.*.*.*.*.*.*!", "(a|ab|b)*c"]
 )
 def test_a_pattern_that_re_would_search_for_ever_is_matched_in_few_steps(pattern):
-    found = Patterns({pattern: 1})
-    assert found.find("model.layers.0." + "a" * 300, None) is None
-    assert found._steps < 40_000_000
+    patterns = Patterns({pattern: 1})
+    assert patterns.find("model.layers.0." + "a" * 300, None) is None
+    assert patterns._steps < 40_000_000
 
 
 def test_a_table_with_a_pattern_for_every_module_is_looked_up():
     modules = [f"model.layers.{k}.self_attn.{part}" for k in range(500) for part in ("q_proj", "v_proj")]
-    found = Patterns({f"^{module}" if k % 2 else module: k for k, module in enumerate(modules)})
-    assert [found.find(module, None) for module in modules] == list(range(1000))
-    assert found._steps < 60 * 1000 * 10 and not found.unused
+    patterns = Patterns({f"^{module}" if k % 2 else module: k for k, module in enumerate(modules)})
+    assert [patterns.find(module, None) for module in modules] == list(range(1000))
+    assert patterns._steps < 60 * 1000 * 10 and not patterns.unused
 
 
 def test_there_is_a_limit_to_the_steps(monkeypatch):
@@ -66,6 +66,6 @@ def test_repeating_nothing_is_nothing():
 
 
 def test_patterns_that_fit_nothing_are_known():
-    found = Patterns({"q_proj": 1, "up_proj": 2, "k.*": 3})
-    assert found.find("layers.0.q_proj", 0) == 1 and found.find("layers.0.x", 0) == 0
-    assert found.unused == {"up_proj", "k.*"}
+    patterns = Patterns({"q_proj": 1, "up_proj": 2, "k.*": 3})
+    assert patterns.find("layers.0.q_proj", 0) == 1 and patterns.find("layers.0.x", 0) == 0
+    assert patterns.unused == {"up_proj", "k.*"}

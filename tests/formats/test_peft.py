@@ -80,12 +80,12 @@ def trained(tmp_path):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_base_plus_adapter_is_what_peft_merges(trained, kind):
     base, adapter, merged = trained(CONFIGS[kind])
-    found = tv.load(base) + tv.load(adapter)
-    assert set(found) == set(merged)
+    summed = tv.load(base) + tv.load(adapter)
+    assert set(summed) == set(merged)
     moved = 0
     for name, expected in merged.items():
-        assert np.allclose(found[name], expected.numpy(), rtol=1e-5, atol=1e-5), name
-        moved += not np.array_equal(found[name], tv.load(base)[name])
+        assert np.allclose(summed[name], expected.numpy(), rtol=1e-5, atol=1e-5), name
+        moved += not np.array_equal(summed[name], tv.load(base)[name])
     assert moved == len(open_source(adapter).specs) > 0
 
 
@@ -187,8 +187,8 @@ def test_factors_are_in_memory_once_as_the_plan_says(tmp_path, build, dtype, tur
     build.lora(tmp_path / "lora", factors, r=rank, fan_in_fan_out=turned)
     shape = (wide, 1) if turned else (1, wide)
     build.model(tmp_path / "base", {"w.weight": np.zeros(shape, ml_dtypes.bfloat16)})
-    found = subprocess.run([sys.executable, "-c", MEASURED], cwd=tmp_path, capture_output=True, text=True, check=True)
-    peak, promised = map(int, found.stdout.split())
+    run = subprocess.run([sys.executable, "-c", MEASURED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    peak, promised = map(int, run.stdout.split())
     assert 4 * wide * rank < peak < promised < 4 * wide * rank + (120 << 20)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import threading
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from taskvec.formats import open_source, sink
 from taskvec.formats.header import read_header
 from taskvec.formats.sink import Safetensors, laid_out
 from taskvec.numbers.dtypes import BITS
-from taskvec.places.local import PAGE, File
+from taskvec.places.local import PAGE, File, Folder
 from taskvec.sources.source import Spec
 
 METADATA = {"format": "pt", "taskvec.mass": "0"}
@@ -33,11 +34,11 @@ SPECS = {
 
 
 def one_file(folder, specs, durable=False):
-    return Safetensors(folder, [laid_out("model.safetensors", specs, METADATA)], durable)
+    return Safetensors(Folder(folder), [laid_out("model.safetensors", specs, METADATA)], durable)
 
 
 def at_a_page(folder, specs, durable=True):
-    return Safetensors(folder, [laid_out("model.safetensors", specs, METADATA, PAGE)], durable)
+    return Safetensors(Folder(folder), [laid_out("model.safetensors", specs, METADATA, PAGE)], durable)
 
 
 def shards(folder, specs, durable=False):
@@ -45,7 +46,9 @@ def shards(folder, specs, durable=False):
     parts = [dict([*specs.items()][k::2]) for k in range(2)]
     table = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
-    return Safetensors(folder, [laid_out(n, p, METADATA, PAGE) for n, p in zip(names, parts, strict=True)], durable)
+    return Safetensors(
+        Folder(folder), [laid_out(n, p, METADATA, PAGE) for n, p in zip(names, parts, strict=True)], durable
+    )
 
 
 SINKS = {f.__name__: f for f in (one_file, at_a_page, shards)}
@@ -74,10 +77,10 @@ def content(seed=0):
 def blocks(step, seed=None):
     """(tensor, first element, elements) of all tensors, in order or shuffled."""
     starts = [(name, start, spec.numel) for name, spec in SPECS.items() for start in range(0, spec.numel, step)]
-    found = [(name, start, min(step, numel - start)) for name, start, numel in starts]
+    ranges = [(name, start, min(step, numel - start)) for name, start, numel in starts]
     if seed is not None:
-        random.Random(seed).shuffle(found)
-    return found
+        random.Random(seed).shuffle(ranges)
+    return ranges
 
 
 def cut(data, name, start, count):
@@ -169,12 +172,12 @@ def test_what_is_kept_stays_as_it_is_and_only_the_rest_is_written(made):
     first.close()
     _, second = made("twice")
     for k, (name, start, count) in enumerate(todo):
-        found = cut(data, name, start, count)
+        piece = cut(data, name, start, count)
         if k % 2:
-            second.write(name, start, found)
+            second.write(name, start, piece)
         else:
-            there = memoryview(bytearray(len(found)))
-            assert second.read(name, start, there) and there == found
+            there = memoryview(bytearray(len(piece)))
+            assert second.read(name, start, there) and there == piece
             second.keep(name, start, there)
     wanted = open_source(written(made, "other")).fingerprint
     assert second.fingerprint() == wanted
@@ -184,10 +187,10 @@ def test_what_is_kept_stays_as_it_is_and_only_the_rest_is_written(made):
 
 def test_nothing_is_read_where_the_file_ends_before(tmp_path, monkeypatch):
     monkeypatch.setattr("taskvec.places.local._reserve", lambda fd, size: None)  # a file system that reserves nothing
-    with closing(one_file(tmp_path, SPECS)) as found:
-        found.write("doubles", 0, memoryview(bytes(8)))
+    with closing(one_file(tmp_path, SPECS)) as sink:
+        sink.write("doubles", 0, memoryview(bytes(8)))
         out = memoryview(bytearray(8))
-        assert found.read("doubles", 0, out) and not found.read("longer", 299_990, out)
+        assert sink.read("doubles", 0, out) and not sink.read("longer", 299_990, out)
 
 
 @pytest.mark.parametrize(("held", "read"), [(0, 11), (20_000, 4), (4 << 20, 0)])
@@ -196,12 +199,12 @@ def test_the_fingerprint_is_that_of_a_source_opened_on_the_output(made, monkeypa
     reads, real = [], os.preadv
     monkeypatch.setattr(os, "preadv", lambda *given: reads.append(given) or real(*given))
     monkeypatch.setattr(sink, "HELD", held)
-    folder, found = made()
+    folder, output = made()
     data = content(6)
     for block in blocks(4097, seed=7):
-        found.write(*block[:2], cut(data, *block))
-    before, many = found.fingerprint(), len(reads)
-    found.finish(METADATA)
+        output.write(*block[:2], cut(data, *block))
+    before, many = output.fingerprint(), len(reads)
+    output.finish(METADATA)
     assert before == open_source(folder).fingerprint and many == read
 
 
@@ -210,14 +213,37 @@ def test_the_fingerprint_is_that_of_a_source_opened_on_the_output(made, monkeypa
 def test_what_shall_be_durable_is_synced_by_sync_and_by_finish(tmp_path, monkeypatch, make, durable):
     synced, real = [], os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(fd) or real(fd))
-    with closing(make(tmp_path, SPECS, durable)) as found:
-        for one in blocks(1 << 20):
-            block(found, *one)
-        found.sync()
+    with closing(make(tmp_path, SPECS, durable)) as sink:
+        for where in blocks(1 << 20):
+            block(sink, *where)
+        sink.sync()
         first = len(synced)
-        found.finish(METADATA)
+        sink.finish(METADATA)
     many = len(files(tmp_path)) - (make is shards)
     assert (first, len(synced)) == ((many, 2 * many) if durable else (0, 0))
+
+
+# ---- what it costs ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("count", "shape", "name"),
+    [(30_000, (8,), "{}"), (20_000, (64,), "model.layers.{}.weight"), (20_000, (4096,), "w" * 200 + "{}"),
+     (300, (100_000,), "model.layers.{}.weight"), (5000, (0,), "ü{}")],
+)  # fmt: skip
+def test_a_sink_takes_no_more_memory_than_it_says_and_not_much_less(tmp_path, count, shape, name):
+    specs = {name.format(k): Spec(shape, "F32") for k in range(count)}
+    layouts = [laid_out("model.safetensors", specs, METADATA)]
+    data = memoryview(bytearray(4 * shape[0]))
+    tracemalloc.start()
+    try:
+        with closing(Safetensors(Folder(tmp_path), layouts, durable=False)) as output:
+            for tensor in specs:
+                output.keep(tensor, 0, data)
+            output.fingerprint()
+            output.finish(METADATA)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= sink.cost_of_sink(specs).of(threads=1) <= 3 * peak
 
 
 # ---- what is refused -------------------------------------------------------------------------------
@@ -231,40 +257,40 @@ def block(sink, name, start, count):
      ("long", 69_999, 2), ("long", 70_000, 1), ("none", 0, 1), ("doubles", 0, 15), ("doubles", 14, 1)],
 )  # fmt: skip
 def test_elements_that_are_written_already_or_do_not_exist_are_refused(made, name, start, count):
-    folder, found = made()
-    block(found, "long", 100, 50)
-    block(found, "doubles", 0, 15)
+    folder, sink = made()
+    block(sink, "long", 100, 50)
+    block(sink, "doubles", 0, 15)
     before = files(folder)
     with pytest.raises(ValueError, match=f"{name}: its bytes .* do not exist, or some of them are written already"):
-        found.write(name, start, memoryview(b"\7" * (count * BITS[SPECS[name].dtype] // 8)))
+        sink.write(name, start, memoryview(b"\7" * (count * BITS[SPECS[name].dtype] // 8)))
     assert files(folder) == before
 
 
 def test_an_output_with_elements_that_nobody_wrote_is_not_finished(made):
-    _, found = made()
+    _, sink = made()
     todo = blocks(9999)
-    for one in todo[1:]:
-        block(found, *one)
+    for where in todo[1:]:
+        block(sink, *where)
     with pytest.raises(ValueError, match="1 tensors are not all written: long"):
-        found.finish(METADATA)
-    block(found, *todo[0])
-    assert found.finish(METADATA)
+        sink.finish(METADATA)
+    block(sink, *todo[0])
+    assert sink.finish(METADATA)
 
 
 def test_a_tensor_that_belongs_to_two_files_is_refused(tmp_path):
     layouts = [laid_out(name, SPECS, METADATA) for name in ("a.safetensors", "b.safetensors")]
     with pytest.raises(ValueError, match="doubles, halves, long, longer, none, one: a tensor belongs to one file"):
-        Safetensors(tmp_path, layouts, durable=False)
+        Safetensors(Folder(tmp_path), layouts, durable=False)
 
 
 # ---- the header of a safetensors file --------------------------------------------------------------
 @pytest.mark.parametrize("multiple", [8, PAGE])
 def test_the_header_is_as_long_as_was_said_and_the_data_lies_where_was_said(tmp_path, multiple):
     layout = laid_out("model.safetensors", SPECS, METADATA, multiple)
-    with closing(Safetensors(tmp_path, [layout], durable=False)) as found:
-        for one in blocks(9999):
-            block(found, *one)
-        found.finish(METADATA)
+    with closing(Safetensors(Folder(tmp_path), [layout], durable=False)) as sink:
+        for where in blocks(9999):
+            block(sink, *where)
+        sink.finish(METADATA)
     header = read_header(File(tmp_path / "model.safetensors"))
     assert header.offsets == layout.offsets and min(header.offsets.values()) == layout.header_size
     assert layout.header_size % multiple == 0
@@ -273,11 +299,11 @@ def test_the_header_is_as_long_as_was_said_and_the_data_lies_where_was_said(tmp_
 
 def test_shorter_metadata_is_padded_and_longer_is_refused(tmp_path):
     layout = laid_out("model.safetensors", {"one": SPECS["one"]}, METADATA | {"digest": "0" * 64})
-    with closing(Safetensors(tmp_path, [layout], durable=False)) as found:
-        block(found, "one", 0, 1)
+    with closing(Safetensors(Folder(tmp_path), [layout], durable=False)) as sink:
+        block(sink, "one", 0, 1)
         with pytest.raises(ValueError, match=r"model.safetensors has \d+ bytes for a header of \d+"):
-            found.finish(METADATA | {"digest": "0" * 64, "more": "than was planned"})
-        found.finish(METADATA)
+            sink.finish(METADATA | {"digest": "0" * 64, "more": "than was planned"})
+        sink.finish(METADATA)
     header = read_header(File(tmp_path / "model.safetensors"))
     assert header.metadata == METADATA and header.offsets == layout.offsets
 
@@ -286,10 +312,10 @@ def test_the_proof_of_a_file_is_the_digest_of_its_header(tmp_path):
     from blake3 import blake3
 
     layout = laid_out("model.safetensors", SPECS, METADATA)
-    with closing(Safetensors(tmp_path, [layout], durable=False)) as found:
-        for one in blocks(9999):
-            block(found, *one)
-        proofs = found.finish(METADATA)
+    with closing(Safetensors(Folder(tmp_path), [layout], durable=False)) as sink:
+        for where in blocks(9999):
+            block(sink, *where)
+        proofs = sink.finish(METADATA)
     header = (tmp_path / "model.safetensors").read_bytes()[: layout.header_size]
     assert proofs == {"model.safetensors": blake3(header).hexdigest()}
 
@@ -303,5 +329,5 @@ def test_a_sink_that_cannot_be_made_leaves_no_file_open(tmp_path):
         pytest.skip("needs /proc")
     before = len([*mine.iterdir()])
     with pytest.raises(IsADirectoryError):
-        Safetensors(tmp_path, layouts, durable=False)
+        Safetensors(Folder(tmp_path), layouts, durable=False)
     assert len([*mine.iterdir()]) == before

@@ -1,5 +1,8 @@
 """Picture files of the charts: a PNG and an SVG of each."""
 
+import sys
+from dataclasses import replace
+
 import pytest
 
 from lab.test_page import FINDINGS
@@ -16,6 +19,16 @@ def test_every_chart_is_written_as_png_and_svg(tmp_path):
     assert svg.count("<path") > 4
 
 
+def test_a_picture_takes_the_place_of_an_older_one(tmp_path):
+    (tmp_path / "negation-1.png").write_bytes(b"old")
+    pictures(FINDINGS, tmp_path)
+    assert (tmp_path / "negation-1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_findings_without_charts_have_no_pictures(tmp_path):
+    assert pictures(replace(FINDINGS, curves=(), points=()), tmp_path / "none") == []
+
+
 def test_a_run_has_the_pictures_of_all_its_charts(finished):
     names = {path.name for path in (finished.folder / "figures").iterdir()}
     wanted = {
@@ -28,6 +41,6 @@ def test_a_run_has_the_pictures_of_all_its_charts(finished):
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtra, match="plot"):
         pictures(FINDINGS, tmp_path)

@@ -46,7 +46,7 @@ def test_what_nobody_moved_keeps_its_bits(lams, dtype):
     assert not (merged - base)["w"].any()
 
 
-@given(st.lists(scales, min_size=2, max_size=5).filter(lambda found: sum(found) != 0))
+@given(st.lists(scales, min_size=2, max_size=5).filter(lambda numbers: sum(numbers) != 0))
 def test_an_average_of_equal_models_is_that_model(shares):
     values = normal(2).astype(np.float32)
     parts = [Fraction(c) / sum(shares) * model(values.copy(), f"m{k}") for k, c in enumerate(shares)]
@@ -70,10 +70,10 @@ def test_a_vector_of_another_family_leaves_alone_what_it_did_not_move(lams):
 def test_a_scaled_difference_is_as_exact_as_its_own_size_allows(step):
     base = normal(5).astype(np.float32)
     fine = tuned(base, 6, step)
-    found = (0.3 * (model(fine, "fine") - model(base, "base")))["w"]
+    scaled = (0.3 * (model(fine, "fine") - model(base, "base")))["w"]
     exact = 0.3 * (fine.astype(np.float64) - base)
-    assert np.abs(found - exact).max() <= 2**-23 * np.abs(exact).max()
-    assert np.array_equal(np.sign(found), np.sign(exact))
+    assert np.abs(scaled - exact).max() <= 2**-23 * np.abs(exact).max()
+    assert np.array_equal(np.sign(scaled), np.sign(exact))
 
 
 @given(st.floats(0.01, 3))
@@ -105,9 +105,9 @@ def test_the_order_in_which_a_sum_is_written_changes_no_bit(order):
     values = normal(11).astype(np.float32)
     models = {n: model(tuned(values, k), n) for k, n in enumerate(["base", "a", "b", "c"], 12)}
     numbers = {"base": Fraction(-1, 10), "a": Fraction(3, 10), "b": Fraction(4, 10), "c": Fraction(4, 10)}
-    found = sum((numbers[n] * models[n] for n in order), tv.Weights({}))
+    summed = sum((numbers[n] * models[n] for n in order), tv.Weights({}))
     wanted = sum((numbers[n] * models[n] for n in models), tv.Weights({}))
-    assert np.array_equal(found["w"], wanted["w"])
+    assert np.array_equal(summed["w"], wanted["w"])
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from taskvec.errors import RecipeError, TaskvecError
-from taskvec.live.collect import IGNORED, Data, Fisher, Gram, inputs_of, is_transposed, linear_layers, theirs
+from taskvec.live.collect import IGNORED, Data, Fisher, Gram, inputs_of, is_transposed, linear_layers, users_code
 
 X = torch.arange(24, dtype=torch.float32).reshape(6, 4)
 
@@ -35,10 +35,10 @@ def test_batches_are_cut_where_enough_examples_were_seen(most, sizes):
             read.append(first)
             yield {"x": X[first:last], "note": "kept"}
 
-    found = [*Data(nn.Identity(), batches()).pieces(most)]
-    assert [size for _, size in found] == [len(batch["x"]) for batch, _ in found] == sizes
-    assert torch.equal(torch.cat([batch["x"] for batch, _ in found]), X[: sum(sizes)])
-    assert len(read) == len(sizes) and all(batch["note"] == "kept" for batch, _ in found)
+    pieces = [*Data(nn.Identity(), batches()).pieces(most)]
+    assert [size for _, size in pieces] == [len(batch["x"]) for batch, _ in pieces] == sizes
+    assert torch.equal(torch.cat([batch["x"] for batch, _ in pieces]), X[: sum(sizes)])
+    assert len(read) == len(sizes) and all(batch["note"] == "kept" for batch, _ in pieces)
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,22 @@ def test_whatever_the_users_code_raises_is_stated_in_one_line():
         (ValueError("  first\nsecond"), "f failed: ValueError: first"),
         (KeyError(), "f failed: KeyError: "),
     ):
-        with pytest.raises(TaskvecError) as told, theirs("f"):
+        with pytest.raises(TaskvecError) as told, users_code("f"):
             raise error
         assert str(told.value) == said and told.value.__cause__ is error
-    with pytest.raises(RecipeError, match="ours"), theirs("f"):
+    with pytest.raises(RecipeError, match="ours"), users_code("f"):
         raise RecipeError("ours")
-    with pytest.raises(KeyboardInterrupt), theirs("f"):
+    with pytest.raises(KeyboardInterrupt), users_code("f"):
         raise KeyboardInterrupt
 
 
 # ---- what is collected -----------------------------------------------------------------------------------
 def test_linear_layers_are_known_by_the_names_of_their_weights():
     module = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.ModuleDict({"c": Conv1D(2, 3)}), nn.Conv2d(1, 1, 1))
-    found = linear_layers(module)
-    assert found == {"0.weight": module[0], "2.c.weight": module[2]["c"]}
-    assert [inputs_of(layer) for layer in found.values()] == [4, 3]
-    assert [is_transposed(layer) for layer in found.values()] == [False, True]
+    layers = linear_layers(module)
+    assert layers == {"0.weight": module[0], "2.c.weight": module[2]["c"]}
+    assert [inputs_of(layer) for layer in layers.values()] == [4, 3]
+    assert [is_transposed(layer) for layer in layers.values()] == [False, True]
     alone = nn.Linear(2, 2)
     assert linear_layers(alone) == {"weight": alone}
 
@@ -102,7 +102,7 @@ def collected(kind, batches, **options):
         what.see(batch, size)
     what.close()
     assert not module.linear._forward_pre_hooks
-    return what.found(sum(len(b["x"]) for b in batches)), module
+    return what.results(sum(len(b["x"]) for b in batches)), module
 
 
 def test_rows_that_the_mask_hides_do_not_count():
@@ -112,7 +112,7 @@ def test_rows_that_the_mask_hides_do_not_count():
     data = Data(module, [], lambda m, b: m(b["x"]))
     gram = Gram(data, linear_layers(module))
     gram.see({"x": x, "attention_mask": mask}, 2)
-    arrays, unreached = gram.found(2)
+    arrays, unreached = gram.results(2)
     kept = X[[0, 2, 5]].double().numpy()
     assert np.array_equal(arrays["linear.weight"], kept.T @ kept) and unreached == []
     with pytest.raises(TaskvecError, match=r"attention_mask must be a tensor \(examples, positions\)"):
@@ -148,3 +148,16 @@ def test_targets_are_one_class_for_each_row_of_the_logits(targets, says):
     fisher = Fisher(Data(module, []), dict(module.named_parameters()), "given", 0)
     with pytest.raises(TaskvecError, match=says):
         fisher.see({"x": X[:1]} | ({} if targets is None else {"targets": targets}), 1)
+
+
+def test_an_example_whose_only_target_does_not_count_adds_nothing():
+    batches = [{"x": X[:2], "targets": torch.tensor([1, IGNORED])}, {"x": X[2:3], "targets": torch.tensor([0])}]
+    module = Named()
+    for labels in ("exact", "given"):
+        fishers = [Fisher(Data(module, []), dict(module.named_parameters()), labels, 0) for _ in range(2)]
+        for batch in batches:
+            fishers[0].see(batch, len(batch["x"]))
+        for k in (0, 2):
+            fishers[1].see({"x": X[k : k + 1], "targets": torch.tensor([1 - k // 2])}, 1)
+        one, two = (fisher.results(2)[0] for fisher in fishers)
+        assert all(np.array_equal(one[n], two[n]) for n in one) and one["linear.weight"].any()

@@ -36,8 +36,8 @@ class Net(torch.nn.Module):
 def arrays(seed, scale=0.5, like=None):
     rng = np.random.default_rng(seed)
     shapes = {NAMES[0]: (6, 5), **dict.fromkeys(NAMES[1:], (6, 6))}
-    found = {n: (rng.normal(size=s) * scale).astype(np.float32) for n, s in shapes.items()}
-    return {n: like[n] + a for n, a in found.items()} if like else found
+    arrays = {n: (rng.normal(size=s) * scale).astype(np.float32) for n, s in shapes.items()}
+    return {n: like[n] + a for n, a in arrays.items()} if like else arrays
 
 
 BASE = arrays(0)
@@ -111,11 +111,11 @@ def test_the_best_coefficients_are_found_where_they_are_known():
     family = base + tv.knob("u") * (a - base) + tv.knob("v") * (b - base)
     with torch.no_grad():
         target = target_net(X)
-    found = tv.learn(family, module, loss_to(target), steps=300, rate=0.02)
-    assert found.knobs == pytest.approx({"u": 0.7, "v": 0.2}, abs=1e-3)
-    assert found.losses[-1] < 1e-6 < found.losses[0] and found.weights == family.bind(**found.knobs)
+    learned = tv.learn(family, module, loss_to(target), steps=300, rate=0.02)
+    assert learned.knobs == pytest.approx({"u": 0.7, "v": 0.2}, abs=1e-3)
+    assert learned.losses[-1] < 1e-6 < learned.losses[0] and learned.weights == family.bind(**learned.knobs)
     assert torch.allclose(module(X), target, atol=1e-3)  # it holds what was learned
-    assert "300 steps" in str(found) and found.as_dict()["knobs"] == found.knobs
+    assert "300 steps" in str(learned) and learned.as_dict()["knobs"] == learned.knobs
 
 
 def test_a_gradient_is_a_finite_difference():
@@ -148,7 +148,7 @@ def test_adamerging_is_what_an_eager_loop_does():
         return sum(tv.entropy(model(inputs[t][step % 30]) @ heads[t].T) for t in "ab")
 
     family = base + tv.layerwise(a - base, "a", by="tensor") + tv.layerwise(b - base, "b", by="tensor")
-    found = tv.learn(family, module, loss, steps=60, rate=0.01)
+    learned = tv.learn(family, module, loss, steps=60, rate=0.01)
 
     lam = torch.full((2, len(names)), 0.3, dtype=torch.float64, requires_grad=True)
     adam, net = torch.optim.Adam([lam], lr=0.01), Net()
@@ -170,9 +170,9 @@ def test_adamerging_is_what_an_eager_loop_does():
     order = {n: k for k, n in enumerate((a - base).specs)}
     for t, task in enumerate("ab"):
         for k, n in enumerate(names):
-            assert found.knobs[f"{task}_{order[n]}"] == pytest.approx(float(lam[t, k].detach()), abs=1e-4)
+            assert learned.knobs[f"{task}_{order[n]}"] == pytest.approx(float(lam[t, k].detach()), abs=1e-4)
     again = tv.learn(family, Net(), loss, steps=60, rate=0.01)
-    assert again.knobs == found.knobs and again.losses == found.losses
+    assert again.knobs == learned.knobs and again.losses == learned.losses
 
 
 def test_a_method_and_a_lora_are_sources_like_others(tmp_path, build):
@@ -190,8 +190,8 @@ def test_a_method_and_a_lora_are_sources_like_others(tmp_path, build):
     tv.load_into(target_net, family.bind(u=0.5, v=0.25))
     with torch.no_grad():
         target = target_net(X)
-    found = tv.learn(family, Net(), loss_to(target), steps=200, rate=0.02)
-    assert found.knobs == pytest.approx({"u": 0.5, "v": 0.25}, abs=5e-3)
+    learned = tv.learn(family, Net(), loss_to(target), steps=200, rate=0.02)
+    assert learned.knobs == pytest.approx({"u": 0.5, "v": 0.25}, abs=5e-3)
 
 
 def test_tied_parameters_stay_tied():
@@ -209,8 +209,8 @@ def test_tied_parameters_stay_tied():
         tv.load_into(target, ground + 0.6 * (tuned - ground))
         logits = target(ids).logits
     family = ground + tv.knob("lam") * (tuned - ground)
-    found = tv.learn(family, module, lambda m, step: ((m(ids).logits - logits) ** 2).mean(), steps=150, rate=0.02)
-    assert found.knobs["lam"] == pytest.approx(0.6, abs=0.01)
+    learned = tv.learn(family, module, lambda m, step: ((m(ids).logits - logits) ** 2).mean(), steps=150, rate=0.02)
+    assert learned.knobs["lam"] == pytest.approx(0.6, abs=0.01)
     assert module.lm_head.weight.data_ptr() == module.transformer.wte.weight.data_ptr()
 
 

@@ -105,10 +105,10 @@ A = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
 
 def holding(**tensors: torch.Tensor) -> torch.nn.Module:
     """A module with these parameters."""
-    found = torch.nn.Module()
+    module = torch.nn.Module()
     for name, tensor in tensors.items():
-        found.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
-    return found
+        module.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
+    return module
 
 
 STRIDED = {

@@ -1,4 +1,4 @@
-"""`stats`: what it takes, writes and refuses. Its numbers are held to their equations in papers/test_statistics.py."""
+"""`stats`: what it takes, writes and refuses. papers/test_statistics_collected.py holds its numbers to equations."""
 
 import json
 
@@ -45,20 +45,20 @@ def test_a_frozen_head_of_ones_own_is_no_part_of_the_model(tmp_path):
 def test_what_was_computed_is_told_and_written_beside_the_numbers(tmp_path):
     module, told = mlp(), []
     folder = stored(module, tmp_path / "m")
-    found = tv.stats(
+    made = tv.stats(
         folder, lambda _: (module, by_name(), called), tmp_path / "f.safetensors", kind="fisher", labels="sampled",
         seed=3, dtype="bfloat16", examples=5, progress=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     (model,), (file,) = tv.load(folder).terms, tv.load(tmp_path / "f.safetensors").terms
-    assert (found.kind, found.examples, found.tensors, found.unreached) == ("fisher", 5, 4, ())
-    assert (found.base, found.fingerprint, found.path) == (
+    assert (made.kind, made.examples, made.tensors, made.unreached) == ("fisher", 5, 4, ())
+    assert (made.base, made.fingerprint, made.path) == (
         model.fingerprint,
         file.fingerprint,
         tmp_path / "f.safetensors",
     )
-    assert found.bytes_out == found.path.stat().st_size and told == [(3, 5), (5, 5)]
-    assert str(found).startswith(f"{found.path}: fisher statistics of 4 tensors over 5 examples\n")
-    assert json.loads(json.dumps(found.as_dict()))["path"] == str(found.path)
+    assert made.bytes_out == made.path.stat().st_size and told == [(3, 5), (5, 5)]
+    assert str(made).startswith(f"{made.path}: fisher statistics of 4 tensors over 5 examples\n")
+    assert json.loads(json.dumps(made.as_dict()))["path"] == str(made.path)
     about = {key.removeprefix("taskvec."): value for key, value in file.metadata.items()}
     assert about | {"seed": "3", "labels": "sampled", "examples": "5", "mass": "0", "statistic": "fisher"} == about
     assert about["base"] == model.fingerprint and {s.dtype for s in file.specs.values()} == {"BF16"}
@@ -69,17 +69,17 @@ def test_what_was_computed_is_told_and_written_beside_the_numbers(tmp_path):
         )
     )
     assert float(about["norm"]) == pytest.approx(norm, rel=1e-6)
-    assert tv.verify(str(found.path)).tensors == 4
+    assert tv.verify(str(made.path)).tensors == 4
 
 
 def test_the_numbers_of_blocks_that_are_written_one_by_one_are_those_of_the_whole(tmp_path):
     """A matrix of more than one piece, in a dtype of another width."""
     module = nn.Sequential(nn.Linear(300, 2)).eval()
     batches = [{"input": torch.linspace(-1, 1, 600).reshape(2, 300)}]
-    found, path = computed(module, tmp_path, "gram", batches, dtype="float64")
+    grams, path = computed(module, tmp_path, "gram", batches, dtype="float64")
     x = batches[0]["input"]
-    assert found["0.weight"].dtype == np.float64 and found["0.weight"].shape == (300, 300)
-    np.testing.assert_allclose(found["0.weight"], x.T @ x, rtol=1e-5)
+    assert grams["0.weight"].dtype == np.float64 and grams["0.weight"].shape == (300, 300)
+    np.testing.assert_allclose(grams["0.weight"], x.T @ x, rtol=1e-5)
     assert tv.verify(str(path)).bytes == 8 * 300 * 300
 
 
@@ -88,7 +88,7 @@ def test_the_numbers_of_blocks_that_are_written_one_by_one_are_those_of_the_whol
     [
         ({"kind": "hessian"}, "kind is one of fisher, gram, not 'hessian'"),
         ({"kind": "fisher", "labels": "mine"}, "labels is one of exact, sampled, given, not 'mine'"),
-        ({"kind": "gram", "labels": "given"}, "Gram matrices are of inputs: they know no labels"),
+        ({"kind": "gram", "labels": "given"}, "Gram matrices are of inputs and use no labels: leave labels out"),
         ({"kind": "gram", "examples": 0}, "examples must be at least 1, not 0"),
         ({"kind": "gram", "dtype": "int8"}, "dtype 'int8'"),
     ],
@@ -194,7 +194,7 @@ BAD_DATA = [
     ("raises", GRAM, ["raises failed: KeyError: 'no such thing'"]),
     ("raises_later", GRAM, ["failed: OSError: the disk is gone"]),
     ("wrong_call", GRAM, ["failed: TypeError", "inputs"]),
-    ("good", (*GRAM, "--labels", "sampled"), ["know no labels"]),
+    ("good", (*GRAM, "--labels", "sampled"), ["use no labels"]),
     ("good", (*GRAM, "--dtype", "int8"), ["dtype 'int8'"]),
 ]  # fmt: skip
 
@@ -212,12 +212,12 @@ def bad(tmp_path_factory):
 def refused(command, build, folder, *words, says):
     """Exit code 1, one message that has all of `says`, and every file as it was."""
     before = build.contents(folder)
-    found = command(*words, folder=folder)
-    first, *rest = found.stderr.splitlines()
-    assert (found.code, found.stdout) == (1, "") and first.startswith("error: "), found
-    assert all(line.startswith("  ") for line in rest), found.stderr
+    done = command(*words, folder=folder)
+    first, *rest = done.stderr.splitlines()
+    assert (done.code, done.stdout) == (1, "") and first.startswith("error: "), done
+    assert all(line.startswith("  ") for line in rest), done.stderr
     for text in says:
-        assert text in found.stderr, found.stderr
+        assert text in done.stderr, done.stderr
     assert build.contents(folder) == before
 
 
@@ -229,11 +229,9 @@ def test_data_that_are_not_what_they_should_be_are_a_stated_error(bad, command, 
 
 def test_the_good_one_is_good(bad, command):
     for options in (FISHER, GRAM, (*FISHER, "--labels", "sampled", "--dtype", "bfloat16")):
-        found = command(
-            "stats", "m", "--data", "data.py:good", *options, "-o", "good.safetensors", "--json", folder=bad
-        )
-        assert found.code == 0, found.stderr
-        assert json.loads(found.stdout)["examples"] == 4
+        done = command("stats", "m", "--data", "data.py:good", *options, "-o", "good.safetensors", "--json", folder=bad)
+        assert done.code == 0, done.stderr
+        assert json.loads(done.stdout)["examples"] == 4
         assert command("verify", "good.safetensors", folder=bad).code == 0
         (bad / "good.safetensors").unlink()
 

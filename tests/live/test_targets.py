@@ -14,10 +14,10 @@ A = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
 
 def holding(**tensors: torch.Tensor) -> torch.nn.Module:
     """A module with these parameters."""
-    found = torch.nn.Module()
+    module = torch.nn.Module()
     for name, tensor in tensors.items():
-        found.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
-    return found
+        module.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
+    return module
 
 
 def pieces(first: slice, second: slice) -> torch.nn.Module:
@@ -83,7 +83,7 @@ def test_names_that_differ_by_a_prefix_are_told_with_the_rename_that_mends_it(ou
     assert all(bool((tensor == 1).all()) for tensor in live.state_dict().values())
 
 
-# ---- what is found of a module ---------------------------------------------------------------------------------
+# ---- what a module has that can be set ----------------------------------------------------------------------------
 def weights(**arrays: np.ndarray) -> tv.Weights:
     return tv.from_arrays({name: np.asarray(array) for name, array in arrays.items()})
 
@@ -91,11 +91,11 @@ def weights(**arrays: np.ndarray) -> tv.Weights:
 def test_parameters_and_buffers_are_targets_by_their_names() -> None:
     live = torch.nn.BatchNorm1d(3)
     arrays = {name: tensor.numpy() for name, tensor in live.state_dict().items()}
-    found = fit(live, tv.from_arrays({n: a.copy() for n, a in arrays.items()}))
-    assert found.keys() == {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-    assert not any(target.is_sharded or is_distributed(target.tensor) for target in found.values())
-    assert found["weight"].tensor is live.weight and not found["weight"].memory.requires_grad
-    assert found["weight"].memory.data_ptr() == live.weight.data_ptr()
+    targets = fit(live, tv.from_arrays({n: a.copy() for n, a in arrays.items()}))
+    assert targets.keys() == {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    assert not any(target.is_sharded or is_distributed(target.tensor) for target in targets.values())
+    assert targets["weight"].tensor is live.weight and not targets["weight"].memory.requires_grad
+    assert targets["weight"].memory.data_ptr() == live.weight.data_ptr()
 
 
 def test_all_that_does_not_fit_is_named_at_once() -> None:

@@ -43,13 +43,13 @@ def directions(rows, name="r"):
 def eager(weights, r, conv1d=False):
     """W - R R^T W with an orthonormal R (d, k): vectors of the stream are rows of embeddings, columns of outputs."""
     basis, _ = np.linalg.qr(np.atleast_2d(r).astype(np.float64).T)
-    found = {}
+    edited = {}
     for name, w in weights.items():
         rows = "embed" in name or "wte" in name or "wpe" in name or (conv1d and w.ndim == 2)
         if OUTPUTS.search(name):
             w = w - w @ basis @ basis.T if rows else w - basis @ (basis.T @ w)
-        found[name] = w
-    return found
+        edited[name] = w
+    return edited
 
 
 # ---- ablate --------------------------------------------------------------------------------------------
@@ -57,15 +57,15 @@ def eager(weights, r, conv1d=False):
 @pytest.mark.parametrize("shapes", [LLAMA, BERT, GPT2], ids=["llama", "bert", "gpt2"])
 def test_ablate_is_the_paper_s_projection_and_touches_nothing_else(shapes, k):
     weights, r = arrays(shapes), np.random.default_rng(1).normal(size=(k, 6)).astype(np.float32)
-    found = tv.ablate(tv.from_arrays(weights, "m"), directions(r if k > 1 else r[0]))
-    assert found.mass == 1
+    ablated = tv.ablate(tv.from_arrays(weights, "m"), directions(r if k > 1 else r[0]))
+    assert ablated.mass == 1
     wanted = eager(weights, r, conv1d=shapes is GPT2)
     for name, w in weights.items():
         if OUTPUTS.search(name):
-            np.testing.assert_allclose(found[name], wanted[name], atol=1e-6, err_msg=name)
-            assert not np.array_equal(found[name], w)
+            np.testing.assert_allclose(ablated[name], wanted[name], atol=1e-6, err_msg=name)
+            assert not np.array_equal(ablated[name], w)
         else:
-            assert np.array_equal(found[name].view(np.uint32), w.view(np.uint32)), name
+            assert np.array_equal(ablated[name].view(np.uint32), w.view(np.uint32)), name
 
 
 @settings(max_examples=25, deadline=None)
@@ -104,20 +104,20 @@ def test_it_works_on_sums_and_vectors_and_goes_through_them():
 
 def test_float64_stays_and_integers_pass():
     weights = arrays(LLAMA, dtype=np.float64) | {"ids": np.arange(4)}
-    found = tv.ablate(tv.from_arrays(weights, "m"), directions([1, 2, 3, 4, 5, 6]))
+    ablated = tv.ablate(tv.from_arrays(weights, "m"), directions([1, 2, 3, 4, 5, 6]))
     name = "model.layers.1.mlp.down_proj.weight"
-    assert found[name].dtype == np.float64 and found["ids"].tolist() == [0, 1, 2, 3]
-    np.testing.assert_allclose(found[name], eager(weights, [1, 2, 3, 4, 5, 6])[name], atol=1e-14)
-    assert np.abs(np.arange(1, 7) @ found[name]).max() < 1e-13
+    assert ablated[name].dtype == np.float64 and ablated["ids"].tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(ablated[name], eager(weights, [1, 2, 3, 4, 5, 6])[name], atol=1e-14)
+    assert np.abs(np.arange(1, 7) @ ablated[name]).max() < 1e-13
 
 
 def test_ones_own_patterns_and_the_axis():
     weights = arrays({"a.up": (6, 4), "a.down": (4, 6), "a.square": (6, 6), "a.other": (6, 6)})
     m, r = tv.from_arrays(weights, "m"), np.arange(1, 7) / np.sqrt(91)
-    found = tv.ablate(m, directions(r), patterns="*.up *.down a.square@1")
-    assert np.abs(r @ found["a.up"]).max() < 1e-6 and np.abs(found["a.down"] @ r).max() < 1e-6
-    assert np.abs(found["a.square"] @ r).max() < 1e-6 < np.abs(r @ found["a.square"]).max()
-    assert np.array_equal(found["a.other"], weights["a.other"])
+    ablated = tv.ablate(m, directions(r), patterns="*.up *.down a.square@1")
+    assert np.abs(r @ ablated["a.up"]).max() < 1e-6 and np.abs(ablated["a.down"] @ r).max() < 1e-6
+    assert np.abs(ablated["a.square"] @ r).max() < 1e-6 < np.abs(r @ ablated["a.square"]).max()
+    assert np.array_equal(ablated["a.other"], weights["a.other"])
     plain = tv.ablate(m, directions(r), patterns="*.square")
     assert np.abs(r @ plain["a.square"]).max() < 1e-6
 
@@ -161,9 +161,9 @@ def test_any_range_of_an_ablated_matrix_is_a_part_of_the_whole(axis):
 def test_orthonormal_is_a_basis_of_the_same_span():
     rows = np.random.default_rng(0).normal(size=(4, 9))
     rows[3] = rows[0] + 1e-4 * rows[3]  # nearly dependent: once would leave 1e-12
-    found = orthonormal(rows)
-    np.testing.assert_allclose(found @ found.T, np.eye(4), atol=1e-15)
-    np.testing.assert_allclose(rows @ found.T @ found, rows, atol=1e-12)
+    basis = orthonormal(rows)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(4), atol=1e-15)
+    np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-12)
 
 
 def m(**more):

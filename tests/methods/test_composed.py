@@ -19,7 +19,7 @@ TAUS = A - BASE, B - BASE
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted"),
+    ("composed", "wanted"),
     [
         (tv.ties(*TAUS), tv.elect(*(tv.trim(t, density=0.2, scope="model") for t in TAUS))),
         (
@@ -42,8 +42,8 @@ TAUS = A - BASE, B - BASE
         (tv.lines(TAUS[0], alpha=0.5, beta=0.25), tv.layers(0.5, 0.75, outside=0.5) * TAUS[0]),
     ],
 )  # fmt: skip
-def test_it_is_the_expression_that_its_docstring_says(found, wanted):
-    assert found == wanted and hash(found) == hash(wanted)
+def test_it_is_the_expression_that_its_docstring_says(composed, wanted):
+    assert composed == wanted and hash(composed) == hash(wanted)
 
 
 def test_a_stock_is_of_two_models_at_least():
@@ -76,12 +76,12 @@ def test_in_python_wrong_arguments_of_composed_methods_are_stated_errors_too():
 
 def test_patch_takes_those_tensors_exactly_and_is_the_expression_it_says():
     base, other = tv.from_arrays(arrays(0), "base"), tv.from_arrays(arrays(1), "other")
-    found = tv.patch(base, other, "*.mlp.*", "head")
-    assert found == base + tv.only("*.mlp.*", "head") * (other - base) and found.mass == 1
-    assert tv.parse('patch(base, other, "*.mlp.*", "head")', base=base, other=other) == found
+    patched = tv.patch(base, other, "*.mlp.*", "head")
+    assert patched == base + tv.only("*.mlp.*", "head") * (other - base) and patched.mass == 1
+    assert tv.parse('patch(base, other, "*.mlp.*", "head")', base=base, other=other) == patched
     for name in SHAPES:
         source = other if ".mlp." in name or name == "head" else base
-        assert np.array_equal(found[name], source[name]), name
+        assert np.array_equal(patched[name], source[name]), name
 
 
 def test_patch_refuses_patterns_that_fit_nothing_and_what_is_no_model():

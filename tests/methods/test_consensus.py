@@ -48,8 +48,8 @@ def test_the_order_of_the_vectors_does_not_matter(call):
 @pytest.mark.parametrize("call", ["elect(a, b)", "unified(a, b)", "magmax(a, b)"])
 def test_of_one_vector_twice_it_is_the_vector(call):
     row = np.random.default_rng(0).standard_normal(300).astype("f4")
-    found = np.array(of(call, row, row), np.float32)
-    assert np.array_equal(found, row)
+    merged = np.array(of(call, row, row), np.float32)
+    assert np.array_equal(merged, row)
 
 
 def test_pcb_of_zeros_is_zero_and_a_lower_ratio_keeps_less():

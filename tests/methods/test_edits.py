@@ -37,10 +37,10 @@ def eager_kept(one, two, cosine, conflict, scope):
 def test_freeze_conflicts_drops_the_layers_that_work_against_the_other(scope, cosine, conflict):
     one, two = vectors()
     tau, other = tv.from_arrays(one, "tau", mass=0), tv.from_arrays(two, "other", mass=0)
-    found = tv.freeze_conflicts(tau, other, cosine=cosine, conflict=conflict, scope=scope)
+    frozen = tv.freeze_conflicts(tau, other, cosine=cosine, conflict=conflict, scope=scope)
     wanted = eager_kept(one, two, cosine, conflict, scope)
     for name, keep in wanted.items():
-        assert np.array_equal(found[name], one[name] if keep else np.zeros_like(one[name])), name
+        assert np.array_equal(frozen[name], one[name] if keep else np.zeros_like(one[name])), name
     if (cosine, conflict) == (0, 1):
         assert wanted["layers.1.a"] and not wanted["layers.0.a"]
         assert wanted["layers.0.b"] == (scope == "tensor")
@@ -50,8 +50,8 @@ def test_a_vector_that_is_zero_in_a_layer_conflicts_with_nothing():
     one, two = vectors()
     none = tv.from_arrays({n: np.zeros_like(w) for n, w in two.items()}, "none", mass=0)
     tau = tv.from_arrays(one, "tau", mass=0)
-    found = tv.freeze_conflicts(tau, none, cosine=1, conflict=0)
-    assert all(np.array_equal(found[n], one[n]) for n in one)
+    frozen = tv.freeze_conflicts(tau, none, cosine=1, conflict=0)
+    assert all(np.array_equal(frozen[n], one[n]) for n in one)
 
 
 @pytest.mark.parametrize(

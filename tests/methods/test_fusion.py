@@ -23,8 +23,8 @@ def test_arcee_fusion_takes_outliers_alone_and_of_equal_models_their_bits():
     base = np.zeros((4, 8), np.float32)
     m = base + np.float32(1e-3) * np.arange(32, dtype=np.float32).reshape(4, 8) / 32
     m[2, 3] = 5
-    found = of("arcee_fusion(a, b)", base, m, mass=1)
-    assert found[2, 3] == 5 and np.count_nonzero(found) < 16 and not found[0].any()
+    fused = of("arcee_fusion(a, b)", base, m, mass=1)
+    assert fused[2, 3] == 5 and np.count_nonzero(fused) < 16 and not fused[0].any()
     assert np.array_equal(of("arcee_fusion(a, b)", m, m, mass=1), m)
     with pytest.raises(MassError, match="works on models"):
         of("arcee_fusion(a, b)", base, m)
@@ -54,8 +54,8 @@ def test_ramplus_boosts_up_to_alpha_and_over_the_model_or_the_tensor():
         np.testing.assert_allclose(of(f"ramplus(a, b, r={r}, alpha={alpha}, epsilon=0.5)", *rows), wanted, rtol=1e-6)
     more = {"v": np.ones(2, np.float32)}  # shared by both, so that over the model more is shared
     both = [tv.from_arrays({"w": np.array(row, np.float32)} | more, f"t{k}", mass=0) for k, row in enumerate(rows)]
-    found = [tv.ramplus(*both, r=1, alpha=9, epsilon=0.5, scope=s)["w"] for s in ("model", "tensor")]
-    np.testing.assert_allclose(found, [[2.5, 1, 4, 2.5], [1.5, 1, 2, 1.5]], rtol=1e-6)
+    boosted = [tv.ramplus(*both, r=1, alpha=9, epsilon=0.5, scope=s)["w"] for s in ("model", "tensor")]
+    np.testing.assert_allclose(boosted, [[2.5, 1, 4, 2.5], [1.5, 1, 2, 1.5]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

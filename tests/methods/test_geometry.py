@@ -57,7 +57,7 @@ def test_slerp_with_one_zero_tensor_is_refused_and_with_two_gives_zero(tmp_path)
 @pytest.mark.parametrize(
     ("call", "rows", "message"),
     [
-        ("multislerp(a, b, weights=(1, -1))", (X, Y), "the weights add up to 0, so they are no shares of anything"),
+        ("multislerp(a, b, weights=(1, -1))", (X, Y), "multislerp: the weights add up to 0"),
         ("multislerp(a, b, c)", (X, [-1, 3**0.5, 0], [-1, -(3**0.5), 0]), "the weighted directions cancel out"),
         ("karcher(a, b)", (X, [-2, 0, 0]), "the directions cancel out"),
         ("norm_matched(a, b)", (X, [-2, 0, 0]), "the vectors cancel out"),

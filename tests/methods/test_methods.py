@@ -89,14 +89,14 @@ def _measured(measurements, threads, progress):
     def ranks(size, zeros, *, part, **_):
         return {"bound": math.floor(part * size)}
 
-    found = []
+    measured = []
     for c in cuts(measurements, threads, progress, ranks):
         first = c.quotas(threads) if c.asked.m.call.by_tile else {}
         told = {
             name: {**values, "many": first[name]["bound"] if first else math.inf} for name, values in c.values().items()
         }
-        found.append(with_scale(c.asked.m, threads, progress, told))
-    return found
+        measured.append(with_scale(c.asked.m, threads, progress, told))
+    return measured
 
 
 def _lowered(program, args, name, told):
@@ -177,9 +177,9 @@ def test_a_combination_by_rows_may_call_its_gram_matrix_and_its_scope_what_it_li
 def test_what_a_row_is_is_a_setting_too():
     def first(tau, *, across="no"):
         """1 at the beginning of each row, 0 elsewhere."""
-        found = np.zeros_like(tau)
-        found[:, 0] = 1
-        return found
+        copied = np.zeros_like(tau)
+        copied[:, 0] = 1
+        return copied
 
     method = Lifted(first, most=1, rows=Setting("across", {"no": Rows.LAST_AXIS, "yes": Rows.BEHIND_FIRST_AXIS}))
     tau = tv.from_arrays({"w": np.ones((2, 3, 4), np.float32)}, "tau", mass=0)
@@ -207,8 +207,8 @@ def test_a_measurement_says_what_its_docstrings_promise():
     method = Lifted(shifted, local=True, measure=one_by_one(measure), passes=1, least=2, most=2)
     one = {"a": np.arange(2, dtype=np.float32), "b": np.arange(6, dtype=np.float32).reshape(2, 3)}
     two = {name: -array for name, array in one.items()}
-    found = method(*(tv.from_arrays(arrays, name, mass=0) for arrays, name in ((one, "one"), (two, "two"))))
-    names = [*found]
-    assert found.read("b").tolist() == [[6, 7, 8], [9, 10, 11]] and names == ["a", "b"]
+    weights = method(*(tv.from_arrays(arrays, name, mass=0) for arrays, name in ((one, "one"), (two, "two"))))
+    names = [*weights]
+    assert weights.read("b").tolist() == [[6, 7, 8], [9, 10, 11]] and names == ["a", "b"]
     numbers = [0.0, 1, 2, 3, 4, 5]
     assert seen == [("b", at, [part, [-x for x in part]]) for at, part in ((0, numbers[:4]), (4, numbers[4:]))]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_methods import arrays, made, vectors
+from method_arrays import arrays, made, sources
 
 import taskvec as tv
 from taskvec.errors import RecipeError
@@ -32,8 +32,8 @@ def of(call, values=VALUES):
     ],
 )
 def test_so_many_of_the_largest_are_kept_as_they_are(call, kept):
-    found = of(call)
-    assert found[found != 0].tolist() == kept and np.array_equal(found[found != 0], VALUES[found != 0])
+    sparse = of(call)
+    assert sparse[sparse != 0].tolist() == kept and np.array_equal(sparse[sparse != 0], VALUES[sparse != 0])
 
 
 def test_rows_are_ranked_each_for_itself_and_a_model_as_one():
@@ -51,8 +51,8 @@ def test_nothing_dropped_is_the_vector_to_the_bit(rescale):
 def test_seeds_tensors_and_methods_draw_apart_and_the_same_again():
     ones = np.ones(1000, np.float32)
     calls = ["dare(t)", "dare(t, seed=1)", "della(t, density=0.5, epsilon=0)", "random_like(t)"]
-    found = [of(call, ones) != of("dare(t)", ones) for call in calls]
-    assert not found[0].any() and all(f.any() for f in found[1:])
+    differ = [of(call, ones) != of("dare(t)", ones) for call in calls]
+    assert not differ[0].any() and all(f.any() for f in differ[1:])
     both = tv.dare(tv.from_arrays({"v": ones, "w": ones}, "t", mass=0))
     assert not np.array_equal(both["v"], both["w"]) and np.array_equal(both["w"], of("dare(t)", ones))
 
@@ -93,8 +93,8 @@ def test_della_ranks_along_the_last_axis_or_behind_the_first():
 @pytest.mark.parametrize("shape", [(60_000, 1), (300, 200, 1, 1)])
 def test_della_keeps_a_row_of_one_entry_at_its_density(shape):
     """It is the smallest and the largest at once, so it stands in the middle."""
-    found = made('della(t0, density=0.6, epsilon=0.4, rescale="none")', [{"w": np.ones(shape, np.float32)}])["w"]
-    assert abs(found.mean() - 0.6) < 0.01
+    sparse = made('della(t0, density=0.6, epsilon=0.4, rescale="none")', [{"w": np.ones(shape, np.float32)}])["w"]
+    assert abs(sparse.mean() - 0.6) < 0.01
 
 
 OUTSIDE = [
@@ -110,7 +110,7 @@ OUTSIDE = [
 
 @pytest.mark.parametrize(("recipe", "message"), OUTSIDE, ids=[r for r, _ in OUTSIDE])
 def test_della_refuses_probabilities_that_are_none_before_any_work(recipe, message, tmp_path):
-    known = vectors([arrays(1), arrays(2)]) | {"base": tv.from_arrays(arrays(3), "base")}
+    known = sources([arrays(1), arrays(2)]) | {"base": tv.from_arrays(arrays(3), "base")}
     with pytest.raises(RecipeError, match=message):
         tv.save(tv.parse(recipe, **{k: v for k, v in known.items() if k in recipe}), tmp_path / "out")
     assert not [*tmp_path.iterdir()]

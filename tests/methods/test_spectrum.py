@@ -32,8 +32,8 @@ def of(call, a, b=None):
     ],
 )
 def test_the_rank_is_at_most_what_either_says_and_at_least_one(options, rank):
-    found = of(f"low_rank(a, {options})", matrix(3, (6, 4)))
-    assert np.linalg.matrix_rank(found, tol=1e-4) == rank
+    approximation = of(f"low_rank(a, {options})", matrix(3, (6, 4)))
+    assert np.linalg.matrix_rank(approximation, tol=1e-4) == rank
 
 
 def test_what_is_of_that_rank_already_or_no_matrix_passes_to_the_bit():
@@ -47,8 +47,8 @@ def test_what_is_of_that_rank_already_or_no_matrix_passes_to_the_bit():
 def test_every_shape_gives_that_shape_and_finite_numbers(call, shape):
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape).astype("f4") for _ in "ab")
-    found = of(call, a, b if "b" in call.split("(")[1] else None)
-    assert found.shape == shape and np.isfinite(found).all()
+    merged = of(call, a, b if "b" in call.split("(")[1] else None)
+    assert merged.shape == shape and np.isfinite(merged).all()
 
 
 @pytest.mark.parametrize("call", ["iso_c(a, b)", "tsv_m(a, b)", "iso_cts(a, b)"])

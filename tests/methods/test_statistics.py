@@ -25,8 +25,8 @@ def fisher(a, b, fa, fb, options='norm="none", floor=0, floors="all"'):
 def test_fisher_is_the_mean_by_information_and_the_plain_one_where_there_is_none():
     np.testing.assert_allclose(fisher([0, 0, 4], [4, 4, 0], [3, 0, 0], [1, 2, 0]), [1, 4, 2], rtol=1e-6)
     np.testing.assert_allclose(fisher([0, 4], [4, 0], [0, 0], [0, 0], 'norm="none", floors="first"'), [0, 4])
-    found = fisher([0, 0], [4, 4], [1, 1], [1, 1], 'norm="none", floor=0, weights=(3, 1)')
-    np.testing.assert_allclose(found, [1, 1], rtol=1e-6)
+    merged = fisher([0, 0], [4, 4], [1, 1], [1, 1], 'norm="none", floor=0, weights=(3, 1)')
+    np.testing.assert_allclose(merged, [1, 1], rtol=1e-6)
     apart = fisher([0, 0], [4, 4], [1, 1], [100, 100], "floor=0")  # no model wins by the scale of its loss
     np.testing.assert_allclose(apart, [2, 2], rtol=1e-6)
 

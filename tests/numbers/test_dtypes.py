@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from taskvec.errors import RecipeError
-from taskvec.numbers.dtypes import ARITHMETIC, BITS, CODES, LONG_NAMES, accumulator, numpy_dtype, parse_dtype
+from taskvec.numbers.dtypes import (
+    ARITHMETIC,
+    BITS,
+    CODES,
+    LONG_NAMES,
+    accumulator,
+    elements_in,
+    numpy_dtype,
+    parse_dtype,
+)
 
 # The width in bits of every dtype of the safetensors format, from its specification.
 WIDTHS = {
@@ -48,6 +57,16 @@ def test_what_cannot_be_summed_is_refused_with_the_names_that_can(given):
         parse_dtype(given)
     known = "float64, float32, float16, bfloat16, float8_e4m3fn, float8_e5m2"
     assert str(told.value) == f"dtype {given!r} is not one we can compute: use one of {known}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "elements"),
+    [("U8", 7, 7), ("F32", 10, 2), ("F64", 7, 0), ("F4", 3, 6), ("F6_E2M3", 2, 0), ("F6_E2M3", 3, 4),
+     ("F6_E3M2", 10, 12), ("BF16", 100, 50), ("F6_E2M3", 300, 400)],
+)  # fmt: skip
+def test_elements_that_fill_whole_bytes(dtype, size, elements):
+    """Two of 4 bits fill one byte, four of 6 bits fill three."""
+    assert elements_in(dtype, size) == elements
 
 
 def test_a_sum_is_held_in_float64_only_where_one_of_its_dtypes_is():

@@ -1,16 +1,12 @@
-"""Bytes to numbers and back in numpy, against ml_dtypes; the compiled kernels are held to the same in laws/."""
+"""Bytes to numbers and back in numpy, against ml_dtypes; all kernels are held to the same in test_contract.py."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
+from kernel_reference import NUMPY
 from taskvec.numbers.dtypes import ARITHMETIC
 from taskvec.numbers.floats import decode, encode, minifloat_values, to_odd
 
-NUMPY = {
-    "F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
-}  # fmt: skip
 SMALL = [dtype for dtype in ARITHMETIC if dtype not in ("F32", "F64")]
 
 
@@ -54,9 +50,9 @@ def test_between_two_values_the_nearest_counts_and_of_equally_near_ones_the_even
 def test_what_is_too_large_is_infinite_or_nan_where_there_is_no_infinity(dtype, largest, beyond):
     for given in (np.float32, np.float64):
         values = np.array([largest, -largest, np.inf, -np.inf, np.nan, 3.4e38, -0.0], given)
-        found = decode(encode(values, dtype), dtype, 7)
-        assert np.array_equal(found[:6], np.float32([largest, -largest, beyond, -beyond, np.nan, beyond]), True)
-        assert found[6] == 0 and np.signbit(found[6])
+        decoded = decode(encode(values, dtype), dtype, 7)
+        assert np.array_equal(decoded[:6], np.float32([largest, -largest, beyond, -beyond, np.nan, beyond]), True)
+        assert decoded[6] == 0 and np.signbit(decoded[6])
 
 
 def test_wide_dtypes_are_taken_as_they_are():
@@ -72,11 +68,11 @@ def test_a_number_that_float32_cannot_hold_is_cut_to_an_odd_neighbour():
     """So the second rounding sees that something was cut off, and rounds as if it had seen the whole number."""
     values = np.array([1.0, 1 + 2.0**-40, 1 - 2.0**-40, -1 - 2.0**-40, 1e300, -np.inf, np.nan, 0.0])
     with np.errstate(over="ignore"):
-        found = to_odd(values)
-    bits = found.view(np.uint32)
-    assert found[0] == 1 and found[7] == 0 and np.isinf(found[4:6]).all() and np.isnan(found[6])
+        odd = to_odd(values)
+    bits = odd.view(np.uint32)
+    assert odd[0] == 1 and odd[7] == 0 and np.isinf(odd[4:6]).all() and np.isnan(odd[6])
     assert (bits[1:4] & 1 == 1).all()
-    assert found[1] == 1 + np.float32(2**-23) and found[2] == 1 - np.float32(2**-24) and found[3] == -found[1]
+    assert odd[1] == 1 + np.float32(2**-23) and odd[2] == 1 - np.float32(2**-24) and odd[3] == -odd[1]
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])

@@ -1,26 +1,38 @@
-"""The compiled kernels and the package agree; what the kernels compute is in laws/test_kernels.py."""
+"""The package uses the compiled kernels where there are any, and has short forms of `run`."""
 
-from types import SimpleNamespace
+import numpy as np
 
-import pytest
-
-from taskvec.numbers import kernels, operations
-
-
-def test_the_names_of_operations_stand_at_their_codes():
-    assert [getattr(operations, name) for name in operations.NAMES] == [*range(len(operations.NAMES))]
+from taskvec.numbers import compiled, in_numpy, kernels
+from taskvec.numbers.dtypes import ARITHMETIC
+from taskvec.numbers.operations import DROP, ELECT
 
 
-@pytest.mark.skipif(not kernels.COMPILED, reason="there are no compiled kernels here")
-def test_the_kernels_that_are_installed_are_those_of_this_version():
-    kernels.require_same_layout(kernels._kernels)
+def test_the_kernels_are_the_compiled_ones_where_there_are_any():
+    chosen = compiled if compiled.AVAILABLE else in_numpy
+    assert kernels.COMPILED == compiled.AVAILABLE
+    for name in ("run", "lowrank", "philox", "prune"):
+        assert getattr(kernels, name) is getattr(chosen, name)
 
 
-@pytest.mark.parametrize("key", kernels.layout())
-def test_kernels_of_another_version_are_refused(key):
-    """They would take one operation for another, and that would be seen nowhere."""
-    other = SimpleNamespace(**kernels.layout() | {key: "SUM KEEP"}, __file__="old.so")
-    with pytest.raises(ImportError, match=f"old.so.*another version .{key}"):
-        kernels.require_same_layout(other)
-    with pytest.raises(ImportError, match="another version"):
-        kernels.require_same_layout(SimpleNamespace())
+def test_a_linear_combination_is_one_sum():
+    out, x, y = np.empty(2, np.float32), np.float32([1, 2]), np.array([1.0, -1.0])
+    assert kernels.combine(out, "F32", [x, y], ["F32", "F64"], [2.0, 0.5], 2) == 0
+    assert out.tolist() == [2.5, 3.5]
+
+
+def test_an_operation_is_applied_to_arrays_of_any_shape_and_stride():
+    x, y = np.float32([[1, 2], [3, -4]]).T, np.float64([[1, -5], [1, 1]])
+    assert kernels.apply(ELECT, [x, y], (0, 0, 0, 1, 1)).tolist() == [[2, -5], [3, -4]]
+    ones, numbers = np.ones(100, np.float32), (12345, 678, 2, 1 << 31, 1.0)
+    whole = kernels.apply(DROP, [ones], numbers)
+    assert np.array_equal(kernels.apply(DROP, [ones[:40]], numbers, 37), whole[37:77])
+
+
+def test_a_pair_of_vectors_gives_a_dot_product_and_two_counts():
+    assert kernels.pair(np.float32([1, -2, 0]), np.float32([3, 1, 5]), 3) == (1.0, 2, 1)
+
+
+def test_elements_have_these_sizes():
+    assert {dtype: kernels.itemsize(dtype) for dtype in ARITHMETIC} == {
+        "F32": 4, "F64": 8, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    }  # fmt: skip

@@ -17,8 +17,8 @@ from taskvec.numbers.rationals import LONGEST_NUMBER, as_float, bounded, exact, 
      (np.int8(-7), "-7"), (np.float64(0.3), "3/10"), (0.0, "0"), (-0.0, "0"), (5e-324, "5e-324"), (1e300, "1e300")],
 )  # fmt: skip
 def test_a_number_is_the_rational_that_its_text_says(number, value):
-    found = exact(number)
-    assert type(found) is Fraction and found == Fraction(value)
+    rational = exact(number)
+    assert type(rational) is Fraction and rational == Fraction(value)
 
 
 @pytest.mark.parametrize(

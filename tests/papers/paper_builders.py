@@ -44,22 +44,22 @@ POSITIONS = "model.position_ids"  # an integer tensor, which passes through
 def random_model(seed: int) -> Tensors:
     """N(0, 1) in float64, with zeros of both signs and one number far below the rest in every tensor."""
     draw = torch.Generator().manual_seed(seed)
-    found: Tensors = {POSITIONS: torch.arange(24)}
+    model: Tensors = {POSITIONS: torch.arange(24)}
     for name, shape in SHAPES.items():
-        found[name] = torch.randn(shape, generator=draw, dtype=torch.float64)
-        flat = found[name].view(-1)
+        model[name] = torch.randn(shape, generator=draw, dtype=torch.float64)
+        flat = model[name].view(-1)
         flat[1], flat[3], flat[5] = 0.0, -0.0, 1e-7
-    return found
+    return model
 
 
 def fine_tuned(base: Tensors, seed: int, noise: float = 0.2) -> Tensors:
     """The base plus noise; what was zero there stays so."""
     draw = torch.Generator().manual_seed(seed)
-    found = dict(base)
+    tuned = dict(base)
     for name in SHAPES:
         step = noise * torch.randn(SHAPES[name], generator=draw, dtype=torch.float64)
-        found[name] = torch.where(base[name] == 0, base[name], base[name] + step)
-    return found
+        tuned[name] = torch.where(base[name] == 0, base[name], base[name] + step)
+    return tuned
 
 
 def cast(model: Tensors, dtype: str, norms: str = "") -> Tensors:
@@ -135,15 +135,15 @@ def eager_model(
     vectors: str = "",
 ) -> Tensors:
     """Tensor by tensor the sum, rounded once to `dtype`, else to that of `like`, which also gives the integers."""
-    found = {}
+    model = {}
     for name, tensor in like.items():
         if name == POSITIONS:
-            found[name] = tensor
+            model[name] = tensor
             continue
         here = {k: s(name) if callable(s) else s for k, s in scales.items()}
         total = eager_sum(here, {k: m[name] for k, m in models.items()}, names, vectors)
-        found[name] = rounded_once(total, DTYPES[dtype] if dtype else tensor.dtype)
-    return found
+        model[name] = rounded_once(total, DTYPES[dtype] if dtype else tensor.dtype)
+    return model
 
 
 def rounded_once(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
@@ -177,9 +177,9 @@ def raw(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def assert_same_bits(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+def assert_same_bits(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
     """Same names, dtypes, shapes and bytes; the message names the first tensors that differ."""
-    assert found.keys() == expected.keys()
-    assert {n: (t.dtype, t.shape) for n, t in found.items()} == {n: (t.dtype, t.shape) for n, t in expected.items()}
-    unlike = [name for name, tensor in found.items() if raw(tensor) != raw(expected[name])]
-    assert not unlike, f"{len(unlike)} of {len(found)} tensors differ, first {unlike[:3]}"
+    assert tensors.keys() == expected.keys()
+    assert {n: (t.dtype, t.shape) for n, t in tensors.items()} == {n: (t.dtype, t.shape) for n, t in expected.items()}
+    unlike = [name for name, tensor in tensors.items() if raw(tensor) != raw(expected[name])]
+    assert not unlike, f"{len(unlike)} of {len(tensors)} tensors differ, first {unlike[:3]}"

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+import small_stacks
 import taskvec as tv
 from taskvec.errors import MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
 from taskvec.views.families import SHIPPED, symmetry_of
@@ -71,10 +72,10 @@ def randomised(module, seed):
     return module.eval()
 
 
-def drawn(found, seed):
+def drawn(units, seed):
     """A random order of every group's units, as `permute` takes it."""
     rng = np.random.default_rng(seed)
-    return in_memory(found, {name: rng.permutation(group.units) for name, group in found.items()})
+    return in_memory(units, {name: rng.permutation(group.units) for name, group in units.items()})
 
 
 def equal(one, two):
@@ -88,8 +89,8 @@ def equal(one, two):
 def test_a_permuted_transformer_computes_the_same_and_is_found_back_to_the_bit(family, residual):
     module = randomised(tiny(family, 0), 1)
     model, tokens = weights_of(module, "m"), torch.randint(0, 40, (3, 11))
-    found = groups(symmetry_of(model.specs), model.specs, {}, HEADS[family], residual)
-    moved = tv.permute(model, drawn(found, 2))
+    units = groups(symmetry_of(model.specs), model.specs, {}, HEADS[family], residual)
+    moved = tv.permute(model, drawn(units, 2))
     with torch.no_grad():
         before = module(tokens).logits
         tv.load_into(module, moved)
@@ -106,10 +107,10 @@ def test_every_shipped_rule_moves_something_that_matters(family):
     """Permuted in one of a group's tensors alone, the network is another: the tables name no idle axis."""
     module = randomised(tiny(family, 0), 1)
     model, tokens = weights_of(module, "m"), torch.randint(0, 40, (2, 7))
-    found = groups(symmetry_of(model.specs), model.specs, {}, HEADS[family], True)
+    units = groups(symmetry_of(model.specs), model.specs, {}, HEADS[family], True)
     with torch.no_grad():
         before = module(tokens).logits
-        for name, group in found.items():
+        for name, group in units.items():
             for axis in group.axes if "1" in name or name == "residual" else ():
                 if "key.bias" in axis[0] or "k_proj.bias" in axis[0]:
                     continue  # a bias of keys shifts all scores of a query alike; softmax does not see it
@@ -122,9 +123,9 @@ def test_a_permuted_stack_computes_the_same_and_is_found_back_to_the_bit():
     module = randomised(Stack(20, 32, 24, 32, 5), 0)
     model, x = weights_of(module, "m"), torch.randn(50, 20)
     rules = stack(model.specs)
-    found = groups(rules, model.specs, {}, None, False)
-    assert {name: group.units for name, group in found.items()} == {"fc1": 32, "fc2": 24, "fc3": 32}
-    moved = tv.permute(model, drawn(found, 1))
+    units = groups(rules, model.specs, {}, None, False)
+    assert {name: group.units for name, group in units.items()} == {"fc1": 32, "fc2": 24, "fc3": 32}
+    moved = tv.permute(model, drawn(units, 1))
     before = module(x)
     tv.load_into(module, moved)
     torch.testing.assert_close(module(x), before, rtol=1e-4, atol=1e-5)
@@ -161,11 +162,11 @@ def eager_weight_matching(a, b, seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_match_is_the_paper_s_algorithm(seed):
     models = [weights_of(randomised(Stack(6, 15, 12, 4), s), f"m{s}") for s in (1, 2)]
-    found = tv.match(*models, seed=seed)
+    matched = tv.match(*models, seed=seed)
     wanted = eager_weight_matching(*({n: m[n] for n in m} for m in models), seed)
-    assert found.permutations["fc1"].tolist() == wanted[0].tolist()
-    assert found.permutations["fc2"].tolist() == wanted[1].tolist()
-    assert found.after > found.before and found.settled
+    assert matched.permutations["fc1"].tolist() == wanted[0].tolist()
+    assert matched.permutations["fc2"].tolist() == wanted[1].tolist()
+    assert matched.after > matched.before and matched.settled
 
 
 def test_slabs_and_parts_of_the_sum_change_no_order(monkeypatch):
@@ -175,8 +176,8 @@ def test_slabs_and_parts_of_the_sum_change_no_order(monkeypatch):
     wanted = tv.match(*models, heads=2, residual=True)
     monkeypatch.setattr(alignment, "SLAB", 100)
     monkeypatch.setattr(alignment, "WIDTH", 333)
-    found = tv.match(*models, heads=2, residual=True)
-    assert all(np.array_equal(found.permutations[n], wanted.permutations[n]) for n in wanted.permutations)
+    matched = tv.match(*models, heads=2, residual=True)
+    assert all(np.array_equal(matched.permutations[n], wanted.permutations[n]) for n in wanted.permutations)
 
 
 # ---- the barrier ----------------------------------------------------------------------------------------
@@ -255,26 +256,18 @@ def test_the_barrier_between_two_trained_transformers_falls():
 
 
 # ---- files and recipes -------------------------------------------------------------------------------------
-SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (7, 6), "fc2.bias": (7,), "fc3.weight": (3, 7)}
-
-
 @pytest.fixture
 def pair(build, tmp_path):
-    """Folders a/ and b/ of bfloat16-like float16 models, and p.safetensors with the permutations between them."""
-    for seed, name in enumerate("ab"):
-        build.model(tmp_path / name, build.tensors(seed, SHAPES, np.float16))
-    found = tv.match(tv.load(tmp_path / "a"), tv.load(tmp_path / "b"))
-    found.save(tmp_path / "p.safetensors")
-    return tmp_path, found
+    return small_stacks.pair(build, tmp_path)
 
 
 def test_a_recipe_permutes_by_a_file_and_the_record_names_it(pair, run):
-    home, found = pair
+    home, matched = pair
     a, b, p = (tv.load(home / name) for name in ("a", "b", "p.safetensors"))
     w = 0.5 * a + 0.5 * tv.permute(b, home / "p.safetensors")
     assert w.mass == 1 and tv.parse(str(w)) == w and tv.parse("0.5*a + 0.5*permute(b, p)", a=a, b=b, p=p) == w
     assert run("merge", "0.5*a + 0.5*permute(b, p)", "a=a", "b=b", "p=p.safetensors", "-o", "out").code == 0
-    out, one, two = tv.load(home / "out"), found.permutations["fc1"], found.permutations["fc2"]
+    out, one, two = tv.load(home / "out"), matched.permutations["fc1"], matched.permutations["fc2"]
     wanted = {"fc1.weight": b["fc1.weight"][one], "fc2.weight": b["fc2.weight"][two][:, one],
               "fc3.weight": b["fc3.weight"][:, two], "fc2.bias": b["fc2.bias"][two]}  # fmt: skip
     for name, moved in wanted.items():
@@ -307,10 +300,10 @@ def test_a_user_s_own_rules(tmp_path):
     a, b = tv.from_arrays(a, "a"), tv.from_arrays(b, "b")
     with pytest.raises(MismatchError, match="no symmetry is known"):
         tv.match(a, b)
-    found = tv.match(a, b, spec=tmp_path / "rules.json")
-    assert found.units == {"blocks.0.units": 12, "blocks.1.units": 12, "blocks.0.heads": 4}
-    order = found.permutations["blocks.0.heads"]
-    moved = tv.permute(b, found.permutations)
+    matched = tv.match(a, b, spec=tmp_path / "rules.json")
+    assert matched.units == {"blocks.0.units": 12, "blocks.1.units": 12, "blocks.0.heads": 4}
+    order = matched.permutations["blocks.0.heads"]
+    moved = tv.permute(b, matched.permutations)
     parts = b["blocks.0.qkv"].reshape(3, 4, 2, 4)[:, order].reshape(24, 4)
     assert np.array_equal(moved["blocks.0.qkv"], parts)
     assert np.array_equal(moved["blocks.0.out"], b["blocks.0.out"].reshape(4, 4, 2)[:, order].reshape(4, 8))
@@ -320,9 +313,9 @@ def test_the_configuration_says_how_many_heads_there_are(tmp_path):
     for seed, name in enumerate("ab"):
         tiny("llama", seed).save_pretrained(tmp_path / name)
     a, b = tv.load(tmp_path / "a"), tv.load(tmp_path / "b")
-    found = tv.match(a, b)
-    assert found.units["model.layers.1.heads"] == 2 and found.units["model.layers.1.mlp"] == 48
-    assert found.moved.keys() == found.units.keys() and json.loads(json.dumps(found.as_dict()))["settled"]
+    matched = tv.match(a, b)
+    assert matched.units["model.layers.1.heads"] == 2 and matched.units["model.layers.1.mlp"] == 48
+    assert matched.moved.keys() == matched.units.keys() and json.loads(json.dumps(matched.as_dict()))["settled"]
     config = json.loads((tmp_path / "b/config.json").read_text())
     (tmp_path / "b/config.json").write_text(json.dumps(config | {"num_key_value_heads": 1}))
     with pytest.raises(MismatchError, match=r"num_key_value_heads is 1 in .*, 2 in"):
@@ -350,7 +343,7 @@ def test_norms_of_queries_must_be_as_wide_as_a_head():
 
 
 def test_what_cannot_be_matched_is_a_stated_error(pair, build):
-    home, found = pair
+    home, matched = pair
     a, b = tv.load(home / "a"), tv.load(home / "b")
     with pytest.raises(
         RecipeError, match=r"how many units {layer}.heads has .num_key_value_heads or num_attention_hea"
@@ -369,9 +362,9 @@ def test_what_cannot_be_matched_is_a_stated_error(pair, build):
     with pytest.raises(NonFiniteError, match=r"fc2.weight has NaN or Inf"):
         tv.match(a, tv.from_arrays(bad, "bad"))
     with pytest.raises(OutputError, match="exists; --overwrite replaces it"):
-        found.save(home / "p.safetensors")
+        matched.save(home / "p.safetensors")
     with pytest.raises(OutputError, match=r"ends in .safetensors"):
-        found.save(home / "p.npz")
+        matched.save(home / "p.npz")
 
 
 def test_without_scipy_match_names_the_extra(monkeypatch):

@@ -81,8 +81,8 @@ def test_intervals_of_other_scores_cover_what_they_promise(kind, n):
     """Also of skewed differences. Where too few examples differ there is no interval, and nothing is significant."""
     draw, mean = SCORES[kind]
     rng = np.random.default_rng(n)
-    found = [interval([draw(rng, n)], hits=False) for _ in range(RUNS)]
-    known = [i for i in found if i.known]
+    intervals = [interval([draw(rng, n)], hits=False) for _ in range(RUNS)]
+    known = [i for i in intervals if i.known]
     if len(known) > 0.2 * RUNS:
         covered = np.mean([i.low <= mean <= i.high for i in known])
         least = 0.90 if (kind, n) == ("lognormal", 10) else 0.92  # very skewed: see the docs
@@ -102,8 +102,8 @@ def test_a_test_of_no_difference_is_wrong_as_often_as_it_says(kind, n):
     wrong = 0
     for _ in range(RUNS):
         scores = draw(rng, n)
-        found, p = skewed([scores - mean]) if mean else ((d := difference([0 * scores], [scores])).interval, d.p)
-        wrong += bool(p <= 0.05) if found.known or not mean else 0
+        limits, p = skewed([scores - mean]) if mean else ((d := difference([0 * scores], [scores])).interval, d.p)
+        wrong += bool(p <= 0.05) if limits.known or not mean else 0
     assert wrong / RUNS <= (0.09 if kind == "lognormal" and n < 50 else 0.05) + NOISE
 
 
@@ -114,7 +114,7 @@ def test_means_over_several_tasks_of_hits_cover_what_they_promise(p):
     inside = 0
     for _ in range(RUNS):
         groups = [(rng.random(n) < q).astype(float) for n, q in ((20, p), (50, 0.7), (30, 0.9))]
-        found = interval(groups)
-        assert all(map(are_hits, groups)) and 0 <= found.low <= found.high <= 1
-        inside += found.low <= (p + 1.6) / 3 <= found.high
+        limits = interval(groups)
+        assert all(map(are_hits, groups)) and 0 <= limits.low <= limits.high <= 1
+        inside += limits.low <= (p + 1.6) / 3 <= limits.high
     assert 0.92 <= inside / RUNS <= 0.98

@@ -116,11 +116,11 @@ METHODS = {
 def compared(recipe, reference, vectors):
     """The method over arrays in memory, beside the eager function in float64."""
     known = {f"t{k}": tv.from_arrays(tau, f"t{k}", mass=0) for k, tau in enumerate(vectors)}
-    found = tv.parse(recipe % ", ".join(known), **known)
+    merged = tv.parse(recipe % ", ".join(known), **known)
     for name, shape in SHAPES.items():
         wanted = reference(np.stack([tau[name].astype(np.float64) for tau in vectors])) if 0 not in shape else 0
-        assert found[name].shape == shape
-        assert np.abs(found[name] - wanted).max(initial=0) <= 1e-5 * np.abs(wanted).max(initial=0) + 4e-45, name
+        assert merged[name].shape == shape
+        assert np.abs(merged[name] - wanted).max(initial=0) <= 1e-5 * np.abs(wanted).max(initial=0) + 4e-45, name
 
 
 @pytest.mark.parametrize("recipe", METHODS)

@@ -28,12 +28,12 @@ PROPERTIES = ("layer_types", "layers_block_type", "layers_num_experts")
 
 def by_layer(config, count):
     """The lists with one value a layer that a configuration of transformers has, its properties included."""
-    found = {}
+    entries = {}
     for key in {*vars(config), *PROPERTIES} - {*NUMBERS, *NO_LAYERS}:
         value = getattr(config, key, None)
         if isinstance(value, list | tuple) and len(value) == count:
-            found[key] = list(value)
-    return found
+            entries[key] = list(value)
+    return entries
 
 
 def read(model_type, table):
@@ -53,10 +53,10 @@ def check(model_type):
     for table in tables(model_type):
         was = by_layer(read(model_type, table), LAYERS)
         for picks in PICKS.values():
-            found, problems = moved([Origin(table, LAYERS, layer) for layer in picks], table)
+            config, problems = moved([Origin(table, LAYERS, layer) for layer in picks], table)
             counts[bool(problems)] += 1
             if not problems:
-                now = by_layer(read(model_type, {**table, **found, "num_hidden_layers": len(picks)}), len(picks))
+                now = by_layer(read(model_type, {**table, **config, "num_hidden_layers": len(picks)}), len(picks))
                 for key, values in was.items():
                     assert now.get(key) == [values[layer] for layer in picks], (model_type, key, picks)
     return counts
@@ -120,8 +120,8 @@ def test_windows_go_along_with_their_layers(tmp_path, recipe):
     model.config.layer_types, model.config.num_hidden_layers = kinds, len(picks)
     model.save_pretrained(tmp_path / "by_hand")
     tv.save(tv.parse(recipe, m=tv.load(tmp_path / "m")), tmp_path / "out")
-    found, wanted = (AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("out", "by_hand"))
-    assert torch.equal(logits(found), logits(wanted))
+    merged, wanted = (AutoModelForCausalLM.from_pretrained(tmp_path / n) for n in ("out", "by_hand"))
+    assert torch.equal(logits(merged), logits(wanted))
 
 
 def test_the_positions_in_the_first_layer_of_t5_must_stay_in_the_first(tmp_path):

@@ -56,7 +56,7 @@ def write_models(home: Path, seed: int, tuned: int, dtype: torch.dtype) -> dict[
         num_key_value_heads=2, tie_word_embeddings=False,
     )  # fmt: skip
     base = LlamaForCausalLM(config).to(dtype)
-    found = {}
+    models = {}
     for k in range(tuned + 1):
         model, name = LlamaForCausalLM(config).to(dtype), f"ft{k}" if k else "base"
         model.load_state_dict(base.state_dict())
@@ -64,8 +64,8 @@ def write_models(home: Path, seed: int, tuned: int, dtype: torch.dtype) -> dict[
             for parameter in model.parameters() if k else []:
                 parameter += 10.0**-k * parameter.std().nan_to_num(0).clamp(min=1e-3) * torch.randn_like(parameter)
         model.save_pretrained(home / name)
-        found[name] = load_file(home / name / "model.safetensors")
-    return found
+        models[name] = load_file(home / name / "model.safetensors")
+    return models
 
 
 def merged_by_mergekit(home: Path, method: str, weights: list[float], out_dtype: str) -> Tensors:
@@ -138,19 +138,19 @@ def along(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def agreement(ours: Tensors, theirs: Tensors, models: dict[str, Tensors], factors: torch.Tensor) -> Agreement:
     assert ours.keys() == theirs.keys()
-    found = Agreement()
+    result = Agreement()
     for name, x in ours.items():
         y, inputs = theirs[name], stacked(models, name)
         assert (x.dtype, x.shape) == (y.dtype, y.shape), name
         operands = (inputs * along(factors.abs().clamp(min=1), inputs)).abs().amax(0)
         largest = torch.maximum(operands, torch.maximum(x.double().abs(), y.double().abs()))
         apart, steps = (x.double() - y.double()).abs(), (place(x) - place(y)).abs()
-        found.numbers += x.numel()
-        found.equal += int((steps == 0).sum())
-        found.sum_ulps = max(found.sum_ulps, float((apart / ulp(largest, x.dtype)).max()))
-        found.within_one_ulp += int((steps <= 1).sum())
-        found.result_ulps = max(found.result_ulps, int(steps.max()))
-    return found
+        result.numbers += x.numel()
+        result.equal += int((steps == 0).sum())
+        result.sum_ulps = max(result.sum_ulps, float((apart / ulp(largest, x.dtype)).max()))
+        result.within_one_ulp += int((steps <= 1).sum())
+        result.result_ulps = max(result.result_ulps, int(steps.max()))
+    return result
 
 
 def our_bound(inputs: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
@@ -194,12 +194,12 @@ def test_in_bfloat16_a_merge_is_mergekit_s_to_one_ulp_of_the_largest_number(
     seed: int, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs, models = both(tmp_path, seed, method, torch.bfloat16)
-    found = agreement(ours, theirs, models, scales(method, WEIGHTS[seed]))
+    result = agreement(ours, theirs, models, scales(method, WEIGHTS[seed]))
     with capsys.disabled():
-        print(f"\nbfloat16 {method} {WEIGHTS[seed]}: {found}")
-    assert found.sum_ulps <= 1
-    assert found.equal > 0.95 * found.numbers, "more than ties and midpoints went another way"
-    assert found.within_one_ulp > 0.9999 * found.numbers
+        print(f"\nbfloat16 {method} {WEIGHTS[seed]}: {result}")
+    assert result.sum_ulps <= 1
+    assert result.equal > 0.95 * result.numbers, "more than ties and midpoints went another way"
+    assert result.within_one_ulp > 0.9999 * result.numbers
 
 
 @cases[0]
@@ -217,10 +217,10 @@ def test_in_float32_both_merges_are_the_exact_sum_within_the_error_bound_of_thei
         assert (mine <= SLACK * our_bound(inputs, factors)).all(), name
         assert (peers <= SLACK * their_bound(inputs, method, WEIGHTS[seed])).all(), name
         errors += torch.stack([mine.square().sum(), peers.square().sum()])
-    found = agreement(ours, theirs, models, factors)
+    result = agreement(ours, theirs, models, factors)
     with capsys.disabled():
         print(
-            f"\nfloat32 {method} {WEIGHTS[seed]}: {found}; distance from the exact sum, ours to theirs: "
+            f"\nfloat32 {method} {WEIGHTS[seed]}: {result}; distance from the exact sum, ours to theirs: "
             f"{float((errors[0] / errors[1]).sqrt()):.2f}"
         )
-    assert found.sum_ulps <= 4
+    assert result.sum_ulps <= 4

@@ -5,36 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from method_arrays import SHAPES, arrays, made, same, sources
 
 import taskvec as tv
 from taskvec.errors import RecipeError
 from taskvec.methods import FUNCTIONS
 from taskvec.methods.core.method import Method
 
-SHAPES = {"embed.weight": (31, 24), "layers.0.w": (24, 24), "layers.0.b": (24,), "layers.1.w": (24, 24), "one": (1,)}
-
-
-def arrays(seed, scale=1.0, coarse=False):
-    """Named float32 arrays; `coarse` ones take few values, so that many magnitudes are equal."""
-    rng = np.random.default_rng(seed)
-    found = {name: (scale * rng.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()}
-    return {k: np.round(2 * v) / 2 for k, v in found.items()} if coarse else found
-
 
 @pytest.fixture(params=[False, True], ids=["fine", "coarse"])
 def taus(request):
     return [arrays(seed, coarse=request.param) for seed in (1, 2, 3)]
-
-
-def vectors(taus):
-    return {f"t{k}": tv.from_arrays(tau, f"t{k}", mass=0) for k, tau in enumerate(taus)}
-
-
-def made(recipe, taus):
-    """The tensors that a recipe over t0, t1, ... makes."""
-    known = vectors(taus)
-    found = tv.parse(recipe, **{k: v for k, v in known.items() if k in recipe})
-    return {name: found[name] for name in found}
 
 
 def flat(tau):
@@ -49,12 +30,6 @@ def trimmed(tau, density, whole):
     return {k: np.where(np.abs(v) >= cut(flat(tau) if whole else v), v, 0).astype(np.float32) for k, v in tau.items()}
 
 
-def same(found, wanted, rtol=0.0):
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=rtol, atol=rtol, err_msg=name)
-
-
 # ---- sparsify x consensus -------------------------------------------------------------------------
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.9, 1])
 @pytest.mark.parametrize("scope", ["model", "tensor"])
@@ -63,14 +38,14 @@ def test_trim_keeps_the_largest_and_their_equals(taus, density, scope):
 
 
 def elected(taus, reduce="mean", vote="sum"):
-    found = {}
+    merged = {}
     for name in taus[0]:
         x = np.stack([t[name] for t in taus]).astype(np.float64)
         sign = np.sign((np.sign(x) if vote == "count" else x).sum(0))
         agree = x * sign > 0
         total = np.where(agree, x, 0).sum(0)
-        found[name] = total if reduce == "sum" else total / np.maximum(1, agree.sum(0))
-    return found
+        merged[name] = total if reduce == "sum" else total / np.maximum(1, agree.sum(0))
+    return merged
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
@@ -87,13 +62,13 @@ def test_ties_is_trim_elect_and_disjoint_mean(taus):
 
 
 def test_breadcrumbs_drops_the_outliers_and_the_small_ones(taus):
-    found = made("breadcrumbs(t0, density=0.2, gamma=0.05)", taus)
+    sparse = made("breadcrumbs(t0, density=0.2, gamma=0.05)", taus)
     for name, tau in taus[0].items():
         size = np.sort(np.abs(tau).ravel())[::-1]
         low, high = int(0.2 * tau.size) + int(0.05 * tau.size), int(0.05 * tau.size)
         wanted = np.abs(tau) >= size[low - 1] if low else np.zeros(tau.shape, bool)
         wanted &= np.abs(tau) < size[high - 1] if high else True
-        same({name: found[name]}, {name: np.where(wanted, tau, 0)})
+        same({name: sparse[name]}, {name: np.where(wanted, tau, 0)})
 
 
 def test_unified_magmax_and_consensus_are_their_formulas(taus):
@@ -130,8 +105,8 @@ def test_where_votes_are_even_the_authors_code_is_a_named_option():
     assert np.array_equal(made("magmax(t0, t1, t2)", taus)["w"], first)
     for tie, above in (("in", np.greater_equal), ("out", np.greater)):
         votes = sum(above(np.abs(tau), 0.5 * np.abs(np.sum(x, axis=0) - tau)) for tau in x)
-        found = made(f'consensus(t0, t1, t2, lam=0.5, tie="{tie}")', taus)["w"]
-        assert np.array_equal(found, np.where(votes >= 2, np.sum(x, axis=0), 0)), tie
+        merged = made(f'consensus(t0, t1, t2, lam=0.5, tie="{tie}")', taus)["w"]
+        assert np.array_equal(merged, np.where(votes >= 2, np.sum(x, axis=0), 0)), tie
 
 
 @pytest.mark.parametrize("k", [0, 1.5, 3])
@@ -157,7 +132,7 @@ def test_breadcrumbs_of_rows_are_those_of_the_authors_code(ties, coarse):
     """Their mask_keep_top is `topk` of |tau| along the last axis, int(n * share) of each row."""
     rng = np.random.default_rng(4)
     tau = {n: signed(rng, *s) if coarse else rng.standard_normal(s).astype(np.float32) for n, s in ROWS.items()}
-    found = made(f'breadcrumbs(t0, density=0.5, gamma=0.1, scope="row", ties="{ties}")', [tau])
+    sparse = made(f'breadcrumbs(t0, density=0.5, gamma=0.1, scope="row", ties="{ties}")', [tau])
     scaled = made(f'breadcrumbs(t0, density=0.5, gamma=0.1, scope="row", ties="{ties}", rescale="l1")', [tau])
     for name, x in tau.items():
         rows = x.reshape(-1, x.shape[-1] if x.ndim else 1)
@@ -171,9 +146,9 @@ def test_breadcrumbs_of_rows_are_those_of_the_authors_code(ties, coarse):
                 within = size >= size[order[gone + kept - 1]]
                 within &= size < size[order[gone - 1]] if gone else True
                 out[within] = row[within]
-        assert np.array_equal(found[name], wanted.reshape(x.shape)), name
+        assert np.array_equal(sparse[name], wanted.reshape(x.shape)), name
         before, after = np.abs(x).sum(dtype=float), np.abs(wanted).sum(dtype=float)
-        np.testing.assert_allclose(scaled[name], found[name] * (before / after if after else 1), rtol=1e-6)
+        np.testing.assert_allclose(scaled[name], sparse[name] * (before / after if after else 1), rtol=1e-6)
 
 
 # ---- randomness -------------------------------------------------------------------------------------
@@ -182,15 +157,15 @@ def test_breadcrumbs_of_rows_are_those_of_the_authors_code(ties, coarse):
 @pytest.mark.parametrize("drop", [0.1, 0.5, 0.9])
 def test_dare_drops_at_its_rate_and_keeps_the_expectation(drop):
     tau = {"w": np.full(200_000, 2, np.float32)}
-    found = made(f"dare(t0, drop={drop}, seed=3)", [tau])["w"]
-    assert set(np.unique(found)) == {np.float32(0), np.float32(2) * np.float32(1 / (1 - drop))}
+    sparse = made(f"dare(t0, drop={drop}, seed=3)", [tau])["w"]
+    assert set(np.unique(sparse)) == {np.float32(0), np.float32(2) * np.float32(1 / (1 - drop))}
     error = np.sqrt(drop * (1 - drop) / 200_000)
-    assert abs((found == 0).mean() - drop) < 5 * error and abs(found.mean() / 2 - 1) < 5 * error / (1 - drop)
-    assert np.array_equal(found, made(f"dare(t0, drop={drop}, seed=3)", [tau])["w"])
+    assert abs((sparse == 0).mean() - drop) < 5 * error and abs(sparse.mean() / 2 - 1) < 5 * error / (1 - drop)
+    assert np.array_equal(sparse, made(f"dare(t0, drop={drop}, seed=3)", [tau])["w"])
 
 
 def test_dare_ties_gives_every_vector_its_own_draws():
-    assert str(tv.parse("dare_ties(t0, t1, seed=5)", **vectors([arrays(1), arrays(2)]))) == (
+    assert str(tv.parse("dare_ties(t0, t1, seed=5)", **sources([arrays(1), arrays(2)]))) == (
         "elect(dare(t0, seed=5), dare(t1, seed=6))"
     )
 
@@ -198,17 +173,17 @@ def test_dare_ties_gives_every_vector_its_own_draws():
 def test_della_keeps_the_large_ones_more_often():
     """Keep rates of the ranks of a row are density -+ epsilon/2 at the ends, and kept entries are divided by them."""
     tau = {"w": np.tile(np.arange(1, 6, dtype=np.float32), (40_000, 1))}
-    found = made("della(t0, density=0.6, epsilon=0.4, seed=1)", [tau])["w"]
+    sparse = made("della(t0, density=0.6, epsilon=0.4, seed=1)", [tau])["w"]
     p = np.linspace(0.4, 0.8, 5)
-    assert np.allclose((found != 0).mean(0), p, atol=0.015)
-    assert np.allclose(found.mean(0), np.arange(1, 6), rtol=0.04)
+    assert np.allclose((sparse != 0).mean(0), p, atol=0.015)
+    assert np.allclose(sparse.mean(0), np.arange(1, 6), rtol=0.04)
 
 
 def test_della_keeps_equal_ones_equally_often():
     """They have the mean of their ranks: with two kinds in a row, two rates."""
     tau = {"w": np.tile(np.float32([3, -1, 3, 1, 3]), (40_000, 1))}
-    found = made("della(t0, density=0.5, epsilon=0.8, seed=1, rescale='l1')", [tau])["w"]
-    assert np.allclose((found != 0).mean(0), [0.7, 0.2, 0.7, 0.2, 0.7], atol=0.01)
+    sparse = made("della(t0, density=0.5, epsilon=0.8, seed=1, rescale='l1')", [tau])["w"]
+    assert np.allclose((sparse != 0).mean(0), [0.7, 0.2, 0.7, 0.2, 0.7], atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -218,16 +193,16 @@ def test_della_keeps_equal_ones_equally_often():
 )  # fmt: skip
 def test_della_keeps_the_expectation_at_the_ends_of_its_range(options):
     tau = {"layers.0.w": np.ones((400, 500), np.float32), "layers.1.w": np.ones((400, 500), np.float32)}
-    for found in made(f"della(t0, {options})", [tau]).values():
-        assert abs(found.mean() - 1) < 0.06
+    for sparse in made(f"della(t0, {options})", [tau]).values():
+        assert abs(sparse.mean() - 1) < 0.06
 
 
 def test_random_like_has_the_norm_of_every_tensor_and_no_direction_in_common(taus):
-    found = made("random_like(t0, seed=2)", taus)
+    random = made("random_like(t0, seed=2)", taus)
     for name, tau in taus[0].items():
-        assert np.linalg.norm(found[name]) == pytest.approx(np.linalg.norm(tau), rel=1e-5)
-    cosine = flat(found) @ flat(taus[0]) / np.linalg.norm(flat(found)) / np.linalg.norm(flat(taus[0]))
-    assert abs(cosine) < 5 / np.sqrt(flat(found).size)
+        assert np.linalg.norm(random[name]) == pytest.approx(np.linalg.norm(tau), rel=1e-5)
+    cosine = flat(random) @ flat(taus[0]) / np.linalg.norm(flat(random)) / np.linalg.norm(flat(taus[0]))
+    assert abs(cosine) < 5 / np.sqrt(flat(random).size)
 
 
 # ---- geometry ----------------------------------------------------------------------------------------
@@ -254,9 +229,9 @@ def test_slerp_is_shoemakes(t):
 
 def test_slerps_t_may_follow_the_layers():
     taus = [arrays(1), arrays(2)]
-    found = made("slerp(t0, t1, t=layers(0, 1, outside=0.5))", taus)
-    assert np.array_equal(found["layers.0.w"], taus[0]["layers.0.w"])
-    assert np.array_equal(found["layers.1.w"], taus[1]["layers.1.w"])
+    merged = made("slerp(t0, t1, t=layers(0, 1, outside=0.5))", taus)
+    assert np.array_equal(merged["layers.0.w"], taus[0]["layers.0.w"])
+    assert np.array_equal(merged["layers.1.w"], taus[1]["layers.1.w"])
 
 
 def eager_karcher(x):
@@ -283,13 +258,13 @@ def test_karcher_is_the_mean_on_the_sphere():
 
 def test_the_geometric_median_cannot_be_improved():
     taus = [arrays(s) for s in (1, 2, 3)]
-    found = made("geometric_median(t0, t1, t2)", taus)
+    median = made("geometric_median(t0, t1, t2)", taus)
     rng = np.random.default_rng(0)
     for name in SHAPES:
         x = [t[name].astype(np.float64) for t in taus]
         cost = lambda m, x=x: sum(np.linalg.norm(m - v) for v in x)  # noqa: E731
         for _ in range(20):
-            assert cost(found[name]) <= cost(found[name] + 0.01 * rng.normal(size=SHAPES[name])) + 1e-6
+            assert cost(median[name]) <= cost(median[name] + 0.01 * rng.normal(size=SHAPES[name])) + 1e-6
 
 
 def eager_stock(x):
@@ -304,10 +279,10 @@ def test_model_stock_is_its_ratio_times_the_mean():
     taus = [{k: v + shared[k] for k, v in arrays(s).items()} for s in (1, 2, 3)]
     base = arrays(5)
     models = {f"m{i}": tv.from_arrays({k: base[k] + t[k] for k in base}, f"m{i}") for i, t in enumerate(taus)}
-    found = tv.parse("model_stock(base, m0, m1, m2)", base=tv.from_arrays(base, "base"), **models)
+    merged = tv.parse("model_stock(base, m0, m1, m2)", base=tv.from_arrays(base, "base"), **models)
     deltas = [{k: (base[k] + t[k]) - base[k] for k in base} for t in taus]
     wanted = each(deltas, eager_stock)
-    same({k: found[k] for k in found}, {k: base[k] + wanted[k] for k in base}, 2e-5)
+    same({k: merged[k] for k in merged}, {k: base[k] + wanted[k] for k in base}, 2e-5)
 
 
 def test_metagpt_weighs_by_squared_norms(taus):
@@ -320,9 +295,9 @@ def test_norm_matched_has_the_mean_norm_of_its_vectors(taus):
     norms = [np.linalg.norm(flat(t).astype(np.float64)) for t in taus]
     total = {k: sum(t[k].astype(np.float64) for t in taus) for k in SHAPES}
     lam = np.mean(norms) / np.linalg.norm(flat(total))
-    found = made("norm_matched(t0, t1, t2)", taus)
-    same(found, {k: lam * v for k, v in total.items()}, 1e-6)
-    assert np.linalg.norm(flat({k: found[k] for k in SHAPES})) == pytest.approx(np.mean(norms), rel=1e-5)
+    merged = made("norm_matched(t0, t1, t2)", taus)
+    same(merged, {k: lam * v for k, v in total.items()}, 1e-6)
+    assert np.linalg.norm(flat({k: merged[k] for k in SHAPES})) == pytest.approx(np.mean(norms), rel=1e-5)
     same(made("norm_matched(t0)", taus[:1]), taus[0])  # to the bit
     same(made("norm_matched(t0, t1)", [taus[0], taus[0]]), taus[0], 1e-6)
     with pytest.raises(RecipeError, match="cancel out"):
@@ -349,3 +324,18 @@ def test_every_method_says_its_source_and_is_tested_against_it():
         source = ELSEWHERE.get(method.name)
         assert re.search(re.escape(source) if source else r"arXiv \d{4}\.\d{5}\b", method.fn.__doc__), method.name
         assert re.search(rf"\b{method.name}\(", tested), method.name
+
+
+def test_lines_is_a_gradient_over_the_layers(taus):
+    scaled = made("lines(t0, alpha=0.2, beta=0.6)", taus)
+    scale = {"layers.0": 0.2, "layers.1": 0.8}
+    same(scaled, {k: v * np.float32(scale.get(k[:8], 0.2)) for k, v in taus[0].items()}, 1e-7)
+
+
+def test_lines_prints_as_what_it_stands_for(taus):
+    known = {k: v for k, v in sources(taus).items() if k in ("t0", "t1")}
+    text = "layers(0.1, 0.3, outside=0.1)*elect(trim(t0), trim(t1))"
+    assert str(tv.parse("lines(ties(t0, t1), alpha=0.1, beta=0.2)", **known)) == text
+    assert tv.parse("lines(t0)", t0=known["t0"]) == tv.parse("layers(0.1, 1, outside=0.1)*t0", t0=known["t0"])
+    free = tv.parse("lines(t0, alpha=a, beta=1 - a)", t0=known["t0"])
+    assert free.knobs == {"a"} and free.bind(a=0.1) == tv.lines(known["t0"])

@@ -35,7 +35,7 @@ def write_models(home: Path) -> dict[str, Tensors]:
     )  # fmt: skip
     torch.manual_seed(0)
     base = LlamaForCausalLM(config)
-    found = {}
+    models = {}
     for k in range(TUNED + 1):
         name = f"ft{k}" if k else "base"
         base.save_pretrained(home / name)
@@ -43,8 +43,8 @@ def write_models(home: Path) -> dict[str, Tensors]:
         if k:
             tensors = {n: t + 0.01 * k * torch.randn_like(t) for n, t in tensors.items()}
             save_file(tensors, home / name / "model.safetensors", {"format": "pt"})
-        found[name] = tensors
-    return found
+        models[name] = tensors
+    return models
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,13 @@ def both(home: Path, name: str) -> tuple[Tensors, Tensors]:
 
 def apart(models: dict[str, Tensors], ours: Tensors, theirs: Tensors) -> dict[str, torch.Tensor]:
     """|ours - theirs| of every number, in ulps of the largest number among all inputs of that kind of tensor."""
-    found = {}
+    differences = {}
     for name, x in ours.items():
         assert x.shape == theirs[name].shape, name
         assert x.dtype == theirs[name].dtype == torch.float32, name
         largest = max(float(x.abs().max()), *(float(m[k].abs().max()) for m in models.values() for k in alike(m, name)))
-        found[name] = (x.double() - theirs[name].double()).abs() / (largest * 2.0**-23)
-    return found
+        differences[name] = (x.double() - theirs[name].double()).abs() / (largest * 2.0**-23)
+    return differences
 
 
 def alike(model: Tensors, name: str) -> list[str]:
@@ -102,11 +102,11 @@ def test_the_same_file_makes_the_same_model(name: str, world: tuple[Path, dict[s
 @pytest.mark.parametrize("name", RANKED)
 def test_what_is_ranked_differs_on_the_threshold_alone(name: str, world: tuple[Path, dict[str, Tensors]]) -> None:
     home, models = world
-    found = apart(models, *both(home, name))
-    near = max(float(v[v <= ULPS].max()) for v in found.values())
-    print(f"{name}: {near:.2f} ulp, {sum(int((v > ULPS).sum()) for v in found.values())} on the other side")
-    far = sum(int((v > ULPS).sum()) for v in found.values())
-    assert far <= RANKED[name]["share"] * sum(v.numel() for v in found.values()), far
+    differences = apart(models, *both(home, name))
+    near = max(float(v[v <= ULPS].max()) for v in differences.values())
+    print(f"{name}: {near:.2f} ulp, {sum(int((v > ULPS).sum()) for v in differences.values())} on the other side")
+    far = sum(int((v > ULPS).sum()) for v in differences.values())
+    assert far <= RANKED[name]["share"] * sum(v.numel() for v in differences.values()), far
 
 
 @pytest.mark.parametrize("name", RANDOM)

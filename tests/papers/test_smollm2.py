@@ -128,8 +128,8 @@ def spoken(model: PreTrainedModel, folder: Path, prompt: str, tokens: int = 40) 
     chat = [{"role": "user", "content": prompt}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.no_grad():
-        found = model.generate(**ids, max_new_tokens=tokens, do_sample=False)
-    return found[0, ids["input_ids"].shape[1] :].tolist()
+        ids_out = model.generate(**ids, max_new_tokens=tokens, do_sample=False)
+    return ids_out[0, ids["input_ids"].shape[1] :].tolist()
 
 
 # ---- the tests -----------------------------------------------------------------------------------
@@ -141,11 +141,11 @@ def test_the_fine_tuning_learned_something(base: Path, tuned: Path) -> None:
 
 
 def test_the_merge_holds_the_numbers_of_an_eager_merge(base: Path, tuned: Path, merged: Path) -> None:
-    expected, found = eager_merge(base, tuned).state_dict(), load(merged).state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    expected, tensors = eager_merge(base, tuned).state_dict(), load(merged).state_dict()
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
     untouched = load(base).state_dict()
-    assert any(not torch.equal(tensor, untouched[name]) for name, tensor in found.items())
+    assert any(not torch.equal(tensor, untouched[name]) for name, tensor in tensors.items())
 
 
 def test_the_merged_model_says_what_an_eagerly_merged_one_says(

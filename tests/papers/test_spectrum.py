@@ -1,19 +1,14 @@
 """Methods that see whole matrices, against eager lines of their papers in torch, float64; and the laws they obey."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_methods import made, same, vectors
+from method_arrays import made, same
 
 import taskvec as tv
-from taskvec.errors import MassError, RecipeError, TaskvecError
-from taskvec.methods.spectrum import FLOOR
+from taskvec.methods.core.singular import FLOOR
 
 SHAPES = {
     "embed.weight": (41, 24), "layers.0.up": (24, 33), "layers.0.q": (24, 24), "layers.1.q": (24, 24),
@@ -37,11 +32,11 @@ def taus():
 
 def eagerly(taus, matrix, other):
     """A paper's lines for every tensor: `matrix` of those with two dimensions, `other` of the rest."""
-    found = {}
+    tensors = {}
     for name in taus[0]:
         x = torch.stack([torch.from_numpy(np.asarray(t[name])).double() for t in taus])
-        found[name] = (matrix if x.dim() == 3 else other)(x).numpy()
-    return found
+        tensors[name] = (matrix if x.dim() == 3 else other)(x).numpy()
+    return tensors
 
 
 def mean(x):
@@ -60,8 +55,8 @@ def test_low_rank_is_the_truncated_svd(taus, rank):
 
 def test_low_rank_by_share(taus):
     for share, rank in ((0.5, 12), (0.29, 7), (0.001, 1)):
-        found, wanted = made(f"low_rank(t0, share={share})", taus), made(f"low_rank(t0, rank={rank})", taus)
-        assert np.array_equal(found["layers.0.q"], wanted["layers.0.q"])
+        by_share, wanted = made(f"low_rank(t0, share={share})", taus), made(f"low_rank(t0, rank={rank})", taus)
+        assert np.array_equal(by_share["layers.0.q"], wanted["layers.0.q"])
     assert np.array_equal(made("low_rank(t0, share=0.5, rank=3)", taus)["embed.weight"],
                           made("low_rank(t0, rank=3)", taus)["embed.weight"])  # fmt: skip
 
@@ -90,11 +85,11 @@ def test_tsv_m_is_its_paper(taus, count):
         v = nearest(torch.cat([v[:k] for v in vs], 0))
         return u @ torch.cat([s[:k] for s in ss]).diag() @ v
 
-    found = made(f"tsv_m({', '.join(f't{k}' for k in range(count))})", taus)
+    tensors = made(f"tsv_m({', '.join(f't{k}' for k in range(count))})", taus)
     wanted = eagerly(taus[:count], merged, mean)
     for name in ("row", "column"):
-        assert np.isfinite(found.pop(name)).all() and np.isnan(wanted.pop(name)).all()
-    same(found, wanted, 1e-5)
+        assert np.isfinite(tensors.pop(name)).all() and np.isnan(wanted.pop(name)).all()
+    same(tensors, wanted, 1e-5)
 
 
 @pytest.mark.parametrize("common", [0, 0.5, 0.8, 0.95])
@@ -133,8 +128,8 @@ def test_knots_is_ties_in_the_common_basis(taus, density, reduce):
         aligned = torch.stack((s.diag() @ v).split(x.shape[2], 1))
         return u @ ties(aligned, density, reduce)
 
-    found = made(f'knots(t0, t1, t2, density={density}, reduce="{reduce}")', taus)
-    same(found, eagerly(taus, merged, lambda x: ties(x, density, reduce)), 1e-5)
+    tensors = made(f'knots(t0, t1, t2, density={density}, reduce="{reduce}")', taus)
+    same(tensors, eagerly(taus, merged, lambda x: ties(x, density, reduce)), 1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1])
@@ -152,8 +147,8 @@ def test_svc_is_its_equations(taus, alpha):
         return u @ s.diag() @ v
 
     wanted = eagerly(taus, calibrated, lambda x: x.sum(0))
-    found = made(f"svc(t0, t1, t2, t3, alpha={alpha})", [total, *taus])
-    same(found, wanted, 1e-5)
+    tensors = made(f"svc(t0, t1, t2, t3, alpha={alpha})", [total, *taus])
+    same(tensors, wanted, 1e-5)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.1, 1])
@@ -175,26 +170,11 @@ def test_pcb_is_its_paper(taus, ratio):
         return ((weight * flat.sign() * size).sum(0) / weight.sum(0).clamp(min=1e-12)).reshape(x.shape[1:])
 
     taus = [{k: v / np.float32(8) for k, v in t.items()} for t in taus]  # so that tanh tells them apart in float32
-    found, wanted = made(f"pcb(t0, t1, t2, ratio={ratio})", taus), eagerly(taus, merged, merged)
+    tensors, wanted = made(f"pcb(t0, t1, t2, ratio={ratio})", taus), eagerly(taus, merged, merged)
     for name in [k for k, v in wanted.items() if np.isnan(v).any()]:  # a share of less than two entries: theirs is 0/0
-        assert taus[0][name].size * ratio < 2 and np.isfinite(found.pop(name)).all() and wanted.pop(name).any()
-    assert len(found) > 5
-    same(found, wanted, 1e-5)
-
-
-def test_lines_is_a_gradient_over_the_layers(taus):
-    found = made("lines(t0, alpha=0.2, beta=0.6)", taus)
-    scale = {"layers.0": 0.2, "layers.1": 0.8}
-    same(found, {k: v * np.float32(scale.get(k[:8], 0.2)) for k, v in taus[0].items()}, 1e-7)
-
-
-def test_lines_prints_as_what_it_stands_for(taus):
-    known = {k: v for k, v in vectors(taus).items() if k in ("t0", "t1")}
-    text = "layers(0.1, 0.3, outside=0.1)*elect(trim(t0), trim(t1))"
-    assert str(tv.parse("lines(ties(t0, t1), alpha=0.1, beta=0.2)", **known)) == text
-    assert tv.parse("lines(t0)", t0=known["t0"]) == tv.parse("layers(0.1, 1, outside=0.1)*t0", t0=known["t0"])
-    free = tv.parse("lines(t0, alpha=a, beta=1 - a)", t0=known["t0"])
-    assert free.knobs == {"a"} and free.bind(a=0.1) == tv.lines(known["t0"])
+        assert taus[0][name].size * ratio < 2 and np.isfinite(tensors.pop(name)).all() and wanted.pop(name).any()
+    assert len(tensors) > 5
+    same(tensors, wanted, 1e-5)
 
 
 # ---- laws -----------------------------------------------------------------------------------------
@@ -206,8 +186,8 @@ def matrices(seed, m, n, count):
     return [rng.normal(size=(m, n)).astype(np.float32) for _ in range(count)]
 
 
-def close(found, wanted, tolerance=2e-5):
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * max(1.0, float(np.abs(wanted).max())))
+def close(values, wanted, tolerance=2e-5):
+    np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance * max(1.0, float(np.abs(wanted).max())))
 
 
 @settings(deadline=None)
@@ -234,9 +214,9 @@ def test_no_matrix_of_the_rank_is_nearer_than_low_rank(seed, m, n, r):
 def test_iso_c_of_one_has_a_flat_spectrum_and_the_same_directions(seed, m, n):
     (x,) = matrices(seed, m, n, 1)
     s = np.linalg.svd(x.astype(np.float64), compute_uv=False)
-    found = tv.iso_c.fn(x).astype(np.float64)
-    close(np.linalg.svd(found, compute_uv=False), np.full(min(m, n), s.mean()))
-    stretch = found @ x.T.astype(np.float64)  # mean(s) U diag(s) U^T: symmetric, no negative eigenvalue
+    flat = tv.iso_c.fn(x).astype(np.float64)
+    close(np.linalg.svd(flat, compute_uv=False), np.full(min(m, n), s.mean()))
+    stretch = flat @ x.T.astype(np.float64)  # mean(s) U diag(s) U^T: symmetric, no negative eigenvalue
     close(stretch, stretch.T)
     assert np.linalg.eigvalsh((stretch + stretch.T) / 2).min() >= -1e-4
 
@@ -315,9 +295,9 @@ def test_directions_that_a_vector_does_not_have_are_not_invented():
     """LoRAs of rank 1, where LAPACK's singular vectors beyond the first are arbitrary."""
     rng = np.random.default_rng(0)
     one, two = (np.float32(np.outer(rng.normal(size=20), rng.normal(size=30))) for _ in range(2))
-    for rank, found in ((1, tv.iso_c.fn(one)), (2, tv.iso_c.fn(one, two)), (2, tv.tsv_m.fn(one, two)),
+    for rank, merged in ((1, tv.iso_c.fn(one)), (2, tv.iso_c.fn(one, two)), (2, tv.tsv_m.fn(one, two)),
                         (2, tv.iso_cts.fn(one, two)), (2, tv.knots.fn(one, two, density=1))):  # fmt: skip
-        s = np.linalg.svd(found.astype(np.float64), compute_uv=False)
+        s = np.linalg.svd(merged.astype(np.float64), compute_uv=False)
         assert s[rank - 1] > 0.01 * s[0] and s[rank] < FLOOR * s[0]
     close(tv.iso_c.fn(one), one / 20)  # the mean is over all 20 singular values, 19 of them 0
     u, s, v = np.linalg.svd(one + two, full_matrices=False)
@@ -334,151 +314,3 @@ def test_nearly_dependent_directions_are_as_accurate_as_float32_allows():
     mean = np.linalg.svd(x.astype(np.float64), compute_uv=False).mean()
     ours = np.abs(tv.iso_c.fn(x) / mean - exact).max()
     assert ours < np.abs(single - exact).max() and ours < 1e-6
-
-
-# ---- promises -------------------------------------------------------------------------------------
-RECIPES = [
-    "base + low_rank(math - base, rank=5)",
-    "base + 0.5*iso_c(math - base, code - base) - low_rank(math - base, share=0.1)",
-    "base + tsv_m(math - base, code - base)",
-    "iso_cts(math - base, code - base, common=0.5)",
-    "base + lines(knots(math - base, 0.5*(code - base)))",
-    "base + svc(ties(math - base, code - base), math - base, code - base)",
-    'base + only("*.weight")*pcb(math - base, code - base)',
-]
-
-
-@pytest.fixture(scope="module")
-def models(build, tmp_path_factory):
-    """Models whose matrices, wide and tall, are more than a block of the output."""
-    home = tmp_path_factory.mktemp("models")
-    shapes = {"model.embed.weight": (1500, 96), "model.layers.0.w.weight": (96, 1500), "model.layers.1.w.bias": (96,)}
-    for seed, name in enumerate(("base", "math", "code")):
-        build.model(home / name, build.tensors(seed, shapes, np.float16) | {"model.ids": np.arange(5)})
-    return home
-
-
-def named(models, recipe):
-    return {name: tv.load(models / name) for name in ("base", "math", "code") if name in recipe}
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_it_prints_what_parses_to_the_same_and_streams_to_the_same_bytes(models, recipe, tmp_path):
-    w = tv.parse(recipe, **named(models, recipe))
-    again = tv.parse(str(w))
-    assert again == w and w.mass == recipe.startswith("base")
-    tv.save(w, tmp_path / "one", threads=1, dtype="float32")
-    tv.save(again, tmp_path / "two", threads=4, ram="700MB", shard_size="300KB", dtype="float32")
-    one, two = tv.load(tmp_path / "one"), tv.load(tmp_path / "two")
-    assert list(one) and one.keys() == two.keys()
-    for name in one:
-        assert np.array_equal(one[name], two[name]) and np.isfinite(one[name]).all(), name
-        assert np.array_equal(one[name], tv.parse(recipe, **named(models, recipe))[name]), name
-
-
-BITS = """
-import hashlib, sys
-import numpy as np
-import taskvec as tv
-rng = np.random.default_rng(0)
-taus = [rng.normal(size=(300, 700)).astype(np.float32) for _ in range(2)]
-for found in (tv.iso_c.fn(*taus), tv.iso_cts.fn(*taus), tv.knots.fn(*taus), tv.svc.fn(taus[0] + taus[1], *taus)):
-    print(hashlib.sha256(found.tobytes()).hexdigest())
-"""
-
-
-def test_the_number_of_cores_does_not_change_a_bit():
-    if (os.cpu_count() or 1) < 2:
-        pytest.skip("one core has one thread")
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", BITS], env=os.environ | {"OPENBLAS_NUM_THREADS": threads},
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for threads in ("1", "2")
-    }  # fmt: skip
-    assert len(seen) == 1 and len(seen.pop().split()) == 4
-
-
-def test_what_the_decomposition_takes_is_part_of_the_plan(build, tmp_path):
-    """Of 2000 x 2000 in float32 (16 MB) a Gram matrix and its decomposition hold ten more in float64."""
-    shapes = {"w": (2000, 2000)}
-    for name, seed in (("base", 0), ("math", 1)):
-        build.model(tmp_path / name, build.tensors(seed, shapes, np.float16))
-    base, math = tv.load(tmp_path / "base"), tv.load(tmp_path / "math")
-    plain, low = (tv.plan(base + tau, threads=1).peak for tau in (math - base, tv.low_rank(math - base, rank=4)))
-    assert low - plain > (3 + 8) * 16e6
-    with pytest.raises(TaskvecError, match="needs at least"):
-        tv.save(base + tv.low_rank(math - base, rank=4), tmp_path / "out", ram="200MB")
-
-
-TIMES_OVER = {  # recipe, the shape of its matrices: all methods that see whole tensors
-    "low_rank(a - base, rank=9)": (1500, 1500), "iso_cts(a - base, b - base)": (1500, 1500),
-    "tsv_m(a - base, b - base)": (4000, 700), "knots(a - base, b - base)": (4000, 700),
-    "svc(a - base, a - base, b - base)": (4000, 700), "pcb(a - base, b - base)": (4000, 700),
-    "della(a - base)": (4000, 700),
-}  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("call", TIMES_OVER)
-def test_a_whole_matrix_method_stays_within_the_memory_that_its_plan_prints(build, tmp_path, capsys, call):
-    from test_smollm2 import peak_of
-
-    shapes = {f"model.layers.{k}.w": TIMES_OVER[call] for k in range(3)}
-    for seed, name in enumerate(("base", "a", "b")):
-        build.model(tmp_path / name, build.tensors(seed, shapes, np.float16))
-    given = {name: tmp_path / name for name in ("base", "a", "b") if f"{name} - " in call or name == "base"}
-    recipe = f"base + {call}"
-    promised = tv.plan(tv.parse(recipe, **{k: tv.load(v) for k, v in given.items()}), ram="4GB", threads=8).peak
-    sources = [f"{name}={path}" for name, path in given.items()]
-    options = ["-o", str(tmp_path / "out"), "--ram", "4GB", "--threads", "8"]
-    used, samples = peak_of([sys.executable, "-m", "taskvec", "merge", recipe, *sources, *options])
-    with capsys.disabled():
-        print(f"\n{call}: {used / 1e6:.0f} of {promised / 1e6:.0f} MB promised, {samples} samples")
-    assert samples > 20 and used <= promised
-
-
-# ---- bad input ------------------------------------------------------------------------------------
-WRONG = [
-    ("base + low_rank(math - base, rank=0)", RecipeError, r"rank must lie in \[1, .*\] and be a whole number, not 0"),
-    ("base + low_rank(math - base, rank=2.5)", RecipeError, "be a whole number, not 2.5"),
-    ("base + low_rank(math - base, share=0)", RecipeError, r"share must lie in \(0, 1\]"),
-    ("base + low_rank(math - base, code - base)", RecipeError, "low_rank takes"),
-    ("base + low_rank(math)", MassError, "argument 1 is a model: subtract its base"),
-    ("base + iso_cts(math - base, code - base, common=1.5)", RecipeError, r"common must lie in \[0, 1\], not 1.5"),
-    ("base + iso_cts(math - base, code - base, common=-0.1)", RecipeError, "not -0.1"),
-    ("base + iso_cts(math - base)", RecipeError, "at least 2"),
-    ("base + iso_c()", RecipeError, "at least 1"),
-    ("base + tsv_m(math - base, code)", MassError, "argument 2 is a model"),
-    ("base + knots(math - base)", RecipeError, "at least 2"),
-    ('base + knots(math - base, code - base, reduce="max")', RecipeError, "one of mean, sum"),
-    ("base + svc(math - base)", RecipeError, "at least 2"),
-    ("base + svc(math - base, code - base, alpha=0)", RecipeError, "alpha must lie in"),
-    ("base + pcb(math - base)", RecipeError, "at least 2"),
-    ("base + pcb(math - base, code - base, ratio=0)", RecipeError, "ratio must lie in"),
-    ("base + lines(math)", MassError, "lines works on a task vector .* subtract its base"),
-    ("base + lines(0.5)", RecipeError, "lines works on a task vector, not on Coefficient"),
-    ('base + lines(math - base, alpha="big")', RecipeError, "must be a number"),
-    ("base + low_rnk(math - base)", RecipeError, "did you mean low_rank"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("recipe", "kind", "message"), WRONG, ids=[w[0] for w in WRONG])
-def test_what_cannot_be_is_a_stated_error(models, tmp_path, recipe, kind, message):
-    with pytest.raises(kind, match=message):
-        tv.save(tv.parse(recipe, **named(models, recipe)), tmp_path / "out")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ALL)
-def test_nan_is_reported_by_tensor(tmp_path, bad, name):
-    base = {"w": np.ones((3, 4), np.float32), "v": np.ones((3, 4), np.float32)}
-    tuned = {k: v + np.arange(12, dtype=np.float32).reshape(3, 4) for k, v in base.items()}
-    tuned["w"][1, 2] = bad
-    b, x = tv.from_arrays(base, "b"), tv.from_arrays(tuned, "x")
-    arguments = "x - b, rank=1" if name == "low_rank" else "x - b, 2*(x - b)"
-    with pytest.raises(TaskvecError, match="w has NaN or Inf") as error:
-        tv.save(tv.parse(f"b + {name}({arguments})", b=b, x=x), tmp_path / "out")
-    assert "v has" not in str(error.value) and not list(tmp_path.iterdir())

@@ -77,26 +77,26 @@ def test_a_model_piled_on_itself_loads_and_computes_what_the_module_with_those_l
     module = write(tmp_path / "m", make)
     m = tv.load(tmp_path / "m")
     tv.save(tv.stack(*(tv.take_layers(m, *part) for part in PARTS)), tmp_path / "deep")
-    found = loaded(tmp_path / "deep")
+    deep = loaded(tmp_path / "deep")
     whole = [layer for a, b in PARTS for layer in range(a, b)]
-    assert found.dtype == torch.bfloat16 and found.config.num_hidden_layers == len(whole)
+    assert deep.dtype == torch.bfloat16 and deep.config.num_hidden_layers == len(whole)
     old = module.get_submodule(layers)
-    new = found.get_submodule(layers)
+    new = deep.get_submodule(layers)
     assert len(new) == len(whole)
     for k, layer in enumerate(whole):
         one, two = old[layer].state_dict(), new[k].state_dict()
         assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
-    by_hand = type(module)(type(found.config).from_dict(found.config.to_dict())).to(torch.bfloat16)
+    by_hand = type(module)(type(deep.config).from_dict(deep.config.to_dict())).to(torch.bfloat16)
     state = {n: t for n, t in module.state_dict().items() if not n.startswith(layers)}
     for k, layer in enumerate(whole):
         state |= {f"{layers}.{k}.{n}": t for n, t in old[layer].state_dict().items()}
     by_hand.load_state_dict(state)
-    assert torch.equal(logits(reloaded(by_hand, tmp_path / "eager")), logits(found))
+    assert torch.equal(logits(reloaded(by_hand, tmp_path / "eager")), logits(deep))
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("deep", "eager"))
     assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
     if make is qwen:
         kinds = module.config.layer_types
-        assert found.config.layer_types == [kinds[layer] for layer in whole]
+        assert deep.config.layer_types == [kinds[layer] for layer in whole]
     assert (tmp_path / "deep/generation_config.json").is_file()
 
 
@@ -111,22 +111,22 @@ def test_the_first_layers_of_a_model_are_a_model(tmp_path):
 def test_two_models_in_turn_have_the_embedding_of_the_first_and_the_head_of_the_last(tmp_path):
     a, b = (write(tmp_path / name, llama, seed) for seed, name in enumerate("ab"))
     tv.save(tv.stack(tv.load(tmp_path / "a"), tv.load(tmp_path / "b")), tmp_path / "out")
-    found = loaded(tmp_path / "out")
+    module = loaded(tmp_path / "out")
     by_hand = llama()
     by_hand.model.embed_tokens, by_hand.model.norm, by_hand.lm_head = a.model.embed_tokens, b.model.norm, b.lm_head
     by_hand.model.layers = torch.nn.ModuleList([*a.model.layers, *b.model.layers])
     by_hand.config.num_hidden_layers = 2 * LAYERS
-    assert torch.equal(logits(found), logits(reloaded(by_hand.to(torch.bfloat16), tmp_path / "eager")))
+    assert torch.equal(logits(module), logits(reloaded(by_hand.to(torch.bfloat16), tmp_path / "eager")))
 
 
 def test_an_untied_model_loads_and_its_head_can_differ(tmp_path):
     module = write(tmp_path / "tied", llama, tied=True)
     tied = tv.load(tmp_path / "tied")
     tv.save(tv.untie(tied), tmp_path / "untied")
-    found = loaded(tmp_path / "untied")
-    assert found.config.tie_word_embeddings is False
-    assert found.lm_head.weight.data_ptr() != found.model.embed_tokens.weight.data_ptr()
-    assert torch.equal(logits(found), logits(module))
+    untied = loaded(tmp_path / "untied")
+    assert untied.config.tie_word_embeddings is False
+    assert untied.lm_head.weight.data_ptr() != untied.model.embed_tokens.weight.data_ptr()
+    assert torch.equal(logits(untied), logits(module))
     other = write(tmp_path / "other", llama, 1)
     half = 0.5 * tv.untie(tied) + 0.5 * tv.load(tmp_path / "other")
     tv.save(half, tmp_path / "half")
@@ -143,11 +143,11 @@ def test_an_untied_model_loads_and_its_head_can_differ(tmp_path):
 def test_a_resized_model_loads_and_the_other_tokens_have_the_same_logits(tmp_path, size, tied):
     module = write(tmp_path / "m", llama, tied=tied)
     tv.save(tv.resize_vocab(tv.load(tmp_path / "m"), size, fill="mean"), tmp_path / "out")
-    found = loaded(tmp_path / "out")
-    assert found.config.vocab_size == size and found.lm_head.weight.shape == (size, 16)
+    resized = loaded(tmp_path / "out")
+    assert resized.config.vocab_size == size and resized.lm_head.weight.shape == (size, 16)
     n = min(size, VOCAB)
-    assert torch.equal(found.lm_head.weight[:n], module.lm_head.weight[:n])
-    torch.testing.assert_close(logits(found)[..., :n], logits(module)[..., :n])
+    assert torch.equal(resized.lm_head.weight[:n], module.lm_head.weight[:n])
+    torch.testing.assert_close(logits(resized)[..., :n], logits(module)[..., :n])
 
 
 def test_a_live_module_is_set_to_a_view(tmp_path):
@@ -177,8 +177,8 @@ def test_entries_of_models_with_several_parts_are_set_where_they_stand(tmp_path)
     m = tv.load(tmp_path / "m")
     less = tv.take_layers(tv.pad_vocab(m, 3), 1, 3, stack="model.language_model.layers")
     tv.save(tv.take_layers(tv.untie(less), 0, 1, stack="model.visual.blocks"), tmp_path / "out")
-    found = json.loads((tmp_path / "out/config.json").read_text())
-    assert found == {
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert written == {
         "text_config": text | {"num_hidden_layers": 2, "vocab_size": 6, "layer_types": ["b", "c"]},
         "vision_config": {"depth": 1, "kinds": [7]}, "architectures": ["x", "y", "z"], "tie_word_embeddings": False,
     }  # fmt: skip

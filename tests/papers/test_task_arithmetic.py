@@ -196,11 +196,11 @@ def test_a_task_vector_is_the_difference_in_the_accumulator_s_dtype(
 
 def difference(tuned: Tensors, base: Tensors) -> Tensors:
     """tuned - base in float32, or float64 if one of the two is; every subtraction rounded once. No integers."""
-    found = {}
+    vector = {}
     for name in SHAPES:
         real = torch.float64 if torch.float64 in (tuned[name].dtype, base[name].dtype) else torch.float32
-        found[name] = tuned[name].to(real) - base[name].to(real)
-    return found
+        vector[name] = tuned[name].to(real) - base[name].to(real)
+    return vector
 
 
 @pytest.mark.parametrize("mixture", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
@@ -210,9 +210,9 @@ def test_a_stored_task_vector_brings_a_narrow_model_back_byte_for_byte(
     models, folders = written(mixture)
     taskvec("diff", folders["a"], folders["base"], "-o", tmp_path / "tau")
     taskvec("add", folders["base"], tmp_path / "tau", "-o", tmp_path / "out")
-    found, wanted = read(tmp_path / "out"), models["a"]
+    tensors, wanted = read(tmp_path / "out"), models["a"]
     for name, tensor in wanted.items():  # as numbers: (-0) + ((-0) - (-0)) is +0
-        assert torch.equal(found[name].double(), tensor.double()), name
+        assert torch.equal(tensors[name].double(), tensor.double()), name
 
 
 @pytest.mark.parametrize("mixture", ["F32", "F64", "BF16", "BF16 base, wider tunes"])
@@ -305,8 +305,8 @@ def test_tensors_that_a_filter_leaves_out_keep_their_bytes(written: Written, tmp
     models, folders = written("F16")
     base, tuned = tv.load(folders["base"]), tv.load(folders["a"])
     tv.save(base + 0.5 * tv.only("*.mlp.*") * (tuned - base), tmp_path / "out")
-    found = read(tmp_path / "out")
-    changed = {name for name in found if raw(found[name]) != raw(models["base"][name])}
+    tensors = read(tmp_path / "out")
+    changed = {name for name in tensors if raw(tensors[name]) != raw(models["base"][name])}
     assert changed == {name for name in SHAPES if ".mlp." in name}
 
 

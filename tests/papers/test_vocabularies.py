@@ -41,7 +41,7 @@ def model(folder, ids, rows, seed=0, width=3):
 def by_hand(order, size, ids, tensors, owner, base):
     """The rows of argument 0, token by token, as the docstring says."""
     at = {number: token for token, number in order.items()}
-    found = []
+    rows = []
     for place in range(size):
         token = at.get(place)
         have = [k for k in range(len(ids)) if ids[k].get(token, 10**9) < len(tensors[k])]
@@ -59,8 +59,8 @@ def by_hand(order, size, ids, tensors, owner, base):
             row = torch.stack([tensors[k][ids[k][token]].double() for k in have]).mean(0).float()
         else:
             row = torch.zeros_like(tensors[0][0]).float()
-        found.append(row)
-    return torch.stack(found).bfloat16()
+        rows.append(row)
+    return torch.stack(rows).bfloat16()
 
 
 VOCABULARY = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8, unique=True).map(
@@ -87,10 +87,10 @@ def test_every_row_comes_from_where_the_rule_says(tmp_path_factory, ids, extra, 
             order.setdefault(token, len(order))
     size = rows[owner] if order == ids[owner] else max(rows[owner], len(order))
     tv.save(w, home / "out")
-    found = load_file(home / "out/model.safetensors")
+    written = load_file(home / "out/model.safetensors")
     for name in (EMBEDDING, HEAD, "lm_head.bias"):
         tensors = [load_file(home / f"m{k}/model.safetensors")[name] for k in range(len(args))]
-        assert torch.equal(found[name], by_hand(order, size, ids, tensors, owner, base)), name
+        assert torch.equal(written[name], by_hand(order, size, ids, tensors, owner, base)), name
     kept = {token: number for token, number in read(home / "out").ids.items() if number < size}
     assert kept == {token: number for token, number in order.items() if number < size}
     assert json.loads((home / "out/config.json").read_text()) == {"vocab_size": size}
@@ -122,8 +122,8 @@ def test_ids_in_the_settings_keep_naming_the_same_tokens(tmp_path):
     (tmp_path / "b/config.json").write_text(json.dumps({"bos_token_id": 4}))
     (tmp_path / "b/generation_config.json").write_text(json.dumps({"bos_token_id": 4}))
     tv.save(tv.align_vocab(a, b), tmp_path / "out")
-    found = json.loads((tmp_path / "out/config.json").read_text())
-    assert found == config | {
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert written == config | {
         "eos_token_id": 3, "bos_token_id": 4, "vocab_size": 5, "text": {"image_token_id": 0}
     }  # fmt: skip
     generation = json.loads((tmp_path / "out/generation_config.json").read_text())
@@ -182,14 +182,14 @@ def test_a_union_loads_and_its_ids_are_the_rows_of_its_tokens(tmp_path, kind):
     tv.save(0.25 * tv.align_vocab(a, a, b) + 0.75 * tv.align_vocab(b, a, b), tmp_path / "out")
     old = [AutoTokenizer.from_pretrained(tmp_path / name) for name in "ab"]
     vocabularies = [t.get_vocab() for t in old]
-    new, found = AutoTokenizer.from_pretrained(tmp_path / "out"), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    new, model = AutoTokenizer.from_pretrained(tmp_path / "out"), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     ids = new.get_vocab()
     assert ids.keys() == vocabularies[0].keys() | vocabularies[1].keys() and len(set(ids.values())) == len(ids)
     assert all(ids[token] == number for token, number in vocabularies[0].items())
     for name in (EMBEDDING, HEAD):
-        rows = found.state_dict()[name].bfloat16()
+        rows = model.state_dict()[name].bfloat16()
         theirs = [load_file(tmp_path / n / "model.safetensors")[name].float() for n in "ab"]
-        assert len(rows) == found.config.vocab_size >= len(ids)
+        assert len(rows) == model.config.vocab_size >= len(ids)
         for token, number in ids.items():
             x, y = ([t[v[token]]] if token in v else [] for t, v in zip(theirs, vocabularies, strict=True))
             one, two = (x or y)[0], (y or x)[0]
@@ -201,7 +201,7 @@ def test_a_union_loads_and_its_ids_are_the_rows_of_its_tokens(tmp_path, kind):
     assert CHAT[0] in new.tokenize(chat) and CHAT[0] not in old[0].tokenize(chat)
     assert new.encode(CHAT[1])[-1] == ids[CHAT[1]]
     assert (new.eos_token, new.chat_template) == ("<end>", old[0].chat_template)
-    assert found.config.eos_token_id == ids["<end>"]
+    assert model.config.eos_token_id == ids["<end>"]
 
 
 def test_the_tokenizer_of_another_model_is_copied_whole(tmp_path):
@@ -213,8 +213,8 @@ def test_the_tokenizer_of_another_model_is_copied_whole(tmp_path):
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         assert not (tmp_path / "out/vocab.json").exists()
-        found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")  # <end> is no token there: b's own end
-        assert found.config.eos_token_id == AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()["<fin>"]
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")  # <end> is no token there: b's own end
+        assert model.config.eos_token_id == AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()["<fin>"]
     again = tv.align_vocab(tv.align_vocab(a, b), b, a)  # a view knows its own tokens
     same = tv.align_vocab(a, b, a)
     assert all(np.array_equal(again[name], same[name]) for name in (EMBEDDING, HEAD))
@@ -245,9 +245,9 @@ def test_a_vocabulary_that_cannot_be_read_is_a_stated_error(tmp_path, files, mes
     (tmp_path / "b/tokenizer.json").unlink()
     for name, text in files.items():
         (tmp_path / "b" / name).write_text(text)
-    with pytest.raises(FormatError, match=message) as found:
+    with pytest.raises(FormatError, match=message) as error:
         tv.save(tv.align_vocab(a, b), tmp_path / "out")
-    assert str(tmp_path / "b") in str(found.value) and not (tmp_path / "out").exists()
+    assert str(tmp_path / "b") in str(error.value) and not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_aligned_or_written_is_a_stated_error(tmp_path):

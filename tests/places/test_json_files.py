@@ -55,8 +55,8 @@ def test_the_index_of_a_checkpoint_may_be_none_of_these(tmp_path, build, run):
         index = folder / "model.safetensors.index.json"
         index.unlink()
         os.mkfifo(index) if kind == "fifo" else index.symlink_to("/dev/zero")
-        found = run("show", kind)
-        assert found.code == 1 and "is no regular file" in found.stderr, found
+        done = run("show", kind)
+        assert done.code == 1 and "is no regular file" in done.stderr, done
 
 
 def test_a_configuration_that_cannot_be_read_does_not_hang(tmp_path, build):

@@ -17,6 +17,7 @@ from taskvec.places.local import (
     Output,
     address,
     expanded,
+    located,
     opened,
     place_to_write,
     resolve,
@@ -50,6 +51,30 @@ def test_a_read_past_the_end_is_a_changed_source(tmp_path):
         File(tmp_path / "x").read(2, 3)
 
 
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device", "a link to a pipe"])
+def test_what_has_no_fixed_bytes_is_refused_without_waiting_for_it(tmp_path, kind):
+    os.mkfifo(tmp_path / "a pipe")
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a device").symlink_to("/dev/zero")
+    (tmp_path / "a link to a pipe").symlink_to("a pipe")
+    with pytest.raises(FormatError, match=f"{kind} is no regular file"):
+        File(tmp_path / kind)
+
+
+@pytest.mark.parametrize("given", ["m/x", "m", ".", "x", "m/../m/x"])
+def test_a_uri_is_a_place_and_a_name_in_it(tmp_path, monkeypatch, given):
+    (tmp_path / "m").mkdir()
+    for name in ("m/x", "x"):
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.chdir(tmp_path)
+    place, name = located(given)
+    assert place.uri(name) == given
+    if name:
+        file = place.open(name)
+        monkeypatch.chdir("/")
+        assert Path(file.address).read_bytes() == (tmp_path / given).read_bytes()
+
+
 SPANS = [(0, PAGE), (0, 1), (1, PAGE), (PAGE - 1, 2), (5, 3 * PAGE + 7), (3 * PAGE, 600_000), (PAGE + 4, 300), (9, 0)]
 
 
@@ -75,7 +100,7 @@ def test_what_is_written_lies_where_it_was_put_and_nothing_else_changes(tmp_path
             shift = begin % PAGE + (lies == "otherwise")
             piece = memory[shift : shift + count]
             piece[:] = expected[begin : begin + count] = bytes([fill]) * count
-            file.write(piece, begin)
+            file.write(begin, piece)
         file.close()
         assert (tmp_path / "x").read_bytes() == expected
 
@@ -88,7 +113,7 @@ def test_direct_writes_do_not_enter_the_cache(tmp_path):
     memory = arena(8 << 20)
     assert address(memory) % PAGE == 0
     for at in range(0, 64 << 20, 8 << 20):
-        file.write(memory, at)
+        file.write(at, memory)
     file.close()
     assert cached_pages(tmp_path / "x") == 0
 
@@ -96,7 +121,7 @@ def test_direct_writes_do_not_enter_the_cache(tmp_path):
 def test_memory_that_cannot_be_written_to_is_written_too(tmp_path):
     """Whose address nobody can ask for, so that it cannot go past the cache."""
     file = Output(tmp_path / "x", 1 << 20, direct=True)
-    file.write(memoryview(b"x" * (1 << 20)), 0)
+    file.write(0, memoryview(b"x" * (1 << 20)))
     file.close()
     assert (tmp_path / "x").read_bytes() == b"x" * (1 << 20)
 
@@ -106,7 +131,7 @@ def test_a_short_write_is_one_call_through_the_cache(tmp_path, monkeypatch, at):
     """Split at pages and sent past the cache, each of a hundred thousand small tensors would wait for the disk."""
     file, calls, real = Output(tmp_path / "x", 1 << 20, direct=True), [], os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: calls.append(len(data)) or real(fd, data, offset))
-    file.write(arena(1 << 20)[at : at + 20_000], at)
+    file.write(at, arena(1 << 20)[at : at + 20_000])
     file.close()
     assert calls == [20_000]
 
@@ -118,10 +143,10 @@ def cached_pages(path):
     libc = ctypes.CDLL(None)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
         begin = ctypes.c_char.from_buffer(view)
-        found = (ctypes.c_ubyte * (len(view) // PAGE))()
-        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(begin)), ctypes.c_size_t(len(view)), found) == 0
+        pages = (ctypes.c_ubyte * (len(view) // PAGE))()
+        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(begin)), ctypes.c_size_t(len(view)), pages) == 0
         del begin
-    return sum(x & 1 for x in found)
+    return sum(x & 1 for x in pages)
 
 
 def test_a_full_disk_shows_when_the_room_is_reserved(disk):

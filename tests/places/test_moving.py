@@ -89,8 +89,8 @@ def test_of_many_that_want_one_name_at_once_exactly_one_gets_it(tmp_path):
         for n in range(3)
     ]
     won = {str(n): process.communicate(timeout=60)[0].split() for n, process in enumerate(running)}
-    assert sorted(k for its in won.values() for k in its) == sorted(map(str, range(200)))
-    assert all((tmp_path / f"target{k}").read_text() == n for n, its in won.items() for k in its)
+    assert sorted(k for numbers in won.values() for k in numbers) == sorted(map(str, range(200)))
+    assert all((tmp_path / f"target{k}").read_text() == n for n, numbers in won.items() for k in numbers)
 
 
 def test_two_names_are_swapped_so_that_both_exist_at_every_moment(tmp_path):

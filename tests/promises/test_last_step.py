@@ -107,7 +107,7 @@ def died_after(monkeypatch, stage, step):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(staging, "move_new", cut_off)
+        patch.setattr("taskvec.places.local.move_new", cut_off)
         with pytest.raises(KeyboardInterrupt):
             staged.commit({"model.safetensors": "of new"})
     staged.close()

@@ -31,8 +31,8 @@ def file(tmp_path):
 
 
 def test_what_is_decorated_is_found_by_its_name(file):
-    found = methods_in(file(CLIP))
-    assert found.keys() == {"clip", "same"} and found["clip"].defaults == {"limit": 0.01}
+    methods = methods_in(file(CLIP))
+    assert methods.keys() == {"clip", "same"} and methods["clip"].defaults == {"limit": 0.01}
 
 
 def test_methods_of_taskvec_that_a_file_imports_are_not_its_own(file):

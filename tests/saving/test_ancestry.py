@@ -23,9 +23,9 @@ def made(weights, path):
 
 
 def record_of(path):
-    found = lineage.read(path)
-    assert found
-    return found
+    record = lineage.read(path)
+    assert record
+    return record
 
 
 def nested(record):
@@ -46,10 +46,10 @@ def nested(record):
 def as_old_folder(path, folder):
     """A single file as a folder with a nested record beside it."""
     folder.mkdir()
-    found = record_of(path)
+    record = record_of(path)
     (folder / "model.safetensors").write_bytes(path.read_bytes())
-    (folder / "taskvec.json").write_text(json.dumps(nested(found)))
-    return found
+    (folder / "taskvec.json").write_text(json.dumps(nested(record)))
+    return record
 
 
 def test_a_merge_of_the_last_two_merges_keeps_each_ancestor_once(tmp_path):
@@ -79,9 +79,9 @@ def test_a_chain_may_be_longer_than_the_interpreter_can_nest(tmp_path, run):
     (tmp_path / "deep").mkdir()
     text = json.dumps(record | {"tensors": {}, "taskvec": "0", "mass": 1})
     (tmp_path / "deep/taskvec.json").write_text(text)
-    found = run("log", "deep")
-    assert found.code == 0 and found.stdout.count(" = ") == 2002
-    assert max(map(len, found.stdout.splitlines())) < 200
+    log = run("log", "deep")
+    assert log.code == 0 and log.stdout.count(" = ") == 2002
+    assert max(map(len, log.stdout.splitlines())) < 200
 
 
 def test_equal_tensors_with_other_histories_are_two_ancestors(tmp_path):
@@ -134,7 +134,7 @@ def test_what_a_lineage_leaves_out_is_said_before_the_work(tmp_path, short):
             path = made((files[-1] + files[-2]) / 2, tmp_path / f"m{k}.safetensors")
         files.append(tv.load(path))
     record = record_of(path)
-    assert "farthest" in "".join(notes)
+    assert "ancestors, the farthest ones: it would be longer than 0.002 MB" in "".join(notes)
     assert record["ancestors_left_out"] >= 3
     assert len(json.dumps(record["ancestors"])) <= 2000
     nearest = {source["made_from"] for source in record["inputs"].values()}

@@ -30,7 +30,8 @@ def network(folder, steps, variance):
 @pytest.fixture
 def pair(tmp_path):
     return [
-        tv.load(network(tmp_path / name, *its)).named(name) for name, its in {"b": (50, 9.0), "t": (80, 1.0)}.items()
+        tv.load(network(tmp_path / name, *statistics)).named(name)
+        for name, statistics in {"b": (50, 9.0), "t": (80, 1.0)}.items()
     ]
 
 
@@ -40,8 +41,8 @@ def test_counters_that_differ_are_those_of_the_model_that_is_named(pair, tmp_pat
         tv.save(b + 0.5 * (t - b), tmp_path / "out")
     for like, count in ((b, 50), (t, 80), (tv.load(network(tmp_path / "other", 7, 1.0)), 7)):
         tv.save(b + 0.5 * (t - b), tmp_path / "out", like=like, overwrite=True)
-        found = load_file(tmp_path / "out/model.safetensors")
-        assert found["bn.num_batches_tracked"] == count and found["conv.weight"][0, 0] == 65
+        tensors = load_file(tmp_path / "out/model.safetensors")
+        assert tensors["bn.num_batches_tracked"] == count and tensors["conv.weight"][0, 0] == 65
     assert run("merge", "b + 0.5*(t - b)", "b=b", "t=t", "--like", "b", "-o", "cli").code == 0
     assert run("merge", "b + ties(t - b, 2*(t - b))", "b=b", "t=t", "--like", "t", "-o", "ties").code == 0
 
@@ -61,8 +62,8 @@ def test_a_negative_variance_is_refused_and_can_be_kept_out_or_allowed(pair, tmp
     assert error.value.problems == ("bn.running_var",)
     assert not [p for p in tmp_path.iterdir() if "out" in p.name]
     given = ("b=b", "t=t", "--like", "b")
-    found = run("merge", "b + 2*(t - b)", *given, "-o", "cli", "-q")
-    assert found.code == 1 and "bn.running_var" in found.stderr
+    merge = run("merge", "b + 2*(t - b)", *given, "-o", "cli", "-q")
+    assert merge.code == 1 and "bn.running_var" in merge.stderr
     allowed = run("merge", "b + 2*(t - b)", *given, "-o", "cli", "--allow-nonfinite", "--json")
     assert allowed.code == 0 and "estimate them anew" in json.loads(allowed.stdout)["notes"][0]
     kept = run("merge", 'b + 2*without("*.running_var")*(t - b)', *given, "-o", "kept")

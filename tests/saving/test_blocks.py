@@ -21,12 +21,12 @@ SPECS = st.dictionaries(
 
 @given(SPECS, st.integers(8, 300))
 def test_every_element_is_in_one_range_and_none_is_larger_than_asked(specs, size):
-    found = {name: [] for name in specs}
+    elements = {name: [] for name in specs}
     for name, start, count in ranges(specs, specs, size):
         bits = BITS[specs[name].dtype]
         assert 0 < count * bits <= size * 8 and start * bits % 8 == 0  # where a block begins, a byte begins
-        found[name] += range(start, start + count)
-    assert found == {name: [*range(spec.numel)] for name, spec in specs.items()}
+        elements[name] += range(start, start + count)
+    assert elements == {name: [*range(spec.numel)] for name, spec in specs.items()}
 
 
 def test_the_blocks_of_a_plan_are_those_ranges_in_the_order_of_the_file():
@@ -72,14 +72,14 @@ def filled(name, start, count, dtype="F32", donor=DONOR, out=None):
 
 @pytest.mark.parametrize("size", [0, 1, PAGE, 3 * PAGE + 5])
 def test_memory_begins_at_a_page_and_has_its_size(size):
-    found = arena(size)
-    assert len(found) == size and not found.readonly and address(arena(size + 1)) % PAGE == 0
+    memory = arena(size)
+    assert len(memory) == size and not memory.readonly and address(arena(size + 1)) % PAGE == 0
 
 
 def test_there_is_a_sum_for_each_tensor_and_an_empty_one_for_what_passes_through():
-    found = sums(W, W.specs)
-    assert [*found] == ["w", "ids", "old"] and found["ids"] == Linear() and not found["old"]
-    assert found["w"] == W.linear("w") and len(found["w"].terms) == 2
+    linear = sums(W, W.specs)
+    assert [*linear] == ["w", "ids", "old"] and linear["ids"] == Linear() and not linear["old"]
+    assert linear["w"] == W.linear("w") and len(linear["w"].terms) == 2
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("F32", np.float32), ("F64", np.float64), ("F16", np.float16)])

@@ -167,7 +167,7 @@ def test_what_transformers_computes_alike_is_no_difference(case):
 
 @pytest.mark.parametrize("key", APART)
 def test_what_it_computes_otherwise_is(key):
-    assert [found for found, _, _ in differing(*APART[key])] == [key]
+    assert [name for name, _, _ in differing(*APART[key])] == [key]
 
 
 ACTIVE = {
@@ -179,9 +179,9 @@ ACTIVE = {
 
 @pytest.mark.parametrize("key", ACTIVE)
 def test_an_entry_that_changes_results_is(key):
-    assert key in [found for found, _, _ in differing(LLAMA, LLAMA | {key: ACTIVE[key]})]
+    assert key in [name for name, _, _ in differing(LLAMA, LLAMA | {key: ACTIVE[key]})]
     inner = {"text_config": LLAMA}, {"text_config": LLAMA | {key: ACTIVE[key]}}
-    assert f"text_config.{key}" in [found for found, _, _ in differing(*inner)]
+    assert f"text_config.{key}" in [name for name, _, _ in differing(*inner)]
 
 
 @pytest.mark.parametrize(

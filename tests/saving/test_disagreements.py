@@ -87,19 +87,19 @@ def test_what_an_instruct_model_would_lose_is_named_with_the_way_to_keep_it(tmp_
     tuned = write(
         tmp_path / "tuned", chat_template_jinja="x", generation_config_json={"eos_token_id": [2, 7], "temperature": 0.6}
     )
-    (found,) = told(base, tuned)
-    assert "eos_token_id [2, 7], not 2, a chat template, temperature 0.6 in generation_config.json" in found
-    assert f"--like {tmp_path / 'tuned'} takes all files of that" in found
+    (sentence,) = told(base, tuned)
+    assert "eos_token_id [2, 7], not 2, a chat template, temperature 0.6 in generation_config.json" in sentence
+    assert f"--like {tmp_path / 'tuned'} takes all files of that" in sentence
     assert told(tuned, base) == [] and told(base, tuned, lost=False) == []
     assert "chat template" not in told(base, tuned, template=False)[0]
 
 
 def test_tokens_with_other_ids_and_tokens_that_only_one_has_are_named(tmp_path):
     a = write(tmp_path / "a", tokenizer_json=vocabulary("x", "y", "z"))
-    (found,) = told(a, write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y")))
-    assert found.startswith("2 tokens have other ids in") and '"y" 2, not 1, "z" 1, not 2' in found
-    (found,) = told(a, write(tmp_path / "c", tokenizer_json=vocabulary("x", "y", "z", added=[("<|im_end|>", 3)])))
-    assert found.startswith("1 tokens of") and '("<|im_end|>"): align_vocab adds them' in found
+    (sentence,) = told(a, write(tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y")))
+    assert sentence.startswith("2 tokens have other ids in") and '"y" 2, not 1, "z" 1, not 2' in sentence
+    (sentence,) = told(a, write(tmp_path / "c", tokenizer_json=vocabulary("x", "y", "z", added=[("<|im_end|>", 3)])))
+    assert sentence.startswith("1 tokens of") and '("<|im_end|>"): align_vocab adds them' in sentence
     assert told(write(tmp_path / "c"), a) == []
 
 
@@ -120,8 +120,8 @@ def test_an_alignment_loses_no_end_token_template_or_setting_without_a_word(tmp_
         tmp_path / "b", tokenizer_json=vocabulary("x", "z", "y"), chat_template_jinja="{{ messages }}",
         generation_config_json={"eos_token_id": [1, 2], "temperature": 0.6},
     )  # fmt: skip
-    (found,) = aligned(a, b)
-    assert 'the end token "y", not "z", a chat template, temperature 0.6 in generation_config.json' in found
+    (sentence,) = aligned(a, b)
+    assert 'the end token "y", not "z", a chat template, temperature 0.6 in generation_config.json' in sentence
     assert aligned(b, a) == []
     w = 0.5 * tv.align_vocab(a, b, a) + 0.5 * tv.align_vocab(b, b, a)  # the tokenizer is b's, with its template
     assert "chat template," not in disagreements(w, w.donor)[0]
@@ -190,12 +190,14 @@ def test_sizes_of_pictures_have_older_and_newer_forms(tmp_path):
 
 # ---- tokenizers as the library writes them ------------------------------------------------------------
 def real(folder, words, special=(), padding=False):
-    found = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: k for k, w in enumerate(words)}, unk_token=words[0]))
-    found.add_special_tokens(list(special))
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: k for k, w in enumerate(words)}, unk_token=words[0])
+    )
+    tokenizer.add_special_tokens(list(special))
     if padding:
-        found.enable_padding(length=8)
+        tokenizer.enable_padding(length=8)
     folder.mkdir()
-    found.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
 
 
@@ -212,14 +214,14 @@ def test_equal_vocabularies_are_told_from_the_text_alone(tmp_path):
 def test_check_and_merge_tell_it_and_go_on(tmp_path, run):
     write(tmp_path / "a")
     write(tmp_path / "b", config_json=LLAMA | {"rope_theta": 5e5})
-    found = run("check", tmp_path / "a", tmp_path / "b", "--json")
-    said = json.loads(found.stdout)
-    assert found.code == 0 and said["mergeable"] is True
+    ran = run("check", tmp_path / "a", tmp_path / "b", "--json")
+    said = json.loads(ran.stdout)
+    assert ran.code == 0 and said["mergeable"] is True
     assert "rope_theta 500000.0, not 10000.0" in said["notes"][0]
-    found = run("merge", "(a + b)/2", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", "-o", tmp_path / "out")
-    assert found.code == 0 and "note: " in found.stderr and "rope_theta" in found.stderr
-    found = run("check", tmp_path / "a", tmp_path / "a")
-    assert (found.code, found.stderr) == (0, "") and "notes" not in found.stdout
+    ran = run("merge", "(a + b)/2", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", "-o", tmp_path / "out")
+    assert ran.code == 0 and "note: " in ran.stderr and "rope_theta" in ran.stderr
+    ran = run("check", tmp_path / "a", tmp_path / "a")
+    assert (ran.code, ran.stderr) == (0, "") and "notes" not in ran.stdout
 
 
 def test_a_template_beside_an_adapter_is_not_lost_without_a_word(tmp_path, build, run):
@@ -231,5 +233,5 @@ def test_a_template_beside_an_adapter_is_not_lost_without_a_word(tmp_path, build
     )  # fmt: skip
     (lora / "chat_template.jinja").write_text("{{ messages }}")
     w = tv.load(tmp_path / "base") + tv.load(lora)
-    (found,) = disagreements(w, w.donor)
-    assert f"{lora} has a chat template" in found and f"(copy them from {lora})" in found
+    (sentence,) = disagreements(w, w.donor)
+    assert f"{lora} has a chat template" in sentence and f"(copy them from {lora})" in sentence

@@ -1,13 +1,17 @@
 """The record of an output: what it says, how it is written, and how it proves that nothing has changed."""
 
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from blake3 import blake3
+from safetensors.numpy import save_file
 
 import taskvec as tv
-from taskvec.errors import DigestError, FormatError
+from taskvec.errors import DigestError, FormatError, TaskvecError
+from taskvec.notes import collected
 from taskvec.saving import lineage
 from taskvec.saving.lineage import digest, digests, pieces, verify
 from taskvec.saving.plan import PIECE
@@ -40,9 +44,9 @@ def record_of(path):
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE])
 def test_a_digest_is_that_of_the_digests_of_its_pieces(size):
     data = np.random.default_rng(size).bytes(size)
-    found = pieces(memoryview(data))
-    assert found == [blake3(data[at : at + PIECE]).digest() for at in range(0, size, PIECE)]
-    assert digest(found) == blake3(b"".join(found)).hexdigest() and digest(iter(found)) == digest(found)
+    of_pieces = pieces(memoryview(data))
+    assert of_pieces == [blake3(data[at : at + PIECE]).digest() for at in range(0, size, PIECE)]
+    assert digest(of_pieces) == blake3(b"".join(of_pieces)).hexdigest() and digest(iter(of_pieces)) == digest(of_pieces)
     assert PIECE == 256 << 10 and lineage.METHOD == "blake3 of the blake3 digests of its 256 KiB pieces"
 
 
@@ -50,27 +54,34 @@ def test_the_digests_of_a_source_are_those_of_its_tensors_in_any_dtype():
     arrays = {"w": np.arange(200_000, dtype=np.float64), "b": np.ones(5, bool), "none": np.zeros((0, 3), np.float32)}
     (source,) = tv.from_arrays(arrays).terms
     for threads in (1, 3):
-        found = dict(digests(source, source.specs, threads))
-        assert found == {name: digest(pieces(memoryview(a.tobytes()))) for name, a in arrays.items()}
+        recomputed = dict(digests(source, source.specs, threads))
+        assert recomputed == {name: digest(pieces(memoryview(a.tobytes()))) for name, a in arrays.items()}
 
 
 # ---- what a record says ----------------------------------------------------------------------------------
 def test_the_record_of_a_model_has_no_base_and_all_its_tensors(home, pair):
     base, math = pair
     saved(0.5 * base + 0.5 * math, home / "out")
-    found = record_of(home / "out")
+    record = record_of(home / "out")
     prints = [next(iter(w.terms)).fingerprint for w in pair]
-    assert [*found] == ["taskvec", "mass", "recipe", "base", "inputs", "fingerprint", "digest", "files", "tensors"]
-    assert (found["taskvec"], found["mass"], found["base"]) == (tv.__version__, 1, None)
-    assert found["recipe"] == "0.5*base + 0.5*math" and found["digest"] == lineage.METHOD
+    assert [*record] == ["taskvec", "mass", "recipe", "base", "inputs", "fingerprint", "digest", "files", "tensors"]
+    assert (record["taskvec"], record["mass"], record["base"]) == (tv.__version__, 1, None)
+    assert record["recipe"] == "0.5*base + 0.5*math" and record["digest"] == lineage.METHOD
     uris = [str(home / name) for name in ("base", "math")]
     inputs = [{"uri": uri, "mass": 1, "fingerprint": p} for uri, p in zip(uris, prints, strict=True)]
-    assert found["inputs"] == {"base": inputs[0], "math": inputs[1]}
+    assert record["inputs"] == {"base": inputs[0], "math": inputs[1]}
     (out,) = tv.load(home / "out").terms
-    assert found["fingerprint"] == out.fingerprint
+    assert record["fingerprint"] == out.fingerprint
     entries = {n: {"dtype": s.dtype, "shape": [*s.shape], "digest": d} for (n, s), (_, d) in
                zip(sorted(out.specs.items()), sorted(digests(out, out.specs, 1)), strict=True)}  # fmt: skip
-    assert found["tensors"] == entries and "ids" in entries
+    assert record["tensors"] == entries and "ids" in entries
+
+
+def test_a_model_has_no_base_also_where_another_model_is_subtracted(home, pair):
+    base, math = pair
+    saved(2 * base - math, home / "out.safetensors")
+    assert lineage.read(home / "out.safetensors")["base"] is None
+    assert "taskvec.base" not in next(iter(tv.load(home / "out.safetensors").terms)).metadata
 
 
 def test_the_record_of_a_vector_has_its_base_and_says_if_it_is_partial(home, pair, build):
@@ -122,17 +133,44 @@ def test_the_longest_record_is_as_long_as_one_that_is_completed(pair):
 def test_an_input_says_only_what_is_known_of_it():
     x = {"w": np.ones(2, "f4")}
     (plain,), (fisher,) = tv.from_arrays(x, "m").terms, tv.from_arrays(x, "f", statistic="fisher").terms
-    found = lineage.origins({"m": plain, "f": fisher})
+    entries = lineage.origins({"m": plain, "f": fisher})
     of_fisher = {"mass": 0, "statistic": "fisher", "fingerprint": fisher.fingerprint}
-    assert found == {"inputs": {"m": {"mass": 1, "fingerprint": plain.fingerprint}, "f": of_fisher}}
+    assert entries == {"inputs": {"m": {"mass": 1, "fingerprint": plain.fingerprint}, "f": of_fisher}}
+
+
+def test_an_input_from_a_file_says_where_it_is_from_and_what_it_is(home, pair):
+    base, math = pair
+    saved(math - base, home / "tau.safetensors")
+    (tau,), (model,) = tv.load(home / "tau.safetensors").terms, base.terms
+    of_tau = lineage.origins({"tau": tau})["inputs"]["tau"]
+    assert (of_tau["uri"], of_tau["mass"], of_tau["base"]) == (tau.uri, 0, model.fingerprint)
+    assert "revision" not in of_tau and "digest" not in of_tau
+    pinned = type(model).opened(model.place, "", "org/base", "4f2a")
+    of_pinned = lineage.origins({"base": pinned})["inputs"]["base"]
+    assert (of_pinned["uri"], of_pinned["revision"]) == ("org/base", "4f2a") and "made_from" not in of_pinned
+    save_file({"w": np.ones(2, "f4")}, home / "kept.safetensors", metadata={"taskvec.digest": "cafe"})
+    (kept,) = tv.load(home / "kept.safetensors").terms
+    assert lineage.origins({"kept": kept})["inputs"]["kept"]["digest"] == "cafe"
+
+
+@pytest.mark.parametrize("name", ["mean", "mean.safetensors"])
+def test_an_input_that_taskvec_made_says_from_what_and_nothing_is_left_out(home, pair, name):
+    base, math = pair
+    mean = tv.load(saved((base + math) / 2, home / name))
+    with collected() as notes:
+        origins = lineage.origins({"mean": next(iter(mean.terms))})
+    assert [*origins] == ["inputs", "ancestors"] and not notes
+    assert origins["ancestors"][origins["inputs"]["mean"]["made_from"]]["recipe"] == "0.5*base + 0.5*math"
 
 
 def test_a_record_is_one_line_for_each_tensor():
     entry = {"taskvec": "1", "inputs": {"a": {"mass": 1}}, "tensors": {"x": {"dtype": "F32"}, 'y"': {"dtype": "F16"}}}
     text = lineage.as_text(entry)
-    assert json.loads(text) == entry and text.endswith("\n }\n}\n")
-    lines = [line for line in text.splitlines() if "dtype" in line]
-    assert lines == ['  "x": {"dtype": "F32"},', '  "y\\"": {"dtype": "F16"}']
+    assert json.loads(text) == entry
+    assert text == (
+        '{\n "taskvec": "1",\n "inputs": {\n  "a": {\n   "mass": 1\n  }\n },\n "tensors": {\n'
+        '  "x": {"dtype": "F32"},\n  "y\\"": {"dtype": "F16"}\n }\n}\n'
+    )
 
 
 # ---- reading it --------------------------------------------------------------------------------------------
@@ -144,7 +182,8 @@ def test_what_taskvec_did_not_write_has_no_record(home, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"inputs": []}, {"tensors": None}, {"fingerprint": 3}, {"tensors": {"w": {"dtype": "F32", "shape": []}}},
-     {"tensors": {"w": {"dtype": 1, "shape": [], "digest": ""}}}, {"tensors": {"w": []}},
+     {"tensors": {"w": {"dtype": 1, "shape": [], "digest": ""}}}, {"tensors": {"w": []}}, {"recipe": None},
+     {"tensors": {"v": {"dtype": "F32", "shape": [], "digest": ""}, "w": {}}},
      {"tensors": {"w": {"dtype": "F32", "shape": 3, "digest": ""}}}],
 )  # fmt: skip
 def test_a_record_that_is_not_as_taskvec_writes_it_is_refused(tmp_path, change):
@@ -168,22 +207,32 @@ def test_a_record_that_is_no_json_table_is_refused(tmp_path, data):
         lineage.read(tmp_path)
 
 
+def test_a_record_that_may_not_be_read_is_a_stated_error(home, pair, monkeypatch):
+    def refused(*rest, **more):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    saved(pair[0], home / "out")
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(TaskvecError, match=r"taskvec.json: permission denied"):
+        lineage.read(home / "out")
+
+
 # ---- proof -------------------------------------------------------------------------------------------------
 def altered(path, change):
-    found = record_of(path)
-    change(found)
-    (path / "taskvec.json").write_text(json.dumps(found))
+    record = record_of(path)
+    change(record)
+    (path / "taskvec.json").write_text(json.dumps(record))
 
 
 def test_every_tensor_is_read_and_counted(home, pair):
     saved(pair[0], home / "out")
     told = []
-    found = verify(str(home / "out"), threads=1, progress=lambda done, total: told.append((done, total)))
+    verified = verify(str(home / "out"), threads=1, progress=lambda done, total: told.append((done, total)))
     total = sum(s.nbytes for s in next(iter(pair[0].terms)).specs.values())
-    assert (found.path, found.tensors, found.bytes) == (home / "out", 4, total)
+    assert (verified.path, verified.tensors, verified.bytes) == (home / "out", 4, total)
     assert len(told) == 4 and told[-1] == (total, total) and [d for d, _ in told] == sorted(d for d, _ in told)
-    assert str(found) == f"{home / 'out'}: all 4 tensors hold what was written"
-    assert verify(str(home / "out")) == found
+    assert str(verified) == f"{home / 'out'}: all 4 tensors hold what was written"
+    assert verify(str(home / "out")) == verified
 
 
 @pytest.mark.parametrize(
@@ -195,8 +244,9 @@ def test_every_tensor_is_read_and_counted(home, pair):
         (lambda r: r["tensors"]["ids"].update(shape=[1, 3]), ["ids holds other data than were written"]),
         (lambda r: r["tensors"]["ids"].update(dtype="I32"), ["ids holds other dtypes than were written"]),
         (lambda r: r.update(fingerprint="0"), ["the fingerprint is another than the one that was written"]),
-        (lambda r: (r.update(fingerprint="0"), r["tensors"]["ids"].update(digest="0"), r["tensors"].pop("model.big")),
-         ["ids holds other data than were written", "model.big was not written by taskvec"]),
+        (lambda r: (r.update(fingerprint="0"), r["tensors"]["ids"].update(digest="0"),
+                    r["tensors"].update(a=r["tensors"].pop("model.big"))),
+         ["a is missing", "ids holds other data than were written", "model.big was not written by taskvec"]),
     ],
 )  # fmt: skip
 def test_every_difference_is_listed(home, pair, change, says):

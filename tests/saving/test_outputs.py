@@ -69,8 +69,8 @@ def test_the_working_directory_is_never_an_output(run, build, tmp_path, name):
     build.model(tmp_path / "base", build.tensors(0))
     here = tmp_path / "here"
     here.mkdir()
-    found = run("merge", "b", f"b={tmp_path / 'base'}", "-o", name, cwd=here)
-    assert found.code == 1 and found.stderr.startswith("error: ") and "Traceback" not in found.stderr
+    ran = run("merge", "b", f"b={tmp_path / 'base'}", "-o", name, cwd=here)
+    assert ran.code == 1 and ran.stderr.startswith("error: ") and "Traceback" not in ran.stderr
     assert here.is_dir() and not list(here.iterdir()) and sorted(p.name for p in tmp_path.iterdir()) == ["base", "here"]
 
 
@@ -89,8 +89,8 @@ def test_what_only_looks_like_a_part_of_a_checkpoint_is_named_and_kept(tmp_path,
     (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "out" / name).write_text("mine")
     before = build.contents(tmp_path / "out")
-    found = run("merge", "b", "b=base", "-o", "out", "--overwrite")
-    assert found.code == 1 and name.split("/")[0] in found.stderr and build.contents(tmp_path / "out") == before
+    ran = run("merge", "b", "b=base", "-o", "out", "--overwrite")
+    assert ran.code == 1 and name.split("/")[0] in ran.stderr and build.contents(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("names", [["README.md"], ["README.md", "LICENSE", "config.json"], ["vocab.txt"],
@@ -101,8 +101,8 @@ def test_a_folder_without_weights_is_no_checkpoint(tmp_path, build, run, names):
     for name in names:
         (tmp_path / "out" / name).write_text("mine")
     before = build.contents(tmp_path / "out")
-    found = run("merge", "b", "b=base", "-o", "out", "--overwrite")
-    assert found.code == 1 and names[0] in found.stderr and build.contents(tmp_path / "out") == before
+    ran = run("merge", "b", "b=base", "-o", "out", "--overwrite")
+    assert ran.code == 1 and names[0] in ran.stderr and build.contents(tmp_path / "out") == before
 
 
 def test_an_empty_folder_or_a_link_to_one_is_no_part_of_a_checkpoint(tmp_path, build):
@@ -154,8 +154,8 @@ def test_what_taskvec_wrote_is_replaced_whatever_it_is_called_unless_it_was_chan
     assert "tokenizer.of.mine.model" in names and strangers(tmp_path / "out") == []
     assert run("merge", "b", "b=base", "-o", "out", "--overwrite").code == 0
     (tmp_path / "out/tokenizer.of.mine.model").write_text("changed by hand since")
-    found = run("merge", "b", "b=base", "-o", "out", "--overwrite")
-    assert found.code == 1 and "tokenizer.of.mine.model" in found.stderr
+    ran = run("merge", "b", "b=base", "-o", "out", "--overwrite")
+    assert ran.code == 1 and "tokenizer.of.mine.model" in ran.stderr
     assert (tmp_path / "out/tokenizer.of.mine.model").read_text() == "changed by hand since"
 
 
@@ -216,7 +216,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_search_begins(tmp_
     build.model(tmp_path / "a", build.tensors(1))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
-    found = run(
+    ran = run(
         verb,
         "base + x*(a - base)",
         "base=base",
@@ -228,4 +228,4 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_search_begins(tmp_
         "-o",
         "out",
     )
-    assert found.code == 1 and "out exists and is not empty" in found.stderr and not (tmp_path / "j.jsonl").exists()
+    assert ran.code == 1 and "out exists and is not empty" in ran.stderr and not (tmp_path / "j.jsonl").exists()

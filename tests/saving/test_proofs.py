@@ -7,12 +7,14 @@ import time
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
 import taskvec as tv
 from taskvec.errors import OutputError, SourceChanged
 from taskvec.saving import staging
 from taskvec.saving import stream as streaming
 from taskvec.saving.outputs import Destination
+from taskvec.saving.proofs import Proof, holds, proofs_of_others, proofs_of_weights
 from taskvec.sources.source import Source
 
 N = 600_000
@@ -41,10 +43,10 @@ def interrupted(weights, out, **options):
 
 def saved_anew(weights, tmp_path, reused):
     """The same call once more: whether it went on, and that it gives what a quiet one gives."""
-    found = tv.save(weights, tmp_path / "out", threads=1)
+    saved = tv.save(weights, tmp_path / "out", threads=1)
     tv.save(weights, tmp_path / "quiet", threads=1)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("out", "quiet"))
-    assert one == two and (found.reused > 0) == reused
+    assert one == two and (saved.reused > 0) == reused
     shutil.rmtree(tmp_path / "quiet")
 
 
@@ -78,39 +80,39 @@ def test_statistics_and_vectors_in_memory_are_not_mixed_either(tmp_path):
 
 @pytest.mark.parametrize("place", [BETWEEN, slice(0, 1)])
 def test_an_array_that_changes_while_it_is_saved_is_noticed_and_nothing_is_written(tmp_path, place):
-    its = arrays()
+    changing = arrays()
 
     def change(done, total):
-        its["w"][place] = 7
+        changing["w"][place] = 7
 
     with pytest.raises(SourceChanged, match="m: an array in memory changed after it was read"):
-        tv.save(tv.from_arrays(its, "m"), tmp_path / "out", progress=change)
+        tv.save(tv.from_arrays(changing, "m"), tmp_path / "out", progress=change)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_array_that_changed_between_two_saves_is_refused_and_from_arrays_takes_it(tmp_path):
     """What methods have measured of it, and its fingerprint, are remembered."""
-    its = arrays()
-    w = tv.from_arrays(its, "m")
+    changing = arrays()
+    w = tv.from_arrays(changing, "m")
     tv.save(w, tmp_path / "one")
-    its["w"][BETWEEN] = 7
+    changing["w"][BETWEEN] = 7
     with pytest.raises(SourceChanged, match="call from_arrays again"):
         tv.save(w, tmp_path / "two")
-    tv.save(tv.from_arrays(its, "m"), tmp_path / "two")
-    assert np.array_equal(tv.load(tmp_path / "two")["w"], its["w"])
+    tv.save(tv.from_arrays(changing, "m"), tmp_path / "two")
+    assert np.array_equal(tv.load(tmp_path / "two")["w"], changing["w"])
 
 
 # ---- every source has one -------------------------------------------------------------------------
 @pytest.fixture
 def files(tmp_path, build):
-    its = tmp_path / "its"
+    home = tmp_path / "its"
     for seed, name in enumerate(("base", "math", "code")):
-        build.model(its / name, arrays(seed, **{"v.weight": np.ones((4, 4), np.float32)}))
+        build.model(home / name, arrays(seed, **{"v.weight": np.ones((4, 4), np.float32)}))
     rng = np.random.default_rng(3)
     factors = {f"base_model.model.v.lora_{x}.weight": rng.standard_normal(s).astype("f4")
                for x, s in (("A", (2, 4)), ("B", (4, 2)))}  # fmt: skip
-    build.lora(its / "lora", factors)
-    return its
+    build.lora(home / "lora", factors)
+    return home
 
 
 def test_whatever_is_a_source_has_a_stamp_that_changes_with_its_files(files):
@@ -250,8 +252,8 @@ def just_named(tmp_path, files, monkeypatch):
 @pytest.mark.parametrize("name", ["out", "out.safetensors"])
 def test_a_whole_output_is_known_by_its_bytes(tmp_path, just_named, name):
     w = just_named(name)
-    found = tv.save(w, tmp_path / name)
-    assert found.reused == found.bytes_out and not staging.hidden(tmp_path / name).exists()
+    saved = tv.save(w, tmp_path / name)
+    assert saved.reused == saved.bytes_out and not staging.hidden(tmp_path / name).exists()
     assert tv.verify(tmp_path / name).tensors == 2
 
 
@@ -283,3 +285,130 @@ def test_a_destination_of_something_else_clears_what_such_a_run_left(tmp_path, j
     with pytest.raises(OutputError, match="exists"):
         staging.write_file(Destination(tmp_path / "out.safetensors", alone=True), b"x")
     assert not staging.hidden(tmp_path / "out.safetensors").exists()
+
+
+# ---- the parts ------------------------------------------------------------------------------------
+@tv.method(local=True)
+def half(delta):
+    return delta / 2
+
+
+def sources(weights):
+    return [*weights.terms]
+
+
+def test_the_stamps_are_those_of_the_sources_and_of_each_call_once_wherever_it_stands():
+    m = tv.from_arrays(arrays(), "m")
+    (leaf,), (call,), (outer,) = sources(m), sources(half(m)), sources(half(half(m)))
+    (of_code,) = call.own_proof()
+    assert of_code and Proof([leaf], [leaf], None).stamps == [leaf.stamp()]
+    for terms, like in (([call], None), ([leaf], call), ([call], call), ([call, leaf, call], None)):
+        assert Proof([leaf], terms, like).stamps == [leaf.stamp(), of_code]
+    assert Proof([leaf], [outer], None).stamps == [leaf.stamp(), of_code, of_code]
+
+
+def test_what_has_no_stamp_is_not_resumed(monkeypatch):
+    m = tv.from_arrays(arrays(), "m")
+    (leaf,), (call,) = sources(m), sources(half(m))
+    assert Proof([leaf], [call], None).resumable
+    monkeypatch.setattr(type(call), "own_proof", lambda self: (None,))
+    assert not Proof([leaf], [call], None).resumable
+
+
+def test_what_changed_since_it_was_opened_is_an_error_before_the_work(files, monkeypatch):
+    base, math = (tv.load(files / name) for name in ("base", "math"))
+    rewritten(files / "base/model.safetensors", middle)
+    with pytest.raises(SourceChanged, match="base"):
+        Proof(sources(math) + sources(base), [], None)
+    (call,) = sources(tv.select(math, "w"))
+
+    def refuse(self):
+        raise SourceChanged("its tokenizer changed")
+
+    monkeypatch.setattr(type(call), "require_beside_unchanged", refuse)
+    with pytest.raises(SourceChanged, match="its tokenizer changed"):
+        Proof(sources(math), [call], None)
+
+
+def test_a_source_that_changes_during_the_work_is_an_error_after_it(files):
+    base, math = (tv.load(files / name) for name in ("base", "math"))
+    proof = Proof(sources(math) + sources(base), [], None)
+    proof.require_unchanged()
+    rewritten(files / "base/model.safetensors", middle)
+    with pytest.raises(SourceChanged, match="base"):
+        proof.require_unchanged()
+
+
+@pytest.mark.parametrize("given", ["like", "like that is a call", "term"])
+def test_all_files_beside_the_weights_that_changed_are_named(files, given):
+    for name in ("merges.txt", "tokenizer.json", "notes.txt"):
+        (files / "base" / name).write_text("{}")
+    base = tv.load(files / "base")
+    (model,), (call,) = sources(base), sources(tv.select(base, "w"))
+    proof = Proof([model], [call] if given == "term" else [], {"term": None, "like": model}.get(given, call))
+    (files / "base/notes.txt").write_text("changed")
+    (files / "math/tokenizer.json").write_text("of another model")
+    proof.require_unchanged()
+    (files / "base/tokenizer.json").write_text("changed")
+    (files / "base/merges.txt").unlink()
+    (files / "base/vocab.json").write_text("new")
+    with pytest.raises(SourceChanged, match="files beside the weights changed while these were read") as told:
+        proof.require_unchanged()
+    assert [*told.value.problems] == [str(files / "base" / n) for n in ("merges.txt", "tokenizer.json", "vocab.json")]
+
+
+def test_the_tokenizers_of_all_models_in_a_call_count(files):
+    base, math = (tv.load(files / name) for name in ("base", "math"))
+    (call,) = sources(tv.ties(math - base, density=0.5))
+    proof = Proof([], [call], None)
+    for name in ("math", "base"):
+        (files / name / "tokenizer.json").write_text("new")
+    with pytest.raises(SourceChanged) as told:
+        proof.require_unchanged()
+    assert [*told.value.problems] == [str(files / name / "tokenizer.json") for name in ("base", "math")]
+
+
+def test_files_beside_the_weights_that_are_gone_with_their_folder_are_named(files):
+    (files / "code/tokenizer.json").write_text("{}")
+    proof = Proof([], [], *sources(tv.load(files / "code")))
+    shutil.rmtree(files / "code")
+    with pytest.raises(SourceChanged, match=r"tokenizer\.json"):
+        proof.require_unchanged()
+
+
+def test_every_file_of_an_output_is_proven_once(tmp_path, files):
+    w = tv.load(files / "base")
+    tv.save(w, tmp_path / "out", shard_size="1MB", durable=False)
+    todo = tv.plan(w, shard_size="1MB")
+    proofs = proofs_of_weights(todo, {shard.filename: f"digest {k}" for k, shard in enumerate(todo.shards)})
+    assert proofs == {s.filename: f"{s.header_size} digest {k}" for k, s in enumerate(todo.shards)} and len(proofs) == 2
+    (tmp_path / "out/inner").mkdir()
+    (tmp_path / "out/inner/a.json").write_text("{}")
+    others = proofs_of_others(tmp_path / "out", proofs)
+    assert [*others] == sorted(others) and others["inner/a.json"] == blake3(b"{}").hexdigest()
+    names = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert names == {*proofs, *others} and not proofs.keys() & others.keys()
+
+
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_an_output_holds_what_its_proofs_say_and_nothing_less(tmp_path, files, name):
+    tv.save(tv.load(files / "base"), tmp_path / name, durable=False)
+    weights = tmp_path / name if name.endswith("s") else tmp_path / name / "model.safetensors"
+    data = weights.read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    good = {"model.safetensors": f"{size} {blake3(data[:size]).hexdigest()}"}
+    assert holds(tmp_path / name, good, 1) is True and holds(tmp_path / name, {}, 1) is False
+    for text in (f"{size + 1} {blake3(data[:size]).hexdigest()}", f"{size} {blake3(data[:-1]).hexdigest()}", "x y", ""):
+        assert holds(tmp_path / name, {"model.safetensors": text}, 1) is False
+    assert holds(tmp_path / name, {"model.safetensors": blake3(data).hexdigest()}, 1) is True  # a digest of all of it
+    assert holds(tmp_path / "nowhere", good, 1) is False
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert holds(tmp_path / name, good, 1) is False
+
+
+def test_a_file_that_an_output_has_lost_is_noticed(tmp_path, files):
+    tv.save(tv.load(files / "base"), tmp_path / "out", durable=False)
+    proofs = proofs_of_others(tmp_path / "out", ["model.safetensors"])
+    assert holds(tmp_path / "out", proofs, 1)
+    (tmp_path / "out/README.md").unlink()
+    assert not holds(tmp_path / "out", proofs, 1)

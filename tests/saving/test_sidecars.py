@@ -218,10 +218,10 @@ def test_a_link_out_of_the_folder_is_a_note_and_a_warning_in_python(tmp_path, sa
 def test_a_configuration_that_never_ends_is_not_read(tmp_path):
     model = write(tmp_path / "m", {})
     (model / "config.json").symlink_to("/dev/zero")
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tv.save(tv.load(model), tmp_path / "out")
-    assert not (tmp_path / "out/config.json").exists() and "to /dev/zero" in str(found[0].message)
+    assert not (tmp_path / "out/config.json").exists() and "to /dev/zero" in str(caught[0].message)
 
 
 def test_a_tokenizer_that_changes_during_the_merge_is_noticed(tmp_path, monkeypatch):

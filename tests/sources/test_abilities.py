@@ -1,11 +1,15 @@
 """A source of one's own needs the members of `Source` and nothing else; what it lacks is said in one error."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.errors import MassError, RecipeError
+from taskvec.errors import MassError, RecipeError, SourceChanged, TaskvecError
 from taskvec.sources import abilities
+from taskvec.sources.abilities import Leaf
 from taskvec.sources.cost import Cost
 from taskvec.sources.source import Spec, fingerprint
 
@@ -46,8 +50,8 @@ def nothing_of(mine):
     """What holds for a source that states no ability."""
     assert abilities.leaves_of(mine) == (mine,) and abilities.stored_of(mine) is mine.specs
     assert abilities.written(mine, {}) == "mine" and abilities.written(mine, {mine: "m"}) == "m"
-    found = [f(mine) for f in (abilities.folder_of, abilities.metadata_of, abilities.cost_of)]
-    assert found == [None, {}, Cost()] and abilities.statistic_of(mine) == ""
+    nothing = [f(mine) for f in (abilities.folder_of, abilities.metadata_of, abilities.cost_of)]
+    assert nothing == [None, {}, Cost()] and abilities.statistic_of(mine) == ""
 
 
 def test_what_holds_for_a_source_that_states_no_ability():
@@ -103,3 +107,29 @@ def test_a_wrapper_that_passes_everything_on_is_a_source():
             return getattr(self._inner, name)
 
     assert np.array_equal(tv.Weights({Wrapper(Mine(3)): 1})["w"], np.arange(3))
+
+
+# ---- docs/sources.md ----------------------------------------------------------------------------------------
+def test_the_page_on_sources_of_your_own_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.S | re.M)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(block, names)
+    np.savez("tuned.npz", w=np.zeros(6, np.float32))
+    with pytest.raises(SourceChanged, match=r"tuned\.npz changed while it was used"):
+        tv.save(0.5 * names["base"] + 0.5 * names["tuned"], tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_cost_that_a_leaf_of_your_own_states_is_in_the_plan_and_another_class_holds_nothing():
+    class Held(Mine, Leaf):
+        cost = Cost(once=50_000_000, computing=20_000_000)
+
+    class Stated(Mine):
+        cost = Held.cost
+
+    free, held, stated = (tv.plan(tv.Weights({kind(3): 1}), threads=2) for kind in (Mine, Held, Stated))
+    assert held.peak == free.peak + 50_000_000 + 2 * 20_000_000 and stated.peak == free.peak
+    with pytest.raises(TaskvecError, match=r"needs at least .* of memory"):
+        tv.plan(tv.Weights({Held(3): 1}), ram=free.peak, threads=2)

@@ -223,8 +223,8 @@ def test_equal_sources_hash_alike_and_hold_equal_tensors(kind, at):
 def test_its_text_parses_back_to_an_equal_source(kind, at):
     w = KINDS[kind].made(at)
     given = {name: tv.Weights({s: 1}) for s, name in w.names().items() if not isinstance(s, FromFiles)}
-    found = tv.parse(w.text(), **given)
-    assert found == w and found.text() == w.text()
+    parsed = tv.parse(w.text(), **given)
+    assert parsed == w and parsed.text() == w.text()
     if not isinstance(source_of(kind, at), Composite):
         assert w.text() == source_of(kind, at).text
 
@@ -244,8 +244,8 @@ def test_several_threads_read_what_one_reads(kind, at):
     source, asked = source_of(kind, at), [*ranges(source_of(kind, at), seed=1)] * 3
     whole = everything(source_of(kind, at))
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda one: read(source, *one), asked)
-    for (name, start, count), piece in zip(asked, found, strict=True):
+        pieces = pool.map(lambda one: read(source, *one), asked)
+    for (name, start, count), piece in zip(asked, pieces, strict=True):
         size = BITS[source.specs[name].dtype] // 8
         assert piece == whole[name][start * size : (start + count) * size]
 
@@ -399,7 +399,7 @@ def test_a_pickle_of_it_is_opened_again_and_one_of_arrays_is_refused(kind, at):
         with pytest.raises(TypeError, match="send their text"):
             pickle.dumps(source)
         return
-    found = pickle.loads(pickle.dumps(source))
-    assert found == source and found.fingerprint == source.fingerprint and everything(found) == everything(source)
+    again = pickle.loads(pickle.dumps(source))
+    assert again == source and again.fingerprint == source.fingerprint and everything(again) == everything(source)
     if isinstance(source, FromFiles):
         assert open_source(source.uri, source.revision) == source

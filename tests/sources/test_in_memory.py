@@ -9,8 +9,8 @@ from taskvec.sources.source import fingerprint
 
 
 def array(**arrays):
-    (found,) = tv.from_arrays(arrays, "m").terms
-    return found
+    (only,) = tv.from_arrays(arrays, "m").terms
+    return only
 
 
 def test_any_range_of_an_array_is_read():
@@ -24,8 +24,8 @@ def test_any_range_of_an_array_is_read():
 
 def test_arrays_say_where_they_lie():
     x = np.arange(6, dtype=np.float32)
-    (found,) = array(w=x, none=x[:0]).addresses()
-    assert found == ("w", x.ctypes.data, x.ctypes.data + 24)
+    (place,) = array(w=x, none=x[:0]).addresses()
+    assert place == ("w", x.ctypes.data, x.ctypes.data + 24)
 
 
 @pytest.mark.parametrize("asked", ["stamp", "fingerprint"])

@@ -22,9 +22,9 @@ def test_the_layer_is_the_first_number_in_a_name(name, layer):
 
 def test_depths_run_from_the_first_layer_that_is_named_to_the_last_in_each_stack():
     names = ["embed", "enc.0.w", "enc.4.w", "enc.1.b", "enc.2.w", "dec.0.w", "0.w", "1.w"]
-    found = places(names)
-    assert [*found] == names and all(place.name == name for name, place in found.items())
-    assert [place.depth for place in found.values()] == [None, 0, 1, Fraction(1, 4), Fraction(1, 2), 0, 0, 1]
+    where = places(names)
+    assert [*where] == names and all(place.name == name for name, place in where.items())
+    assert [place.depth for place in where.values()] == [None, 0, 1, Fraction(1, 4), Fraction(1, 2), 0, 0, 1]
     assert places([]) == {} and places(["x.5.w"])["x.5.w"] == Place("x.5.w", Fraction(1))
 
 

@@ -31,6 +31,7 @@ QUANTISED = {  # as the libraries of the field save them: name -> (dtype, shape)
     "fp8, its greatest magnitude": {f"{Q}.weight": (F8, (16, 16)), f"{Q}.weight_amax": (F32, ())},
     "fp8, Quark": {f"{Q}.weight": (F8, (16, 16)), f"{Q}.weight_quantizer.scale": (F32, ())},
     "fp8 as AMD has it": {f"{Q}.weight": ("F8_E4M3FNUZ", (16, 16)), f"{Q}.weight_scale": (F32, ())},
+    "int8 with factors that give the numbers back": {f"{Q}.weight": (I8, (16, 16)), f"{Q}.dequant": (F32, (16, 1))},
     "a bfloat16 copy of fp8 codes": {f"{Q}.weight": (BF16, (16, 16)), f"{Q}.weight_scale_inv": (F32, (1, 1))},
     "a float32 copy, other names": {f"{Q}.weight": (F32, (256, 384)), f"{Q}.scale": (F32, (2, 3))},
     "a float32 copy of fused experts": {
@@ -145,8 +146,8 @@ def test_check_and_diff_refuse_them_too(tmp_path, run):
     for seed, name in enumerate("ab"):
         write(tmp_path / f"{name}.safetensors", QUANTISED["bitsandbytes, 8 bits"], seed)
     for command in (("check",), ("diff", "-o", "tau"), ("compare",), ("add", "-o", "out")):
-        found = run(command[0], "a.safetensors", "b.safetensors", *command[1:])
-        assert found.code == 1 and f"{Q}.SCB" in found.stderr and "Traceback" not in found.stderr, found
+        done = run(command[0], "a.safetensors", "b.safetensors", *command[1:])
+        assert done.code == 1 and f"{Q}.SCB" in done.stderr and "Traceback" not in done.stderr, done
     assert run("show", "a.safetensors").code == 0
 
 

@@ -22,8 +22,8 @@ def test_the_stamp_covers_names_shapes_dtypes_and_every_byte():
 
 
 def array(**arrays):
-    (found,) = tv.from_arrays(arrays, "m").terms
-    return found
+    (only,) = tv.from_arrays(arrays, "m").terms
+    return only
 
 
 # ---- headers --------------------------------------------------------------------------------------------
@@ -52,9 +52,9 @@ def test_small_tensors_are_sampled_whole_and_large_ones_in_four_places():
 @pytest.mark.parametrize("dtype", ["F64", "BF16", "F4", "F6_E3M2"])
 def test_samples_begin_at_whole_bytes_and_lie_within_the_tensor(dtype):
     for numel in (40_000, 99_999, 123_456):
-        found = samples(Spec((numel,), dtype))
-        assert len(found) == 4 and all(start % 8 == 0 and start + count <= numel for start, count in found)
-        assert found[-1][0] + found[-1][1] > 0.99 * numel
+        ranges = samples(Spec((numel,), dtype))
+        assert len(ranges) == 4 and all(start % 8 == 0 and start + count <= numel for start, count in ranges)
+        assert ranges[-1][0] + ranges[-1][1] > 0.99 * numel
 
 
 def test_a_fingerprint_is_that_of_names_headers_and_samples():

@@ -57,8 +57,8 @@ def test_a_string_is_written_as_one_line_of_ascii(given_text, shown):
 
 @given(st.text())
 def test_a_string_is_read_back_as_it_was(given_text):
-    found = quoted(given_text)
-    assert ast.literal_eval(found) == given_text and found.isascii() and found.isprintable()
+    literal_text = quoted(given_text)
+    assert ast.literal_eval(literal_text) == given_text and literal_text.isascii() and literal_text.isprintable()
 
 
 def test_one_of_several_patterns_fits_a_whole_name():

@@ -27,8 +27,8 @@ from taskvec.views.bylayer import Origin, explicit, moved
     ],
 )
 def test_each_way_to_name_layers_is_rewritten_in_its_own(table, picks, entries):
-    found, problems = moved([Origin(table, 4, layer) for layer in picks], table)
-    assert (found, problems) == (entries, [])
+    result, problems = moved([Origin(table, 4, layer) for layer in picks], table)
+    assert (result, problems) == (entries, [])
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def test_each_way_to_name_layers_is_rewritten_in_its_own(table, picks, entries):
     ],
 )
 def test_what_cannot_be_said_is_named(table, picks, problem):
-    (found,) = moved([Origin(table, 4, layer) for layer in picks], table)[1]
-    assert problem in found
+    (line,) = moved([Origin(table, 4, layer) for layer in picks], table)[1]
+    assert problem in line
 
 
 def test_models_that_say_the_same_in_other_words_can_stand_on_one_another():
     old, new = {"num_hidden_layers": 2}, {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
-    found, problems = moved([Origin(t, 2, k) for t in (old, new) for k in range(2)], old)
-    assert found == {"layer_types": ["full_attention"] * 4} and not problems
+    result, problems = moved([Origin(t, 2, k) for t in (old, new) for k in range(2)], old)
+    assert result == {"layer_types": ["full_attention"] * 4} and not problems
     windows = {"layer_types": ["sliding_attention", "full_attention"]}
     assert moved([Origin(t, 2, k) for t in ({"sliding_window": 4}, windows) for k in range(2)], {})[1]
 

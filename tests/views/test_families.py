@@ -49,8 +49,8 @@ def test_one_tensor_that_nobody_knows_or_a_missing_rule_makes_no_family():
 
 @pytest.mark.parametrize(("shapes", "queries"), [(LLAMA, 1), (GPT2, 3)], ids=["llama", "gpt2"])
 def test_units_of_a_layer_and_of_the_residual_stream_are_those_of_the_shapes(shapes, queries):
-    found = groups(symmetry_of(specs(shapes)), specs(shapes), {}, 4, True)
-    units = {name.rsplit(".", 1)[-1]: group.units for name, group in found.items()}
+    permuted = groups(symmetry_of(specs(shapes)), specs(shapes), {}, 4, True)
+    units = {name.rsplit(".", 1)[-1]: group.units for name, group in permuted.items()}
     assert units == {"mlp": 32 if shapes is GPT2 else 24, "heads": 4, "residual": 8}
-    heads = next(group for name, group in found.items() if name.endswith("heads"))
+    heads = next(group for name, group in permuted.items() if name.endswith("heads"))
     assert max(parts for _, _, parts in heads.axes) == queries

@@ -17,25 +17,25 @@ from taskvec.views.layers import before_the_layers
 
 
 def cut(tensors, start, stop):
-    found = {}
+    kept = {}
     for name, tensor in tensors.items():
         at = re.match(r"model\.layers\.(\d+)\.(.*)", name)
         if not at:
-            found[name] = tensor
+            kept[name] = tensor
         elif start <= int(at[1]) < stop:
-            found[f"model.layers.{int(at[1]) - start}.{at[2]}"] = tensor
-    return found
+            kept[f"model.layers.{int(at[1]) - start}.{at[2]}"] = tensor
+    return kept
 
 
 def piled(*parts):
-    found, offset = {}, 0
+    pile, offset = {}, 0
     for part in parts:
         layers = {name: int(at[1]) for name in part if (at := re.match(r"model\.layers\.(\d+)\.", name))}
         for name, layer in layers.items():
-            found[name.replace(f".{layer}.", f".{layer + offset}.", 1)] = part[name]
+            pile[name.replace(f".{layer}.", f".{layer + offset}.", 1)] = part[name]
         offset += max(layers.values()) + 1
     outside = {name: t for name, t in parts[-1].items() if ".layers." not in name}
-    return found | outside | {EMBEDDING: parts[0][EMBEDDING]} | {"model.positions": parts[0]["model.positions"]}
+    return pile | outside | {EMBEDDING: parts[0][EMBEDDING]} | {"model.positions": parts[0]["model.positions"]}
 
 
 RANGES = st.integers(0, LAYERS - 1).flatmap(lambda a: st.tuples(st.just(a), st.integers(a + 1, LAYERS)))
@@ -73,9 +73,9 @@ def test_of_several_stacks_one_must_be_named_and_the_others_stay():
     model = tv.from_arrays(arrays, "t5")
     with pytest.raises(RecipeError, match=r'2 stacks.*stack="encoder.block" \(3 layers\), stack="decoder.block"'):
         tv.take_layers(model, 0, 1)
-    found = tv.take_layers(model, 1, 3, stack="decoder.block")
-    assert {n: found[n][0] for n in found if "decoder" in n} == {"decoder.block.0.w": 1, "decoder.block.1.w": 2}
-    assert len(found) == 5
+    taken = tv.take_layers(model, 1, 3, stack="decoder.block")
+    assert {n: taken[n][0] for n in taken if "decoder" in n} == {"decoder.block.0.w": 1, "decoder.block.1.w": 2}
+    assert len(taken) == 5
 
 
 def test_layers_of_another_width_do_not_stand_on_one_another(tmp_path, models):
@@ -121,8 +121,8 @@ def test_ends_are_those_of_the_first_and_of_the_last_argument(models):
 
 def test_a_name_that_begins_with_its_number_is_of_the_stack_without_a_name():
     m = tv.from_arrays({f"{k}.w": np.full(2, k, np.float32) for k in range(3)} | {"out": np.ones(1, np.float32)}, "m")
-    found = tv.take_layers(m, 1, 3)
-    assert {n: found[n].tolist() for n in found} == {"0.w": [1, 1], "1.w": [2, 2], "out": [1]}
+    taken = tv.take_layers(m, 1, 3)
+    assert {n: taken[n].tolist() for n in taken} == {"0.w": [1, 1], "1.w": [2, 2], "out": [1]}
     with pytest.raises(RecipeError, match=r'has no stack "x"; it has stack="" \(3 layers\)'):
         tv.take_layers(m, 0, 1, stack="x")
 
@@ -155,7 +155,7 @@ def test_positions_that_only_the_first_layer_has_must_stay_in_the_first(build, t
     m = tv.load(build.model(tmp_path / "m", arrays))
     (source,) = tv.take_layers(m, 1, 3).terms
     assert source.settled()[1]["model.layers.0"] == [
-        f"{name.format(0)} is read there by all layers: begin with the layer that has it"
+        f"{name.format(0)} is missing, which all layers use: begin with the layer that has it"
     ]
     (source,) = tv.stack(tv.take_layers(m, 0, 2), tv.take_layers(m, 1, 3)).terms
     assert source.settled()[1]["model.layers.0"] == []

@@ -51,6 +51,18 @@ def test_a_joined_model_has_the_settings_that_each_part_changed(models, tmp_path
     assert (config["vocab_size"], config["num_hidden_layers"]) == (20, 2)
 
 
+def test_a_joined_model_has_the_problems_of_each_part_and_no_entry_with_two_values(models, tmp_path, build):
+    m = models["math"]
+    w = tv.join(tv.resize_vocab(tv.select(m, HEAD), 20), tv.resize_vocab(tv.drop(m, HEAD), 30))
+    with pytest.raises(RecipeError, match=r"(?s)config.json cannot say.*vocab_size is 20 by one part and 30 by anoth"):
+        tv.save(w, tmp_path / "no")
+    model = build.model(tmp_path / "m", {f"h.{k}.w": np.ones(2, "f4") for k in range(4)} | {"out": np.ones(2, "f4")})
+    (model / "config.json").write_text('{"num_hidden_layers": 4, "attn_layer_period": 4}')
+    m = tv.load(model)
+    with pytest.raises(RecipeError, match="period of 4"):
+        tv.save(tv.join(tv.select(m, "out"), tv.take_layers(tv.drop(m, "out"), 1, 3)), tmp_path / "no")
+
+
 def test_as_model_keeps_the_numbers_and_counts_as_one_model(models):
     m = models["math"]
     scaled = tv.as_model(1.1 * m)

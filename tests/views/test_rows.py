@@ -24,11 +24,11 @@ def test_rows_that_lie_across_blocks_are_whole(tmp_path, recipe):
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocabulary}}))
         models[name] = tv.load(folder)
     w = parsed(recipe, models)
-    found = []
+    outputs = []
     least = tv.plan(w, threads=3, ram="4GB", dtype="float32").peak
     for threads, ram in ((1, 4 << 30), (3, least - 1)):
         todo = tv.plan(w, threads=threads, ram=ram, dtype="float32")
         tv.save(w, tmp_path / f"out{threads}", threads=threads, ram=ram, dtype="float32")
-        found.append((todo.block, tv.load(tmp_path / f"out{threads}")[EMBEDDING]))
-    assert found[0][0] > found[1][0] and np.array_equal(found[0][1], found[1][1])
-    assert np.array_equal(found[0][1], w[EMBEDDING])
+        outputs.append((todo.block, tv.load(tmp_path / f"out{threads}")[EMBEDDING]))
+    assert outputs[0][0] > outputs[1][0] and np.array_equal(outputs[0][1], outputs[1][1])
+    assert np.array_equal(outputs[0][1], w[EMBEDDING])

@@ -4,25 +4,26 @@ import json
 
 import pytest
 
+from small_stacks import SHAPES
 from taskvec.errors import MismatchError, RecipeError, TaskvecError
 from taskvec.sources.source import Spec
 from taskvec.views.symmetries import Axis, Group, Rule, Symmetry, fitting, from_json, groups, is_axis, layer_name, stack
-
-SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (7, 6), "fc2.bias": (7,), "fc3.weight": (3, 7)}
 
 
 def specs(shapes):
     return {name: Spec(shape, "F32") for name, shape in shapes.items()}
 
 
-def found(path, shapes=SHAPES, config=(), heads=None):
+def groups_in(path, shapes=SHAPES, config=(), heads=None):
+    """The groups of a model by the rules in a file."""
     return groups(from_json(path), specs(shapes), dict(config), heads, False)
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ("[", "is no JSON"),
+        ("[", "is not JSON"),
+        ('{"g": [["fc1.*", 0]], "g": [["fc2.bias", 0]]}', "keys twice.*- g"),
         ("[]", "must map names of groups"),
         ("{}", "must map names of groups"),
         ('{"g": []}', "g: needs a list of"),
@@ -34,7 +35,9 @@ def found(path, shapes=SHAPES, config=(), heads=None):
         ('{"g": {"axes": [["w", 0]], "units": 0}}', "units is a number or a key"),
         ('{"g": {"axes": [["w", 0]], "units": [3]}}', "units is a number or a key"),
         ('{"g": {"axes": [["w", 0]], "unit": 2}}', "has axes and units, not unit"),
-        ('{"g": [["fc9.*", 0]]}', "no tensor fits a rule"),
+        ('{"g": [["fc9.*", 0]]}', 'g: "fc9.*" fits no tensor'),
+        ('{"g": [["fc1.*", 0], ["fc2.wieght", 1]]}', 'g: "fc2.wieght" fits no tensor; the nearest: fc1.weight'),
+        ('{"{layer}.g": [["fc1.*", 0]]}', 'g: "fc1.*" fits no tensor'),
         ('{"g": [["fc1.*", 0], ["fc2.weight", 0]]}', "fc2.weight has 7 units, fc1.weight has 6"),
         ('{"g": [["fc1.bias", 1]]}', "has no axis 1"),
         (
@@ -50,7 +53,7 @@ def test_rules_that_cannot_be_read_or_do_not_fit(tmp_path, rules, message):
     path = tmp_path / "rules.json"
     path.write_text(rules)
     with pytest.raises(TaskvecError, match=f"(?s){message}"):
-        found(path)
+        groups_in(path)
 
 
 def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
@@ -64,17 +67,17 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
 def test_units_are_a_number_or_the_first_key_of_the_configuration_unless_heads_are_given(tmp_path):
     path = tmp_path / "rules.json"
     path.write_text(json.dumps({"g": {"axes": [["fc1.bias", 0]], "units": ["kv", "heads"]}}))
-    assert found(path, config={"heads": 3, "kv": 2})["g"].units == 2
-    assert found(path, config={"heads": 3, "kv": True})["g"].units == 3
-    assert found(path, config={"heads": 3}, heads=6)["g"].units == 6
+    assert groups_in(path, config={"heads": 3, "kv": 2})["g"].units == 2
+    assert groups_in(path, config={"heads": 3, "kv": True})["g"].units == 3
+    assert groups_in(path, config={"heads": 3}, heads=6)["g"].units == 6
     path.write_text(json.dumps({"g": {"axes": [["fc1.bias", 0], ["fc2.weight", 1, 2]], "units": 3}}))
-    assert found(path, heads=6) == {"g": Group(3, (("fc1.bias", 0, 1), ("fc2.weight", 1, 2)))}
+    assert groups_in(path, heads=6) == {"g": Group(3, (("fc1.bias", 0, 1), ("fc2.weight", 1, 2)))}
 
 
 def test_without_units_every_index_of_a_part_is_one(tmp_path):
     path = tmp_path / "rules.json"
     path.write_text('{"g": [["fc1.bias", 0, 2]]}')
-    assert found(path)["g"].units == 3
+    assert groups_in(path)["g"].units == 3
 
 
 def test_a_rule_with_layer_in_its_name_makes_a_group_a_layer_and_leaves_other_tensors():
@@ -146,3 +149,10 @@ def test_nobody_says_how_many_heads():
     rule = Rule("h", (Axis("w", 0),), units=("n_head",))
     with pytest.raises(RecipeError, match=r"how many units h has \(n_head\): say how many heads"):
         groups(Symmetry("s", (rule,)), specs({"w": (4,)}), {"n_head": 0}, None, False)
+
+
+def test_rules_for_a_family_may_name_tensors_that_a_model_lacks_but_not_all_of_them():
+    rules = Symmetry("s", (Rule("h", (Axis("w", 0), Axis("bias", 0))),))
+    assert groups(rules, specs({"w": (4,)}), {}, None, False) == {"h": Group(4, (("w", 0, 1),))}
+    with pytest.raises(RecipeError, match="no tensor fits a rule of s"):
+        groups(rules, specs({"v": (4,)}), {}, None, False)

@@ -19,14 +19,14 @@ QUIET = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCh
 @QUIET
 @given(size=st.integers(1, 40), fill=st.sampled_from(["zero", "mean"]))
 def test_rows_are_cut_or_padded(home, models, tmp_path_factory, size, fill):
-    found = saved(tv.resize_vocab(models["math"], size, fill=fill), tmp_path_factory.mktemp("rows") / "out")
+    resized = saved(tv.resize_vocab(models["math"], size, fill=fill), tmp_path_factory.mktemp("rows") / "out")
     eager = load_file(home / "math/model.safetensors")
     for name in (EMBEDDING, HEAD):
         rows = eager[name][:size]
         mean = eager[name].double().mean(0).float().bfloat16()
         new = (mean if fill == "mean" else torch.zeros(WIDTH, dtype=torch.bfloat16)).expand(max(0, size - VOCAB), WIDTH)
         eager[name] = torch.cat([rows, new])
-    assert same(found, eager)
+    assert same(resized, eager)
 
 
 def test_padding_goes_to_the_next_multiple(models, tmp_path):
@@ -78,10 +78,10 @@ def test_they_print_as_they_are_written_and_bind_knobs_within(models, call):
 
 def test_a_head_that_is_named_takes_its_bias_along():
     arrays = {"a.weight": np.ones((5, 3), "f4"), "a.bias": np.ones(5, "f4"), "b.weight": np.ones((5, 3), "f4")}
-    found = tv.resize_vocab(
+    resized = tv.resize_vocab(
         tv.from_arrays(arrays | {"b.bias": np.ones(5, "f4")}), 7, head="a.weight", embedding="b.weight"
     )
-    assert {n: s.shape[0] for n, s in found.specs.items()} == {"a.weight": 7, "a.bias": 7, "b.weight": 7, "b.bias": 5}
+    assert {n: s.shape[0] for n, s in resized.specs.items()} == {"a.weight": 7, "a.bias": 7, "b.weight": 7, "b.bias": 5}
 
 
 def test_a_lora_without_a_vocabulary_stays_and_says_nothing_of_one(build, tmp_path):

@@ -1,4 +1,4 @@
-"""Tensors in memory as Weights."""
+"""`from_arrays`: numpy arrays in memory as Weights."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ def from_arrays(
     statistic: str = "",
     base: Weights | None = None,
 ) -> Weights:
-    """Weights of arrays in memory: {name: array}, which are not copied.
+    """Weights whose tensors are numpy arrays in memory, given as {name: array}. The arrays are not copied.
 
     arrays: numpy's float16, float32, float64, integers and bool, and the bfloat16 and float8 of ml_dtypes.
     name: what recipes call them.

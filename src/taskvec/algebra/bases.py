@@ -1,9 +1,10 @@
-"""Whether a task vector stands beside the model that it was made from, as fingerprints tell.
+"""Whether a task vector is used with the model that it was made from.
 
-A fingerprint covers dtypes, so that a base that was saved in another dtype has another one. That it is the same model
-can be told where its numbers, in the dtype of the base, have the base's fingerprint: a float32 model whose rounding to
-bfloat16 the base is, or a bfloat16 one that was made float32. A bfloat16 model does not tell of which float32 model it
-is the rounding.
+A task vector knows the fingerprint of its base, and a model has the same fingerprint or it is another model. It may be
+the same model in another dtype, though, because a fingerprint depends on the dtypes. To find that out, the fingerprint
+is computed that the model would have in each of the usual dtypes. So a float32 model is known as the base if it becomes
+the base when it is rounded to bfloat16. The reverse cannot be told: a bfloat16 model may be the rounding of many
+float32 models.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,11 +16,11 @@ from taskvec.numbers.dtypes import BITS, LONG_NAMES
 from taskvec.sources.abilities import Composite, FromFiles
 from taskvec.sources.source import Source, Spec, fingerprint
 
-STORED = ("bfloat16", "float16", "float32")  # in which models are saved
+STORED = ("bfloat16", "float16", "float32")  # the dtypes in which models are usually saved
 
 
 def strangers(vectors: Iterable[Source], models: Mapping[str, Source]) -> Iterator[str]:
-    """A line for each task vector whose base is none of the models, which are given by their fingerprints."""
+    """Lines for each task vector whose base is none of the models. models: fingerprint -> model."""
     for vector in vectors:
         if vector.base and vector.base not in models:
             here = ", ".join(f"{m.text} ({f[:16]})" for f, m in models.items())
@@ -28,10 +29,10 @@ def strangers(vectors: Iterable[Source], models: Mapping[str, Source]) -> Iterat
 
 
 def _same(base: str, models: Iterable[Source]) -> Iterator[str]:
-    """That one of the models is the base in another dtype, and what to type."""
+    """A line that says which of the models is the base in another dtype, and what to type; none if none is."""
     for model in models:
         uri = model.uri if isinstance(model, FromFiles) else None
-        if isinstance(model, Composite):  # the result of a call, whose fingerprint is that of its text
+        if isinstance(model, Composite):  # the fingerprint of a call's result is made from its text
             continue
         for dtype in STORED:
             if fingerprint_in(model, LONG_NAMES[dtype]) == base:
@@ -44,8 +45,8 @@ def _same(base: str, models: Iterable[Source]) -> Iterator[str]:
 
 
 def fingerprint_in(source: Source, dtype: str) -> str:
-    """The fingerprint that a model would have with all its floating-point tensors in one dtype; "" if it cannot be
-    read. As many bytes are read as for its own."""
+    """The fingerprint that a model would have if all its floating-point tensors had this dtype; "" if it cannot be
+    read. Reads only the samples that a fingerprint is made of."""
     specs = {n: Spec(s.shape, dtype) if s.arithmetic else s for n, s in source.specs.items()}
 
     def readinto(name: str, start: int, out: memoryview) -> None:

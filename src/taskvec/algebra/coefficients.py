@@ -1,8 +1,9 @@
 """What may stand in front of a source: numbers, knobs, filters, tables of patterns, gradients over the layers.
 
-A coefficient is a polynomial with exact rational numbers over *factors*. A factor is a knob (a name, bound later) or
-depends on the tensor's name alone, so coefficients add and multiply pointwise, `1 - 0.4 - 0.4 + 0.3` is exactly
-0.5, and `only(p) + without(p)` is exactly 1. Equality and printing are those of the dict of monomials.
+A coefficient is a polynomial over *factors*, with exact rational numbers. A factor is a knob, which is a name that gets
+a number later, or it is a function of the tensor's name and its place among the layers. So coefficients add and
+multiply tensor by tensor, `1 - 0.4 - 0.4 + 0.3` is exactly 0.5, and `only(p) + without(p)` is exactly 1. A coefficient
+is a dict {monomial: number}, and two coefficients are equal if their dicts are.
 """
 
 import math
@@ -27,7 +28,7 @@ DEEPEST = 15  # levels of inverses, tables and gradients within one another
 # ---- factors -------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """A number with a name, to be bound later."""
+    """A number that is known only by its name until it is bound."""
 
     name: str
 
@@ -77,7 +78,7 @@ class Per:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """A gradient: piecewise linear over the depth of the layers, from the first point to the last."""
+    """A gradient: linear between points that are evenly spaced from the first layer to the last."""
 
     points: "tuple[Coefficient, ...]"
     outside: "Coefficient | None" = None
@@ -94,8 +95,8 @@ class Layers:
                     f"tensor {place.name} belongs to no layer: give its coefficient, as in {str(self)[:-1]}, outside=0)"
                 )
             return self.outside
-        position = place.depth * (len(self.points) - 1)
-        below = min(math.floor(position), len(self.points) - 2) if len(self.points) > 1 else 0
+        position = place.depth * (len(self.points) - 1)  # 0 at the first point, 1 at the second, ...
+        below = math.floor(position)
         above, share = min(below + 1, len(self.points) - 1), position - below
         return self.points[below] * (1 - share) + self.points[above] * share
 
@@ -106,7 +107,7 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Inverse:
-    """One over a coefficient that is no plain number: what division by it multiplies with."""
+    """1 / divisor, for a divisor that is no plain number."""
 
     divisor: "Coefficient"
     depth: int = field(init=False, compare=False, repr=False)
@@ -130,8 +131,10 @@ Monomial = tuple[Factor, ...]
 
 
 def _deeper(inner: "Iterable[Coefficient]") -> int:
-    """One more than the levels of tables, gradients and inverses within these. Raises RecipeError where that is more
-    than DEEPEST: all that reads a coefficient goes as deep as it does."""
+    """One more than the levels of tables, gradients and inverses within these coefficients.
+
+    Raises RecipeError if that is more than DEEPEST, because every function that reads a coefficient recurses as deep.
+    """
     depth = 1 + max((getattr(f, "depth", 0) for c in inner for f in c.factors), default=0)
     if depth > DEEPEST:
         raise RecipeError(f"coefficients stand within one another (1/(...), per, layers) more than {DEEPEST} deep")
@@ -140,7 +143,7 @@ def _deeper(inner: "Iterable[Coefficient]") -> int:
 
 # ---- the polynomial ------------------------------------------------------------------------------
 def monomial(factors: Iterable[Factor]) -> Monomial:
-    """Factors in a canonical order; a filter twice is that filter once."""
+    """The product of factors in a canonical order. A filter is kept once, because its square is itself."""
     kept: list[Factor] = []
     for factor in sorted(factors, key=lambda f: (not isinstance(f, Knob), type(f).__name__, str(f))):
         if not (isinstance(factor, Only) and factor in kept):
@@ -149,10 +152,10 @@ def monomial(factors: Iterable[Factor]) -> Monomial:
 
 
 class Coefficient:
-    """A polynomial {factors: rational}. Immutable, hashable, exact under + - * and /."""
+    """A polynomial {monomial: rational}. Immutable, hashable, exact under + - * and /."""
 
     __slots__ = ("terms",)
-    __array_ufunc__ = None  # a number of numpy leaves it to __rmul__ and the like
+    __array_ufunc__ = None  # so that numpy.float32(2) * coefficient calls __rmul__
     terms: Mapping[Monomial, Fraction]
 
     def __init__(self, terms: Mapping[Monomial, Fraction]):
@@ -176,7 +179,7 @@ class Coefficient:
         return frozenset(factor.name for factor in self.walk() if isinstance(factor, Knob))
 
     def walk(self) -> "Iterator[Factor]":
-        """Every factor, those within tables, gradients and divisors too."""
+        """Every factor, including those within tables, gradients and divisors."""
         for factor in self.factors:
             yield factor
             inner = [value for _, value in factor.table] if isinstance(factor, Per) else []
@@ -186,7 +189,7 @@ class Coefficient:
                 yield from value.walk()
 
     def require_layers(self, vector: str) -> None:
-        """Raise RecipeError if this depends on how many layers a model has: `vector`, an adapter, does not say that."""
+        """Raise RecipeError if this depends on the number of layers. vector: the text of an adapter, which lacks it."""
         for factor in self.walk():
             if isinstance(factor, Layers) and len(set(factor.points)) > 1:
                 raise RecipeError(
@@ -201,7 +204,7 @@ class Coefficient:
         return frozenset(f for m in self.terms for f in m)
 
     def bind(self, values: "Mapping[str, Number | Coefficient]") -> "Coefficient":
-        """Knobs replaced by numbers; names that are not knobs of this coefficient are let alone."""
+        """This coefficient with numbers in place of knobs. Names that are no knobs of it are ignored."""
         given = {name: Coefficient.of(value) for name, value in values.items()}
 
         def bound(factor: Factor) -> Coefficient:
@@ -228,11 +231,10 @@ class Coefficient:
         return value
 
     def reduced(self, place: Place) -> "Coefficient":
-        """What is left of it at one tensor: a polynomial in knobs and in inverses of such."""
+        """Its value at one tensor: a number, or a polynomial in knobs and in inverses of polynomials in knobs."""
         value = self._replaced(lambda factor: factor.at(place))
-        done = all(isinstance(factor, Knob | Inverse) for factor in value.factors)
-        done &= value.constant is not None or bool(value.knobs)
-        return value if done else value.reduced(place)  # a table inside a table, or within what is divided by
+        done = all(isinstance(factor, Knob | Inverse) for factor in value.walk())
+        return value if done else value.reduced(place)  # the value of a table may hold tables again
 
     def _replaced(self, replace: "Callable[[Factor], Coefficient]") -> "Coefficient":
         total = ZERO
@@ -360,7 +362,7 @@ def without(*patterns: str) -> Coefficient:
 
 
 def per(table: "Mapping[str, Number | Coefficient]") -> Coefficient:
-    """A coefficient for each pattern; the first pattern that fits counts: `per({"*.mlp.*": 0.5, "*": 0.3})`.
+    """A table of coefficients: `per({"*.mlp.*": 0.5, "*": 0.3})`. A tensor gets that of the first pattern that fits.
 
     It is an error (idle_patterns.py) if a row other than `*` fits no tensor, or only tensors that rows above it take.
     """
@@ -385,7 +387,8 @@ def layers(*points: "Number | Coefficient", outside: "Number | Coefficient | Non
 
 
 def _patterns(patterns: Iterable[str]) -> list[str]:
-    found = list(patterns)
-    if not found or not all(isinstance(p, str) and p for p in found):
-        raise RecipeError(f'patterns are texts such as "model.layers.*.mlp.*", not {found}')
-    return found
+    """The patterns as a list. Raises RecipeError if there are none, or one is not a text."""
+    given = list(patterns)
+    if not given or not all(isinstance(p, str) and p for p in given):
+        raise RecipeError(f'patterns are texts such as "model.layers.*.mlp.*", not {given}')
+    return given

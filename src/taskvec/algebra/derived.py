@@ -1,6 +1,7 @@
-"""What methods and views have in common: a call over expressions that is itself a source.
+"""Calls of methods and views, such as `ties(a, b)` and `rename(m, {...})`, as sources.
 
-It adds and scales like a checkpoint, prints as the call that it is, and computes when its elements are asked for.
+The result of a call adds and scales like a checkpoint. It prints as the call, and its elements are computed when they
+are asked for. This module has what methods and views have in common.
 """
 
 import json
@@ -18,22 +19,24 @@ from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec
 from taskvec.sources.text import quoted
 
-DEEPEST, MOST_CALLS = 25, 1000  # calls within one another, which all that walks through them recurses into; in all
-STRETCH = 1 << 27  # elements at most of the tensors that are measured and then computed, before others are
-Names = Collection[str]  # of tensors
-Parameter = Coefficient | str | tuple["Coefficient | str", ...] | dict[str, Any]  # a table of parameters
+DEEPEST = 25  # calls within one another: functions that walk through them recurse as deep
+MOST_CALLS = 1000  # calls in the text of an expression, in which a shared call is written more than once
+STRETCH = 1 << 27  # elements: tensors are measured and then computed in groups of at most this size
+Names = Collection[str]  # names of tensors
+Parameter = Coefficient | str | tuple["Coefficient | str", ...] | dict[str, Any]  # the dict is a table of parameters
 
 
 class Derived(Composite, Measured):
     """The call `name(*args, **params)`. A subclass says what its tensors are (`specs`, `stored`, `readinto`).
 
-    params: what was given or else the default, in the order of the signature. defaults: what need not be written.
+    params: every parameter in the order of the signature, with the value that was given or else the default.
+    defaults: the default values. A parameter that has its default is left out of the text.
     """
 
     own_passes = 0  # passes over the data before the one that computes
     alike = True  # whether the arguments have the same names and shapes
     args: tuple[Weights, ...]
-    busy = True  # whether Python has work to do between the kernels
+    busy = True  # whether it computes in Python, too, and not in kernels alone
 
     def __init__(
         self, name: str, args: tuple[Weights, ...], params: Mapping[str, Parameter], defaults: Mapping[str, Any]
@@ -41,9 +44,7 @@ class Derived(Composite, Measured):
         self.name, self.args, self.params, self.defaults = name, args, dict(params), defaults
         inner = [source for a in args for source in a.terms if isinstance(source, Derived)]
         self.nesting: int = 1 + max((source.nesting for source in inner), default=0)
-        self.in_text: int = 1 + sum(
-            source.in_text for source in inner
-        )  # calls in the text, which repeats what is shared
+        self.in_text: int = 1 + sum(source.in_text for source in inner)  # how many calls its text has
         if self.nesting > DEEPEST or self.in_text > MOST_CALLS:
             deep = f"within one another {self.nesting} deep (at most {DEEPEST})"
             many = f"{self.in_text} times in the expression when it is written out (at most {MOST_CALLS})"
@@ -57,7 +58,7 @@ class Derived(Composite, Measured):
         raise NotImplementedError
 
     def same(self) -> tuple[Any, ...]:
-        """What two equal calls share."""
+        """Two calls are equal if these are: the name, the arguments and the parameters."""
         return self.name, self.args, tuple(sorted(self.params.items(), key=lambda item: item[0]))
 
     def __eq__(self, other: object) -> bool:
@@ -70,34 +71,29 @@ class Derived(Composite, Measured):
     def __hash__(self) -> int:
         return self._hash
 
-    def __copy__(self) -> "Derived":
-        found = object.__new__(type(self))
-        found.__dict__ |= self.__dict__
-        return found
-
     def __reduce__(self) -> Any:
-        """A pickle holds what the call is given, and nothing that it has computed or measured."""
+        """A pickle, and so a copy, holds what the call is given, and nothing that it has computed or measured."""
         return type(self), (self.name, self.args, self.params, dict(self.defaults))
 
     # ---- what it is
     @property
     def specs(self) -> Mapping[str, Spec]:
-        """The tensors, with the dtypes in which they are computed."""
+        """Name -> Spec, with the dtypes in which the tensors are computed."""
         raise NotImplementedError
 
     @property
     def stored(self) -> Mapping[str, Spec]:
-        """The same with the dtypes that an output has unless another is asked for."""
+        """`specs` with the dtypes that an output has unless another one is asked for."""
         raise NotImplementedError
 
     @property
     def tensors(self) -> Mapping[str, tuple[int, str]] | None:
-        """Of a view: for each tensor which argument it is from, and the name that it has there."""
+        """Of a view: for each tensor which argument it is from, and the name that it has there. None for a method."""
         return None
 
     @property
     def verbatim(self) -> bool:
-        """Whether every tensor is one of a file, bit for bit: only views know."""
+        """Whether every tensor is one of a file, bit for bit. Only views can say so."""
         return False
 
     @property
@@ -107,28 +103,31 @@ class Derived(Composite, Measured):
 
     @cached_property
     def mass(self) -> int:
-        """That of its arguments, which is one."""
+        """The mass of its first argument, which all its arguments share."""
         return self.args[0].kind()
 
     @property
     def base(self) -> str | None:
-        """The model that all arguments are relative to, if it is one."""
+        """The fingerprint of the model that all arguments are relative to; None if there are several or none."""
         bases = {None if self.mass else base_of(a) for a in self.args}
         return bases.pop() if len(bases) == 1 else None
 
     @property
     def partial(self) -> bool:
-        """Whether every argument is."""
+        """Whether every source of every argument is partial."""
         return all(source.partial for a in self.args for source in a.summed)
 
     @property
     def folder(self) -> Path | None:
-        """Where the configuration and the tokenizer lie: with the first model."""
+        """The folder of the first model, in which the configuration and the tokenizer lie."""
         return next((f for leaf in self.leaves if leaf.mass and (f := folder_of(leaf))), None)
 
     def settled(self) -> "tuple[dict[str, Any], dict[str, Sequence[str]]]":
-        """Entries of config.json that are other than in `folder`; and, by stacks of layers, what it would have to say
-        of their layers and cannot (views/bylayer.py). The first call among the arguments has the last word."""
+        """(entries, problems): the entries of config.json that are other than in `folder`; and for each stack of layers
+        what config.json would have to say of its layers and cannot (views/bylayer.py).
+
+        Where several calls among the arguments have the same entry, that of the first one counts.
+        """
         entries: dict[str, Any] = {}
         problems: dict[str, Sequence[str]] = {}
         for inner in reversed(list(self.inner())):
@@ -144,7 +143,7 @@ class Derived(Composite, Measured):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer that goes with the result (views/tokens.py), where it is another than that in `folder`."""
-        return next((found for inner in self.inner() if (found := inner.tokenizer)), None)
+        return next((tokenizer for inner in self.inner() if (tokenizer := inner.tokenizer)), None)
 
     @cached_property
     def knobs(self) -> frozenset[str]:
@@ -158,11 +157,11 @@ class Derived(Composite, Measured):
 
     @property
     def methods(self) -> dict[str, str]:
-        """The user's own methods in here: name -> digest of its code."""
+        """The user's own methods in here: name -> digest of their code."""
         return {k: v for s in self.inner() for k, v in s.methods.items()}
 
     def bind(self, values: Mapping[str, Any]) -> Weights:
-        """The same call with knobs replaced."""
+        """The same call with numbers in place of knobs."""
 
         def bound(value: Any) -> Any:
             if isinstance(value, dict):
@@ -175,18 +174,20 @@ class Derived(Composite, Measured):
         return self.rebuilt(tuple(args), {k: bound(p) for k, p in self.params.items()})
 
     def placed(self, model: Source | None) -> "Derived":
-        """The same call beside or within a model, or task vector, that names every tensor: an adapter names only some,
-        and neither the number of the model's entries nor that of its layers can be told from it. None: there is no such
-        model. Itself where nothing in it needs to know."""
+        """The same call, told which model, or task vector that names every tensor, it is added to.
+
+        An adapter names only some tensors, so that it does not say how many entries or layers its model has. None:
+        there is no such model. The call itself is returned if nothing in it needs to know.
+        """
         args = tuple(a.placed_in(model) for a in self.args)
         if all(new is old for new, old in zip(args, self.args, strict=True)):
             return self
-        (found,) = self.rebuilt(args, self.params).terms
-        assert isinstance(found, Derived)
-        return found
+        (call,) = self.rebuilt(args, self.params).terms
+        assert isinstance(call, Derived)
+        return call
 
     def written(self, names: Mapping[Source, str]) -> str:
-        """The call as a recipe writes it; parameters that have their default are left out."""
+        """The call as a recipe writes it, with these names for its sources."""
         parts = [a.text(names) for a in self.args]
         for key, value in self.params.items():
             if value != as_parameter(self.defaults.get(key)):
@@ -195,12 +196,12 @@ class Derived(Composite, Measured):
 
     @cached_property
     def text(self) -> str:
-        """The call, its sources as they write themselves."""
+        """The call as a recipe writes it, with every source written out."""
         return self.written({})
 
     @cached_property
     def fingerprint(self) -> str:
-        """BLAKE3 of the call, its parameters and its arguments' coefficients and fingerprints."""
+        """BLAKE3 of the call's name, its parameters, and the coefficients and fingerprints in its arguments."""
         from blake3 import blake3
 
         args = [[[str(c), s.fingerprint] for s, c in a.ordered()] for a in self.args]
@@ -208,44 +209,45 @@ class Derived(Composite, Measured):
         return blake3(json.dumps([self.name, self.methods, params, args]).encode()).hexdigest()
 
     def stamp(self) -> str | None:
-        """The call and the stamps of all that it reads; None if one of them, or the user's own code, has none."""
-        found = [self.fingerprint, *self.proofs(), *(leaf.stamp() for leaf in self.leaves)]
-        return None if None in found else repr(found)
+        """The call and the stamps of all that it reads. None if one of these, or code of the user, has no stamp."""
+        stamps = [self.fingerprint, *self.proofs(), *(leaf.stamp() for leaf in self.leaves)]
+        return None if None in stamps else repr(stamps)
 
     def calls(self) -> "tuple[Derived, ...]":
-        """This one and all within it, each once."""
-        found: dict[Derived, None] = {self: None}
+        """This call and all calls within it, each once."""
+        calls: dict[Derived, None] = {self: None}
         for call in (waiting := [self]):
-            new = [inner for inner in call.inner() if inner not in found]
-            found |= dict.fromkeys(new)
+            new = [inner for inner in call.inner() if inner not in calls]
+            calls |= dict.fromkeys(new)
             waiting += new
-        return tuple(found)
+        return tuple(calls)
 
     def proofs(self) -> tuple[str | None, ...]:
-        """For each call of the user's own code in here what says that it is the same code (methods/core/proof.py)."""
+        """For each call of the user's own code in here a text that changes when the code does (methods/core/proof.py);
+        None if there is no such text."""
         return tuple(proof for call in self.calls() for proof in call.own_proof())
 
     def own_proof(self) -> tuple[str | None, ...]:
-        """That of this call alone; nothing where it runs no code but ours."""
+        """`proofs` of this call alone: () if it runs no code of the user."""
         return ()
 
     def require_unchanged(self) -> None:
-        """Raise SourceChanged if something that it reads has changed."""
+        """Raise SourceChanged if a file or an array that it reads has changed."""
         for leaf in self.leaves:
             leaf.require_unchanged()
         for call in self.calls():
             call.require_beside_unchanged()
 
     def require_beside_unchanged(self) -> None:
-        """Raise SourceChanged if what this call alone has read beside the weights is no longer the same."""
+        """Raise SourceChanged if a file that this call alone has read beside the weights has changed."""
 
     def astray(self) -> Iterator[str]:
-        """Statistics in here that are of another model than the one they stand beside."""
+        """A line for each source of statistics in here that stands beside another model than its own."""
         for inner in self.inner():
             yield from inner.astray()
 
     def unfit(self, beyond: Iterable[str] = ()) -> Iterator[str]:
-        """What is wrong with patterns in here (`Weights.unfit`)."""
+        """What is wrong with the patterns in here, a line each (`Weights.unfit`)."""
         names = dict.fromkeys([*self.specs, *beyond])
         yield from unfit(self.coefficients(), names)
         for a in self.args:
@@ -258,12 +260,12 @@ class Derived(Composite, Measured):
 
     @property
     def passes(self) -> int:
-        """Passes over the data before the one that computes, those of its arguments included."""
+        """Passes over the data before the one that computes, including those of its arguments."""
         return self.own_passes + max((s.passes for s in self.inner()), default=0)
 
     @property
     def unmeasured(self) -> int:
-        """Elements that `prepare` has still to read."""
+        """The number of elements that `prepare` has yet to read."""
         return sum(s.unmeasured for s in self.inner())
 
     @property
@@ -278,19 +280,20 @@ class Derived(Composite, Measured):
     def prepare(
         self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
     ) -> None:
-        """Measure what must be known before, arguments first; once. `names`: at least for these tensors, if any."""
+        """Measure what must be known before anything is computed, the arguments first. What is known is not measured
+        again. names: the tensors for which it must be known at least; None for all."""
         prepare(self.args, threads, progress, None if names is None or names else ())
 
     @property
     def kin(self) -> Hashable:
-        """Calls with equal ones are measured together (`prepare_all`)."""
+        """A key: calls with equal keys are measured together (`prepare_all`)."""
         return self
 
     @classmethod
     def prepare_all(
         cls, calls: Sequence[Any], threads: int, progress: Callable[[int], None], names: Names | None
     ) -> None:
-        """`prepare` for calls of one kin."""
+        """`prepare` for calls of equal `kin`."""
         for call in calls:
             call.prepare(threads, progress, names)
 
@@ -305,7 +308,8 @@ class Derived(Composite, Measured):
 
 
 def base_of(weights: Weights) -> str | None:
-    """The fingerprint of the model that a task vector is relative to: the one subtracted, or its vectors' own."""
+    """The fingerprint of the model that a task vector is relative to: the model that is subtracted, or, where none is,
+    the base that all its vectors have. None if that is not one model."""
     subtracted = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
     if len(subtracted) == 1:
         return subtracted[0].fingerprint
@@ -319,8 +323,11 @@ def prepare(
     progress: Callable[[int], None] = lambda size: None,
     names: Names | None = None,
 ) -> None:
-    """Let every call in the expressions measure what it must know beforehand: at least for the tensors `names`, or
-    for all. `progress` gets the elements of each part."""
+    """Let every call in the expressions measure what it must know before it computes.
+
+    names: the tensors for which it must be known at least; None for all.
+    progress: is called with the number of elements of each part that was read.
+    """
     wanted: dict[Derived, dict[str, None]] = {s: {} for a in args for s in a.terms if isinstance(s, Derived)}
     for a in args:
         for name in names or ():
@@ -328,15 +335,15 @@ def prepare(
                 if isinstance(source, Derived):
                     wanted.setdefault(source, {})[inner] = None
     together: dict[tuple[Hashable, tuple[str, ...] | None], list[Derived]] = {}
-    for call, its in wanted.items():
-        together.setdefault((call.kin, None if names is None else (*its,)), []).append(call)
+    for call, inner_names in wanted.items():
+        together.setdefault((call.kin, None if names is None else (*inner_names,)), []).append(call)
     for calls in together.values():
-        of = None if names is None else wanted[calls[0]]  # a dict: whether it has a name is asked for every tensor
-        calls[0].prepare_all(calls, threads, progress, of)
+        needed = None if names is None else wanted[calls[0]]  # a dict, because `in` is asked for every tensor
+        calls[0].prepare_all(calls, threads, progress, needed)
 
 
 def as_parameter(value: Any) -> Parameter | None:
-    """A default as it compares with what was given."""
+    """A default value in the form that given parameters have: numbers as Coefficients. None stays None."""
     if isinstance(value, tuple):
         return tuple(map(Coefficient.of, value))
     return value if isinstance(value, str) or value is None else Coefficient.of(value)
@@ -360,7 +367,7 @@ def parameter_text(value: Any) -> str:
 
 
 def reads(weights: Weights, name: str) -> int:
-    """Bytes of files that an expression reads for one tensor."""
+    """Bytes of files that an expression reads for one tensor. Adapters, which are held in memory, do not count."""
     total = 0
     for source, inner in weights.parts(name):
         if isinstance(source, Derived):

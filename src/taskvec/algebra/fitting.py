@@ -1,7 +1,8 @@
-"""Adapters meet the model that they are added to: what a file alone cannot tell about a source, its neighbour can.
+"""Adapters are fitted to the model that they are added to.
 
-A source that `Adapts` (sources/abilities.py) changes beside a model. This module asks it for the form to add, for the
-reasons not to add it and for what a user should know of the sum; formats/peft.py has the answers.
+The file of an adapter does not say everything: in what form its numbers are added, and whether they may be, depends on
+the model beside it. A source that `Adapts` (sources/abilities.py) answers three questions, which this module asks: in
+what form it is to be added, what speaks against the sum, and what a user should know about it. formats/peft.py answers.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -17,8 +18,10 @@ from taskvec.sources.source import Source
 def in_form(
     terms: Mapping[Source, Coefficient | Number], mentioned: Mapping[Source, str], summed: tuple[Source, ...]
 ) -> tuple[dict[Source, Coefficient], Mapping[Source, str], tuple[Source, ...]]:
-    """The parts of an expression, each source in the form that it has beside the first model among them, or beside the
-    first task vector that names every tensor. Raises RecipeError for an object that is no source."""
+    """(terms, mentioned, summed) of an expression, with adapters in the form that they have beside its model (`whole`).
+
+    Raises RecipeError for an object that is no source.
+    """
     for source in terms:
         require_source(source)
     forms = _forms([*summed, *terms])
@@ -32,7 +35,7 @@ def in_form(
 
 
 def _forms(sources: Iterable[Source]) -> Mapping[Source, Source]:
-    """The sources that take another form beside the first model among all: source -> that form."""
+    """Adapter -> the form that it takes beside the model among the sources, for adapters whose form changes."""
     every = dict.fromkeys(sources)
     adaptable = [source for source in every if isinstance(source, Adapts)]
     if not adaptable or len(adaptable) == len(every):
@@ -40,20 +43,22 @@ def _forms(sources: Iterable[Source]) -> Mapping[Source, Source]:
     model = whole(every)
     if model is None:
         return {}
-    found = {source: source.fitted(model) for source in adaptable}
-    return {source: form for source, form in found.items() if form is not source}
+    forms = {source: source.fitted(model) for source in adaptable}
+    return {source: form for source, form in forms.items() if form is not source}
 
 
 def whole(sources: Iterable[Source]) -> Source | None:
-    """The first model among sources, else the first task vector that names every tensor: what adapters are beside."""
+    """The source that adapters are fitted to: the first model, else the first task vector that names every tensor."""
     every = tuple(sources)
     model = next((source for source in every if _is_model(source)), None)
     return model or next((source for source in every if _is_whole(source)), None)
 
 
 def told_by(terms: Iterable[Source], summed: Iterable[Source]) -> Source | None:
-    """The model that cancelled, as in `base + lora - base`, and yet says of what is left, adapters, which tensors there
-    are, in how many layers, and which way round they are stored. None where no model cancelled, or there still is one.
+    """The model that cancelled in an expression of which adapters are left, as in `base + lora - base`.
+
+    The adapters still depend on it: it says which tensors there are, in how many layers, and whether matrices are
+    stored transposed. None if no model cancelled, or if one is left.
     """
     left = tuple(terms)
     if whole(left):
@@ -62,9 +67,10 @@ def told_by(terms: Iterable[Source], summed: Iterable[Source]) -> Source | None:
 
 
 def objections(leaves: Iterable[Source], summed: Collection[Source], reference: Source) -> list[str]:
-    """What the adapters among the files below an expression have against the model that they are added to.
+    """A line for each reason why an adapter cannot be added to the model.
 
-    summed: the terms of the expression. An adapter that is no term itself is within a view or a method.
+    leaves: the files and arrays of the expression.
+    summed: the terms of the expression. An adapter that is not among them is within a view or a method.
     """
     model = reference if _is_model(reference) else None
     adapters = [leaf for leaf in leaves if isinstance(leaf, Adapts)]
@@ -72,7 +78,7 @@ def objections(leaves: Iterable[Source], summed: Collection[Source], reference: 
 
 
 def note_remarks(leaves: Iterable[Source], reference: Source | None) -> None:
-    """Issue what the adapters among the files below an expression want a user to know about it."""
+    """Issue a note for everything that a user should know about the sum of these adapters and the model."""
     model = reference if reference is not None and _is_model(reference) else None
     for leaf in leaves:
         for text in leaf.remarks(model) if isinstance(leaf, Adapts) else ():

@@ -1,7 +1,7 @@
-"""Tensors that cannot be summed, such as counters and positions: they must be the same in every model of a sum.
+"""Tensors that cannot be summed, such as counters and positions, must be the same in every model of a sum.
 
-What is saved, read or loaded has those of the first model. Where another model has other ones nobody has said which are
-wanted, and that is an error. A task vector does without them. What a view leaves out does not count.
+A result has those of the first model. If another model has other values, the recipe does not say which ones are wanted,
+and that is an error. A task vector has no such tensors. Tensors that a view leaves out are not compared.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ PIECE = 256 << 10  # bytes that are compared at once
 
 
 class Expression(Protocol):
-    """What this module needs of Weights."""
+    """What this module needs to know of Weights, which import it."""
 
     @property
     def terms(self) -> Mapping[Source, Any]:
@@ -27,7 +27,7 @@ class Expression(Protocol):
 
     @property
     def donor(self) -> Source | None:
-        """Whose integers a result has."""
+        """The source that gives a result its integers."""
 
     @property
     def mass(self) -> Fraction:
@@ -39,25 +39,28 @@ class Expression(Protocol):
 
 
 def require_same(weights: Expression, names: Iterable[str] | None = None, way: str = "") -> None:
-    """Raise MismatchError for tensors of a model, those of the given names or all, that cannot be summed and differ.
+    """Raise MismatchError if tensors that cannot be summed differ between the models of an expression of mass 1.
 
-    way: what to do about it. By default it is to write a model in the recipe that has the tensors of the first one.
+    names: the tensors to compare; None for all.
+    way: what the message proposes to do. Without it, the message says what to write in the recipe in place of each
+        model that differs, so that it has the tensors of the first one.
     """
     asked = [name for name in (weights.specs if names is None else names) if not weights.specs[name].arithmetic]
-    found = dict.fromkeys(_apart(asked, weights) if asked else ())
-    if not found or _is_vector(weights):
+    conflicts = dict.fromkeys(_conflicts(asked, weights) if asked else ())
+    if not conflicts or _is_vector(weights):
         return
-    lines = [f"{name} ({one.specs[name]}) differs between {one.text} and {two.text}" for name, one, two in found]
+    lines = [f"{name} ({a.specs[name]}) differs between {a.text} and {b.text}" for name, a, b in conflicts]
     if not way:
-        for one, two in dict.fromkeys((one, two) for _, one, two in found):
-            several = [name for name, *pair in found if pair == [one, two]]
-            which = ", ".join(map(quoted, patterns(several, two.specs) or several))
-            lines.append(f"join(drop({two.text}, {which}), select({one.text}, {which})) in place of {two.text}")
+        for a, b in dict.fromkeys((a, b) for _, a, b in conflicts):
+            differing = [name for name, *pair in conflicts if pair == [a, b]]
+            which = ", ".join(map(quoted, patterns(differing, b.specs) or differing))
+            lines.append(f"join(drop({b.text}, {which}), select({a.text}, {which})) in place of {b.text}")
     raise MismatchError(f"tensors that cannot be summed differ; {way or 'take them from one of the models'}:", lines)
 
 
-def _apart(names: list[str], *args: Expression) -> Iterator[tuple[str, Source, Source]]:
-    """(tensor, model, another) where they differ between the models of expressions, or within those of a call."""
+def _conflicts(names: list[str], *args: Expression) -> Iterator[tuple[str, Source, Source]]:
+    """(tensor, first model, other model) wherever a tensor differs between the models of these expressions, and between
+    those of the calls within them."""
     models = dict.fromkeys(s for s in [*(a.donor for a in args), *(s for a in args for s in a.terms)] if s and s.mass)
     for other in [*models][1:]:
         first = next(iter(models))
@@ -67,12 +70,12 @@ def _apart(names: list[str], *args: Expression) -> Iterator[tuple[str, Source, S
                 yield name, first, other
     for call in dict.fromkeys(s for a in args for s in a.terms if isinstance(s, Composite)):
         if (tensors := call.tensors) is None:
-            yield from _apart(names, *call.args)
+            yield from _conflicts(names, *call.args)
             continue
-        places = [tensors[name] for name in names if name in tensors]
+        shown = [tensors[name] for name in names if name in tensors]  # (number of an argument, its tensor)
         for k, argument in enumerate(call.args):
-            if inner := [name for at, name in places if at == k]:
-                yield from _apart(inner, argument)
+            if inner := [name for number, name in shown if number == k]:
+                yield from _conflicts(inner, argument)
 
 
 def _is_vector(weights: Expression) -> bool:
@@ -87,9 +90,9 @@ def _same(name: str, a: Source, b: Source) -> bool:
     step = elements_in(spec.dtype, PIECE)
     for start in range(0, spec.numel, step):
         size = min(step, spec.numel - start) * BITS[spec.dtype] // 8
-        one, two = bytearray(size), bytearray(size)
-        a.readinto(name, start, memoryview(one))
-        b.readinto(name, start, memoryview(two))
-        if one != two:
+        in_a, in_b = bytearray(size), bytearray(size)
+        a.readinto(name, start, memoryview(in_a))
+        b.readinto(name, start, memoryview(in_b))
+        if in_a != in_b:
             return False
     return True

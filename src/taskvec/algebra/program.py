@@ -1,9 +1,9 @@
-"""What is summed for one tensor, and the summing: sources, numbers and memory in, numbers of one dtype out.
+"""What is summed for one tensor (`Linear`, `arranged`), and the summing (`Program`, `evaluate`).
 
 A sum of models is computed around a pivot. Written out, `base + 0.3*(tuned - base)` is 0.7 base + 0.3 tuned. In
 float32 these two products are rounded at the size of the weights, which may be ten thousand times the size of what the
-fine-tuning changed: entries that it left alone would move by a last bit, and 0.3*(tuned - base) would not be zero
-there. So
+fine-tuning changed. Entries that it left alone would then change in their last bit, and 0.3*(tuned - base) would not be
+zero there. So
 
 1. The sources of mass 1 are points, those of mass 0 (LoRAs, stored task vectors, methods of them) are vectors. For one
    tensor the numbers c_k in front of the points add up to the mass m: 1 for a model, 0 for a task vector.
@@ -15,12 +15,12 @@ there. So
    is. Otherwise the pivot is the point with the largest |c|; among equals one that is subtracted, and the first in the
    order of summation. So the choice depends on {source: coefficient} alone, and an expression has the same bits however
    it is written.
-4. Vectors are added as they are, after the differences, and what is zero is not added to the point that comes last: a
-   -0 stays -0. So what nobody moved keeps its bits.
+4. Vectors are added as they are, after the differences. The point comes last, and a sum of zero is not added to it, so
+   that -0 stays -0. So an entry that no fine-tuning changed keeps its bits.
 
-Where models of several families meet and none of them has the number m, as in 0.5*a + 0.5*(b + c - d), there is one
-pivot for all. What nobody moved is then still exactly the same; differences within the other families are rounded at
-the size of the weights.
+If models of several families are added and none of them has the number m, as in 0.5*a + 0.5*(b + c - d), there is one
+pivot for all. An entry that is equal in all of them still keeps its bits; the differences within the other families are
+rounded at the size of the weights.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,17 +35,17 @@ from taskvec.numbers.rationals import Number, as_float
 from taskvec.sources.abilities import Lowers, OnDisk
 from taskvec.sources.source import Source
 
-Part = tuple[Source, str]  # a source and its tensor
-Term = tuple[Source, str, float]  # and the number in front of it
+Part = tuple[Source, str]  # a source and the name of its tensor
+Term = tuple[Source, str, float]  # the same, and the number in front of it
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A sum for one tensor, in the order of summation.
+    """A sum for one tensor, in the order of summation: terms 0 ... n, with tensors x_k and numbers c_k.
 
-    Without `points` it is sum_k c_k x_k. With them the first term is the pivot, and the other points are taken as
-    differences from it: sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k + mass x_0. With `apart` the last
-    term is the point that comes last, mass x_n, in place of the pivot. False if nothing is summed.
+    If `points` is 0 it is sum_k c_k x_k. Otherwise the first term is the pivot, and the points are taken as differences
+    from it: sum_{0<k<points} c_k (x_k - x_0) + sum_{k>=points} c_k x_k + mass x_0. With `apart` the last term is the
+    point that is added as it is, and  + mass x_n  stands in place of  + mass x_0.  It is falsy if nothing is summed.
     """
 
     terms: tuple[Term, ...] = ()
@@ -58,18 +58,20 @@ class Linear:
 
     @property
     def parts(self) -> list[Part]:
-        """What is read: each source and its tensor."""
+        """The sources that are read, each with the name of its tensor."""
         return [(source, name) for source, name, _ in self.terms]
 
 
 def alone(source: Source, name: str) -> Linear:
-    """One tensor of a source, as it is."""
+    """The sum that is one tensor of a source, as it is."""
     return Linear(((source, name, 1.0),))
 
 
 def arranged(numbers: Mapping[Part, Number], mass: Number | None = None) -> Linear:
-    """The sum of these sources times their numbers, around a pivot. `mass`: what the numbers of the points add up to,
-    where these are floats, whose own sum is not exact."""
+    """The sum of these tensors times their numbers, around a pivot. Raises RecipeError for more than MOST_INPUTS.
+
+    mass: what the numbers of the points add up to. Needed if the numbers are floats, whose own sum is not exact.
+    """
     if len(numbers) > MOST_INPUTS:
         raise RecipeError(f"a sum may have at most {MOST_INPUTS} sources, not {len(numbers)}: save parts of it first")
     order = sorted(numbers, key=lambda part: (part[0].fingerprint, part[0].text, part[1]))
@@ -95,11 +97,11 @@ def _float(number: Number) -> float:
 
 
 class Program:
-    """What `kernels.run` is told of elements start .. start+n of one tensor: inputs, each read once, and operations.
+    """What `kernels.run` is to compute for elements start .. start+n of one tensor: inputs, and operations on them.
 
-    References are those of `kernels.Op`: k is the k-th input, ~k the result of the k-th operation. A source that is
-    OnDisk is read by the kernel itself; one that Lowers adds operations of its own, where it has some; every other one
-    fills its part of the scratch memory (`readinto`).
+    Every input is read once. A reference is an int, as in `kernels.Op`: k is the k-th input, ~k the result of the k-th
+    operation. The kernel itself reads a source that is OnDisk. A source that Lowers adds operations of its own, if it
+    has some for the tensor. Every other source fills a part of the scratch memory (`readinto`).
     """
 
     def __init__(self, start: int, n: int, scratch: memoryview):
@@ -111,14 +113,14 @@ class Program:
         self._free = scratch
 
     def operand(self, source: Source, name: str) -> int:
-        """One tensor of a source."""
+        """A reference to one tensor of a source."""
         if (known := self._known.get((source, name))) is not None:
             return known
-        found = source.lowered(self, name) if isinstance(source, Lowers) else None
-        if found is None:
-            found = self._input(source, name)
-        self._known[source, name] = found
-        return found
+        reference = source.lowered(self, name) if isinstance(source, Lowers) else None
+        if reference is None:
+            reference = self._input(source, name)
+        self._known[source, name] = reference
+        return reference
 
     def _input(self, source: Source, name: str) -> int:
         dtype = source.specs[name].dtype
@@ -127,7 +129,7 @@ class Program:
         size = self.n * kernels.itemsize(dtype)
         if len(self._free) >= size:
             view, self._free = self._free[:size], self._free[aligned(size) :]
-        else:  # it could be lowered elsewhere, and not from this start
+        else:  # `scratch_bytes` counted no memory for it, because it Lowers, and yet it does not from this start
             view = memoryview(bytearray(size))
         source.readinto(name, self.start, view)
         return self._add_input(view, dtype, source)
@@ -139,25 +141,25 @@ class Program:
         return len(self._inputs) - 1
 
     def array(self, values: Any) -> int:
-        """float32 numbers in memory."""
+        """A reference to float32 numbers in memory."""
         return self.add(SUM, (self._add_input(values, "F32", None),), (1.0,))
 
     def add(self, code: int, sources: Sequence[int], numbers: Sequence[float] = (), sink: Any = None) -> int:
-        """One operation."""
+        """Add an operation, and return a reference to its result."""
         self.ops.append(Op(code, tuple(sources), tuple(numbers), sink))
         return ~(len(self.ops) - 1)
 
     def sum(self, linear: Linear) -> int:
-        """A linear combination; of nothing, zeros."""
-        refs, numbers = [self.operand(*part) for part in linear.parts], [c for *_, c in linear.terms]
-        if linear.points and len(refs) > 1:
-            last = len(refs) - 1 if linear.apart else 0
-            return self.add(AROUND, refs, (linear.points, last, linear.mass, *numbers))
-        return self.add(SUM, refs, numbers)
+        """A reference to the values of a sum; to zeros if it has no terms."""
+        operands, numbers = [self.operand(*part) for part in linear.parts], [c for *_, c in linear.terms]
+        if linear.points and len(operands) > 1:
+            last = len(operands) - 1 if linear.apart else 0
+            return self.add(AROUND, operands, (linear.points, last, linear.mass, *numbers))
+        return self.add(SUM, operands, numbers)
 
     def run(self, out: Any = None, dtype: str = "F32") -> int:
-        """The last operation is a sum, and goes to `out`; without one all that counts are sinks. Returns the flags of
-        `kernels.run`. Raises SourceChanged, TaskvecError."""
+        """Compute. The result of the last operation, which must be a sum, goes to `out`; without `out` only the sinks
+        of operations get anything. Returns the flags of `kernels.run`. Raises SourceChanged, TaskvecError."""
         try:
             return kernels.run(out, dtype, self._inputs, self._dtypes, self.ops, self.n, self.start, self._free)
         except (EOFError, OSError) as error:
@@ -170,9 +172,9 @@ class Program:
 
 
 def evaluate(linear: Linear, start: int, n: int, dtype: str, out: Any, scratch: memoryview) -> int:
-    """Elements start .. start+n of one tensor, encoded as `dtype` into `out`; returns the flags of `kernels.run`.
+    """Write elements start .. start+n of one tensor, encoded as `dtype`, to `out`. Returns the flags of `kernels.run`.
 
-    `scratch`: at least `scratch_bytes` of memory.
+    scratch: at least `scratch_bytes` of memory.
     """
     program = Program(start, n, scratch)
     program.sum(linear)
@@ -180,8 +182,8 @@ def evaluate(linear: Linear, start: int, n: int, dtype: str, out: Any, scratch: 
 
 
 def scratch_bytes(parts: Iterable[Part], n: int, operations: int = 1) -> int:
-    """Memory that a sum needs for n elements: a window for each file, all elements of every other source. So do several
-    operations on the same parts."""
+    """Bytes of scratch memory for n elements of these tensors and this many operations on them: a window for each file,
+    and all n elements of every other source."""
     total = RESULT * operations
     for source, name in parts:
         inside = source.lowered_bytes(name, n) if isinstance(source, Lowers) else None

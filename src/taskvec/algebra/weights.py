@@ -1,10 +1,9 @@
-"""Weights: an expression over checkpoints as the dict that it is, {source: coefficient}.
+"""Weights: an expression over checkpoints, which is a dict {source: coefficient}.
 
-`base + 0.4*(math - base)` collapses at once to `0.6*base + 0.4*math`. Nothing is read until a tensor is asked for.
-This module knows no file and no format.
+Sums and multiples of expressions are such dicts again: `base + 0.4*(math - base)` is at once `0.6*base + 0.4*math`.
+No tensor is read until somebody asks for its values. This module knows no file and no format.
 """
 
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -15,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 from taskvec.algebra.bases import strangers
 from taskvec.algebra.coefficients import ZERO, Coefficient, joined, monomial_text
 from taskvec.algebra.fitting import in_form, objections, told_by
-from taskvec.algebra.hints import differences, ways_out
+from taskvec.algebra.hints import misfits
 from taskvec.algebra.idle_patterns import unfit
 from taskvec.algebra.integers import require_same
-from taskvec.algebra.naming import distinct
+from taskvec.algebra.naming import distinct, told_apart
 from taskvec.algebra.program import Linear, arranged, evaluate, scratch_bytes
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, UnboundKnob
 from taskvec.numbers.dtypes import accumulator, numpy_dtype
 from taskvec.numbers.rationals import Number, as_float
 from taskvec.sources.abilities import (
     Composite,
-    FromFiles,
     LooksThrough,
     leaves_of,
     refuse_statistics,
@@ -43,18 +41,18 @@ if TYPE_CHECKING:
 else:
     Base = Mapping
 
-MEET = ("", "permutation")  # kinds of files that must meet their base; other statistics stand beside theirs
-SHOWN, FEW = 50, 8  # findings of one kind that an error prints; of which it knows the way out
+SHOWN = 50  # problems of one kind that an error lists at most
+BASED = ("", "permutation")  # `statistic` of weights and of permutations: they may only be used with their own base
 
 
 class Weights(Base):
-    """A linear expression over sources, {source: coefficient}. Two are equal if these are equal.
+    """A linear expression over sources, {source: coefficient}. Two expressions are equal if these dicts are equal.
 
-    Weights can be added, subtracted and scaled. As a Mapping they compute on demand: `w["layer.weight"]` is the tensor
-    as a numpy array in float32 (float64 if a source is float64).
+    Weights can be added, subtracted and scaled. They are also a Mapping from names to tensors, each of which is
+    computed when it is asked for: `w["layer.weight"]` is a numpy array in float32 (float64 if a source is float64).
     """
 
-    __array_ufunc__ = None  # a number of numpy in front leaves it to __rmul__
+    __array_ufunc__ = None  # so that numpy.float32(2) * weights calls __rmul__
 
     def __init__(
         self,
@@ -64,11 +62,11 @@ class Weights(Base):
     ):
         given, mentioned, before = in_form(terms, mentioned or {}, tuple(summed))
         self.terms: Mapping[Source, Coefficient] = MappingProxyType({s: c for s, c in given.items() if c})
-        # Every source in order of mention, also those that cancelled, with the name it was given ("" if none).
-        # The result of a method or a view is no source of its own in this list: what it was made from is.
+        # Every file and array in order of mention, with the name that it was given ("" if none). Those that cancelled
+        # are in it, too. In place of the result of a method or a view it has the files that the result is made from.
         leaves = [leaf for source in given for leaf in leaves_of(source)]
         self.mentioned: Mapping[Source, str] = MappingProxyType(_merged(mentioned, dict.fromkeys(leaves, "")))
-        # Every term, also those that cancelled: what must have the same names and shapes.
+        # Every term, and those that cancelled: all of them must have the same names and shapes.
         self.summed: tuple[Source, ...] = tuple(dict.fromkeys([*before, *given]))
 
     # ---- the vector space
@@ -106,32 +104,36 @@ class Weights(Base):
         return hash(frozenset(self.terms.items()))
 
     def bind(self, **knobs: Number | Coefficient) -> "Weights":
-        """Knobs replaced by numbers. Raises UnboundKnob for a name that is no knob of this expression."""
+        """This expression with numbers in place of knobs. Raises UnboundKnob for a name that is no knob of it."""
         if unknown := knobs.keys() - self.knobs:
             raise UnboundKnob(
                 f"no knob named {', '.join(sorted(unknown))}: knobs are {', '.join(sorted(self.knobs)) or 'none'}"
             )
-        found = Weights({}, self.mentioned, [source for source in self.summed if not isinstance(source, Composite)])
+        total = Weights({}, self.mentioned, [source for source in self.summed if not isinstance(source, Composite)])
         for source, c in self.terms.items():
-            found += (source.bind(knobs) if isinstance(source, Composite) else Weights({source: 1})) * c.bind(knobs)
-        return found
+            total += (source.bind(knobs) if isinstance(source, Composite) else Weights({source: 1})) * c.bind(knobs)
+        return total
 
     @cached_property
     def placed(self) -> "Weights":
-        """The same, its methods told of the model that they stand beside: see `Derived.placed`."""
+        """This expression, with every method in it told which model it is added to (`Derived.placed`)."""
         return self.placed_in(None)
 
     def placed_in(self, model: Source | None) -> "Weights":
-        """The same within an expression whose names are those of `model`, if it is not itself one of whole models."""
+        """`placed`, as a part of a larger expression whose tensors are those of `model`, or of none.
+
+        model: the model that adapters in here are added to, if this expression has no source that names every tensor.
+        """
         reference = self.reference
         model = reference if reference is not None and not reference.partial else model
         for source, c in self.terms.items() if model is None else ():
             c.require_layers(source.text)
-        found = {s: s.placed(model) if isinstance(s, Composite) else s for s in self.terms}
-        if all(found[source] is source for source in found):
+        placed = {s: s.placed(model) if isinstance(s, Composite) else s for s in self.terms}
+        if all(new is old for old, new in placed.items()):
             return self
-        others = [source for source in self.summed if source not in found]
-        return Weights({found[s]: c for s, c in self.terms.items()}, self.mentioned, [*found.values(), *others])
+        cancelled = [source for source in self.summed if source not in placed]
+        terms = {placed[source]: c for source, c in self.terms.items()}
+        return Weights(terms, self.mentioned, [*placed.values(), *cancelled])
 
     @cached_property
     def knobs(self) -> frozenset[str]:
@@ -142,7 +144,7 @@ class Weights(Base):
     # ---- what it is
     @property
     def mass(self) -> Fraction:
-        """Sum of coefficient x mass of the source: 1 for a model, 0 for a task vector. One number for every tensor."""
+        """The sum of coefficient x mass: 1 for a model, 0 for a task vector. Raises MassError if tensors differ."""
         self._require_bound()
         total = sum((c * s.mass for s, c in self.terms.items()), ZERO)
         if (constant := total.constant) is not None:
@@ -171,52 +173,42 @@ class Weights(Base):
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        """Name -> Spec that all sources share. Raises MismatchError with every difference, and for quantised weights
-        (quantised.py), before anything is read."""
+        """Name -> Spec, from headers alone. Raises MismatchError that lists every difference between the sources, and
+        for quantised weights (sources/quantised.py), which cannot be summed."""
         reference = self.reference
         if reference is None:
             return MappingProxyType({})
         refuse(dict.fromkeys(leaf for source in self.summed for leaf in leaves_of(source)))
         if len(self.summed) > 1:
             refuse_statistics(self.summed)
-        problems = [*self._unlike(reference), *objections(self.mentioned, self.summed, reference)]
+        problems = [*misfits(self.summed, reference, self.names(), SHOWN)]
+        problems += objections(self.mentioned, self.summed, reference)
         if problems:
             raise MismatchError("the sources do not fit together:", problems)
-        everyone = self.summed if reference.partial else [reference]  # LoRAs alone: what any of them names
-        return MappingProxyType({name: spec for source in everyone for name, spec in source.specs.items()})
-
-    def _unlike(self, reference: Source) -> Iterator[str]:
-        """What keeps each source from being added, and what to write so that it can be: a few tensors will do then."""
-        names = self.names()
-        called = {s: written(s, names) for s in self.summed}
-        found = {s: differences(s, reference) for s in self.summed if s is not reference}
-        for source, lines in found.items():
-            ways = ways_out(source, reference, called[source], called[reference]) if lines else []
-            most = FEW if ways else max(FEW, SHOWN // len(found))
-            yield from lines[:most]
-            yield from [f"... and {len(lines) - most} more"] if len(lines) > most else []
-            yield from ways
+        named_by = self.summed if reference.partial else [reference]  # adapters alone: every tensor that one names
+        return MappingProxyType({name: spec for source in named_by for name, spec in source.specs.items()})
 
     @property
     def reference(self) -> Source | None:
-        """Whose names and shapes count: the first model's, else the first vector's that is not partial."""
+        """The source that says which tensors there are: the first model, else the first vector that names them all."""
         ranked = sorted(self.summed, key=lambda s: (not s.mass, s.partial))
         return ranked[0] if ranked else None
 
     @cached_property
     def places(self) -> Mapping[str, Place]:
-        """Where each tensor stands among the layers, for coefficients that depend on it; see `check_patterns`."""
-        if self.reference and not self.reference.partial:  # what LoRAs do not name, the model they are for may have
+        """Where each tensor stands among the layers. Raises RecipeError as `check_patterns` does."""
+        if self.reference and not self.reference.partial:  # a pattern may fit a tensor that an adapter does not name
             self.check_patterns()
         return MappingProxyType(places(self.specs))
 
     def check_patterns(self) -> None:
-        """Raise RecipeError for a pattern that fits nothing, in coefficients or in what methods are told."""
+        """Raise RecipeError for a pattern that fits no tensor, in coefficients and in parameters of methods."""
         if problems := list(dict.fromkeys(self.unfit())):
             raise RecipeError("the recipe has patterns that do nothing:", problems[:SHOWN])
 
     def unfit(self, beyond: Iterable[str] = ()) -> Iterator[str]:
-        """What is wrong with patterns, a line each. beyond: names of the expression that this one is a part of."""
+        """What is wrong with the patterns in here, a line each. beyond: more names that they may fit, namely those of
+        the expression that this one is a part of."""
         inner = [source for source in self.terms if isinstance(source, Composite)]
         if inner or any(c.constant is None for c in self.terms.values()):
             names = dict.fromkeys([*self.specs, *beyond])
@@ -229,14 +221,15 @@ class Weights(Base):
         for statistics of another model than the one that a method was given with them."""
         models = {s.fingerprint: s for s in (*self.mentioned, *self.terms) if s.mass}
         leaves = dict.fromkeys(leaf for term in self.terms for leaf in leaves_of(term))
-        if problems := [*strangers((s for s in leaves if statistic_of(s) in MEET), models)] if models else []:
+        if problems := [*strangers((s for s in leaves if statistic_of(s) in BASED), models)] if models else []:
             raise FingerprintError("a task vector meets a base that it was not made from (--force goes on):", problems)
-        if astray := [p for term in self.terms if isinstance(term, Composite) for p in term.astray()]:
-            raise FingerprintError("statistics stand beside a model that they are not of (--force goes on):", astray)
+        if problems := [line for term in self.terms if isinstance(term, Composite) for line in term.astray()]:
+            raise FingerprintError("statistics stand beside a model that they are not of (--force goes on):", problems)
 
     @property
     def donor(self) -> Source | None:
-        """Whose dtypes, integers and side files a result has: the first model that takes part, else the reference."""
+        """The source that gives a result its dtypes, its integers and the files beside it: the first model among the
+        terms, else the reference."""
         return next((s for s in self.summed if s.mass and s in self.terms), self.reference)
 
     # ---- values
@@ -245,9 +238,10 @@ class Weights(Base):
         return sorted(self.terms.items(), key=lambda term: (term[0].fingerprint, term[0].text))
 
     def parts(self, name: str, place: Place | None = None) -> "dict[tuple[Source, str], Fraction]":
-        """(source, its tensor) -> number, for all that takes part in one tensor; views are looked through.
+        """One tensor as a sum: (source, the name of its tensor) -> the number in front of it.
 
-        `place`: where the tensor stands among the layers, if it is not this expression alone that says so.
+        A view does not appear: the tensors of files that it shows do. Numbers that are zero are left out.
+        place: where the tensor stands among the layers. Given by an expression that this one is a part of.
         """
         self._require_bound()
         if self._constants is not None:
@@ -261,7 +255,7 @@ class Weights(Base):
         return {key: number for key, number in total.items() if number}
 
     def linear(self, name: str, place: Place | None = None) -> Linear:
-        """`parts` as what is computed: around a pivot (program.py), in the order of the fingerprints."""
+        """The sum that `parts` says, as it is computed: around a pivot (program.py), in the order of fingerprints."""
         if self._alike is None:
             return arranged(self.parts(name, place))
         terms = [(source, name, number) for source, _, number in self._alike.terms if name in source.specs]
@@ -269,24 +263,28 @@ class Weights(Base):
 
     @cached_property
     def _constants(self) -> "dict[Source, Fraction] | None":
-        """What is summed for every tensor alike; None if a coefficient or a view says that tensor by tensor."""
+        """Source -> number where these are the same for every tensor; None where a coefficient or a view differs."""
         if any(c.constant is None or isinstance(source, LooksThrough) for source, c in self.terms.items()):
             return None
         return {source: c.constant for source, c in self.terms.items() if c.constant}
 
     @cached_property
     def _alike(self) -> Linear | None:
-        """The same as what is computed, without the names. Only vectors may lack a tensor: points all have the same."""
+        """`_constants` as a sum around a pivot, made once for all tensors, with "" in place of their names. Sources
+        that lack a tensor are left out of it later: these are vectors, and the pivot is a model."""
         numbers = self._constants
         return None if numbers is None else arranged({(source, ""): number for source, number in numbers.items()})
 
     def read(self, name: str, rows: slice | None = None) -> "NDArray[Any]":
-        """One tensor, or a range of its rows, computed: float32 (float64 if a source is); others pass through."""
+        """The values of one tensor, or of a range of its rows: float32, or float64 if a source is float64.
+
+        Tensors that cannot be summed, such as integers, are those of `donor`. Raises MismatchError if models differ.
+        """
         if self.placed is not self:
             return self.placed.read(name, rows)
-        if rows is not None and rows.step not in (None, 1):
-            return self.read(name)[rows]
         spec = self.specs[name]
+        if rows is not None and (rows.step not in (None, 1) or not spec.shape):
+            return self.read(name)[rows]  # numpy raises IndexError for rows of a scalar
         if not spec.arithmetic:
             return self._passed_through(name, spec, rows)
         import numpy as np
@@ -333,9 +331,9 @@ class Weights(Base):
 
     # ---- text
     def text(self, names: Mapping[Source, str] | None = None) -> str:
-        """The recipe, with `names` for sources where given; `parse` reads it back."""
+        """The recipe, which `parse` reads back. names: what to call sources; the others are written as they are."""
         parts, order = [], [*self.mentioned]
-        names = self._told_apart() if names is None else names
+        names = told_apart(self.mentioned) if names is None else names
         for source, c in sorted(self.terms.items(), key=lambda term: order.index(leaves_of(term[0])[0])):
             name = written(source, names)
             if len(c.terms) == 1:
@@ -352,43 +350,39 @@ class Weights(Base):
     __str__ = text
 
     def named(self, name: str) -> "Weights":
-        """The same, its one source called `name` in lineage and model cards."""
+        """This expression of one source, which is then called `name` in lineages and model cards. An expression of
+        several sources is returned as it is."""
         plain = [*self.mentioned] == [*self.terms]
         return Weights(self.terms, dict.fromkeys(self.mentioned, name), self.summed) if plain else self
 
-    def _told_apart(self) -> Mapping[Source, str]:
-        """Names for arrays that have one name and are not the same."""
-        counts = Counter(source.text for source in self.mentioned if not isinstance(source, FromFiles))
-        alike = {text for text, count in counts.items() if count > 1}
-        return {s: name for s, name in self.names().items() if s.text in alike} if alike else {}
-
     def names(self, reserved: Container[str] = ()) -> dict[Source, str]:
-        """A distinct identifier for every source mentioned: the name it was given, else the end of its path. None is
-        one of `reserved`, such as the functions of recipes."""
+        """A distinct identifier for every file and array, none of which is `reserved`: see naming.py."""
         return distinct(self.mentioned, reserved)
 
     def __copy__(self) -> "Weights":
-        return self  # nothing in it ever changes
+        return self  # it never changes
 
     def __deepcopy__(self, memo: Any) -> "Weights":
         return self
 
     def __reduce__(self) -> Any:
-        """Sources, coefficients and names. A file is pickled as where it lies and as its fingerprint (`FromFiles`), so
-        that the other process opens it again, and raises SourceChanged if its fingerprint is another one. Arrays in
-        memory, and methods that no module has, raise TypeError.
+        """A pickle holds sources, coefficients and names, and no tensors.
+
+        Of a file it holds the path and the fingerprint (`FromFiles`): the process that unpickles it opens the file
+        again, and raises SourceChanged if the fingerprint is another one. Arrays in memory, and methods that are not
+        in an importable module, raise TypeError.
 
         Pickles are for processes of your own: whoever wrote a pickle can run any code where it is read. For everything
         else there is the text, str(weights), which `parse` reads without running anything.
         """
-        return Weights, (dict(self.terms), dict(self.mentioned), self.summed)
+        return type(self), (dict(self.terms), dict(self.mentioned), self.summed)
 
     def __repr__(self) -> str:
         return f"Weights({self.text()})"
 
 
 def _merged(first: Mapping[Source, str], second: Mapping[Source, str]) -> dict[Source, str]:
-    """Both, in order of mention; of two names for a source the first that is one."""
+    """The sources of both, in order of mention. Of two names for one source the first counts that is not ""."""
     return {source: first.get(source) or second.get(source, "") for source in {**first, **second}}
 
 

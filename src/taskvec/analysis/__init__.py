@@ -1,5 +1,5 @@
-"""What can be measured of expressions without running a model, and how two models are aligned.
+"""Measures of expressions that need no running model, and the alignment of two models.
 
-compare.py  norm, cosine, sign conflict: exact, streamed
-match.py    match: the order of one model's units that is most like another's
+compare.py  norms, cosines and sign conflicts of task vectors
+match.py    the order of one model's units in which it is most like another model
 """

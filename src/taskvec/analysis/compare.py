@@ -1,9 +1,16 @@
-"""Numbers that take a pass to know: norms, dots, cosines, sign conflicts; exact, streamed, bounded."""
+"""`compare`: norms, cosines and sign conflicts of task vectors, computed in one pass over their sources.
+
+1. Every tensor is cut into blocks of BLOCK elements. Threads compute for each block and each pair of vectors the dot
+   product, the number of entries that are nonzero in both, and the number of these that differ in sign (`Pairs`).
+2. The sums of blocks are added to those of tensors, layers and the whole model, exactly rounded, so the result does not
+   depend on the order. Norms, cosines and shares are computed from these sums.
+"""
 
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count as count_from
 from typing import Any
 
 from taskvec.algebra.program import Linear, scratch_bytes
@@ -16,7 +23,7 @@ from taskvec.sources.abilities import FromFiles
 from taskvec.sources.positions import layer_of
 
 BLOCK = 256 << 10  # elements that a thread holds of every vector
-OUTSIDE = "(outside the layers)"
+OUTSIDE = "(outside the layers)"  # takes the place of a layer for tensors outside the layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +37,12 @@ class Pairs:
 
     @property
     def norms(self) -> list[float]:
-        """||x_i||, the Euclidean norm."""
+        """The Euclidean norms ||x_i||."""
         return [math.sqrt(self.dot[k][k]) for k in range(len(self.dot))]
 
     @property
     def cosine(self) -> list[list[float]]:
-        """x_i . x_j / (||x_i|| ||x_j||); nan where a vector is zero."""
+        """x_i . x_j / (||x_i|| ||x_j||); nan if a vector is zero."""
         size = self.norms
         return [
             [d / (size[i] * size[j]) if size[i] * size[j] else math.nan for j, d in enumerate(row)]
@@ -44,7 +51,7 @@ class Pairs:
 
     @property
     def sign_conflict(self) -> list[list[float]]:
-        """Share of the entries nonzero in both that differ in sign; nan where there are none."""
+        """The share of the entries nonzero in both that differ in sign; nan if there are none."""
         rows = zip(self.against, self.both, strict=True)
         return [[a / b if b else math.nan for a, b in zip(x, y, strict=True)] for x, y in rows]
 
@@ -57,23 +64,23 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The measures of n vectors: whole, and by tensor and layer."""
+    """The measures of n vectors: for each tensor, each layer and the whole model."""
 
     names: tuple[str, ...]
     tensors: Mapping[str, Pairs]
 
     @property
     def whole(self) -> Pairs:
-        """Over all tensors."""
+        """The measures over all tensors."""
         return added(list(self.tensors.values()))
 
     @property
     def layers(self) -> dict[str, Pairs]:
-        """By layer, in the order of the model; tensors of no layer together."""
+        """The measures of each layer, in the order of the model, and of all tensors outside the layers together."""
         groups: dict[str, list[Pairs]] = {}
         for name, pairs in self.tensors.items():
-            found = layer_of(name)
-            groups.setdefault(f"{found[0]}.{found[1]}".lstrip(".") if found else OUTSIDE, []).append(pairs)
+            place = layer_of(name)
+            groups.setdefault(f"{place[0]}.{place[1]}".lstrip(".") if place else OUTSIDE, []).append(pairs)
         return {layer: added(group) for layer, group in groups.items()}
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,6 +93,8 @@ class Comparison:
 
 
 def _table(pairs: Pairs) -> dict[str, Any]:
+    """The measures for `--json`."""
+
     def plain(value: Any) -> Any:
         return [plain(v) for v in value] if isinstance(value, list) else None if math.isnan(value) else value
 
@@ -113,59 +122,62 @@ def compare(
 ) -> Comparison:
     """Norms, cosines and sign conflicts of task vectors, in one pass over their sources.
 
-    vectors: {name: Weights}, or a list of Weights or uris.
-    base: is subtracted from models (mass 1), and `relative` sizes are relative to its norm.
+    vectors: {name: Weights}, or a list of Weights or of paths and names on the hub.
+    base: is subtracted from vectors that are models; `relative` is relative to its norm.
 
-    Only floating-point tensors count. Raises MismatchError, MassError.
+    Only floating-point tensors count. Raises RecipeError if there are no vectors, MismatchError for tensors that do not
+    fit together, and MassError.
     """
-    ground = base if base is None or isinstance(base, Weights) else load(base)
+    base = base if base is None or isinstance(base, Weights) else load(base)
     named = _named(vectors)
-    taus = [w - ground if ground is not None and w.kind() == 1 else w for w in named.values()]
+    taus = [w - base if base is not None and w.kind() == 1 else w for w in named.values()]
     if not taus:
-        raise RecipeError("there is nothing to compare")
-    taus = [w.placed_in(ground.reference if ground is not None else None) for w in taus]
-    everything = sum([ground, *taus], Weights({})) if ground is not None else sum(taus, Weights({}))
+        raise RecipeError("there is nothing to compare: name at least one model or task vector")
+    taus = [w.placed_in(base.reference if base is not None else None) for w in taus]
+    everything = sum([base, *taus], Weights({})) if base is not None else sum(taus, Weights({}))
     specs = {name: spec for name, spec in everything.specs.items() if spec.arithmetic}
     if not specs:
         raise MismatchError("no tensor is floating point: there is nothing to compare")
-    columns = taus if ground is None else [*taus, ground]
+    columns = taus if base is None else [*taus, base]
     sums = {name: [w.linear(name, everything.places[name]) for w in columns] for name in specs}
-    parts = [dict.fromkeys(part for linear in its for part in linear.parts) for its in sums.values()]
-    size = max(scratch_bytes(its, BLOCK, len(columns)) for its in parts)
+    read = [dict.fromkeys(part for linear in of_tensor for part in linear.parts) for of_tensor in sums.values()]
+    size = max(scratch_bytes(parts, BLOCK, len(columns)) for parts in read)
     blocks = [(name, start) for name, spec in specs.items() for start in range(0, spec.numel, BLOCK)]
-    found: dict[str, list[Pairs]] = {name: [] for name in specs}
+    measures: dict[str, list[Pairs]] = {name: [] for name in specs}
     total, done = sum(spec.numel for spec in specs.values()), 0
 
     def work(block: tuple[str, int], scratch: memoryview) -> tuple[str, int, Pairs]:
         name, start = block
         count = min(BLOCK, specs[name].numel - start)
-        return name, count, _pairs(sums[name], start, count, scratch, has_base=ground is not None)
+        return name, count, _pairs(sums[name], start, count, scratch, has_base=base is not None)
 
     def memory() -> memoryview:
         return memoryview(bytearray(size))
 
     for name, count, pairs in each(blocks, work, memory, threads or default_threads()):
-        found[name].append(pairs)
+        measures[name].append(pairs)
         done += count
         if progress:
             progress(done, total)
-    return Comparison(tuple(named), {name: added(parts) for name, parts in found.items() if parts})
+    return Comparison(tuple(named), {name: added(parts) for name, parts in measures.items() if parts})
 
 
 def _named(vectors: "Mapping[str, Weights] | Sequence[Weights | str | os.PathLike[str]]") -> dict[str, Weights]:
+    """The vectors, each with a name of its own: that of its file or folder, or its text."""
     if isinstance(vectors, Mapping):
         return dict(vectors)
-    found: dict[str, Weights] = {}
+    named: dict[str, Weights] = {}
     for given in vectors:
         weights = given if isinstance(given, Weights) else load(given)
         source = next(iter(weights.mentioned), None) if len(weights.mentioned) == 1 else None
-        name = source.path.name if isinstance(source, FromFiles) else str(weights)
-        found[name if name not in found else f"{name}_{len(found) + 1}"] = weights
-    return found
+        name = source.path.name if isinstance(source, FromFiles) and source.path else str(weights)
+        numbered = (f"{name}_{k}" for k in count_from(len(named) + 1))
+        named[name if name not in named else next(n for n in numbered if n not in named)] = weights
+    return named
 
 
 def _pairs(vectors: Sequence[Linear], start: int, count: int, scratch: memoryview, has_base: bool) -> Pairs:
-    """The measures of a range of elements; `vectors`: each vector, and the base behind them if there is one."""
+    """The measures of a range of elements. vectors: the vectors, with the base behind them if there is one."""
     n = len(vectors) - has_base
     sums = pair_sums([*pairs_of(n), *([(n, n)] if has_base else [])], vectors, start, count, scratch)
     rows = square(sums, n)

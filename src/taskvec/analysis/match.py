@@ -1,11 +1,10 @@
-"""`match`: the permutations of one model's hidden units that bring it nearest to another, from the weights alone.
+"""`match`: the order of one model's hidden units in which it is most like another model, from the weights alone.
 
-Weight matching of Git Re-Basin (Ainsworth, Hayase & Srinivasa, ICLR 2023, arXiv 2209.04836): two networks that were
-trained from different initialisations compute alike in other orders of their units; a mean of them makes sense once the
-orders agree.
+This is the weight matching of Git Re-Basin (Ainsworth, Hayase & Srinivasa, ICLR 2023, arXiv 2209.04836). Two networks
+that were trained from different initialisations have like units in different orders. Their mean makes sense only after
+the units of one are put into the order of the other.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,6 +15,8 @@ from taskvec.algebra.weights import Weights
 from taskvec.analysis.compare import compare
 from taskvec.errors import MassError, MismatchError, MissingExtra, NonFiniteError, OutputError, RecipeError
 from taskvec.formats.sink import Safetensors, laid_out
+from taskvec.places.json_files import read_json
+from taskvec.places.local import Folder
 from taskvec.saving.outputs import Destination
 from taskvec.saving.staging import one_file
 from taskvec.sources.abilities import folder_of, metadata_of
@@ -31,22 +32,22 @@ if TYPE_CHECKING:
 
 SLAB = 1 << 22  # elements of a tensor that are held at once where the units are not its rows
 WIDTH = 1 << 20  # elements of a slab that are multiplied at once, in float64
-LEAST = 1e-12  # a gain below this share of the objective is rounding
+LEAST = 1e-12  # a gain that is a smaller share of the objective may be rounding and does not count
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What `match` found. `permutations` is what `permute` takes."""
+    """The result of `match`."""
 
-    symmetry: str  # the rules by which the units were found
-    units: Mapping[str, int]  # group -> how many units it has
-    moved: Mapping[str, int]  # group -> how many of them are in another place
+    symmetry: str  # the name of the rules that say which units there are
+    units: Mapping[str, int]  # group -> the number of its units
+    moved: Mapping[str, int]  # group -> the number of units that are in another place
     uncovered: tuple[str, ...]  # tensors that no rule permutes
-    sweeps: int  # over the groups, the last of which found no gain if it `settled`
-    settled: bool
-    before: float  # cosine of a and b, over the whole model
-    after: float  # cosine of a and permute(b, permutations)
-    permutations: Weights
+    sweeps: int  # the number of sweeps over the groups
+    settled: bool  # whether the last sweep gained nothing
+    before: float  # the cosine of a and b, over the whole model
+    after: float  # the cosine of a and permute(b, permutations)
+    permutations: Weights  # what `permute` takes
 
     def save(self, uri: "str | os.PathLike[str]", *, overwrite: bool = False) -> None:
         """Write the permutations as a safetensors file, whole or not at all. Raises OutputError."""
@@ -54,8 +55,8 @@ class Alignment:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        found = {name: getattr(self, name) for name in self.__slots__ if name != "permutations"}
-        return {key: dict(v) if isinstance(v, Mapping) else v for key, v in found.items()}
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "permutations"}
+        return {key: dict(v) if isinstance(v, Mapping) else v for key, v in values.items()}
 
     def __str__(self) -> str:
         kept = f"; {len(self.uncovered)} tensors keep their order" if self.uncovered else ""
@@ -113,9 +114,9 @@ def match(
     symmetry = families.symmetry_of(specs, spec)
     groups = symmetries.groups(symmetry, specs, _config(symmetry, a, b), heads, residual)
     orders, done, settled = _settle(a, b, groups, seed, sweeps, progress)
-    said = {"taskvec.base": b_print} if (b_print := _fingerprint(b)) else {}
-    said |= {"taskvec.like": a_print} if (a_print := _fingerprint(a)) else {}
-    permutations = in_memory(groups, orders, {"format": "pt", **said})
+    models = {"taskvec.base": _fingerprint(b), "taskvec.like": _fingerprint(a)}
+    fingerprints = {key: value for key, value in models.items() if value}
+    permutations = in_memory(groups, orders, {"format": "pt", **fingerprints})
     cosine = compare({"a": a, "b": b, "moved": permute(b, permutations)}).whole.cosine[0]
     covered = {n for group in groups.values() for n, _, _ in group.axes}
     return Alignment(
@@ -133,7 +134,10 @@ def _settle(
     sweeps: int,
     progress: Callable[[int, int], None] | None,
 ) -> "tuple[Orders, int, bool]":
-    """Coordinate descent: (the order of every group's units, sweeps, whether the last one found no gain)."""
+    """Coordinate descent: the order of every group's units, the number of sweeps, and whether the last gained nothing.
+
+    A group is matched again only if a group that shares a tensor with it has moved since.
+    """
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
@@ -143,7 +147,7 @@ def _settle(
     orders = {name: np.arange(group.units) for name, group in groups.items()}
     sizes = {name: sum(8 * a.specs[n].numel for n, _, _ in group.axes) for name, group in groups.items()}
     random = np.random.default_rng(seed)
-    stale = set(groups)  # groups of which a neighbour has moved since they were last matched
+    stale = set(groups)  # the groups that must be matched, at first all
     done = 0
     while stale and done < sweeps:
         done += 1
@@ -165,44 +169,43 @@ def _settle(
 
 
 def _fingerprint(weights: Weights) -> str | None:
-    """The fingerprint of a model that is one source."""
+    """The fingerprint of a model that is one source, None for any other expression."""
     ((source, c),) = weights.terms.items() if len(weights.terms) == 1 else ((None, None),)
     return source.fingerprint if source is not None and c == 1 and source.mass else None
 
 
 def _config(symmetry: Symmetry, *models: Weights) -> dict[str, Any]:
-    """The first configuration that is there. MismatchError where another counts the units differently."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    """The config.json of the first model that has one, {} if none has. Raises FormatError if one cannot be read, and
+    MismatchError if another model has other numbers of units."""
+    configs: list[tuple[str, dict[str, Any]]] = []
     for source in dict.fromkeys(s for m in models for s in m.mentioned if s.mass):
         folder = folder_of(source)
         path = folder / "config.json" if folder else None
         if path and path.is_file():
-            try:
-                table = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError) as error:
-                raise MismatchError(f"{path} cannot be read: {error}") from None
+            table = read_json(path)
             if isinstance(table, dict):
-                found.append((source.text, table))
+                configs.append((source.text, table))
     keys = {key for rule in symmetry.rules if isinstance(rule.units, tuple) for key in rule.units}
     problems = [
-        f"{key} is {table.get(key)} in {text}, {found[0][1].get(key)} in {found[0][0]}"
-        for text, table in found[1:]
+        f"{key} is {table.get(key)} in {text}, {configs[0][1].get(key)} in {configs[0][0]}"
+        for text, table in configs[1:]
         for key in sorted(keys)
-        if table.get(key) != found[0][1].get(key)
+        if table.get(key) != configs[0][1].get(key)
     ]
     if problems:
-        raise MismatchError("the models have other heads:", problems)
-    return found[0][1] if found else {}
+        raise MismatchError("the models have different numbers of heads:", problems)
+    return configs[0][1] if configs else {}
 
 
 def _neighbours(name: str, groups: Mapping[str, Group]) -> set[str]:
-    """The groups that share a tensor with this one."""
+    """The other groups that share a tensor with a group."""
     mine = {n for n, _, _ in groups[name].axes}
     return {other for other, g in groups.items() if other != name and any(n in mine for n, _, _ in g.axes)}
 
 
 def _gram(a: Weights, b: Weights, name: str, groups: Mapping[str, Group], orders: "Orders") -> "Gram":
-    """A_ij = the sum over the group's tensors of <unit i of a, unit j of b>, b as all other groups have it now."""
+    """A_ij, (units, units) in float64: the sum over the group's tensors of <unit i of a, unit j of b>, where b has the
+    present orders of all other groups. Raises NonFiniteError."""
     import numpy as np
 
     group = groups[name]
@@ -227,7 +230,7 @@ def _gram(a: Weights, b: Weights, name: str, groups: Mapping[str, Group], orders
 
 
 def _slabs(shape: Sequence[int], axis: int) -> Iterator[slice]:
-    """Ranges of rows, all of them where the rows are the units."""
+    """Ranges of rows of about SLAB elements; a single range of all rows if the rows are the units."""
     row = 1
     for size in shape[1:]:
         row *= size
@@ -237,7 +240,7 @@ def _slabs(shape: Sequence[int], axis: int) -> Iterator[slice]:
 
 
 def _units(array: "NDArray[Any]", axis: int, units: int, parts: int) -> "NDArray[Any]":
-    """(units, everything else): a row for each unit."""
+    """A tensor as (units, everything else), with a row for each unit."""
     import numpy as np
 
     front = np.moveaxis(array, axis, 0)
@@ -246,14 +249,15 @@ def _units(array: "NDArray[Any]", axis: int, units: int, parts: int) -> "NDArray
 
 
 def write(uri: "str | os.PathLike[str]", permutations: Weights, overwrite: bool = False) -> None:
-    """A safetensors file: an I64 vector a group, its axes in the metadata. Whole or absent. Raises OutputError."""
+    """Write permutations as a safetensors file: a vector in I64 for each group, with its axes in the metadata. The file
+    is written whole or not at all. Raises OutputError."""
     place = Destination.of(uri, overwrite)
     if not place.alone:
         raise OutputError(f"{place.target}: permutations are one file, give it a name that ends in .safetensors")
     source = next(iter(permutations.terms))
     metadata = metadata_of(source)
     layout = laid_out(place.target.name, source.specs, metadata)
-    with one_file(place) as path, closing(Safetensors(path.parent, [layout], durable=True)) as sink:
+    with one_file(place) as path, closing(Safetensors(Folder(path.parent), [layout], durable=True)) as sink:
         for name in source.specs:
             sink.write(name, 0, memoryview(bytes_of(source, name)))
         sink.finish(metadata)

@@ -1,7 +1,7 @@
-"""Texts are put into classes by a frozen zero-shot head, by a head from a file, or by the model's own head.
+"""Texts are classified by a frozen zero-shot head, by a head from a file, or by the model's own head.
 
-A zero-shot head is made of descriptions: a class's row is the mean of the embeddings of the descriptions of that class.
-A text belongs to the class whose row is nearest to the text's own embedding.
+A zero-shot head is made of descriptions of the classes. The row of a class is the mean of the embeddings of its
+descriptions, and a text is of the class whose row is nearest to the text's embedding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,20 +24,23 @@ POOLINGS = ("mean", "cls")
 
 
 def _texts(given: Any) -> bool:
-    """Whether these are descriptions: a list with a text at least."""
+    """Whether these are descriptions: a list of texts that is not empty."""
     return isinstance(given, list | tuple) and bool(given) and all(isinstance(text, str) for text in given)
 
 
 @dataclass
 class Classification(Task):
-    """Is the class with the highest logit the text's own? One number an example, 0 or 1.
+    """For each text 1 if the class with the highest logit is its own, else 0.
 
-    prompts: {class: descriptions}: the class's row of the head is the mean of the embeddings that the model of the
-    file gives them, at length 1, made once and frozen, as CLIP's are in Ilharco et al. (2023); logits are cosines.
-    head: a safetensors file with `weight` (classes, width) and perhaps `bias` (classes,); logits = W e + b. With
-    neither, the model's own head: transformers' sequence classification.
-    scale: of a zero-shot head's logits where a loss is wanted (`taskvec learn`), CLIP's 100 unless given.
-    An embedding is the mean over a text's tokens, or its first one's (pooling: cls), at length 1 (normalise: false).
+    prompts: {class: descriptions}, for a zero-shot head. The row of a class is the mean of the embeddings that `model`
+        gives its descriptions, scaled to length 1. The head is made once and then frozen, as CLIP's is in Ilharco et
+        al. (2023). Logits are cosines.
+    head: a safetensors file with `weight` W (classes, width) and perhaps `bias` b (classes,), in the order of
+        `classes`. The logits of an embedding e are W e + b. Without prompts and head, the model's own head is used, as
+        transformers' sequence classification.
+    pooling, normalise: an embedding is the mean over the tokens of a text, or that of the first token ("cls"), scaled
+        to length 1 unless `normalise` is false.
+    scale: the logits of a zero-shot head are multiplied by it for a loss (`taskvec learn`); the default is CLIP's.
     """
 
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -50,7 +53,7 @@ class Classification(Task):
     kind: ClassVar[str] = "classification"
 
     def open(self, name: str, root: Any, live_of: LiveOf) -> None:
-        """Also the head's settings."""
+        """See `Task.open`. Also checks the settings of the head."""
         if self.prompts and self.head:
             raise RecipeError(f"{name}: give prompts or a head, not both")
         if self.pooling not in POOLINGS:
@@ -61,34 +64,41 @@ class Classification(Task):
             raise RecipeError(f"{name}: prompts name the classes, and `classes` has others: leave it out")
         given = [*(self.prompts or self.classes)]
         if quoted := [f"{c!r}".lower() for c in given if isinstance(c, bool)]:
-            told = "YAML reads yes, no, on, off, true and false as truth values: put classes in quotes"
-            raise RecipeError(f"{name}: {told} (a class is {quoted[0]})")
+            advice = "YAML reads yes, no, on, off, true and false as truth values: put classes in quotes"
+            raise RecipeError(f"{name}: {advice} (a class is {quoted[0]})")
         if twice := sorted({str(c) for c in given if [*map(str, given)].count(str(c)) > 1}):
-            raise RecipeError(f"{name}: every class stands once, and {', '.join(twice)} does not")
+            raise RecipeError(f"{name}: every class may be named only once, and {', '.join(twice)} is named again")
         if empty := [c for c, texts in self.prompts.items() if not _texts(texts)]:
             raise RecipeError(f"{name}: prompts are lists of texts, which these classes do not have:", map(str, empty))
         self.module = "encoder" if self.prompts or self.head else "classifier"  # type: ignore[misc]
         super().open(name, root, live_of)
 
+    def beside(self) -> Sequence[str]:
+        """The fingerprint of the file of the head."""
+        from taskvec.recipes.recipe import load
+
+        return [source.fingerprint for source in load(str(self.root / self.head)).terms] if self.head else []
+
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """{"": 0 or 1 an example}."""
+        """{"": 0 or 1 for each example}."""
         examples = self.part(split, start, stop)
         predicted = self.predictions(weights, split, start, stop)
         return {"": (predicted == places([e.label for e in examples], self.names, self.name)).astype(float)}
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
-        """(n,): the place of the class with the highest logit."""
-        asked = split, start, stop
-        found: NDArray[Any] = self.once(weights, asked, lambda: self._predicted(weights, self.part(*asked)))
-        return found
+        """The number of the class with the highest logit for each example, (n,)."""
+        part = split, start, stop
+        classes: NDArray[Any] = self.once(weights, part, lambda: self._predicted(weights, self.part(*part)))
+        return classes
 
     def _predicted(self, weights: Weights, examples: Sequence[Example]) -> "NDArray[Any]":
+        """See `predictions`. Raises RecipeError for a text that is too long for the model."""
         import numpy as np
         import torch
 
         self.ready()
         module, ids = self.live.take(weights), self._ids([e.text for e in examples])
-        found = np.zeros(len(examples), np.int64)
+        classes = np.zeros(len(examples), np.int64)
         for batch in by_length(ids, self.batch):
             with torch.inference_mode():
                 try:
@@ -97,14 +107,14 @@ class Classification(Task):
                     most, longest = getattr(module.config, "max_position_embeddings", None), len(ids[batch[-1]])
                     if most is None or longest <= most:
                         raise
-                    told = f"{self.name}: a text has {longest} tokens, and the model has {most} positions"
-                    raise RecipeError(f"{told}: shorten texts (max_tokens: {most})") from error
-            found[batch] = best(self.name, logits)
-        return found
+                    problem = f"{self.name}: a text has {longest} tokens, and the model has {most} positions"
+                    raise RecipeError(f"{problem}: shorten texts (max_tokens: {most})") from error
+            classes[batch] = best(self.name, logits)
+        return classes
 
     def ready(self) -> None:
-        """The head. Raises MismatchError where it has another number of classes than the file names."""
-        module = self.live.module  # first: is there such a model, and such a device?
+        """Make the head. Raises MismatchError if it has another number of classes than the file names."""
+        module = self.live.module  # before the head, so that errors about the model or the device come first
         rows = len(self._head[0]) if self.module == "encoder" else module.config.num_labels
         if len(self.names) != rows:
             raise MismatchError(
@@ -132,52 +142,54 @@ class Classification(Task):
         return [str(known[k]) for k in range(rows)] if known else [*map(str, range(rows))]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        found: list[list[int]] = self.live.tokenizer([*texts], truncation=True, max_length=self.max_tokens)["input_ids"]
-        if empty := [text for text, ids in zip(texts, found, strict=True) if not ids]:
+        """The token ids of each text, at most `max_tokens`. Raises FormatError for a text without tokens."""
+        rows: list[list[int]] = self.live.tokenizer([*texts], truncation=True, max_length=self.max_tokens)["input_ids"]
+        if empty := [text for text, ids in zip(texts, rows, strict=True) if not ids]:
             raise FormatError(f"{self.name}: the tokenizer makes no token of {empty[0]!r:.60}")
-        return found
+        return rows
 
     @cached_property
     def _head(self) -> "tuple[torch.Tensor, torch.Tensor | None]":
-        """(weight, bias), or nothing for the model's own."""
+        """The weight (classes, width) and the bias (classes,) or None of the head; empty for the model's own head."""
         import torch
 
         if self.head:
             return self._given_head()
         if not self.prompts:
             return torch.empty(0), None
-        if self.live.holds is not None:
-            raise MismatchError(f"{self.name}: the head must be made before the module takes on other weights")
-        with torch.no_grad():  # no inference tensors: gradients of what is multiplied with the head may be wanted
-            rows = [self._embedded(self.live.module, self._ids(texts)).mean(0) for texts in self.prompts.values()]
+        module = self.live.own(self.name)
+        with torch.no_grad():  # not inference_mode: `loss` needs gradients through products with the head
+            rows = [self._embedded(module, self._ids(texts)).mean(0) for texts in self.prompts.values()]
             return torch.nn.functional.normalize(torch.stack(rows), dim=-1), None
 
     def _given_head(self) -> "tuple[torch.Tensor, torch.Tensor | None]":
+        """See `_head`, for a head from a file. Raises FormatError."""
         import torch
 
         from taskvec.recipes.recipe import load
 
         path = str(self.root / self.head)
-        found = load(path)
-        if "weight" not in found.specs or len(found.specs["weight"].shape) != 2:
-            raise FormatError(f"{path}: a head has `weight`, (classes, width); here are {', '.join(found.specs)}")
-        weight = torch.from_numpy(found["weight"]).to(self.device, torch.float32)
-        bias = torch.from_numpy(found["bias"]).to(self.device, torch.float32) if "bias" in found.specs else None
+        head = load(path)
+        if "weight" not in head.specs or len(head.specs["weight"].shape) != 2:
+            raise FormatError(f"{path}: a head has `weight`, (classes, width); here are {', '.join(head.specs)}")
+        weight = torch.from_numpy(head["weight"]).to(self.device, torch.float32)
+        bias = torch.from_numpy(head["bias"]).to(self.device, torch.float32) if "bias" in head.specs else None
         if bias is not None and bias.shape != weight.shape[:1]:
             raise FormatError(f"{path}: bias is {[*bias.shape]}, and weight has {len(weight)} classes")
         return weight, bias
 
     def _logits(self, module: Any, ids: Sequence[Sequence[int]]) -> "torch.Tensor":
+        """The logits of texts, (texts, classes). Raises MismatchError for a head of another width."""
         if self.module == "classifier":
             own: torch.Tensor = module(**padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)).logits
             return own
         weight, bias = self._head
-        found = self._embedded(module, ids)
-        if found.shape[1] != weight.shape[1]:
+        embeddings = self._embedded(module, ids)
+        if embeddings.shape[1] != weight.shape[1]:
             raise MismatchError(
-                f"{self.name}: the head takes {weight.shape[1]} numbers, and a text has {found.shape[1]}"
+                f"{self.name}: the head takes {weight.shape[1]} numbers, and a text has {embeddings.shape[1]}"
             )
-        logits: torch.Tensor = found @ weight.T
+        logits: torch.Tensor = embeddings @ weight.T
         return logits if bias is None else logits + bias
 
     def embedded(self, module: Any, texts: Sequence[str]) -> "torch.Tensor":
@@ -185,7 +197,7 @@ class Classification(Task):
         return self._embedded(module, self._ids(texts))
 
     def _embedded(self, module: Any, ids: Sequence[Sequence[int]]) -> "torch.Tensor":
-        """(texts, width), float32."""
+        """The embeddings of texts, (texts, width) in float32. Raises FormatError for a model that embeds no texts."""
         import torch
 
         given = padded(ids, self.live.tokenizer.pad_token_id or 0, self.device)
@@ -193,9 +205,9 @@ class Classification(Task):
             states = module(**given).last_hidden_state.float()
         except (AttributeError, TypeError, ValueError) as error:  # of models that want pictures or a second text, too
             kind = type(self.live.module).__name__
-            told = f"{self.name}: a {kind} gives no states for a text alone, so it cannot embed texts"
-            raise FormatError(f"{told} ({str(error).splitlines()[0]}): take the model of its texts") from error
+            problem = f"{self.name}: a {kind} gives no states for a text alone, so it cannot embed texts"
+            raise FormatError(f"{problem} ({str(error).splitlines()[0]}): take the model of its texts") from error
         mask = given["attention_mask"][:, :, None]
         pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
-        found: torch.Tensor = torch.nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled
-        return found
+        embeddings: torch.Tensor = torch.nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled
+        return embeddings

@@ -1,4 +1,4 @@
-"""Any program can be an evaluator: a shell command gets a folder with the candidate, and prints metrics as JSON."""
+"""Any program can be an evaluator: a shell command gets a folder with the candidate and prints metrics as JSON."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,24 +15,29 @@ from taskvec.errors import RecipeError, TaskvecError
 from taskvec.evals.task import LiveOf, Task
 from taskvec.saving.save import save
 
-SHOWN = 400  # characters of what a failed command said
+SHOWN = 400  # characters of a command's output that an error shows
 
 
 @dataclass
 class Command(Task):
-    """What `run` prints for a model: a number, a list of numbers, or an object of them; the last line of JSON counts.
+    """The metrics that a command prints for a model: a number, a list of numbers, or an object of such.
+
+    Gives NAME, or NAME_key for each key of an object. If the command prints more than one such value, each on lines of
+    its own, the last one counts. taskvec cannot check which examples the command uses.
 
     run: a shell command with {model}, the folder of the candidate, and {split}, "validation" or "test". It runs in the
-    folder of the suite's file. Every candidate is written to disk for it and removed again: dear for large models.
-    Gives NAME, or of an object NAME_key for each key. Which examples it uses, and that they differ, it alone knows.
+        folder of the suite's file. Every candidate is written to disk for it and then removed, which takes long for
+        large models.
+    timeout: the number of seconds after which the command is stopped.
     """
 
     run: str = ""
-    timeout: float | None = None  # seconds
+    timeout: float | None = None
     kind: ClassVar[str] = "command"
+    unused: ClassVar[Sequence[str]] = tuple(field.name for field in fields(Task))
 
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
-        """It needs no data of its own."""
+        """Check the settings. There is no live module. Raises RecipeError."""
         self.name, self.root = name, root
         if "{model}" not in self.run or "{split}" not in self.run:
             raise RecipeError(f"{name}: run is a command with {{model}} and {{split}}, not {self.run!r}")
@@ -40,11 +45,15 @@ class Command(Task):
             raise RecipeError(f"{name}: timeout is a number of seconds above 0, not {self.timeout:g}")
 
     def identities(self, split: str) -> Sequence[str] | None:
-        """Nobody but the command knows."""
+        """None: only the command knows its examples."""
         return None
 
+    def labelled(self, split: str) -> Sequence[str]:
+        """See `identities`."""
+        return ()
+
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """What it printed, all of it: a command cannot be asked for a part."""
+        """The metrics that the command prints, always for all examples. Raises TaskvecError if it fails."""
         with tempfile.TemporaryDirectory(prefix="taskvec-") as folder:
             saved = save(weights, Path(folder) / "model", durable=False).path
             command = self.run.replace("{model}", shlex.quote(os.fspath(saved))).replace("{split}", split)
@@ -61,20 +70,26 @@ class Command(Task):
             except subprocess.TimeoutExpired:
                 raise TaskvecError(f"{self.name}: the command took longer than {self.timeout:g} s") from None
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip())[-SHOWN:]
-            raise TaskvecError(f"{self.name}: the command ended with {done.returncode}: {said}")
+            output = (done.stderr.strip() or done.stdout.strip())[-SHOWN:]
+            raise TaskvecError(f"{self.name}: the command ended with {done.returncode}: {output}")
         return _metrics(done.stdout, self.name)
 
 
 def _metrics(printed: str, name: str) -> Mapping[str, Any]:
-    for line in reversed(printed.strip().splitlines()):
+    """The last number, list or object in JSON that stands on lines of its own, one or several. Raises TaskvecError."""
+    decoder, start = json.JSONDecoder(), 0
+    value: Any = None
+    while start < len(printed):
+        stop = printed.find("\n", start) + 1 or len(printed)
+        begin = start + len(printed[start:stop]) - len(printed[start:stop].lstrip())
         try:
-            found = json.loads(line)
+            decoded, end = decoder.raw_decode(printed, begin)
+            rest = printed.find("\n", end) + 1 or len(printed)
+            if not printed[end:rest].strip() and isinstance(decoded, int | float | list | dict):
+                value, stop = decoded, rest
         except (ValueError, RecursionError):
-            continue
-        return found if isinstance(found, dict) else {"": found}
-    try:
-        found = json.loads(printed)  # over several lines
-    except (ValueError, RecursionError):
-        raise TaskvecError(f"{name}: the command printed no JSON but {printed.strip()[-SHOWN:]!r}") from None
-    return found if isinstance(found, dict) else {"": found}
+            pass
+        start = stop
+    if value is None:
+        raise TaskvecError(f"{name}: the command printed no JSON but {printed.strip()[-SHOWN:]!r}")
+    return value if isinstance(value, dict) else {"": value}

@@ -1,4 +1,4 @@
-"""The border between a user's evaluator and taskvec: whatever a user gives becomes an `Evaluator` here, or is refused.
+"""The border between a user's evaluator and taskvec: what a user gives becomes an `Evaluator` here, or is refused.
 
 A user gives a function, an object, or a text: "FILE.yml" describes tasks (suite.py), "FILE.py:NAME" names a function or
 a class in a Python file. This is the only place that asks what such a function or object offers (`_with_abilities`).
@@ -15,9 +15,10 @@ Given = Evaluator | Judges | str  # what a user may give as an evaluator
 
 
 def as_evaluator(given: Given) -> Evaluator:
-    """An evaluator of a function (weights, split), an object that can be called like one, or a text. RecipeError.
+    """An evaluator made of a function (weights, split), of an object that can be called like one, or of a text.
 
-    An object that has `text` and `examples` is called by its text, any other by the name of its function or class.
+    An object that has `text` and `examples` is named by its text, any other by the name of its function or class.
+    Raises RecipeError.
     """
     if isinstance(given, str):
         return evaluator_from(given)
@@ -31,12 +32,10 @@ def as_evaluator(given: Given) -> Evaluator:
 
 
 def evaluator_from(text: str) -> Evaluator:
-    """ "tasks.yml" or "tasks.py:texts" -> what judges models. Runs the file, if it is Python.
+    """The evaluator that "tasks.yml" or "tasks.py:texts" names. A Python file is run.
 
-    The name is a function of (weights, split), or of nothing: then it returns an evaluator. An attribute
-    `examples(split)` says which examples are used, {metric: [an identity each]}: without it nobody can check that those
-    of validation are not those of test. `part(start, stop)` makes it an evaluator that can race; with `shuffled`, which
-    says that its examples stand in a random order, a race asks for one part, else for several. Raises RecipeError.
+    In a Python file, the name is a function (weights, split), or a function or class without parameters that gives an
+    evaluator. evaluator.py and docs/evaluators.md say which further attributes it may have. Raises RecipeError.
     """
     if text.endswith((".yml", ".yaml")):
         from taskvec.evals.suite import suite_from
@@ -44,24 +43,25 @@ def evaluator_from(text: str) -> Evaluator:
         suite = suite_from(text)
         return _with_abilities(suite.text, suite)
     function, digest = function_in(text, "--evaluate takes FILE.py:function or FILE.yml")
-    told = f"{text.rpartition('/')[2]} ({digest[:12]})"  # a changed file is another evaluator
+    name = f"{text.rpartition('/')[2]} ({digest[:12]})"  # a changed file is another evaluator
     if isinstance(function, type) or not _parameters(function):
-        made = called(told, function)
+        made = called(name, function)
         if not _is_complete(made):
             raise RecipeError(
                 f"{text}() must return an evaluator, with text, examples(split) and a call, not {made!r:.60}"
             )
-        return _with_abilities(told, made)
+        return _with_abilities(name, made)
     if len(_parameters(function)) != 2:
         raise RecipeError(f"{text} must take (weights, split), or nothing and return an evaluator")
-    return _with_abilities(told, function)
+    return _with_abilities(name, function)
 
 
 def _with_abilities(text: str, given: Any) -> Evaluator:
-    """The evaluator that a user's function or object is, with each ability that it has (evaluator.py names them).
+    """The evaluator made of a user's function or object, with each ability that it has (evaluator.py names them).
 
-    Attributes are asked for by name, and not by isinstance of a protocol, which from Python 3.12 on does not see what
-    an object answers in `__getattr__`: a wrapper that passes everything on has the abilities of what it wraps.
+    Attributes are asked for by name. isinstance of a protocol would not do, since from Python 3.12 on it does not see
+    what an object answers in `__getattr__`; a wrapper that passes everything on must have the abilities of what it
+    wraps.
     """
 
     def having(ability: str) -> Any:
@@ -79,7 +79,7 @@ def _with_abilities(text: str, given: Any) -> Evaluator:
 
 
 def _names(text: str, falling: Any) -> tuple[str, ...]:
-    """The metrics that are better the smaller they are: one name, or several."""
+    """The metrics of which less is better, given as one name or several. Raises RecipeError."""
     names = (falling,) if isinstance(falling, str) else falling or ()
     if not isinstance(names, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in names):
         raise RecipeError(f"{text}: falling is {falling!r}, not names of metrics of which less is better")
@@ -87,14 +87,15 @@ def _names(text: str, falling: Any) -> tuple[str, ...]:
 
 
 def _is_complete(given: object) -> TypeGuard[Named]:
-    """Whether it is an object with a name of its own that tells its examples, and not just a function."""
+    """Whether this is an object with a name of its own that tells its examples, not just a function."""
     return callable(given) and hasattr(given, "text") and getattr(given, "examples", None) is not None
 
 
 def _parameters(function: Any) -> list[str]:
-    """Those without a default."""
+    """The names of a function's positional parameters that have no default."""
     try:
-        found = inspect.signature(function).parameters.values()
+        all_of_them = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return []
-    return [p.name for p in found if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    positional = [p for p in all_of_them if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [p.name for p in positional if p.default is p.empty]

@@ -1,4 +1,4 @@
-"""Pictures are put into classes by CLIP: the nearest row of a frozen zero-shot head wins (extra `clip`: open_clip)."""
+"""Pictures are classified by CLIP with a frozen zero-shot head (extra `clip`: open_clip)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,44 +22,46 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 @dataclass
 class Images(Task):
-    """Is the class whose description is nearest to the picture its own? One number an example, 0 or 1.
+    """For each picture 1 if the class with the nearest row of the head is its own, else 0.
 
-    model: a file or folder of open_clip weights, architecture: its name there (ViT-B-32). data, or validation and test:
-    folders with a folder of pictures for each class. prompts: {class: descriptions}; a class's row of the head is the
-    mean of their text embeddings, each at length 1, made by the model of the file and frozen (Ilharco et al., 2023).
+    model: a file or folder with open_clip weights. architecture: its name in open_clip, such as ViT-B-32.
+    data, or validation and test: folders with a folder of pictures for each class.
+    prompts: {class: descriptions}. The row of a class is the mean of the embeddings of its descriptions, each of length
+        1, scaled to length 1. The head is made once by `model` and then frozen (Ilharco et al., 2023).
     """
 
     architecture: str = ""
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict, init=False, repr=False)  # by the digest of the picture
     kind: ClassVar[str] = "images"
+    unused: ClassVar[Sequence[str]] = ("text_column", "label_column")
 
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
-        """Also the head's settings."""
+        """See `Task.open`. Also checks the settings of the head."""
         self.settle(name, root)
         if not self.architecture or not self.prompts or not self.model:
             raise RecipeError(f"{name}: pictures are judged with model, architecture (ViT-B-32) and prompts")
         self.live = live_of(root / self.model, f"open_clip {self.architecture}", self.dtype, self.device, ClipLive)
 
     def examples(self, split: str, root: Path) -> list[Example]:
-        """Pictures by their files' digests."""
+        """The pictures of a split, each with the digest of its file as its text, and its folder as its label."""
         from blake3 import blake3
 
         folder = self.place(split, root)
         if not folder.is_dir():
             raise FormatError(f"{folder} is no folder with a folder of pictures for each class")
-        found: dict[str, Example] = {}
+        pictures: dict[str, Example] = {}
         for file in sorted(f for f in folder.glob("*/*") if f.suffix.lower() in SUFFIXES):
             identity = blake3(file.read_bytes()).hexdigest(16)
-            found[identity] = Example(identity, file.parent.name)
+            pictures[identity] = Example(identity, file.parent.name)
             self.files[identity] = file
-        chosen = [e for identity, e in found.items() if self.dealt(identity, split)]
+        chosen = [e for identity, e in pictures.items() if self.dealt(identity, split)]
         if not chosen:
             raise FormatError(f"{folder} has no pictures for {split}")
-        return self.limited(chosen, [e.label for e in found.values()])
+        return self.limited(chosen, [e.label for e in pictures.values()])
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """{"": 0 or 1 a picture}."""
+        """{"": 0 or 1 for each picture}. Raises FormatError for folders that are no class."""
         examples = self.part(split, start, stop)
         names = [*map(str, self.prompts)]
         if unknown := sorted({e.label for e in examples} - {*names}):
@@ -68,40 +70,41 @@ class Images(Task):
         return {"": [float(names[k] == e.label) for k, e in zip(predicted, examples, strict=True)]}
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> list[int]:
-        """The place of the nearest class, one a picture."""
-        asked = split, start, stop
-        found: list[int] = self.once(weights, asked, lambda: self._predicted(weights, self.part(*asked)))
-        return found
+        """The number of the class with the nearest row for each picture, (n,)."""
+        part = split, start, stop
+        classes: list[int] = self.once(weights, part, lambda: self._predicted(weights, self.part(*part)))
+        return classes
 
     def _predicted(self, weights: Weights, examples: Sequence[Example]) -> list[int]:
+        """See `predictions`."""
         import torch
 
         head = self._head
-        module, found = self.live.take(weights), []
+        module, classes = self.live.take(weights), []
         for k in range(0, len(examples), self.batch):
             chosen = examples[k : k + self.batch]
             with torch.inference_mode():
                 pictures = torch.stack([self._picture(e.text) for e in chosen]).to(self.device)
-                found += best(self.name, module.encode_image(pictures, normalize=True).float() @ head.T)
-        return found
+                classes += best(self.name, module.encode_image(pictures, normalize=True).float() @ head.T)
+        return classes
 
     def ready(self) -> None:
-        """The head."""
+        """Make the head."""
         _ = self._head
 
     @cached_property
     def _head(self) -> "torch.Tensor":
-        """(classes, width)."""
+        """The head, (classes, width) in float32."""
         import torch
 
-        tokenise, module = self.live.tokenizer, self.live.module  # made outside: parameters are to be written to
+        tokenise, module = self.live.tokenizer, self.live.own(self.name)  # before inference_mode: `take` writes to it
         with torch.inference_mode():
             ids = [tokenise([*texts]).to(self.device) for texts in self.prompts.values()]
             rows = [module.encode_text(i, normalize=True).float().mean(0) for i in ids]
             return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
 
     def _picture(self, identity: str) -> "torch.Tensor":
-        """Read and prepared once: a search sees the same pictures again and again."""
+        """A picture as a tensor, which is kept, since a search sees the same pictures again and again."""
         from PIL import Image
 
         kept: dict[str, torch.Tensor] = self.__dict__.setdefault("_pictures", {})
@@ -112,25 +115,26 @@ class Images(Task):
 
 
 class ClipLive(Live):
-    """A module of open_clip. Its weights are read by us: nothing is unpickled."""
+    """A module of open_clip. Its weights are read by taskvec, so nothing is unpickled."""
 
     @cached_property
     def module(self) -> Any:
-        """Not in training, with the folder's weights."""
+        """The module with the folder's weights, in evaluation mode."""
         return self._made[0]
 
     @property
     def prepare(self) -> Any:
-        """From a picture to a tensor."""
+        """A function from a picture to a tensor."""
         return self._made[1]
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Texts to token ids."""
+        """A function from texts to token ids."""
         return _open_clip().get_tokenizer(self.kind.split(" ", 1)[1])
 
     @cached_property
     def _made(self) -> tuple[Any, Any]:
+        """The module, and the function that prepares pictures. Raises RecipeError for an unknown architecture."""
         name = self.kind.split(" ", 1)[1]
         clip = _open_clip()
         if name not in clip.list_models():

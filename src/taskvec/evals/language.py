@@ -1,4 +1,4 @@
-"""Language models are judged by the perplexity of texts, and by what they write, which a classifier scores."""
+"""Language models are judged by the perplexity of texts, or by a classifier's scores of what they write."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from taskvec.evals.module import Live, by_length, padded
 from taskvec.evals.order import FIRST
 from taskvec.evals.task import LiveOf, Task
 from taskvec.evals.texts import Example, paragraphs
+from taskvec.recipes.userfile import function_in
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Perplexity(Task):
-    """exp of the mean loss -log p(token | the tokens before it in its window), a causal language model's.
+    """The perplexity of texts to a causal language model: exp of the mean of -log p(token | tokens before it).
 
     The documents of a split (paragraphs of a .txt file, or examples) are joined with the end-of-text token and cut into
-    windows of `window` tokens, what is left over at the end dropped; all windows count alike. Gives NAME, the
-    perplexity, one number, and NAME_loss, the mean loss in nats a window.
+    windows of `window` tokens; a shorter rest at the end is dropped. All windows count alike, and "before it" means
+    within the window. Gives NAME, the perplexity, one number, and NAME_loss, the mean loss of each window in nats.
     """
 
     window: int = 512
@@ -34,15 +35,16 @@ class Perplexity(Task):
     module: ClassVar[str] = "causal"
     told: ClassVar[Sequence[str]] = ("", "loss")
     falling: ClassVar[bool] = True
+    unused: ClassVar[Sequence[str]] = ("label_column",)
 
     def open(self, name: str, root: Any, live_of: LiveOf) -> None:
-        """Also the window."""
+        """See `Task.open`. Also checks the window."""
         if self.window < 2:
             raise RecipeError(f"{name}: a window has at least 2 tokens, not {self.window}")
         super().open(name, root, live_of)
 
     def examples(self, split: str, root: Path) -> list[Example]:
-        """Windows, each as its token ids in words."""
+        """The windows of a split, each with its token ids as its text. Raises FormatError if there is none."""
         path = self.place(split, root)
         documents = [d for d in paragraphs(path, self.text_column) if self.dealt(d.identity, split)]
         tokenizer = self.live.tokenizer
@@ -60,13 +62,12 @@ class Perplexity(Task):
         return self.limited([Example(" ".join(map(str, ids[w])), parts=frozenset(owners[w])) for w in windows])
 
     def texts(self, split: str) -> Sequence[frozenset[str]]:
-        """The documents in each window: equal windows of two documents are no leak, a document in both splits is one,
-        also where its windows begin elsewhere.
-        """
+        """The digests of the documents in each window. So a document in both splits is found out wherever its windows
+        begin, and equal windows of different documents are allowed."""
         return [e.parts for e in self.listed(split)]
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """{"": perplexity, "loss": one a window}."""
+        """{"": perplexity, "loss": the loss of each window}."""
         import torch
 
         chosen = self.part(split, start, stop)
@@ -83,7 +84,7 @@ class Perplexity(Task):
         return self._losses(model, examples).mean()
 
     def _losses(self, module: Any, windows: Sequence[Example]) -> "torch.Tensor":
-        """The mean loss of each window, float64."""
+        """The mean loss of each window, (windows,) in float64."""
         import torch
 
         ids = torch.tensor([[*map(int, e.text.split())] for e in windows], device=self.device)
@@ -93,12 +94,15 @@ class Perplexity(Task):
 
 @dataclass
 class Generation(Task):
-    """How much of what a causal language model writes after a prompt a classifier flags: 0 or 1 a prompt, and scores.
+    """A judge scores what a causal language model writes after each prompt.
 
-    judge: "FILE.py:function", texts -> a number each (runs the file), or the folder of a transformers classifier, whose
-    probability of the class `label` it is. Gives NAME, whether the score is above `threshold`, and NAME_score.
-    The likeliest token is taken at each step, or with temperature > 0 drawn; of several `seeds` the mean counts.
-    chat: the prompt is what a user says, put into the tokenizer's template.
+    Gives NAME_score, the score for each prompt, and NAME, 1 for each prompt whose score is above `threshold`, else 0.
+
+    judge: "FILE.py:function", a function from texts to a number for each (the file is run), or the folder of a
+        transformers classifier. The score is then its probability of the class `label`.
+    temperature, seeds: at 0 the likeliest token is taken at each step. Above 0 tokens are drawn, once for each of
+        `seeds`, and scores are averaged.
+    chat: the prompt is put into the tokenizer's chat template as what a user says.
     """
 
     judge: str = ""
@@ -113,7 +117,7 @@ class Generation(Task):
     told: ClassVar[Sequence[str]] = ("", "score")
 
     def open(self, name: str, root: Any, live_of: LiveOf) -> None:
-        """Also the judge."""
+        """See `Task.open`. Also checks the settings of the judge, and gets it."""
         if not self.judge:
             raise RecipeError(
                 f"{name}: say who scores what is written (judge: FILE.py:function, or a classifier's folder)"
@@ -123,26 +127,36 @@ class Generation(Task):
         if not self.seeds or not all(isinstance(seed, int) for seed in self.seeds):
             raise RecipeError(f"{name}: seeds are whole numbers, at least one")
         super().open(name, root, live_of)
-        self.scorer = _function(root, self.judge) if ".py:" in self.judge else self._classifier(live_of)
+        self.scorer: Callable[[Sequence[str]], Any]
+        self.code = ""  # the digest of the judge's file
+        if ".py:" in self.judge:
+            self.scorer, self.code = function_in(str(root / self.judge), "judge: FILE.py:function")
+        else:
+            live = live_of(root / self.judge, "classifier", "float32", self.device)
+            self.scorer = _Judge(live, self.label, self.batch, name).score
+
+    def beside(self) -> Sequence[str]:
+        """The digest of the judge's file."""
+        return [self.code] if self.code else []
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """{"": 0 or 1 a prompt, "score": the judge's number}."""
+        """{"": 0 or 1 for each prompt, "score": the judge's number for each}. Raises TaskvecError for other numbers."""
         import numpy as np
 
-        cuts = [start, *([FIRST] if start < FIRST < stop else []), stop]  # the draws are the same, raced or not
+        cuts = [start, *([FIRST] if start < FIRST < stop else []), stop]  # so that draws are the same with a race
         parts = [[e.text for e in self.part(split, *ends)] for ends in pairwise(cuts)]
         prompts = [text for part in parts for text in part]
         seeds = self.seeds if self.temperature else self.seeds[:1]
         written = [[text for part in parts for text in self.written(weights, part, seed)] for seed in seeds]
         rows = [np.asarray(self.scorer(texts), np.float64) for texts in written]
         if wrong := [row for row in rows if row.shape != (len(prompts),)]:
-            told = f"{self.judge} must give a number for each of {len(prompts)} texts"
-            raise TaskvecError(f"{told}, not {list(wrong[0].shape)}")
-        found = np.stack(rows)
-        return {"": (found > self.threshold).mean(0), "score": found.mean(0)}
+            rule = f"{self.judge} must give a number for each of {len(prompts)} texts"
+            raise TaskvecError(f"{rule}, not {list(wrong[0].shape)}")
+        numbers = np.stack(rows)  # (seeds, prompts)
+        return {"": (numbers > self.threshold).mean(0), "score": numbers.mean(0)}
 
     def written(self, weights: Weights, prompts: Sequence[str], seed: int = 0) -> list[str]:
-        """What the model writes after each prompt."""
+        """The text that the model writes after each prompt."""
         import torch
 
         module, tokenizer = self.live.take(weights), self.live.tokenizer
@@ -167,28 +181,25 @@ class Generation(Task):
         return texts
 
     def _numbers(self, ids: Any, logits: "torch.Tensor") -> "torch.Tensor":
-        """The logits as they are. Raises NonFiniteError: with NaN the likeliest token would be any."""
+        """The logits as they are. Raises NonFiniteError for NaN, with which the likeliest token could be any."""
         if bool(logits.isnan().any()):
             raise NonFiniteError(f"{self.name}: the model's logits are NaN")
         return logits
 
     def _prompt_ids(self, tokenizer: Any, prompt: str) -> list[int]:
+        """The token ids of a prompt. Raises RecipeError if there is no chat template."""
         if self.chat:
             if not tokenizer.chat_template:
                 raise RecipeError(f"{self.name}: the tokenizer of {self.model} has no chat template: leave chat out")
             said = [{"role": "user", "content": prompt}]
             prompt = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        found: list[int] = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
-        return found
-
-    def _classifier(self, live_of: LiveOf) -> "Callable[[Sequence[str]], Any]":
-        live = live_of(self.root / self.judge, "classifier", "float32", self.device)
-        return _Judge(live, self.label, self.batch, self.name).score
+        ids: list[int] = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
+        return ids
 
 
 @dataclass
 class _Judge:
-    """A classifier of transformers: the probability of one of its classes."""
+    """A classifier of transformers as a judge: it gives the probability of one of its classes."""
 
     live: Live
     label: str
@@ -197,7 +208,7 @@ class _Judge:
 
     @cached_property
     def place(self) -> int:
-        """Which logit."""
+        """The number of the class. Raises RecipeError for a class that there is not."""
         names = {str(v): int(k) for k, v in self.live.module.config.id2label.items()}
         if self.label not in names:
             raise RecipeError(
@@ -206,23 +217,21 @@ class _Judge:
         return names[self.label]
 
     def score(self, texts: Sequence[str]) -> list[float]:
-        """One probability a text."""
+        """The probability for each text: by a softmax, or by a sigmoid if a text may be of several classes or there is
+        one class only, as in the pipelines of transformers. Raises RecipeError for a regression."""
         import torch
 
         module, tokenizer = self.live.module, self.live.tokenizer
+        problem = getattr(module.config, "problem_type", None)
+        if problem == "regression":
+            raise RecipeError(f"{self.name}: the judge {self.live.folder} is a regression and gives no probabilities")
+        several = problem == "multi_label_classification" or module.config.num_labels == 1
         ids = tokenizer([*texts], truncation=True, max_length=512)["input_ids"]
-        found = [0.0] * len(texts)
+        scores = [0.0] * len(texts)
         for batch in by_length(ids, self.batch):
             with torch.inference_mode():
                 logits = module(**padded([ids[k] for k in batch], tokenizer.pad_token_id or 0, self.live.device)).logits
-            for k, p in zip(batch, logits.softmax(-1)[:, self.place].tolist(), strict=True):
-                found[k] = p
-        return found
-
-
-def _function(root: Path, text: str) -> "Callable[[Sequence[str]], Any]":
-    from taskvec.recipes.userfile import function_in
-
-    function, _ = function_in(str(root / text), "judge: FILE.py:function")
-    found: Callable[[Sequence[str]], Any] = function
-    return found
+            probabilities = logits.sigmoid() if several else logits.softmax(-1)
+            for k, p in zip(batch, probabilities[:, self.place].tolist(), strict=True):
+                scores[k] = p
+        return scores

@@ -1,9 +1,9 @@
 """One live module of transformers judges all candidates: it takes on the weights of each in turn (extra `eval`).
 
-Building a module for each candidate would take far longer than setting the weights of one in place. An encoder is the
+To build a module for each candidate would take far longer than to set the weights of one in place. An encoder is the
 body of a model, as AutoModel reads it. A checkpoint of a model with a head (BertForMaskedLM, LlamaForCausalLM) has the
 body's tensors under a prefix, `bert.` or `model.`, and the head's tensors beside them. Weights with such names are set
-into a module in which the body has that prefix; it also has a place for the head, which is never called.
+into a module in which the body has that prefix. This module also has a place for the head, which is never called.
 """
 
 import copy
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import FormatError, MissingExtra, NonFiniteError, RecipeError
+from taskvec.errors import FormatError, MismatchError, MissingExtra, NonFiniteError, RecipeError
 from taskvec.live.load_into import load_into
 
 if TYPE_CHECKING:
@@ -29,36 +29,43 @@ KINDS = {
 
 @dataclass
 class Live:
-    """The model and the tokenizer of a folder, read when they are first needed and never a second time.
+    """The module and the tokenizer of a folder, which are read once, when they are first needed.
 
-    It begins as the folder's own model. `take` sets it to other weights, in place.
+    The module begins as the folder's own model. `take` sets it to other weights, in place.
     """
 
     folder: Path
     kind: str
-    dtype: str = "auto"  # of the module: "float32", "bfloat16", or as the folder's config says
+    dtype: str = "auto"  # of the module: "float32", "bfloat16", or "auto", as the folder's config.json says
     device: str = "cpu"
-    holds: Weights | None = field(default=None, init=False)  # what it was last set to
+    holds: Weights | None = field(default=None, init=False)  # the weights that it was last set to
 
     @cached_property
     def module(self) -> Any:
-        """Not in training."""
+        """The module, in evaluation mode. Raises FormatError if the folder does not have all of its weights."""
         kind, given = getattr(_transformers(), KINDS[self.kind]), {"dtype": self.dtype, **LOCAL}
-        found, info = self._read(lambda: kind.from_pretrained(self.folder, output_loading_info=True, **given))
+        module, info = self._read(lambda: kind.from_pretrained(self.folder, output_loading_info=True, **given))
         missing = info["missing_keys"]
         if self.kind == "encoder" and all(name.startswith("pooler.") for name in missing) and missing:
-            found.pooler = None  # what it would make of the states is not looked at
+            module.pooler = None  # its output is not used
         elif missing:
             raise FormatError(f"{self.folder} has no weights for {self.what}'s:", sorted(missing))
-        if self.kind == "causal" and _sees_all(found.config):
+        if self.kind == "causal" and _sees_all(module.config):
             raise FormatError(
-                f"{self.folder} is no causal language model: a {type(found).__name__} sees the tokens after a place, "
+                f"{self.folder} is no causal language model: a {type(module).__name__} sees the tokens after a place, "
                 "too (is_decoder is not true in its config.json)"
             )
-        return self.placed(found)
+        return self.placed(module)
+
+    def own(self, name: str) -> Any:
+        """The module, while it has the folder's own weights: for the head of the task `name`. Raises MismatchError."""
+        module = self.module
+        if self.holds is not None:
+            raise MismatchError(f"{name}: the head must be made before the module takes on other weights")
+        return module
 
     def placed(self, module: Any) -> Any:
-        """A module on the device, not in training. Raises RecipeError for a device that there is not."""
+        """A module on the device, in evaluation mode. Raises RecipeError if there is no such device."""
         try:
             return module.to(self.device).eval()
         except (RuntimeError, AssertionError, ValueError) as error:
@@ -66,22 +73,22 @@ class Live:
 
     @property
     def what(self) -> str:
-        """Its kind, in words."""
+        """The kind of the module in words."""
         return f"an {self.kind}" if self.kind == "encoder" else f"a {self.kind} model"
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Pads on the right, with the end of text where it has no padding of its own."""
-        found = self._read(lambda: _transformers().AutoTokenizer.from_pretrained(self.folder, **LOCAL))
-        names = found.vocab_files_names.values()  # none where tokens are bytes
+        """The tokenizer. If it has no padding token, it pads with the end of text. Raises FormatError."""
+        tokenizer = self._read(lambda: _transformers().AutoTokenizer.from_pretrained(self.folder, **LOCAL))
+        names = tokenizer.vocab_files_names.values()  # none if tokens are bytes
         if names and not any((self.folder / name).exists() for name in (*names, *VOCABULARIES)):
             raise FormatError(f"{self.folder} has no tokenizer: no {', '.join(names)}")
-        if found.pad_token_id is None:
-            found.pad_token = found.eos_token
-        return found
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
 
     def take(self, weights: Weights) -> Any:
-        """The module with these weights; nothing is done where it holds them already."""
+        """The module with these weights. Nothing is done if it has them already."""
         if self.holds is not weights:
             module, self.holds = self.fitting(weights), None
             load_into(module, weights)
@@ -89,13 +96,14 @@ class Live:
         return self.module
 
     def fitting(self, weights: Weights) -> Any:
-        """The module by the names that the weights have: itself, or with its prefix and its head around it."""
+        """A module with the names that the weights have: the module itself, or one with its prefix and a head."""
         prefix = f"{getattr(self.module, 'base_model_prefix', '')}."
         bare = self.kind != "encoder" or any(name.startswith(prefix) for name in self.module.state_dict())
         return self.module if bare or not any(name.startswith(prefix) for name in weights.specs) else self._headed
 
     @cached_property
     def _headed(self) -> Any:
+        """A module that is called like the body, in which the body has its prefix and the head has places."""
         import torch
 
         body = self.module
@@ -104,11 +112,11 @@ class Live:
             def forward(self, *args: Any, **kwargs: Any) -> Any:
                 return body(*args, **kwargs)
 
-        found = Headed().eval()
-        found.add_module(body.base_model_prefix, body)
+        headed = Headed().eval()
+        headed.add_module(body.base_model_prefix, body)
         for name, tensor in _head_of(body).items():
             *path, last = name.split(".")
-            inner: torch.nn.Module = found
+            inner: torch.nn.Module = headed
             for part in path:
                 if part not in dict(inner.named_children()):
                     inner.add_module(part, torch.nn.Module())
@@ -116,39 +124,41 @@ class Live:
             dtype = body.dtype if tensor.is_floating_point() else tensor.dtype
             # not persistent: weights may leave a head out, such as one that is tied to the embedding
             inner.register_buffer(last, torch.empty(tensor.shape, dtype=dtype, device=self.device), persistent=False)
-        return found
+        return headed
 
     def _read(self, read: Any) -> Any:
-        told = f"{self.folder} cannot be opened by transformers as {self.what}"
-        if not self.folder.is_dir():  # a text that is no folder would be looked for on the hub
-            raise FormatError(f"{told}: there is no such folder (paths are relative to the file of tasks)")
+        """What `read()` returns. Raises FormatError if transformers cannot open the folder."""
+        problem = f"{self.folder} cannot be opened by transformers as {self.what}"
+        if not self.folder.is_dir():  # transformers would look for such a name on the hub
+            raise FormatError(f"{problem}: there is no such folder (paths are relative to the file of tasks)")
         try:
             return read()
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise FormatError(f"{told}: {_first(error)}") from None
+            raise FormatError(f"{problem}: {_first(error)}") from None
 
 
 def _head_of(body: Any) -> "Mapping[str, torch.Tensor]":
-    """The tensors that the class of its config (`architectures`) has beside the body, without memory, by name."""
+    """The tensors that the class in the config (`architectures`) has beside the body, by name, on the meta device."""
     import torch
 
-    transformers, found = _transformers(), dict[str, torch.Tensor]()
+    transformers, head = _transformers(), dict[str, torch.Tensor]()
     for name in body.config.architectures or ():
         kind: Any = getattr(transformers, name, None)
         known = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
         if known and kind.base_model_prefix == body.base_model_prefix and not isinstance(body, kind):
             with torch.device("meta"):
                 whole = kind(copy.deepcopy(body.config))
-            found |= {n: t for n, t in whole.state_dict().items() if not n.startswith(f"{body.base_model_prefix}.")}
-    return found
+            head |= {n: t for n, t in whole.state_dict().items() if not n.startswith(f"{body.base_model_prefix}.")}
+    return head
 
 
 def _first(error: Exception) -> str:
+    """The first line of what an error says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _sees_all(config: Any) -> bool:
-    """Whether it is an encoder's, though transformers also makes a causal class of it."""
+    """Whether this is the config of an encoder, of which transformers makes a causal class, too."""
     masked = type(config) in _transformers().MODEL_FOR_MASKED_LM_MAPPING
     return masked and not (getattr(config, "is_decoder", False) or getattr(config, "causal", False))
 
@@ -169,22 +179,23 @@ def _transformers() -> Any:
 
 
 def best(name: str, logits: "torch.Tensor") -> list[int]:
-    """The place of the highest logit of each row. Raises NonFiniteError: of rows with NaN it would be any."""
+    """The place of the highest logit in each row. logits: (rows, classes). Raises NonFiniteError for NaN and Inf, since
+    the highest of a row with NaN could be any."""
     if spoiled := int((~logits.isfinite()).any(1).sum()):
         raise NonFiniteError(f"{name}: logits of {spoiled} of {len(logits)} examples are NaN or Inf")
-    found: list[int] = logits.argmax(1).tolist()
-    return found
+    places: list[int] = logits.argmax(1).tolist()
+    return places
 
 
 def by_length(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Batches of at most `size` places, rows of like length together, so that little is spent on padding."""
+    """Batches of at most `size` places. Rows of like length are together, so that there is little padding."""
     order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
 def padded(ids: Sequence[Sequence[int]], pad: int, device: str, left: bool = False) -> "dict[str, torch.Tensor]":
-    """input_ids and attention_mask, each (rows, longest)."""
+    """The arguments input_ids and attention_mask of a module, each (rows, longest). left: pad on the left."""
     import torch
 
     longest = max(map(len, ids))

@@ -1,27 +1,28 @@
-"""The examples of a split stand in a random order, each class spread evenly over it: the first ones are a fair sample.
+"""A random order of examples in which each class is spread evenly, so that the first ones are a fair sample of all.
 
-This holds for however few are taken from the beginning: a race looks at the first quarter, and `limit` keeps the first
-ones. Files and folders alone would not do, since they are often sorted by class or by difficulty.
+This holds for any number of first ones: a race looks at the first quarter, and `limit` keeps the first ones. The order
+of files and folders would not do, since they are often sorted by class or by difficulty.
 
 1. Within a class, examples are ordered by their digests with a fixed seed. The order depends on the examples alone, and
    a file that grows keeps the order of its old examples.
 2. The j-th example of a class of n gets the key (j + u) / n, where u is between 0 and 1 and is drawn by the name of the
-   class. In the order of these keys, the first k examples have k times the class's share of that class, up to one, and
-   each example of a class is as likely as any other to be early (systematic sampling within strata: Cochran, 1977, ch.
-   5A).
+   class. In the order of these keys, the number of examples of a class among the first k is k times the class's share,
+   up to one more or less, and each example of a class is as likely as any other to be early (systematic sampling within
+   strata: Cochran, 1977, ch. 5A).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-SEED = "order"  # another digest than the one that deals examples to the splits
-FIRST = 0.25  # of the examples, that a race looks at first
+SEED = "order"  # so that the order does not depend on the digest that deals examples to the splits
+FIRST = 0.25  # the share of the examples that a race looks at first
 
 
 def fair_order(identities: Sequence[str], classes: Sequence[str], sizes: Mapping[str, int] | None = None) -> list[int]:
-    """The places of examples in that order. classes: of each example one, all the same where there are none.
+    """The places of the examples, (n,), in the order described above.
 
-    sizes: how many examples each class has, where these are not all of them.
+    identities, classes: (n,), the digest and the class of each example; all classes are equal if there are none.
+    sizes: the number of examples of each class, if these are not all examples.
     """
     counts = sizes or Counter(classes)
     drawn = {name: _place(name) for name in {*classes}}
@@ -36,17 +37,17 @@ def fair_order(identities: Sequence[str], classes: Sequence[str], sizes: Mapping
 
 
 def digest(text: str) -> str:
-    """What a text, or anything else in words, is recognised by."""
+    """The digest by which a text is recognised."""
     from blake3 import blake3
 
     return blake3(text.encode()).hexdigest(16)
 
 
 def position(identity: str) -> float:
-    """Where a digest lies between 0 and 1: which split deals by."""
+    """A number between 0 and 1 for a digest. It decides to which split an example belongs."""
     return int(identity[:12], 16) / 16**12
 
 
 def _place(text: str) -> float:
-    """Between 0 and 1, by a digest."""
+    """A number between 0 and 1 that is drawn by a text."""
     return position(digest(f"{SEED} {text}"))

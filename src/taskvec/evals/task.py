@@ -1,4 +1,4 @@
-"""What all kinds of tasks share: where their examples come from, in which order, and which live module judges them."""
+"""What all kinds of tasks share: where their examples come from, their order, and the live module that judges them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from taskvec.evals.order import fair_order
 from taskvec.evals.texts import Data, Example
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-LiveOf = Callable[..., Live]  # folder, kind, dtype, device[, class] -> the one module there is of these
+LiveOf = Callable[..., Live]  # (folder, kind, dtype, device[, class]) -> the one live module for these
 
 
 @runtime_checkable
 class InModule(Protocol):
-    """A task that is judged in a live module. Tasks of one model share the module; one can learn from them."""
+    """A task that is judged in a live module, by which coefficients can be learned. Tasks of one model share it."""
 
     live: Live
 
@@ -27,14 +27,14 @@ class Predicts(Protocol):
     """A task that gives the label which a model predicts for each example."""
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> Any:
-        """The place of a class for each example, from one share of them to another."""
+        """The number of a class for each example of a part of a split: see `Task.part`."""
 
 
 @dataclass
 class Task(Data):
-    """A task of a suite, as its file describes it; `open` makes it ready.
+    """A task of a suite, as its file describes it. The fields are the keys of the file; `open` makes it ready.
 
-    Fields are the keys of the file. Scores are by suffix: "" is the task's own name, "loss" is NAME_loss.
+    A task NAME gives scores by suffix: "" stands for the metric NAME, "loss" for NAME_loss.
     """
 
     model: str = ""
@@ -44,20 +44,19 @@ class Task(Data):
     name: str = field(default="", init=False)
     root: Path = field(default=Path(), init=False)
     kind: ClassVar[str] = ""
-    module: ClassVar[str] = ""  # which kind of module it is judged in (module.py), "" for none
-    told: ClassVar[Sequence[str]] = (
-        "",
-    )  # the suffixes of the metrics that have a score an example, or are of them all
-
+    module: ClassVar[str] = ""  # the kind of live module that judges it (module.py), "" for none
+    told: ClassVar[Sequence[str]] = ("",)  # the suffixes of the metrics that its examples are told for
     falling: ClassVar[bool] = False  # whether less is better
+    unused: ClassVar[Sequence[str]] = ()  # the fields that are no keys of this kind, since they would have no effect
 
     def open(self, name: str, root: Path, live_of: LiveOf) -> None:
-        """`root`: the folder that paths are relative to. Raises RecipeError for settings that do not go together."""
+        """Check the settings and get the live module. root: the folder that paths are relative to. Raises
+        RecipeError for settings that do not go together."""
         self.settle(name, root)
         self.live = self.opened(live_of, self.module)
 
     def settle(self, name: str, root: Path) -> None:
-        """Check the settings that tasks of a live module share."""
+        """Check the settings that all tasks with a live module have. Raises RecipeError."""
         self.name, self.root = name, root
         self.check(name)
         if self.batch < 1:
@@ -66,35 +65,43 @@ class Task(Data):
             raise RecipeError(f"{name}: dtype is one of {', '.join(DTYPES)}, not {self.dtype}")
 
     def opened(self, live_of: LiveOf, kind: str) -> Live:
-        """The live module of a kind."""
+        """The live module of a kind for this task's model. Raises RecipeError if no model is given."""
         if not self.model:
             raise RecipeError(f"{self.name}: say whose architecture and tokenizer it has (model: FOLDER)")
         return live_of(self.root / self.model, kind, self.dtype, self.device)
 
     def listed(self, split: str) -> list[Example]:
-        """The examples of a split, read once, in an order of which every beginning is a fair sample (order.py)."""
+        """The examples of a split, read once, in an order in which the first ones are a fair sample (order.py)."""
         kept: dict[str, list[Example]] = self.__dict__.setdefault("_kept", {})
         if split not in kept:
-            found = self.examples(split, self.root)
-            order = fair_order([e.identity for e in found], [e.label for e in found])
-            kept[split] = [found[k] for k in order]
+            examples = self.examples(split, self.root)
+            order = fair_order([e.identity for e in examples], [e.label for e in examples])
+            kept[split] = [examples[k] for k in order]
         return kept[split]
 
     def part(self, split: str, start: float, stop: float) -> list[Example]:
-        """The examples of a split from one share of them to another."""
+        """The examples of a split from the share `start` to the share `stop`: see `within`."""
         listed = self.listed(split)
         return listed[within(len(listed), start, stop)]
 
     def identities(self, split: str) -> Sequence[str] | None:
-        """What each example is recognised by; None if it cannot be told."""
+        """The digest of each example of a split; None if the examples cannot be told."""
         return [e.identity for e in self.listed(split)]
 
+    def labelled(self, split: str) -> Sequence[str]:
+        """The digest of each example of a split, with its label if it has one; nothing if they cannot be told."""
+        return [f"{e.identity} {e.label}".strip() for e in self.listed(split)]
+
     def texts(self, split: str) -> "Sequence[str | frozenset[str]] | None":
-        """The text of each example, by its digest, or those of all documents that an example is made of."""
+        """The digest of each example's text, or the digests of all documents that it is made of."""
         return self.identities(split)
 
+    def beside(self) -> Sequence[str]:
+        """Digests of the files beside its examples on which its scores depend."""
+        return ()
+
     def ready(self) -> None:
-        """What must be made of the file's own model, before its module is another one."""
+        """Make what depends on the model in the file, while the live module still has that model's weights."""
 
     def loss(self, model: Callable[..., Any], step: int, labels: bool) -> Any:
         """A scalar tensor to learn by, on the step's batch of validation examples (`loss_of`)."""
@@ -111,28 +118,28 @@ class Task(Data):
             f"{self.name}: nothing can be learned from {self.kind}, only from classification and perplexity"
         )
 
-    def once(self, weights: Weights, asked: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """What `make` gives: made once for the same weights, of which scores are asked for and then predictions."""
+    def once(self, weights: Weights, part: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What `make()` returns, which is kept for the last weights and part: scores and predictions both need it."""
         last = self.__dict__.get("_last")
-        if last is None or last[0] is not weights or last[1] != asked:
-            self._last = last = weights, asked, make()
+        if last is None or last[0] is not weights or last[1] != part:
+            self._last = last = weights, part, make()
         return last[2]
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """By suffix, on the examples from one share of them to another."""
+        """Suffix -> the scores of a model on a part of a split: see `part`."""
         raise NotImplementedError
 
 
 def batch_of(count: int, size: int, step: int) -> list[int]:
-    """The places of a step's batch: each epoch in an order of its own, the same every time."""
+    """The places of a step's batch, at most `size` of `count`. Each epoch has an order drawn by its number."""
     import numpy as np
 
-    each = -(-count // size)
-    order = np.random.default_rng(step // each).permutation(count)
-    found: list[int] = order[(step % each) * size :][:size].tolist()
-    return found
+    batches = -(-count // size)  # of an epoch
+    order = np.random.default_rng(step // batches).permutation(count)
+    places: list[int] = order[(step % batches) * size :][:size].tolist()
+    return places
 
 
 def within(count: int, start: float, stop: float) -> slice:
-    """The places from one share of so many to another: 0 to 0.25 and 0.25 to 1 are all, none twice."""
+    """The places from the share `start` to the share `stop` of `count`. Neighbouring parts share no place."""
     return slice(round(start * count), round(stop * count))

@@ -1,6 +1,7 @@
-"""Examples are read out of files and dealt to the two splits: labelled texts, prompts and documents."""
+"""Examples (labelled texts, prompts, documents) are read from files and dealt to the two splits."""
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +13,14 @@ from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.order import digest, fair_order, position
 from taskvec.places.json_files import read_small
 
-SHARE = 0.5  # of a file's examples that validate, unless said otherwise
+SHARE = 0.5  # the default share of a file's examples that are validation examples
 LONGEST = 10**8  # characters of a field
 MOST = 2**32  # bytes of a file
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A text, and its label if it has one; of a window over several documents also their digests."""
+    """A text, and its label if it has one. parts: the digests of the documents, if it is a window over several."""
 
     text: str
     label: str = ""
@@ -33,11 +34,12 @@ class Example:
 
 @dataclass
 class Data:
-    """Where the examples of the splits are: one file for both, or one for each.
+    """Where the examples of the splits are: one file for both (`data`), or one for each (`validation` and `test`).
 
-    Of one file the examples are dealt out by their digests, `share` of them to validation: which split a text is in
-    depends on the text alone, so doubles do not straddle and a longer file deals alike. `limit`: so many a split, drawn
-    by digest with a fixed seed; every class keeps its share of the file.
+    share: the examples of `data` are dealt out by their digests, this share of them to validation. So the split of a
+        text depends on the text alone: equal texts are in one split, and a text stays in its split if the file grows.
+    limit: the largest number of examples of a split. They are drawn by their digests with a fixed seed, and every class
+        keeps its share of the file.
     """
 
     data: str = ""
@@ -52,40 +54,45 @@ class Data:
         """Raise RecipeError for a task that does not say where its examples are."""
         if bool(self.data) == bool(self.validation or self.test) or bool(self.validation) != bool(self.test):
             raise RecipeError(f"{name}: give `data`, which is dealt out, or both `validation` and `test`")
+        self.check_sizes(name)
+
+    def check_sizes(self, name: str) -> None:
+        """Raise RecipeError for a share or a limit that cannot be used."""
         if not 0 < self.share < 1:
             raise RecipeError(f"{name}: share is between 0 and 1, not {self.share}")
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"{name}: limit is at least 1, not {self.limit}")
 
     def examples(self, split: str, root: Path) -> list[Example]:
-        """Those of a split, each text once. Paths are relative to `root`. Raises FormatError."""
+        """The examples of a split, each text once. Paths are relative to `root`. Raises FormatError."""
         path = self.place(split, root)
-        found = {e.identity: e for e in read(path, self.text_column, self.label_column)}
-        chosen = [e for identity, e in found.items() if self.dealt(identity, split)]
+        in_file = {e.identity: e for e in read(path, self.text_column, self.label_column)}
+        chosen = [e for identity, e in in_file.items() if self.dealt(identity, split)]
         if not chosen:
             raise FormatError(f"{path} has no examples for {split}")
-        return self.limited(chosen, [e.label for e in found.values()])
+        return self.limited(chosen, [e.label for e in in_file.values()])
 
     def limited(self, examples: list[Example], classes: Sequence[str] = ()) -> list[Example]:
-        """At most `limit` of a split's, by digest. classes: of all examples in the file, whose shares are kept."""
+        """At most `limit` of a split's examples. classes: those of all examples in the file, whose shares are kept."""
         if self.limit is None or len(examples) <= self.limit:
             return examples
         order = fair_order([e.identity for e in examples], [e.label for e in examples], Counter(classes))
         return [examples[k] for k in order[: self.limit]]
 
     def place(self, split: str, root: Path) -> Path:
-        """Where a split's examples are, perhaps with the other's."""
+        """The file with a split's examples, which may be the file of both splits."""
         return root / (self.data or (self.validation if split == "validation" else self.test))
 
     def dealt(self, identity: str, split: str) -> bool:
-        """Whether an example of a split's place is in the split: all are, of one file for both those of its share."""
-        alone = bool(self.validation and self.test)
-        return alone or (position(identity) < self.share) == (split == "validation")
+        """Whether an example in the file of a split is in the split. In a file for both, its digest decides."""
+        separate = bool(self.validation and self.test)
+        return separate or (position(identity) < self.share) == (split == "validation")
 
 
 # ---- files ---------------------------------------------------------------------------------------
 def read(path: Path, text: str = "text", label: str = "label") -> Iterator[Example]:
-    """The examples of a file, by its suffix: .jsonl (objects), .csv and .tsv (with a header), .txt (a text a line)."""
+    """The examples of a file, by its suffix: .jsonl (an object in each line), .csv and .tsv (with a header), .txt (a
+    text in each line). text, label: the names of the columns. Raises FormatError."""
     content = _content(path)
     rows = ROWS.get(path.suffix)
     if rows is None:
@@ -98,18 +105,21 @@ def read(path: Path, text: str = "text", label: str = "label") -> Iterator[Examp
 
 
 def _content(path: Path) -> str:
+    r"""The text of a file, in which every line ends in \n. Raises FormatError."""
     try:
-        found = read_small(path, MOST)
+        content = read_small(path, MOST)
     except ValueError as error:  # a null character in its name
         raise FormatError(f"{str(path)!r} cannot be read: {error}") from None
     try:
-        return found.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is no UTF-8 text: {error}") from None
 
 
+# Each of these gives the rows of a file with the numbers of their lines. Lines end in \n alone: a text may have other
+# characters at which str.splitlines would cut it, such as U+2028 or a form feed.
 def _jsonl(path: Path, content: str, _: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -123,9 +133,14 @@ def _jsonl(path: Path, content: str, _: str) -> Iterator[tuple[int, Mapping[str,
 def _table(delimiter: str) -> Any:
     def rows(path: Path, content: str, _: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         csv.field_size_limit(LONGEST)
-        reader = csv.DictReader(content.splitlines(keepends=True), delimiter=delimiter)
+        reader = csv.DictReader(io.StringIO(content, newline="\n"), delimiter=delimiter)
         try:
             for row in reader:
+                if None in row:  # DictReader puts what is too much there
+                    raise FormatError(
+                        f"{path}, line {reader.line_num}: more fields than columns, which are "
+                        f'{", ".join(reader.fieldnames or ())}: put a text that has a {delimiter!r} in "quotes"'
+                    )
                 yield reader.line_num, row
         except csv.Error as error:
             raise FormatError(f"{path}, line {reader.line_num}: {error}") from None
@@ -134,7 +149,7 @@ def _table(delimiter: str) -> Any:
 
 
 def _lines(path: Path, content: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             yield number, {text: line.strip()}
 
@@ -143,7 +158,7 @@ ROWS: Mapping[str, Any] = {".jsonl": _jsonl, ".csv": _table(","), ".tsv": _table
 
 
 def paragraphs(path: Path, text: str = "text") -> list[Example]:
-    """The documents of a text file, parted by empty lines; of the other formats, a document an example."""
+    """The documents of a file: paragraphs of a text file, which empty lines divide, or examples of another format."""
     if path.suffix != ".txt":
         return [*read(path, text)]
     content = _content(path)
@@ -151,10 +166,10 @@ def paragraphs(path: Path, text: str = "text") -> list[Example]:
 
 
 def places(labels: Sequence[str], classes: Sequence[str], name: str) -> list[int]:
-    """The class of each label, by name or by number. Raises MismatchError with the labels that are none."""
+    """The number of the class that each label names, by its name or its number. Raises MismatchError for others."""
     by_name = {c: k for k, c in enumerate(classes)}
     by_name |= {str(k): k for k in range(len(classes)) if str(k) not in by_name}
     if unknown := sorted({label for label in labels if label not in by_name}):
-        told = [label or "an example without a label (label_column says where it is)" for label in unknown[:20]]
-        raise MismatchError(f"{name}: labels that are no class ({', '.join(classes)}):", told)
+        listed = [label or "an example without a label (label_column says where it is)" for label in unknown[:20]]
+        raise MismatchError(f"{name}: labels that are no class ({', '.join(classes)}):", listed)
     return [by_name[label] for label in labels]

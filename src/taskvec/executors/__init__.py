@@ -1,5 +1,5 @@
-"""Who does the work: ordered by nobody, bounded by everybody's memory.
+"""Executors: they do the work on many blocks at once, in any order, with bounded memory.
 
-contract.py  what whoever does the work promises: a bounded map
-threads.py   threads over blocks
+contract.py  what every executor promises: a bounded map over items
+threads.py   an executor of threads
 """

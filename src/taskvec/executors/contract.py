@@ -1,11 +1,13 @@
-"""What is promised by whoever does the work, be it threads, other machines or a device: a bounded map over items.
+"""What every executor promises, be it one of threads, of other machines or of a device: a bounded map over items.
 
-1. `work(item, scratch)` is called once for every item, and every result is given once, as it is done, in any order.
-2. There are at most so many workers as are asked for. Each makes itself one scratch object, which no other one touches,
-   and takes the next item only when it is free. So neither items nor memory pile up, however many items there are.
-3. The first exception, be it of `work`, of `scratch` or of the items, stops all workers and is raised.
-4. A KeyboardInterrupt stops them, too. It is raised after the results of all that was begun, so that none is lost.
-5. Whoever leaves the iteration stops the workers.
+1. `work(item, scratch)` is called once for every item. Its result is given once, as soon as it is there. So results
+   come in any order.
+2. There are at most as many workers as are asked for. Each worker makes one scratch object, which no other worker
+   touches. It takes the next item only when it is free, so neither items nor memory pile up.
+3. The first exception, of `work`, of `scratch` or of the items, stops all workers and is raised.
+4. A KeyboardInterrupt stops the workers, too. It is raised after the results of all items that were begun, so that none
+   is lost.
+5. If the caller leaves the iteration, the workers stop.
 6. When the iteration is over, in whichever way, no worker is running.
 
 tests/executors/test_contract.py asks this of every implementation.
@@ -20,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """See above."""
+    """A function that keeps these promises."""
 
     def __call__(
         self,
@@ -30,4 +32,4 @@ class Executor(Protocol):
         workers: int,
         /,
     ) -> Iterator[Result]:
-        """The result of every item."""
+        """The result of every item, by at most so many workers."""

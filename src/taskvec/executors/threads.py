@@ -1,4 +1,4 @@
-"""Who does the work: threads that pull from one list of blocks, each with scratch memory of its own."""
+"""An executor of threads: each takes items from one list and has scratch memory of its own."""
 
 import ctypes
 import os
@@ -11,14 +11,17 @@ from typing import Any
 from taskvec.errors import TaskvecError
 from taskvec.executors.contract import Executor, Item, Result, Scratch
 
-END: Any = object()  # instead of an item: there are no more
-LOOK = 0.02  # seconds between two looks at what is done
+END: Any = object()  # stands for an item when there are no more
+LOOK = 0.02  # seconds between two looks at the results
 
 
 def default_threads(busy: bool = False) -> int:
-    """Two for each core that this process may use, so that one computes while the other waits for the disk; at most 8:
-    beyond that memory and disk are the limit. One a core for work that is `busy`: that has Python to run between its
-    kernels, or waits for no disk, since what is read and written mostly lies in the system's cache."""
+    """How many threads do the work: two for each core that this process may use, so that one computes while the other
+    waits for the disk, and at most 8, since more of them only wait for memory and disk.
+
+    busy: one for each core. That is best for work that runs Python between its kernels, and for work that does not wait
+    for the disk because the system's cache holds what it reads and writes.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores if busy else 2 * cores, 8)
 
@@ -26,9 +29,9 @@ def default_threads(busy: bool = False) -> int:
 def each(
     items: Iterable[Item], work: Callable[[Item, Scratch], Result], scratch: Callable[[], Scratch], threads: int
 ) -> Iterator[Result]:
-    """work(item, scratch()) for every item, results as they are done, in any order; see contract.py.
+    """work(item, scratch()) for every item, as contract.py says. Raises TaskvecError if the system starts no thread.
 
-    Where the system starts fewer threads than asked for, those do the work of all.
+    If the system starts fewer threads than were asked for, these do all the work.
     """
     pending, lock = iter(items), threading.Lock()
     done: deque[Result] = deque()
@@ -47,7 +50,7 @@ def each(
         except BaseException as error:
             failures.append(error)
         finally:
-            ended.append(None)  # not `is_alive`, which is true for a moment more: long enough to wait for nothing
+            ended.append(None)  # `is_alive` would be true for a moment more, and `wake.wait` would wait in vain
             wake.set()
 
     workers: list[threading.Thread] = []
@@ -56,7 +59,7 @@ def each(
             worker = threading.Thread(target=run, daemon=True, name=f"taskvec-{k}")
             try:
                 worker.start()
-            except RuntimeError:  # the system allows no more: those that run do the work of all
+            except RuntimeError:  # the system allows no more threads
                 if not workers:
                     raise TaskvecError(
                         "the system starts no thread: memory or processes are limited (ulimit)"
@@ -65,7 +68,7 @@ def each(
             workers.append(worker)
         running = bool(workers)
         while running:
-            # A result does not wake this thread, which would take the interpreter's lock from the workers each time.
+            # Results do not wake this thread: each time it would take the interpreter's lock from the workers.
             wake.wait(LOOK)
             wake.clear()
             running = len(ended) < len(workers)
@@ -85,10 +88,10 @@ def each(
             worker.join()
 
 
-THREADS: Executor = each  # says to the type checker that it is one
+THREADS: Executor = each  # the type checker sees here that it is one
 
 
 def give_back() -> None:
-    """Return what was freed to the system: glibc keeps tens of MB for every thread that has held as much."""
+    """Return freed memory to the system: glibc keeps tens of MB for every thread that has once used as much."""
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

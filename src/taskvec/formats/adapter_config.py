@@ -1,20 +1,21 @@
-"""adapter_config.json of a LoRA: read, and every key checked that could make the change of a weight other than B @ A.
+"""Reads adapter_config.json of a LoRA and checks every key that could make a weight change by more than scale * B @ A.
 
-A key that is known to change the function is refused with its reason, a key that is known to change nothing is in
-HARMLESS, and an unknown one is refused unless it is switched off (null, false, 0 or empty): a newer PEFT writes a key
-for each of its features, and most of them are off.
+1. A key that is known to change the function is refused, with the reason.
+2. A key that is known to change nothing is in HARMLESS.
+3. An unknown key is refused unless it is switched off (null, false, 0 or empty). A newer PEFT writes a key for each of
+   its features, and most of them are off.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskvec.errors import FormatError
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.patterns import Patterns
 from taskvec.notes import note
-from taskvec.places.json_files import read_json
+from taskvec.places.json_files import json_in
+from taskvec.places.place import Readable
 
 ATTENTION = ".base_layer.out_proj"  # in the name of the second pair of a torch.nn.MultiheadAttention
 MERGE = "merge it into a model first"
@@ -22,6 +23,7 @@ HOW = (
     "to merge it into a model first, in Python: peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()"
     ".save_pretrained(out); then out - base is its task vector"
 )
+SHOWN = 5  # examples in a message
 LONGEST = 20_000_000  # bytes of a configuration
 MOST_LAYERS = 100_000  # of a model with repeated layers
 READ = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias",
@@ -49,21 +51,21 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def read_config(path: Path, where: Path) -> dict[str, Any]:
-    """The table in the file `path`. Raises FormatError about `where`, with every problem that the table has alone."""
-    config = read_json(path, LONGEST, once=True)
+def read_config(file: Readable, where: str) -> dict[str, Any]:
+    """The table in a file. Raises FormatError about `where`, with every problem that the table has alone."""
+    config = json_in(file, LONGEST, once=True)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         what = f"{kind!r}: {MERGE} ({HOW})" if kind else "missing" if isinstance(config, dict) else "not there"
-        raise FormatError(f"{where} is no LoRA: peft_type must be LORA, and in {path.name} it is {what}")
+        raise FormatError(f"{where} is no LoRA: peft_type must be LORA, and in {CONFIG} it is {what}")
     problems = [*_numbers(config), *_features(config)]
     if problems:
         raise cannot_be_read(where, problems)
     return config
 
 
-def cannot_be_read(where: Path, problems: list[str]) -> FormatError:
-    """The error of an adapter that is no plain LoRA: its problems, and how to merge it if one asks for that."""
+def cannot_be_read(where: str, problems: list[str]) -> FormatError:
+    """The error about an adapter that is no plain LoRA: its problems, and how to merge it if a problem says so."""
     more = [HOW] if any(MERGE in problem for problem in problems) else []
     return FormatError(f"{where} cannot be read as a task vector:", problems[:50] + more)
 
@@ -99,17 +101,17 @@ def is_number(value: Any) -> bool:
 
 
 def _bad_patterns(key: str, table: Mapping[str, Any]) -> list[str]:
-    found = []
+    problems = []
     for pattern in table:
         try:
             Patterns({pattern: 0})
         except ValueError as error:
-            found.append(f"{key}: {pattern[:200]!r} is no regular expression that can be used here: {error}")
-    return found
+            problems.append(f"{key}: {pattern[:200]!r} is no regular expression that can be used here: {error}")
+    return problems
 
 
 def _features(config: Mapping[str, Any]) -> list[str]:
-    """The features that make it more, or something else, than B @ A."""
+    """The features that make the adapter more, or something else, than B @ A: a sentence for each."""
     problems = [reason for key, reason in VARIANTS.items() if config.get(key)]
     if config.get("bias", "none") not in ("none", None, False):
         problems.append(f"bias={config['bias']!r} holds biases, not differences of them: {MERGE}")
@@ -170,24 +172,24 @@ class Ranks:
         alpha = self._patterns["alpha_pattern"].find(module, self._alpha)
         return rank, float(alpha / (math.sqrt(rank) if self._rooted else rank))
 
-    def note_doubts(self, where: Path) -> None:
+    def note_doubts(self, where: str) -> None:
         """Say which patterns no module takes, and for which modules the order of the patterns decides."""
         for key, patterns in self._patterns.items():
             if unused := sorted(patterns.unused):
                 note(
                     f"{where}: {key} has patterns that no module of the adapter takes (none fits, or another fits "
-                    f"first): {_shown(unused)}"
+                    f"first): {_quoted(unused)}"
                 )
             if key == "alpha_pattern" and patterns.contested:  # a wrong rank would have been an error
                 note(
-                    f"{where}: {key} has several patterns with different values for {_shown(patterns.contested)}; the "
+                    f"{where}: {key} has several patterns with different values for {_quoted(patterns.contested)}; the "
                     "first counts, as when PEFT loads it, but PEFT sorts them when it saves, and it may have been "
                     "trained with another"
                 )
 
 
-def note_untargeted(where: Path, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
-    """Say which factors belong to modules that the configuration does not name, and which PEFT therefore leaves out."""
+def note_untargeted(where: str, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
+    """Note the factors of modules that the configuration does not name. PEFT leaves them out; here they are added."""
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or config.get("target_parameters"):
         return
@@ -197,7 +199,7 @@ def note_untargeted(where: Path, config: Mapping[str, Any], tensors: Iterable[st
     astray = [name.removesuffix(".weight") for name in tensors if not _is_named(name.removesuffix(".weight"), ends)]
     if astray:
         note(
-            f"{where}: target_modules does not name {_shown(astray)}, whose factors are in the file: they are added "
+            f"{where}: target_modules does not name {_quoted(astray)}, whose factors are in the file: they are added "
             "here, and PEFT leaves them out"
         )
 
@@ -208,5 +210,11 @@ def _is_named(module: str, ends: Collection[str]) -> bool:
     return any(".".join(parts[k:]) in ends for k in range(len(parts))) or ATTENTION in module
 
 
-def _shown(texts: list[str]) -> str:
-    return ", ".join(map(repr, texts[:5])) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+def listed(texts: Sequence[str]) -> str:
+    """The first of these texts, and how many more there are."""
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    return listed([repr(text) for text in texts])

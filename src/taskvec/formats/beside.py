@@ -1,10 +1,10 @@
-"""What speaks against adding a LoRA to a model, and what a user should know of the sum.
+"""Objections to adding a LoRA to a model, and remarks on the sum. There are five reasons for them.
 
 1. An adapter for a model whose layers are repeated (`layer_replication`) counts the layers of that model.
 2. An adapter of torch.nn.MultiheadAttention has other names than the model.
-3. PEFT puts a copy of the base's embedding beside the factors of one, by which another base is known.
+3. PEFT puts a copy of the base's embedding beside the factors of an embedding. It shows whether the model is that base.
 4. A tied model has one tensor for its embedding and its head, and an adapter of one of them changes both.
-5. Square weights that may be stored either way (orientation.py).
+5. For a square weight it may be unknown which way round it is stored (orientation.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,23 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskvec.errors import FormatError
-from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE
+from taskvec.formats.adapter_config import ATTENTION, LONGEST, MERGE, listed
 from taskvec.formats.factors import CONFIG
 from taskvec.formats.header import Header
 from taskvec.numbers import floats as floats_numpy
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import read_json
-from taskvec.places.local import File
+from taskvec.places.place import Readable
 from taskvec.sources.abilities import Composite, LooksThrough, folder_of, metadata_of
 from taskvec.sources.positions import TIED, layer_of
 from taskvec.sources.source import Source, Spec, samples
 
-SHOWN = 5  # examples in a message
-
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What must be known of a LoRA. copies: tensor of the base -> the name of its copy in the file."""
+    """What the questions below need of a LoRA. undecided: tensors of which it is not known which way round they are
+    stored. copies: tensor of the base -> the name of its copy in the file."""
 
     text: str
     config: Mapping[str, Any]
@@ -37,25 +36,21 @@ class Adapter:
     undecided: tuple[str, ...]
     copies: Mapping[str, str]
     header: Header
-    file: File
+    file: Readable
 
 
 def problems_of(adapter: Adapter, model: Source | None, as_term: bool) -> list[str]:
-    """What speaks against the sum with `model` (None: there is no model in the expression). See `Lora.objections`."""
-    found = [*_undecided(adapter), *_replicated(adapter, model)]
+    """Objections to the sum with `model`; None means that the expression has no model. See `Lora.objections`."""
+    problems = [*_undecided(adapter), *_replicated(adapter, model)]
     if model is not None:
-        found += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_unused_head(adapter, model)]
-    return found
+        problems += [*_attention(adapter, model, as_term), *_copied(adapter, model), *_unused_head(adapter, model)]
+    return problems
 
 
 def remarks_on(adapter: Adapter, model: Source | None) -> list[str]:
     """What a user should know about the sum with `model`, though it can be made."""
-    found = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
-    return [*found, *_from_another_base(adapter, model), *_tied(adapter, model)] if model is not None else found
-
-
-def _listed(names: "list[str] | tuple[str, ...]") -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    remarks = [*_replicated_alone(adapter, model), *_attention_once(adapter)]
+    return [*remarks, *_from_another_base(adapter, model), *_tied(adapter, model)] if model is not None else remarks
 
 
 def _undecided(adapter: Adapter) -> Iterator[str]:
@@ -63,7 +58,7 @@ def _undecided(adapter: Adapter) -> Iterator[str]:
         square = all(len({*adapter.specs[name].shape}) == 1 for name in adapter.undecided)
         why = "they are square" if square else "there is no model beside it whose shapes show that"
         yield (
-            f"{adapter.text}: whether {_listed(adapter.undecided)} must be transposed cannot be told: {why}, "
+            f"{adapter.text}: whether {listed(adapter.undecided)} must be transposed cannot be told: {why}, "
             f"and the one fan_in_fan_out in {CONFIG} is that of the last module only. Add the adapter to its base "
             f"itself (base + lora, and of that what you like), or {MERGE}, with PEFT"
         )
@@ -84,7 +79,7 @@ def _replicated_alone(adapter: Adapter, model: Source | None) -> Iterator[str]:
 
 
 def _layers(adapter: Adapter) -> list[int]:
-    """For each layer that the adapter counts the layer of the base; [] if they are the same."""
+    """The layer of the base for each layer that the adapter counts; [] if they are the same."""
     ranges = adapter.config.get("layer_replication") or []
     layers = [layer for start, stop in ranges for layer in range(start, stop)]
     return layers if layers != list(range(len(layers))) else []
@@ -223,10 +218,10 @@ def _has_tied_head(model: Source, stated: bool | None) -> bool:
 def _says_tied(model: Source) -> bool | None:
     """What config.json says about tied embeddings; None if it says nothing, which in transformers means yes."""
     table = _settings(model)
-    found = table.get("tie_word_embeddings")
-    if found is None and isinstance(inner := table.get("text_config"), dict):
-        found = inner.get("tie_word_embeddings")
-    return found if isinstance(found, bool) else None
+    tied = table.get("tie_word_embeddings")
+    if tied is None and isinstance(inner := table.get("text_config"), dict):
+        tied = inner.get("tie_word_embeddings")
+    return tied if isinstance(tied, bool) else None
 
 
 def _settings(model: Source) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Adapters known by the names of their tensors, whatever the file and its folder are called.
+"""Recognises adapters by the names of their tensors, whatever the file and its folder are called.
 
-An adapter's file holds factors whose product (or another function of them) is the change of a weight. Summed one by one
-they are wrong: the product of two averages is not the average of two products. So no such file is ever taken for a
-model; it is read as an adapter where its configuration is known, and refused with the way out where it is not.
+The file of an adapter holds factors whose product, or another function of them, is the change of a weight. Factors
+cannot be summed one by one: the product of two averages is not the average of two products. So such a file is never
+taken for a model. It is read as an adapter if its configuration is known, and otherwise refused with a way out.
 """
 
 import re
@@ -20,8 +20,11 @@ _MERGE = "merge it into a model with the program that made it; that model minus 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A way to name an adapter's tensors: parts of names (a regular expression between dots), and what they stand for.
-    paired: the part has two forms, one for each factor, and stands for an adapter only if a layer has both.
+    """A way to name the tensors of an adapter.
+
+    parts: a regular expression for the telling part of a name, between dots. what: the kind of adapter that it is a
+    sign of. way: what a user can do with one. paired: the part has two forms, one for each factor, and is a sign of an
+    adapter only if a layer has both.
     """
 
     parts: str
@@ -61,7 +64,7 @@ DIALECTS = (
     ),
     Dialect(r"trainable_tokens_(?:delta|original)", "rows of an embedding that were trained (trainable tokens)"),
 )
-# What says so only if a file holds nothing else: a model may have a parameter of such a name.
+# Signs of an adapter only if a file holds nothing else, since a model may have a parameter of such a name.
 ALONE = (
     Dialect(r"diff|diff_b|set_weight|w_norm|b_norm", "differences of whole weights (LyCORIS' full and norm)"),
     Dialect(r"prompt_embeddings|adaption_prompt|adaption_gate", "a soft prompt"),
@@ -77,9 +80,9 @@ _ANY = _expression(d.parts for d in DIALECTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a file of factors is: its dialect and one of its names; whether the weights that it changes are there, and
-    whether it is then the state of a model of PEFT's."""
+class Factored:
+    """What is known of a file with factors. example: the name of a factor. unmerged: the weights that the factors
+    change are in the file, too. from_peft: it is then the state of a model of PEFT's whose adapter was not merged."""
 
     dialect: Dialect
     example: str
@@ -87,11 +90,11 @@ class Found:
     from_peft: bool = False
 
 
-def found_in(names: Collection[str]) -> Found | None:
-    """The adapter that a file's tensors are, or None for a model.
+def factors_in(names: Collection[str]) -> Factored | None:
+    """What the factors among the tensors of a file are. None if there are none, which means that it is a model.
 
-    Factors in pairs count only as pairs. `unmerged`: the file holds the layers' own weights, too: it is the state of a
-    model whose adapter was not merged, or a model that has such factors as parameters of its own.
+    A file with factors and with the weights that they change (`unmerged`) is the state of a model whose adapter was not
+    merged, or a model that has such factors as parameters of its own.
     """
     if not _ANY.search("\n".join(names)):
         return _alone(names)
@@ -117,19 +120,19 @@ def found_in(names: Collection[str]) -> Found | None:
     if not counts and len(marked) < len(names):
         return None
     if not counts:  # nothing but halves of pairs, such as a shard
-        return Found(next(iter(example)), marked[0])
+        return Factored(next(iter(example)), marked[0])
     known = set(names)
     holders = {stem for (dialect, stem), sides in stems.items() if len(sides) > 1}
     unmerged = any(f"{stem}.weight" in known or f"{stem}.base_layer.weight" in known for stem in holders)
     dialect = next(d for d in reversed(DIALECTS) if counts[d])  # a DoRA has lora_A, too: the special one says more
     from_peft = unmerged and any("base_model.model." in name or ".default." in name for name in names)
-    return Found(dialect, example[dialect], unmerged, from_peft)
+    return Factored(dialect, example[dialect], unmerged, from_peft)
 
 
-def _alone(names: Collection[str]) -> Found | None:
+def _alone(names: Collection[str]) -> Factored | None:
     for dialect in ALONE:
         expression, beside = _expression([dialect.parts]), _expression([_BESIDE])
-        found = [name for name in names if expression.search(name)]
-        if found and all(expression.search(name) or beside.search(name) for name in names):
-            return Found(dialect, found[0])
+        marked = [name for name in names if expression.search(name)]
+        if marked and all(expression.search(name) or beside.search(name) for name in names):
+            return Factored(dialect, marked[0])
     return None

@@ -1,4 +1,9 @@
-"""The header of a safetensors file: 8 bytes of length, JSON, then the data. Read with every check."""
+"""The header of a safetensors file, read and written with every check.
+
+A file begins with 8 bytes, the length of the header (little-endian). Then come the header, which is JSON, and the data
+of the tensors. The header maps the name of each tensor to its dtype, its shape and the range of its bytes in the data;
+the entry `__metadata__` maps texts to texts.
+"""
 
 import json
 import os
@@ -12,53 +17,53 @@ from taskvec.errors import FormatError
 from taskvec.numbers.dtypes import BITS
 from taskvec.places.json_files import noting_doubles
 from taskvec.places.json_files import parsed as parse_json
-from taskvec.places.local import File
+from taskvec.places.place import Readable
 from taskvec.sources.source import Spec
 
 ENDING = ".safetensors"
 LONGEST = 100_000_000  # bytes of JSON, the limit of the safetensors library
-LONGEST_METADATA = 16 << 20  # bytes of a header beside what tensors need
-A_TENSOR = 1024  # bytes that a tensor may have more of them
+LONGEST_METADATA = 16 << 20  # bytes of metadata that any file may have, since they stay in memory
+A_TENSOR = 1024  # bytes more that it may have for each tensor
 METADATA = "__metadata__"
 MOST_SIZES = 64  # sizes of a shape, the limit of torch
 
 
 def names_one_file(path: str | os.PathLike[str]) -> bool:
-    """Whether this is the name of one safetensors file, to read or to write, and not that of a folder with some."""
+    """Whether this names one safetensors file, to read or to write, rather than a folder of files."""
     return Path(path).name.endswith(ENDING)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Tensors in the order of their data, where each begins in the file, and the metadata."""
+    """specs: tensors in the order of their data. offsets: the byte of the file at which each begins."""
 
     specs: Mapping[str, Spec]
     offsets: Mapping[str, int]
     metadata: Mapping[str, str]
 
 
-def read_header(file: File) -> Header:
-    """Parse and check a file's header. Raises FormatError that lists every defect found."""
+def read_header(file: Readable) -> Header:
+    """Parse and check a file's header. Raises FormatError that lists every defect."""
     if file.size < 8:
-        raise FormatError(f"{file.path} is no safetensors file: it has {file.size} bytes, a header length needs 8")
+        raise FormatError(f"{file.uri} is no safetensors file: it has {file.size} bytes, a header length needs 8")
     if file.read(0, 8) == b"version ":
         raise FormatError(
-            f"{file.path} is no safetensors file but a pointer of Git LFS: fetch the file with git lfs pull"
+            f"{file.uri} is no safetensors file but a pointer of Git LFS: fetch the file with git lfs pull"
         )
     (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > file.size - 8:
         raise FormatError(
-            f"{file.path} is no whole safetensors file: its header claims {length} bytes, {file.size - 8} follow"
+            f"{file.uri} is no whole safetensors file: its header claims {length} bytes, {file.size - 8} follow"
         )
     if length > LONGEST:
-        raise FormatError(f"{file.path}: a header of {length} bytes is over the format's limit of {LONGEST}")
+        raise FormatError(f"{file.uri}: a header of {length} bytes is over the format's limit of {LONGEST}")
     parsed = _parse(file, length)
     metadata = parsed.pop(METADATA, {})
     problems = [] if _is_text_table(metadata) else [f"{METADATA} must map texts to texts"]
-    entries, found = _entries(parsed, file.size - 8 - length)
-    problems += found or _coverage(entries, file.size - 8 - length)
+    entries, defects = _entries(parsed, file.size - 8 - length)
+    problems += defects or _coverage(entries, file.size - 8 - length)
     if problems:
-        raise FormatError(f"{file.path} has a bad safetensors header:", problems[:50])
+        raise FormatError(f"{file.uri} has a bad safetensors header:", problems[:50])
     ordered = sorted(entries, key=lambda e: (e[2], e[3], e[0]))
     start = 8 + length
     return Header(
@@ -66,22 +71,22 @@ def read_header(file: File) -> Header:
     )
 
 
-def _parse(file: File, length: int) -> dict[str, Any]:
-    """The header's table. What it may cost is bounded: see `json_files.parsed`, and LONGEST_METADATA."""
+def _parse(file: Readable, length: int) -> dict[str, Any]:
+    """The header's table. Its cost in memory is bounded by `json_files.parsed` and by LONGEST_METADATA."""
     repeated: list[str] = []
     text = bytearray(length)
     file.readinto(8, memoryview(text))
-    if length - 2 * A_TENSOR * text.count(b"{") > LONGEST_METADATA:  # one for its entry, one in the metadata
-        raise FormatError(_too_long(f"{file.path} has a header of {length} bytes"))
-    parsed = parse_json(text, f"{file.path} is no safetensors file: its header", noting_doubles(repeated))
+    if length - 2 * A_TENSOR * text.count(b"{") > LONGEST_METADATA:  # once for its entry, once for its metadata
+        raise FormatError(_too_long(f"{file.uri} has a header of {length} bytes"))
+    parsed = parse_json(text, f"{file.uri} is no safetensors file: its header", noting_doubles(repeated))
     if not isinstance(parsed, dict):
-        raise FormatError(f"{file.path} is no safetensors file: its header is not a JSON object")
+        raise FormatError(f"{file.uri} is no safetensors file: its header is not a JSON object")
     if repeated:
         problems = [f"key {key!r} stands twice" for key in repeated[:50]]
-        raise FormatError(f"{file.path} has a bad safetensors header:", problems)
+        raise FormatError(f"{file.uri} has a bad safetensors header:", problems)
     size = metadata_size(parsed.get(METADATA))
     if size > LONGEST_METADATA + A_TENSOR * len(parsed):
-        raise FormatError(_too_long(f"{file.path} has metadata of {size} characters"))
+        raise FormatError(_too_long(f"{file.uri} has metadata of {size} characters"))
     return parsed
 
 
@@ -127,7 +132,7 @@ def _entries(parsed: Mapping[str, Any], size: int) -> tuple[list[Entry], list[st
 
 
 def _coverage(entries: Iterable[Entry], size: int) -> list[str]:
-    """Overlaps, holes and a rest: the data must lie gapless, as the format asks."""
+    """What is wrong with the order of the data: tensors may not overlap, and every byte belongs to one."""
     problems, reached, last = [], 0, "the header"
     for name, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
         if begin < reached:

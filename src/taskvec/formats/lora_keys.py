@@ -25,20 +25,20 @@ _KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where the factors of one tensor stand: the names of A (rank, in) and B (out, rank), and how to join them."""
+    """The factors of one tensor: the names of A (rank, in) and B (out, rank), and how to join them."""
 
     a: str
     b: str
     rank: int
     scale: float
-    transposed: bool  # the weight is stored (in, out): delta = (B @ A).T
-    embedding: bool = False  # of an embedding, which always is
+    transposed: bool  # the weight is stored (in, out): delta = scale * (B @ A).T
+    embedding: bool = False  # the weight is an embedding, which is always stored so
 
 
 @dataclass(slots=True)
 class Tensors:
-    """A file's tensors, read: tensor of the base -> its factors, tensor of the base -> the copy that PEFT put beside
-    them, and what is wrong with the others."""
+    """What the tensors of a file are. pairs: tensor of the base -> its factors. copies: tensor of the base -> the copy
+    of it that PEFT put beside the factors. problems: a sentence for each of the others."""
 
     pairs: dict[str, Pair] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class _Sides:
 
 def read_keys(specs: Mapping[str, Spec], config: Mapping[str, Any], ranks: Ranks) -> Tensors:
     """What the tensors of a file are. Raises ValueError if the configuration's patterns take too long to match."""
-    found = Tensors()
+    tensors = Tensors()
     modules: dict[str, _Sides] = {}
     adapters: set[str] = set()
     others: list[str] = []
@@ -61,26 +61,26 @@ def read_keys(specs: Mapping[str, Spec], config: Mapping[str, Any], ranks: Ranks
         if not (parts := _KEY.match(key)):
             others.append(key)
         elif problem := _no_factor(key, spec):
-            found.problems.append(problem)
+            tensors.problems.append(problem)
         else:
             adapters.add(parts["adapter"] or "")
             sides = modules.setdefault(module_of(parts["module"]), _Sides(bool(parts["embedding"])))
             if (before := sides.keys.setdefault(parts["side"], key)) != key or sides.embedding != bool(
                 parts["embedding"]
             ):
-                found.problems.append(f"{key} and {before} are the same factor of one module: one must go")
+                tensors.problems.append(f"{key} and {before} are the same factor of one module: one must go")
     if len(adapters) > 1:
         names = ", ".join(sorted(repr(name) for name in adapters))
-        found.problems.append(f"the file holds several adapters ({names}): save each in a folder of its own")
+        tensors.problems.append(f"the file holds several adapters ({names}): save each in a folder of its own")
     for key in others:
-        _read_other(key, modules, found)
+        _read_other(key, modules, tensors)
     for module, sides in modules.items():
-        _read_pair(module, sides, specs, modules, config, ranks, found)
-    return found
+        _read_pair(module, sides, specs, modules, config, ranks, tensors)
+    return tensors
 
 
 def module_of(path: str) -> str:
-    """The module's name in the base model: without PEFT's prefix and without wrappers."""
+    """The name that a module has in the base model, without PEFT's prefix and without wrappers."""
     parts = [part for part in path.split(".") if part not in WRAPPERS]
     for at in range(len(parts) - 1):
         if parts[at : at + 2] == ["base_model", "model"]:
@@ -102,14 +102,14 @@ def _no_factor(key: str, spec: Spec) -> str | None:
     return None if spec.arithmetic else f"{key} is {spec}: only matrices of floats can be multiplied"
 
 
-def _read_other(key: str, modules: Mapping[str, _Sides], found: Tensors) -> None:
+def _read_other(key: str, modules: Mapping[str, _Sides], tensors: Tensors) -> None:
     """A tensor that is no factor: the copy of a layer that PEFT puts beside an embedding's factors, or a problem."""
     path, _, parameter = key.rpartition(".")
     module = module_of(path.removesuffix(LAYER))
     if path.endswith(LAYER) and module in modules:
-        found.copies[f"{module}.{parameter}"] = key
+        tensors.copies[f"{module}.{parameter}"] = key
     else:
-        found.problems.append(f"{key} is no lora_A or lora_B but {_what_is(key)}: {MERGE}")
+        tensors.problems.append(f"{key} is no lora_A or lora_B but {_what_is(key)}: {MERGE}")
 
 
 def _what_is(key: str) -> str:
@@ -136,29 +136,29 @@ def _read_pair(
     modules: Mapping[str, _Sides],
     config: Mapping[str, Any],
     ranks: Ranks,
-    found: Tensors,
+    tensors: Tensors,
 ) -> None:
     if sides.keys.keys() != {"A", "B"}:
-        found.problems.append(f"{module} has only lora_{next(iter(sides.keys))}")
+        tensors.problems.append(f"{module} has only lora_{next(iter(sides.keys))}")
         return
     a, b = sides.keys["A"], sides.keys["B"]
     rank = specs[a].shape[0]
     if specs[b].shape[1] != rank:
-        found.problems.append(f"{module}: A is {list(specs[a].shape)}, B is {list(specs[b].shape)}")
+        tensors.problems.append(f"{module}: A is {list(specs[a].shape)}, B is {list(specs[b].shape)}")
         return
     targets = config.get("target_parameters") or []
     name = tensor_of(module, targets, config.get("target_modules"), modules)
     owner = module.removesuffix(ATTENTION)
     wanted, scale = ranks.of(owner if owner in modules else module)
     if rank != wanted:
-        found.problems.append(_wrong_rank(module, rank, wanted, bool(targets)))
+        tensors.problems.append(_wrong_rank(module, rank, wanted, bool(targets)))
     elif not name:
-        found.problems.append(_several(module, bool(targets)))
-    elif name in found.pairs:
-        found.problems.append(f"{name} has two pairs of factors, of {found.pairs[name].a} and of {a}: one must go")
+        tensors.problems.append(_several(module, bool(targets)))
+    elif name in tensors.pairs:
+        tensors.problems.append(f"{name} has two pairs of factors, of {tensors.pairs[name].a} and of {a}: one must go")
     else:
         turned = sides.embedding or bool(config.get("fan_in_fan_out"))
-        found.pairs[name] = Pair(a, b, rank, scale, turned, sides.embedding)
+        tensors.pairs[name] = Pair(a, b, rank, scale, turned, sides.embedding)
 
 
 def tensor_of(module: str, parameters: Iterable[str], targets: Any, modules: Mapping[str, Any]) -> str | None:

@@ -1,10 +1,13 @@
 """Whether a LoRA's weights are stored (out, in), as Linear stores them, or (in, out), as Conv1D of GPT-2 does.
 
-PEFT finds that out for each module by its class, and saves a single `fan_in_fan_out`: that of the module which it came
-to last. For a model with both kinds (a BERT encoder with a GPT-2 decoder, GPT-2 with its head) the saved value is wrong
-for some. Shapes decide where a weight is not square. For a square one the neighbours in the base do: the other weights
-of its block are of the same kind, and their shapes and biases show which. The names of Conv1D in transformers must say
-the same, or the saved value must. Otherwise it stays undecided, which is an error.
+PEFT knows that for each module by its class, but it saves a single `fan_in_fan_out`: that of the last module. For a
+model with both kinds (a BERT encoder with a GPT-2 decoder, GPT-2 with its head) the saved value is wrong for some. So
+the base decides:
+
+1. The shape of a weight decides if it is not square.
+2. For a square weight its neighbours do. The other weights of its block are of the same kind, and their shapes and
+   biases show which. The names that Conv1D has in transformers must agree with them, or the saved value must.
+3. Otherwise the weight stays undecided, which is an error.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -72,8 +75,8 @@ def _module(name: str) -> str:
 def _neighbourhoods(
     shapes: Mapping[str, Shape], turned: Mapping[str, bool], model: Mapping[str, Spec]
 ) -> dict[str, set[bool]]:
-    """Part of the model ("transformer.h.0.attn") -> the kinds of the weights in it that show theirs."""
-    found: dict[str, set[bool]] = {}
+    """Part of the model ("transformer.h.0.attn") -> the kinds of its weights that can be told, True for (in, out)."""
+    kinds: dict[str, set[bool]] = {}
     for name, spec in model.items():
         if not name.endswith(".weight") or len(spec.shape) != 2 or spec.shape[0] == spec.shape[1]:
             continue
@@ -83,8 +86,8 @@ def _neighbourhoods(
             kind = _shown(name, spec.shape, model.get(f"{name.removesuffix('weight')}bias"))
         if kind is not None:
             for part in _around(name):
-                found.setdefault(part, set()).add(kind)
-    return found
+                kinds.setdefault(part, set()).add(kind)
+    return kinds
 
 
 def _shown(name: str, shape: tuple[int, ...], bias: Spec | None) -> bool | None:
@@ -101,7 +104,7 @@ def _nearest(name: str, around: Mapping[str, set[bool]]) -> bool | None:
 
 
 def _around(name: str) -> Iterator[str]:
-    """The parts of the model that a weight is in, the smallest first; the whole model says nothing about its kind."""
+    """The parts of the model that a weight is in, the smallest first, without the model as a whole."""
     part = name.removesuffix(".weight").rpartition(".")[0]
     while part:
         yield part

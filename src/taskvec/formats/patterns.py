@@ -2,7 +2,7 @@
 
 PEFT calls `re.match(rf"(.*\\.)?({pattern})$", module)`: a pattern stands for the end of a module's name, from a dot on,
 and the first pattern that fits counts. The patterns come from a downloaded file, and Python's `re` can be made to
-search for ever. So there are three ways, all with PEFT's result:
+search for ever. So a pattern is matched in one of three ways, all of which give PEFT's result:
 
 1. A pattern of letters, digits, `_`, `-` and dots (perhaps after `^`) is looked up in a table: the usual case. A dot
    fits any character, as in a regular expression.
@@ -52,12 +52,12 @@ class Patterns:
 
     def find(self, module: str, default: Any) -> Any:
         """The value of the first pattern that fits, else `default`. Raises ValueError if that takes too long."""
-        found = [k for group, table in self._groups.items() if (k := self._plain(module, *group, table)) is not None]
-        found += [k for k, matcher in self._rest if self._fits(matcher, module)]
-        if not found:
+        fitting = [k for group, table in self._groups.items() if (k := self._plain(module, *group, table)) is not None]
+        fitting += [k for k, matcher in self._rest if self._fits(matcher, module)]
+        if not fitting:
             return default
-        first = min(found)
-        if any(self._values[k] != self._values[first] for k in found):
+        first = min(fitting)
+        if any(self._values[k] != self._values[first] for k in fitting):
             self.contested.append(module)
         self.unused.discard(self._names[first])
         return self._values[first]
@@ -95,22 +95,22 @@ class Patterns:
 
     def _reached(self, program: "list[tuple[Any, ...]]", begin: list[int], at: int, length: int) -> set[int]:
         """The states that can be reached without a character; -1 if the pattern ends there."""
-        found: set[int] = set()
+        reached: set[int] = set()
         todo = list(begin)
         while todo:
             k = todo.pop()
-            if k in found:
+            if k in reached:
                 continue
             self._count(A_STATE)
-            found.add(k)
+            reached.add(k)
             if k == len(program):
-                found.discard(k)
-                found.add(-1)
+                reached.discard(k)
+                reached.add(-1)
             elif program[k][0] == "go":
                 todo += program[k][1]
             elif program[k][0] == "at" and (at == 0 if program[k][1] in _STARTS else at == length):
                 todo.append(k + 1)
-        return found
+        return reached
 
     def _count(self, steps: int) -> None:
         self._steps += steps

@@ -1,6 +1,8 @@
-"""A LoRA in PEFT's adapter layout, as a task vector: scale * B @ A by rows, never expanded whole.
+"""A LoRA in PEFT's adapter layout, as a task vector.
 
-Scale is lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA; ranks and alphas may differ from module to module.
+The change of a weight (out, in) is scale * B @ A, where B is (out, rank) and A is (rank, in). It is computed for the
+rows that are asked for, and is never in memory as a whole. The scale is lora_alpha / rank, or lora_alpha / sqrt(rank)
+with rsLoRA; ranks and alphas may differ from module to module.
 """
 
 import hashlib
@@ -10,20 +12,19 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import FormatError, TaskvecError
 from taskvec.formats.adapter_config import Ranks, cannot_be_read, note_untargeted, read_config
 from taskvec.formats.beside import Adapter, problems_of, remarks_on
-from taskvec.formats.factors import CONFIG, PEFT, found_in
-from taskvec.formats.header import Header, names_one_file, read_header
+from taskvec.formats.factors import CONFIG, PEFT, factors_in
+from taskvec.formats.header import ENDING, Header, names_one_file, read_header
 from taskvec.formats.lora_keys import Pair, Tensors, read_keys
 from taskvec.formats.orientation import Decision, decide
 from taskvec.notes import note
 from taskvec.numbers import floats as floats_numpy
 from taskvec.numbers import kernels
-from taskvec.places.local import File
+from taskvec.places.place import Place
 from taskvec.sources.abilities import Adapts, FromFiles
 from taskvec.sources.cost import Cost
 from taskvec.sources.source import Source, Spec, fingerprint
@@ -34,62 +35,57 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 _SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 _ONE_FILE = "load all of it with PEFT and save it in one file"
-CACHED = ("fingerprint", "_form", "_hash")  # of an adapter, which another form of it does not share
+CACHED = ("fingerprint", "identity", "_form", "_hash")  # attributes that another form of an adapter does not share
 PIECE = 256 << 10  # bytes of a factor that are read and decoded at once
 
 
-def weights_at(path: Path) -> Path | None:
-    """The file of factors that lies at `path`, beside the configuration of an adapter: a folder's, or the file itself.
-    None for what is no LoRA of PEFT's; a folder with a LoRA and a model is a question. Raises FormatError."""
-    if path.is_file():
-        return _lone_file(path)
-    models = sorted(p.name for p in path.glob("*.safetensors*") if p.name != WEIGHTS)
-    factors = [name for name in models if names_one_file(name) and _holds_factors(path / name)]
-    models = [name for name in models if name not in factors and not name.startswith(f"{WEIGHTS}.")]
-    if (path / WEIGHTS).is_file():
+def weights_at(place: Place, name: str) -> str | None:
+    """The name of the file of factors that `name` stands for, beside the configuration of an adapter: the file itself,
+    or for "" that of the place. None for what is no LoRA of PEFT's. Raises FormatError where it is not clear."""
+    if name:
+        return _lone_file(place, name)
+    models = sorted(other for other in place.names() if ENDING in other and other != WEIGHTS)
+    factors = [other for other in models if names_one_file(other) and _holds_factors(place, other)]
+    models = [other for other in models if other not in factors and not other.startswith(f"{WEIGHTS}.")]
+    if place.holds(WEIGHTS):
         factors.insert(0, WEIGHTS)
     if models and factors:
         raise FormatError(
-            f"{path} holds a LoRA ({factors[0]}) and a model ({models[0]}): name the one you mean, "
-            f"{path / factors[0]} or {path / models[0]}"
+            f"{place.uri()} holds a LoRA ({factors[0]}) and a model ({models[0]}): name the one you mean, "
+            f"{place.uri(factors[0])} or {place.uri(models[0])}"
         )
     if len(factors) > 1 and factors[0] != WEIGHTS:
         if any(map(_SHARD.search, factors)):
-            raise FormatError(f"{path} holds an adapter in parts: {_ONE_FILE}", factors)
-        raise FormatError(f"{path} holds several files of factors: name the one you mean", factors)
+            raise FormatError(f"{place.uri()} holds an adapter in parts: {_ONE_FILE}", factors)
+        raise FormatError(f"{place.uri()} holds several files of factors: name the one you mean", factors)
     if factors or models:
-        return path / factors[0] if factors else None
-    pickled = next((p.name for p in path.glob("adapter_model.*")), None)
+        return factors[0] if factors else None
+    pickled = next((other for other in place.names() if other.startswith("adapter_model.")), None)
     saved = f"; {pickled} cannot be read: load the adapter with PEFT and save_pretrained it" if pickled else ""
-    raise FormatError(f"{path} has {CONFIG} and no {WEIGHTS}{saved}")
+    raise FormatError(f"{place.uri()} has {CONFIG} and no {WEIGHTS}{saved}")
 
 
-def _lone_file(path: Path) -> Path | None:
-    """The file itself if it holds factors and its folder would not be read as that adapter."""
-    if not names_one_file(path) or not _holds_factors(path):
+def _lone_file(place: Place, name: str) -> str | None:
+    """The name itself if that file holds factors and its folder would not be read as that adapter."""
+    if not names_one_file(name) or not _holds_factors(place, name):
         return None
-    if _SHARD.search(path.name):
-        raise FormatError(f"{path} is a part of an adapter: {_ONE_FILE}")
+    if _SHARD.search(name):
+        raise FormatError(f"{place.uri(name)} is a part of an adapter: {_ONE_FILE}")
     try:
-        alone = weights_at(path.parent) == path
+        alone = weights_at(place, "") == name
     except FormatError:  # the folder holds other things, too, and naming the file is the answer
-        return path
+        return name
     if alone:
         raise FormatError(
-            f"{path} holds the factors of a LoRA, and {CONFIG} in its folder says how they are scaled: "
-            f"give the folder, {path.parent}"
+            f"{place.uri(name)} holds the factors of a LoRA, and {CONFIG} in its folder says how they are scaled: "
+            f"give the folder, {place.uri()}"
         )
-    return path
+    return name
 
 
-def _holds_factors(path: Path) -> bool:
-    found = found_in(read_header(File(path)).specs)
-    return found is not None and found.dialect is PEFT and not found.unmerged
-
-
-def open_source(path: Path, factors: Path, uri: str, revision: str | None = None) -> "Lora":
-    """Read the configuration and the factors' header. Raises FormatError for what is not a plain LoRA."""
-    return Lora(path, factors, uri, revision)
+def _holds_factors(place: Place, name: str) -> bool:
+    adapter = factors_in(read_header(place.open(name)).specs)
+    return adapter is not None and adapter.dialect is PEFT and not adapter.unmerged
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,32 +98,30 @@ class Factors:
 
 
 class Lora(FromFiles, Adapts):
-    """An adapter as a source of mass 0. Tensors that it does not name are zero.
-
-    path: the folder or the file that was given. factors: the file of its factors, beside adapter_config.json.
-    """
+    """An adapter as a source of mass 0. Tensors that it does not name are zero."""
 
     mass, partial, base = 0, True, None
 
-    def __init__(self, path: Path, factors: Path, uri: str, revision: str | None = None):
-        self.path, self.uri, self.revision, self.folder = path, uri, revision, factors.parent
-        self._config_file = File(self.folder / CONFIG)
-        self.config = read_config(self._config_file.path, path)
-        self._file = File(factors)
-        self._where = str(factors.resolve())  # wherever we go from here
-        self.files = {factors.name: self._file}
+    def __init__(self, place: Place, name: str, uri: str, revision: str | None, factors: str):
+        """Read the configuration and the header of the file `factors`, which lies beside it; the other arguments are
+        those of `FromFiles`. Raises FormatError for what is not a plain LoRA."""
+        super().__init__(place, name, uri, revision)
+        self._config_file = place.open(CONFIG)
+        self.config = read_config(self._config_file, place.uri(name))
+        self._file = place.open(factors)
+        self.files = {factors: self._file}
         self._header = read_header(self._file)
         self.metadata = dict(self._header.metadata)
-        found = _tensors(self._header, self.config, path)
-        self.copies: Mapping[str, str] = found.copies
+        tensors = _tensors(self._header, self.config, place.uri(name))
+        self.copies: Mapping[str, str] = tensors.copies
         self._flag = bool(self.config.get("fan_in_fan_out"))
-        self._become(found.pairs, self._decide(found.pairs, None).undecided)
+        self._become(tensors.pairs, self._decide(tensors.pairs, None).undecided)
         self.cost = Cost(once=sum(4 * self._header.specs[n].numel for p in self._pairs.values() for n in (p.a, p.b)))
         self._fits: dict[Source, Lora] = {}
         self.beside: Source | None = None  # the model that told which way round tensors are stored, if it was asked
 
     def _become(self, pairs: Mapping[str, Pair], undecided: tuple[str, ...]) -> None:
-        """Take these pairs, with nothing read of them yet."""
+        """Take these pairs, of which nothing was read yet."""
         self._pairs, self._undecided = pairs, undecided
         self.specs = {name: _spec(pair, self._header.specs) for name, pair in pairs.items()}
         self._factors: dict[str, Factors] = {}
@@ -135,30 +129,29 @@ class Lora(FromFiles, Adapts):
         self._zeros: set[str] = set()
 
     @classmethod
-    def opened(cls, path: Path, uri: str, revision: str | None) -> "Lora":
+    def opened(cls, place: Place, name: str, uri: str, revision: str | None) -> "Lora":
         """See `FromFiles`."""
-        if factors := weights_at(path):
-            return cls(path, factors, uri, revision)
-        raise FormatError(f"{path} is no LoRA any more")
+        if factors := weights_at(place, name):
+            return cls(place, name, uri, revision, factors)
+        raise FormatError(f"{place.uri(name)} is no LoRA any more")
 
     # ---- beside a model
     def fitted(self, model: Source) -> "Lora":
-        """The same adapter as it is added to `model`, whose tensors show which way round each weight is stored.
-
-        See orientation.py. It is this object itself where the configuration is right, as it nearly always is.
+        """The same adapter in the form in which it is added to `model`, whose tensors show which way round each weight
+        is stored (orientation.py). Mostly the configuration is right about that, and this object itself is returned.
         """
         if (known := self._fits.get(model)) is not None:
             return known
         try:
-            found = self._decide(self._pairs, model.specs)
-        except TaskvecError:  # the model is no whole one, which is said where its tensors are asked for
+            decision = self._decide(self._pairs, model.specs)
+        except TaskvecError:  # the tensors of the model cannot be known: whoever asks for them gets this error
             return self
-        turned = {n: replace(p, transposed=p.embedding or found.turned[n]) for n, p in self._pairs.items()}
+        turned = {n: replace(p, transposed=p.embedding or decision.turned[n]) for n, p in self._pairs.items()}
         fit = self
-        if turned != self._pairs or found.undecided != self._undecided:
+        if turned != self._pairs or decision.undecided != self._undecided:
             fit = object.__new__(Lora)
             fit.__dict__ |= {key: value for key, value in self.__dict__.items() if key not in CACHED}
-            fit._become(turned, found.undecided)
+            fit._become(turned, decision.undecided)
             fit._fits, fit.beside = {}, model
         if len(self._fits) > 8:
             self._fits.clear()
@@ -167,8 +160,8 @@ class Lora(FromFiles, Adapts):
 
     def _decide(self, pairs: Mapping[str, Pair], model: Mapping[str, Spec] | None) -> Decision:
         shapes = {n: (self._rows(p.b), self._columns(p.a)) for n, p in pairs.items() if not p.embedding}
-        found = decide(shapes, self._flag, model)
-        return Decision(dict.fromkeys(pairs, True) | found.turned, found.undecided)
+        decision = decide(shapes, self._flag, model)
+        return Decision(dict.fromkeys(pairs, True) | decision.turned, decision.undecided)
 
     def _rows(self, key: str) -> int:
         return self._header.specs[key].shape[0]
@@ -177,14 +170,11 @@ class Lora(FromFiles, Adapts):
         return self._header.specs[key].shape[1]
 
     def objections(self, model: Source | None, as_term: bool = True) -> list[str]:
-        """What speaks against adding this adapter to `model`, or to none.
-
-        as_term: whether it is added as it is, and not within a view, which gives it other names, or a method.
-        """
+        """See `Adapts`: a sentence for each objection."""
         return problems_of(self._adapter, model, as_term)
 
     def remarks(self, model: Source | None) -> list[str]:
-        """What a user should know about the sum with `model`, or with none."""
+        """See `Adapts`: a sentence for each remark."""
         return remarks_on(self._adapter, model)
 
     @property
@@ -214,13 +204,14 @@ class Lora(FromFiles, Adapts):
         return Factors(left, right, pair.scale)
 
     def _matrix(self, key: str, transposed: bool) -> "NDArray[Any]":
-        """A factor in float32, contiguous; read and decoded piece by piece, so that it is in memory only once."""
+        """A factor (rows, cols), or its transpose, in float32. It is read and decoded piece by piece, so that it is in
+        memory only once."""
         import numpy as np
 
         spec, at = self._header.specs[key], self._header.offsets[key]
         rows, cols = spec.shape
-        found = np.empty((cols, rows) if transposed else (rows, cols), np.float32)
-        target, width = found.T if transposed else found, kernels.itemsize(spec.dtype)
+        factor = np.empty((cols, rows) if transposed else (rows, cols), np.float32)
+        target, width = factor.T if transposed else factor, kernels.itemsize(spec.dtype)
         most = PIECE // width
         high, wide = max(1, most // cols), min(cols, most)  # whole rows, or a part of one
         for row in range(0, rows, high):
@@ -228,7 +219,7 @@ class Lora(FromFiles, Adapts):
                 part = target[row : row + high, col : col + wide]
                 raw = self._file.read(at + (row * cols + col) * width, part.size * width)
                 part[:] = floats_numpy.decode(raw, spec.dtype, part.size).reshape(part.shape)
-        return found
+        return factor
 
     @cached_property
     def fingerprint(self) -> str:
@@ -248,44 +239,31 @@ class Lora(FromFiles, Adapts):
         self._file.require_unchanged()
         self._config_file.require_unchanged()
 
-    @property
-    def _identity(self) -> tuple[object, ...]:
-        return self._where, self._file.stamp, self._form, self._undecided
+    @cached_property
+    def identity(self) -> tuple[object, ...]:
+        """See `FromFiles`: the file of factors, the configuration as it was read, and the form beside a model."""
+        return self._file.address, self._file.stamp, self._form, self._undecided, repr(self.config)
 
     @cached_property
     def _form(self) -> str:
         """What the configuration, and the model it stands beside, make of the factors."""
         return hashlib.sha256(repr(sorted(self._pairs.items())).encode()).hexdigest()
 
-    def stamp(self) -> str:
-        """The factors' file, what the system said of it when it was opened, and the configuration that was read."""
-        return repr((*self._identity, self.config))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lora) and self.stamp() == other.stamp()
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(self._identity)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-def _tensors(header: Header, config: Mapping[str, Any], where: Path) -> Tensors:
-    """The file's tensors, read. Raises FormatError with everything that is no factor of a matrix."""
+def _tensors(header: Header, config: Mapping[str, Any], where: str) -> Tensors:
+    """What the tensors of the file are. Raises FormatError that names all that are no factors of a matrix."""
     ranks = Ranks(config)
     try:
-        found = read_keys(header.specs, config, ranks)
+        tensors = read_keys(header.specs, config, ranks)
     except ValueError as error:
         raise FormatError(f"{where}: {CONFIG}: {error}") from None
-    if not found.pairs and not found.problems:
-        found.problems.append("it holds no factors at all")
-    if found.problems:
-        raise cannot_be_read(where, found.problems)
+    if not tensors.pairs and not tensors.problems:
+        tensors.problems.append("it holds no factors at all")
+    if tensors.problems:
+        raise cannot_be_read(where, tensors.problems)
     ranks.note_doubts(where)
-    note_untargeted(where, config, found.pairs)
-    return found
+    note_untargeted(where, config, tensors.pairs)
+    return tensors
 
 
 def _spec(pair: Pair, specs: Mapping[str, Spec]) -> Spec:

@@ -1,4 +1,4 @@
-"""What tensors are written to, and safetensors files as the first of it.
+"""Sinks: what tensors are written to. Safetensors files are the first kind.
 
 A file of tensors is written in this order:
 
@@ -11,22 +11,24 @@ The file is open all that time and is not opened again.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from taskvec.formats.header import write_header
 from taskvec.numbers.dtypes import BITS
-from taskvec.places.local import Output
+from taskvec.places.place import Writable, WritablePlace
+from taskvec.sources.cost import Cost
 from taskvec.sources.source import Spec, fingerprint, samples
 
 HELD = 4 << 20  # bytes of samples that are kept in memory for the fingerprint, enough for a model of 8B parameters
+A_SAMPLE = 250  # bytes that a sample takes beside its own
+A_TENSOR, A_CHARACTER = 1200, 5  # bytes of tables and of the header for a tensor, and for each character of its name
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One file: its tensors, where in the file each begins, and the bytes of the header and of the whole file."""
+    """One file: its tensors, the byte of the file at which each begins, and the bytes of the header and of the file."""
 
     filename: str
     specs: Mapping[str, Spec]
@@ -42,8 +44,11 @@ def laid_out(filename: str, specs: Mapping[str, Spec], metadata: Mapping[str, st
 
 
 class Sink(Protocol):
-    """What the tensors of an output are written to. A tensor is named, its elements are counted from `start` on, and
-    `data` holds their bytes. Each element is written, or kept, exactly once: anything else is a ValueError."""
+    """What the tensors of an output are written to.
+
+    `name` says which tensor, `start` is the flat index of the first element, and `data` holds the bytes of elements.
+    Each element is written, or kept, exactly once: anything else is a ValueError.
+    """
 
     def write(self, name: str, start: int, data: memoryview) -> None:
         """Put elements where they belong. Any thread may do it, in any order."""
@@ -55,32 +60,32 @@ class Sink(Protocol):
         """Fill `out` with what lies there, written in this run or an earlier one; False where nothing does."""
 
     def sync(self) -> None:
-        """Return when all that was written is safe from a power cut, as far as the system can say."""
+        """Return when all that was written is safe from a power cut, as far as the place can tell."""
 
     def fingerprint(self) -> str:
         """The fingerprint that a source will have which is opened on this output."""
 
     def finish(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
-        """All tensors are there: write what describes them. Returns a proof of that for each file."""
+        """Write what describes the tensors, all of which are there. Returns a proof for each file, by its name."""
 
     def close(self) -> None:
         """Let go of the files, finished or not."""
 
 
 class Safetensors:
-    """A `Sink` that is one safetensors file in a folder, or several with different tensors in each."""
+    """A `Sink` that is one safetensors file in a place, or several with different tensors in each."""
 
-    def __init__(self, folder: Path, layouts: Sequence[Layout], durable: bool):
-        """`durable`: the data goes past the cache of the system where it can, and is on the disk after `finish`."""
+    def __init__(self, place: WritablePlace, layouts: Sequence[Layout], durable: bool):
+        """durable: what was written is safe from a power cut after `finish`, and after each `sync`."""
         self._durable, self._turn = durable, threading.Lock()
-        self._files: list[tuple[Layout, Output]] = []
-        self._of: dict[str, tuple[Layout, Output]] = {}  # the file of each tensor
+        self._files: list[tuple[Layout, Writable]] = []
+        self._of: dict[str, tuple[Layout, Writable]] = {}  # the file of each tensor
         self._specs: dict[str, Spec] = {}
         try:
             for layout in layouts:
                 if doubled := layout.specs.keys() & self._specs.keys():
                     raise ValueError(f"{', '.join(sorted(doubled))}: a tensor belongs to one file, not to two")
-                self._files.append((layout, Output(folder / layout.filename, layout.size, direct=durable)))
+                self._files.append((layout, place.create(layout.filename, layout.size, durable)))
                 self._of |= dict.fromkeys(layout.specs, self._files[-1])
                 self._specs |= layout.specs
         except BaseException:
@@ -94,7 +99,7 @@ class Safetensors:
         """See `Sink`."""
         self.keep(name, start, data)
         layout, file = self._of[name]
-        file.write(data, layout.offsets[name] + self._first(name, start))
+        file.write(layout.offsets[name] + self._first(name, start), data)
 
     def keep(self, name: str, start: int, data: memoryview) -> None:
         """See `Sink`."""
@@ -107,7 +112,7 @@ class Safetensors:
         return start * BITS[self._specs[name].dtype] // 8
 
     def _take(self, name: str, first: int, last: int) -> None:
-        """Cross out these bytes of a tensor from what is missing."""
+        """Note that these bytes of a tensor are no longer missing. Raises ValueError if they were not missing."""
         if first == last:
             return
         with self._turn:
@@ -126,7 +131,7 @@ class Safetensors:
     def read(self, name: str, start: int, out: memoryview) -> bool:
         """See `Sink`."""
         layout, file = self._of[name]
-        return file.read(out, layout.offsets[name] + self._first(name, start))
+        return file.read(layout.offsets[name] + self._first(name, start), out)
 
     def sync(self) -> None:
         """See `Sink`."""
@@ -153,7 +158,7 @@ class Safetensors:
             header, _ = write_header(layout.specs, metadata, layout.header_size)
             if len(header) != layout.header_size:
                 raise ValueError(f"{layout.filename} has {layout.header_size} bytes for a header of {len(header)}")
-            file.write(memoryview(header), 0)
+            file.write(0, memoryview(header))
             if self._durable:
                 file.sync()
             proofs[layout.filename] = blake3(header).hexdigest()
@@ -167,21 +172,15 @@ class Safetensors:
 
 
 class _Samples:
-    """Of tensors whose blocks pass by, the bytes that their fingerprint is made of, as long as HELD suffices.
+    """The bytes that the fingerprint is made of, kept as the blocks pass by, up to HELD bytes.
 
-    They cannot be hashed at once: the fingerprint takes tensors in the order of their names, files have another one.
+    They cannot be hashed as they come: the fingerprint takes tensors in the order of their names, and blocks come in
+    any order.
     """
 
     def __init__(self, specs: Mapping[str, Spec]):
-        self._of: dict[str, list[tuple[int, bytearray]]] = {}  # tensor -> the first byte of each sample, and its bytes
-        left = HELD
-        for name, spec in specs.items():
-            bits = BITS[spec.dtype]
-            found = [(start * bits // 8, count * bits // 8) for start, count in samples(spec)]
-            left -= sum(size for _, size in found)
-            if left < 0:
-                break
-            self._of[name] = [(first, bytearray(size)) for first, size in found]
+        # tensor -> the first byte of each sample, and its bytes
+        self._of = {name: [(first, bytearray(size)) for first, size in ranges] for name, ranges in _held(specs)}
 
     def see(self, name: str, first: int, data: memoryview) -> None:
         """Copy what belongs to a sample from the bytes of a tensor from `first` on."""
@@ -197,3 +196,23 @@ class _Samples:
                 out[:] = sample
                 return True
         return False
+
+
+def _held(specs: Mapping[str, Spec]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """The tensors whose samples are kept in memory, each with (first byte, bytes) of its samples."""
+    left = HELD
+    for name, spec in specs.items():
+        bits = BITS[spec.dtype]
+        ranges = [(start * bits // 8, count * bits // 8) for start, count in samples(spec)]
+        left -= sum(size for _, size in ranges)
+        if left < 0:
+            return
+        yield name, ranges
+
+
+def cost_of_sink(specs: Mapping[str, Spec]) -> Cost:
+    """The memory that a `Safetensors` of these tensors takes, be they in one file or in several: its samples and its
+    tables, and the header while that is written."""
+    sizes = [size for _, ranges in _held(specs) for _, size in ranges]
+    tables = sum(A_TENSOR + A_CHARACTER * len(name) for name in specs)
+    return Cost(once=sum(sizes) + A_SAMPLE * len(sizes) + tables)

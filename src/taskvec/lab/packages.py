@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from taskvec.errors import DataError
-from taskvec.places.fields import near
+from taskvec.errors import DataError, did_you_mean
 from taskvec.places.local import stated
 
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check")
@@ -110,7 +109,7 @@ PACKAGES = {
 def package_named(name: str) -> Package:
     """The package of this name. Raises DataError, which names the nearest one."""
     if name not in PACKAGES:
-        raise DataError(f"no package {name} is known{near(name, PACKAGES)}; there is {', '.join(PACKAGES)}")
+        raise DataError(f"no package {name} is known{did_you_mean(name, PACKAGES)}; there is {', '.join(PACKAGES)}")
     return PACKAGES[name]
 
 

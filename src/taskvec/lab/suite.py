@@ -24,9 +24,9 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
-from taskvec.errors import FormatError, RecipeError
+from taskvec.errors import FormatError, RecipeError, did_you_mean
 from taskvec.lab.splits import Sizes
-from taskvec.places.fields import near, problems_of
+from taskvec.places.fields import problems_of
 from taskvec.places.yaml_files import document
 
 OWN = Path(__file__).with_name("suites")
@@ -131,7 +131,7 @@ def suite_from(name: str) -> Suite:
     if not path.is_file():
         if path.parent == OWN:
             raise RecipeError(
-                f"no suite is called {name}{near(name, known_suites())}; there is {', '.join(known_suites())}, "
+                f"no suite is called {name}{did_you_mean(name, known_suites())}; there is {', '.join(known_suites())}, "
                 "or give the path of a file that ends in .yml"
             )
         raise FormatError(f"{name} does not exist")
@@ -151,7 +151,7 @@ def suite_from(name: str) -> Suite:
 
 def only(suite: Suite, names: Sequence[str]) -> Suite:
     """The suite with these tasks alone; controls and parts stay. Raises RecipeError for names that are not in it."""
-    problems = [f"{name}{near(name, suite.specs)}" for name in names if name not in suite.specs]
+    problems = [f"{name}{did_you_mean(name, suite.specs)}" for name in names if name not in suite.specs]
     if problems:
         raise RecipeError(f"the suite {suite.name} has no task:", problems)
     specs = {name: spec for name, spec in suite.specs.items() if name in names or spec.role != "task"}
@@ -174,7 +174,7 @@ def _made(path: Path, given: Mapping[str, Any]) -> Suite:
 
 def _problems(given: Mapping[Any, Any]) -> list[str]:
     """What is wrong with the keys of a suite, and with the kinds of their values."""
-    problems = [f"no key {key}{near(key, KEYS)}" for key in given if key not in KEYS]
+    problems = [f"no key {key}{did_you_mean(key, KEYS)}" for key in given if key not in KEYS]
     for key, kind, needed in (("training", Recipe, True), ("splits", Sizes, False)):
         table = given.get(key)
         if isinstance(table, dict):

@@ -1,6 +1,6 @@
-"""What a live module makes of data, batch by batch: squared gradients of log-probabilities, products of inputs.
+"""Statistics of a live module on data, batch by batch: squared gradients of log-probabilities, products of inputs.
 
-The user's part is `Data`; every failure within it becomes a stated error.
+`Data` is what the user's function gives. Whatever the user's code raises becomes a stated error (`users_code`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     Batch = Mapping[str, Any]
     Arrays = dict[str, NDArray[Any]]
 
-TARGETS, MASK, IGNORED = "targets", "attention_mask", -100  # keys of a batch; the target of what does not count
+TARGETS, MASK, IGNORED = "targets", "attention_mask", -100  # two keys of a batch; the target of a position to leave out
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What the user's function gave: a module, batches for it, and what says which logits it makes of one."""
+    """What the user's function gave: a module, batches for it, and perhaps a function that gives the logits of one."""
 
     module: "torch.nn.Module"
     batches: Iterable[Any]
     logits: "Callable[[torch.nn.Module, Batch], Any] | None" = None
 
     def run(self, batch: "Batch") -> Any:
-        """The logits of a batch, or what else the module makes of it."""
+        """The logits of a batch: `.logits` of the module's output, or the output, or what the user's function gives."""
         inputs = {key: value for key, value in batch.items() if key != TARGETS}
         if self.logits:
             return self.logits(self.module, inputs)
-        found = self.module(**inputs)
-        return getattr(found, "logits", found)
+        output = self.module(**inputs)
+        return getattr(output, "logits", output)
 
     def pieces(self, most: int | None) -> "Iterator[tuple[Batch, int]]":
-        """(batch, number of examples in it), `most` examples in all."""
+        """The batches, each with the number of its examples, up to `most` examples in all."""
         left = most
         for k, batch in enumerate(self.batches, 1):
             size = _size(batch, k)
@@ -51,7 +51,7 @@ class Data:
 
 
 def _size(batch: Any, k: int) -> int:
-    """The number of examples, which every tensor has first."""
+    """The number of examples in batch k: the first dimension of every tensor in it. Raises TaskvecError."""
     import torch
 
     if not isinstance(batch, Mapping):
@@ -65,14 +65,15 @@ def _size(batch: Any, k: int) -> int:
 
 
 def _cut(batch: "Batch", start: int, stop: int) -> "Batch":
+    """The examples start <= k < stop of a batch."""
     import torch
 
     return {key: value[start:stop] if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
 
 @contextmanager
-def theirs(what: str) -> Iterator[None]:
-    """Turns whatever the user's code raises into a stated error."""
+def users_code(what: str) -> Iterator[None]:
+    """Turns whatever the user's code raises within it into a TaskvecError, which says that `what` failed."""
     try:
         yield
     except TaskvecError:
@@ -86,20 +87,22 @@ class Collected(Protocol):
     """Statistics that grow batch by batch."""
 
     def see(self, batch: "Batch", size: int) -> None:
-        """One more batch of `size` examples."""
+        """Take in one more batch, of `size` examples."""
 
-    def found(self, examples: int) -> "tuple[Arrays, list[str]]":
-        """(statistics by the names of the weights that they are about, what no example reached)."""
+    def results(self, examples: int) -> "tuple[Arrays, list[str]]":
+        """The statistics over so many examples, by the names of weights, and the weights that no example reached."""
 
     def close(self) -> None:
         """Leave the module as it was."""
 
 
 class Fisher:
-    """sum over examples of E_y (d log p(y|x) / d theta)^2, y over all classes, sampled, or given.
+    """The mean over examples of E_y (d log p(y|x) / d theta)^2, with y over all classes, sampled, or given.
 
-    parameters: under each name that the model has for it. One example at a time: gradients of single examples are
-    needed, and torch.func cannot vectorise over modules whose forward looks at its data, as those of transformers do.
+    parameters: name -> parameter; one that the model has under several names is there under each of them.
+
+    Examples are taken one at a time, since gradients of single examples are needed, and torch.func cannot vectorise
+    over modules whose forward looks at its data, as those of transformers do.
     """
 
     def __init__(self, data: Data, parameters: "Mapping[str, torch.nn.Parameter]", labels: str, seed: int):
@@ -112,7 +115,7 @@ class Fisher:
         self.reached: set[int] = set()
 
     def see(self, batch: "Batch", size: int) -> None:
-        """One more batch, example by example."""
+        """Take in one more batch, example by example."""
         import torch
 
         with torch.enable_grad():
@@ -123,17 +126,18 @@ class Fisher:
                 self.count += 1
 
     def _add(self, gradients: "Iterable[torch.Tensor | None]", share: float) -> None:
+        """Add share * gradient^2 to every total. None stands for a parameter that the output does not depend on."""
         for parameter, total, g in zip(self.parameters, self.totals, gradients, strict=True):
             if g is not None:
                 self.reached.add(id(parameter))
                 g = g.to(total.dtype)
                 total.addcmul_(g, g, value=share)
 
-    def _log_probabilities(self, one: "Batch") -> "list[tuple[torch.Tensor, float]]":
-        """(log p(y|x), the share of its square) for the y of one example."""
+    def _log_probabilities(self, example: "Batch") -> "list[tuple[torch.Tensor, float]]":
+        """For each y of one example log p(y|x), a scalar with a gradient, and the weight of its squared gradient."""
         import torch
 
-        logits = self.data.run(one)
+        logits = self.data.run(example)
         if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 3) or len(logits) != 1:
             shape = list(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
             raise TaskvecError(
@@ -144,23 +148,26 @@ class Fisher:
             raise TaskvecError("the logits have one class: a Fisher information needs probabilities of at least two")
         if not logits.requires_grad:
             raise TaskvecError("the logits do not depend on a parameter that requires a gradient")
-        rows, targets = self._counted(logits, one)
+        rows, targets = self._counted(logits, example)
         log_p = torch.log_softmax(rows.to(torch.promote_types(rows.dtype, torch.float32)), -1)
-        if self.labels == "exact":
-            if logits.ndim == 3:
-                raise RecipeError('labels="exact" is for one label an example; of a sequence take "sampled" or "given"')
-            return list(zip(log_p[0], log_p[0].detach().exp().tolist(), strict=True))
+        if self.labels == "exact" and logits.ndim == 3:
+            raise RecipeError('labels="exact" is for one label an example; of a sequence take "sampled" or "given"')
         if not len(log_p):
             return []
+        if self.labels == "exact":
+            return list(zip(log_p[0], log_p[0].detach().exp().tolist(), strict=True))
         y = targets if self.labels == "given" else self._drawn(log_p.detach())
         return [(log_p.gather(-1, y.to(log_p.device)[:, None]).sum(), 1.0)]
 
-    def _counted(self, logits: "torch.Tensor", one: "Batch") -> "tuple[torch.Tensor, torch.Tensor]":
-        """The positions that count: their logits (rows, classes), and their targets if there are any."""
+    def _counted(self, logits: "torch.Tensor", example: "Batch") -> "tuple[torch.Tensor, torch.Tensor]":
+        """The positions that count: their logits, (rows, classes), and their targets, (rows,), empty if there are none.
+
+        Raises TaskvecError for targets or a mask that do not fit the logits.
+        """
         import torch
 
         shape = logits.shape[:-1]
-        targets, mask = one.get(TARGETS), one.get(MASK) if logits.ndim == 3 else None
+        targets, mask = example.get(TARGETS), example.get(MASK) if logits.ndim == 3 else None
         if self.labels == "given" and targets is None:
             raise TaskvecError(f'labels="given" needs {TARGETS!r} in every batch')
         if targets is not None and (not isinstance(targets, torch.Tensor) or targets.shape != shape):
@@ -183,7 +190,7 @@ class Fisher:
         return logits[counts.to(logits.device)], chosen
 
     def _drawn(self, log_p: "torch.Tensor") -> "torch.Tensor":
-        """One class a row, drawn by its probability: (rows,)."""
+        """A class for each row, drawn by its probability, (rows,). log_p: (rows, classes)."""
         import torch
 
         at = torch.from_numpy(uniform(self.seed, f"labels of example {self.count}", 0, len(log_p))).double()
@@ -191,18 +198,18 @@ class Fisher:
         y = torch.searchsorted(up_to, (at * up_to[:, -1])[:, None], right=True)
         return y[:, 0].clamp(max=log_p.shape[-1] - 1)
 
-    def found(self, examples: int) -> "tuple[Arrays, list[str]]":
-        """F of every parameter, under every name that the model has for it."""
+    def results(self, examples: int) -> "tuple[Arrays, list[str]]":
+        """See `Collected.results`: the Fisher information of every parameter, under each of its names."""
         totals = {id(p): t.div_(examples).cpu().numpy() for p, t in zip(self.parameters, self.totals, strict=True)}
         arrays = {name: totals[id(p)] for name, p in self.names.items()}
         return arrays, [name for name, p in self.names.items() if id(p) not in self.reached]
 
     def close(self) -> None:
-        """Nothing was changed."""
+        """See `Collected.close`. Nothing was changed."""
 
 
 class Gram:
-    """G = X^T X of the inputs of linear layers. layers: by the names of their weights."""
+    """G = X^T X, (in, in), of the inputs X, (rows, in), of linear layers. layers: name of the weight -> layer."""
 
     def __init__(self, data: Data, layers: "Mapping[str, torch.nn.Module]"):
         import torch
@@ -217,6 +224,7 @@ class Gram:
         ]
 
     def _hook(self, name: str) -> "Callable[..., None]":
+        """A hook that adds the products of a layer's inputs whenever the layer is called."""
         import torch
 
         def hook(layer: "torch.nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -231,7 +239,7 @@ class Gram:
         return hook
 
     def see(self, batch: "Batch", size: int) -> None:
-        """One more batch, at once."""
+        """Take in one more batch, all examples at once."""
         import torch
 
         self.mask = batch.get(MASK)
@@ -240,13 +248,13 @@ class Gram:
         with torch.no_grad():
             self.data.run(batch)
 
-    def found(self, examples: int) -> "tuple[Arrays, list[str]]":
-        """G of every layer that some example reached."""
+    def results(self, examples: int) -> "tuple[Arrays, list[str]]":
+        """See `Collected.results`: the sums G of the layers that an example reached."""
         arrays = {name: total.numpy() for name, total in self.totals.items() if name in self.reached}
         return arrays, [name for name in self.layers if name not in self.reached]
 
     def close(self) -> None:
-        """Without the hooks."""
+        """See `Collected.close`. Removes the hooks."""
         for hook in self.hooks:
             hook.remove()
 

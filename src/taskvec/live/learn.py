@@ -1,9 +1,15 @@
-"""`learn`: the knobs of a recipe found by gradient, on a loss of the live module (the `torch` extra).
+"""`learn`: the knobs of a recipe are learned by gradient, from a loss of the live module (the `torch` extra).
 
-    family = base + tv.layerwise(a - base, "a") + tv.layerwise(b - base, "b")        # a knob a layer and vector
-    found = tv.learn(family, module, lambda model, step: tv.entropy(model(**batch(step)).logits), start=0.3)
+    family = base + tv.layerwise(a - base, "a") + tv.layerwise(b - base, "b")  # a knob for each layer and vector
+    learned = tv.learn(family, module, lambda model, step: tv.entropy(model(**batch(step)).logits), start=0.3)
 
-With the entropy of predictions on unlabelled inputs that is AdaMerging, with cross-entropy on a few labels aTLAS.
+With the entropy of predictions on unlabelled inputs this is AdaMerging, with cross-entropy on a few labels it is aTLAS.
+
+1. In each tensor a recipe with knobs is C + sum_m m(k) D_m: a constant C, and for each product m of knobs a direction
+   D_m, which is a sum of sources. C, (*shape), and the D_m, (products, *shape), are computed once.
+2. In every step the tensors are computed from the present knobs k, so that torch knows their gradients, and the module
+   is called with them in place of its own parameters.
+3. Adam changes the knobs. In the end the module gets the weights that the learned knobs give.
 """
 
 import math
@@ -31,11 +37,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learned. `weights` is the model; str() says it, `as_dict()` for machines."""
+    """The result of `learn`."""
 
-    weights: Weights
+    weights: Weights  # the model
     knobs: dict[str, float]
-    losses: tuple[float, ...]  # one a step, before it
+    losses: tuple[float, ...]  # the loss before each step
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -65,18 +71,19 @@ def learn(
 
     loss: `loss(model, step)` calls `model` as it would call the module, and returns a scalar. Gradients flow through
         torch.func.functional_call.
-    start: where the knobs begin.
+    start: the first value of all knobs, or one for each.
     clamp: the interval in which the knobs are kept after each step, or None.
 
     AdaMerging (Yang et al., 2024, arXiv 2310.02575) is the entropy of predictions on unlabelled inputs, summed over the
     tasks, with a knob for each vector, or (`layerwise(by="tensor")`) for each vector and tensor. The defaults are those
-    of its code. It was tuned on test images there: take validation inputs. Its code clamps within the forward pass,
-    this after each step. aTLAS (Zhang et al., 2024, arXiv 2407.02880) is cross-entropy on few labels, without a clamp.
+    of its code, where they were tuned on test images; take validation inputs. Deviation: its code clamps within the
+    forward pass, this function after each step. aTLAS (Zhang et al., 2024, arXiv 2407.02880) is cross-entropy on few
+    labels, without a clamp.
 
-    The module takes on the weights, and in the end holds what was learned; put it into eval mode first. Memory: 1 +
-    (number of products) float32 copies of the tensors that have knobs; one shared knob needs two. Raises RecipeError
-    for a recipe without knobs, knobs inside a method, or a loss that does not depend on them; NonFiniteError, with the
-    step, for a loss that is not finite; MismatchError as `load_into`.
+    Put the module into eval mode first. In the end it holds the learned weights. Memory: 1 + (number of products)
+    float32 copies of the tensors that have knobs, so one shared knob needs two. Raises RecipeError for a recipe without
+    knobs, for knobs inside a method, and for a loss that does not depend on them; NonFiniteError, with the step, for a
+    loss that is not finite; MismatchError as `load_into`.
     """
     try:
         import torch
@@ -100,10 +107,10 @@ def learn(
             def model(*args: Any, tensors: Any = tensors, **kwargs: Any) -> Any:
                 return torch.func.functional_call(module, tensors, args, kwargs)
 
-            found = loss(model, step)
-            losses.append(_finite(found, step))
+            value = loss(model, step)
+            losses.append(_finite(value, step))
             adam.zero_grad()
-            found.backward()  # type: ignore[no-untyped-call]
+            value.backward()  # type: ignore[no-untyped-call]
             if not bool(values.grad.isfinite().all()):  # type: ignore[union-attr]
                 raise NonFiniteError(f"step {step}: the gradient is not finite")
             adam.step()
@@ -124,34 +131,34 @@ def learn(
 def entropy(logits: "torch.Tensor") -> "torch.Tensor":
     """The mean Shannon entropy of softmax(logits) over the last axis, in nats: the loss of AdaMerging."""
     logs = logits.log_softmax(-1)
-    found: torch.Tensor = -(logs.exp() * logs).sum(-1).mean()
-    return found
+    mean: torch.Tensor = -(logs.exp() * logs).sum(-1).mean()
+    return mean
 
 
 # ---- theta as a function of the knobs ------------------------------------------------------------
 @dataclass(frozen=True)
 class _Part:
-    """A tensor: constant + sum of products of knobs times directions, stacked, (products, *shape)."""
+    """A tensor as a function of the knobs: constant + sum over products of (product of knobs) * direction."""
 
     products: tuple[Monomial, ...]
-    constant: "torch.Tensor"
-    directions: "torch.Tensor"
-    dtype: "torch.dtype"
+    constant: "torch.Tensor"  # (*shape)
+    directions: "torch.Tensor"  # (products, *shape)
+    dtype: "torch.dtype"  # of the module's parameter
 
     def __call__(self, values: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
         """The tensor at these values of the knobs, differentiable in them."""
         import torch
 
         scales = torch.stack([_product(m, values) for m in self.products]).to(self.constant)
-        found: torch.Tensor = (self.constant + torch.tensordot(scales, self.directions, dims=1)).to(self.dtype)
-        return found
+        tensor: torch.Tensor = (self.constant + torch.tensordot(scales, self.directions, dims=1)).to(self.dtype)
+        return tensor
 
 
 def _parts(weights: Weights, module: "torch.nn.Module") -> dict[str, _Part]:
     """The tensors that depend on knobs, under the names that they have in the module."""
     import torch
 
-    targets, found = fit(module, weights), {}
+    targets, tensors = fit(module, weights), {}
     own = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     for name, spec in weights.specs.items():
         if not spec.arithmetic:
@@ -166,21 +173,23 @@ def _parts(weights: Weights, module: "torch.nn.Module") -> dict[str, _Part]:
         read = {m: torch.from_numpy(_read(weights, parts, name, spec.shape)) for m, parts in groups.items()}
         constant = read.get((), torch.zeros(spec.shape))
         directions = torch.stack([read[m] for m in products])
-        found[own[id(target)]] = _Part(products, constant.to(target.device), directions.to(target.device), target.dtype)
-    return found
+        part = _Part(products, constant.to(target.device), directions.to(target.device), target.dtype)
+        tensors[own[id(target)]] = part
+    return tensors
 
 
 def _groups(weights: Weights, name: str) -> dict[Monomial, dict[Source, Fraction]]:
-    """Product of knobs -> the sources that it scales in one tensor, and by what."""
-    found: dict[Monomial, dict[Source, Fraction]] = {}
+    """For one tensor: product of knobs -> the sources that it scales, each with its number. () is the empty product."""
+    groups: dict[Monomial, dict[Source, Fraction]] = {}
     for source, c in weights.terms.items():
         if name in source.specs:
             for product, number in c.reduced(weights.places[name]).terms.items():
-                found.setdefault(product, {})[source] = number
-    return found
+                groups.setdefault(product, {})[source] = number
+    return groups
 
 
 def _read(weights: Weights, parts: Mapping[Source, Fraction], name: str, shape: tuple[int, ...]) -> Any:
+    """The sum of some sources of `weights` in one tensor, (*shape) in float32."""
     import numpy as np
 
     partial = Weights(parts, summed=[s for s in weights.summed if s in parts])
@@ -188,18 +197,19 @@ def _read(weights: Weights, parts: Mapping[Source, Fraction], name: str, shape: 
 
 
 def _product(product: Monomial, values: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
-    """The value of a product of knobs, float64."""
-    found = next(iter(values.values())).new_ones(())
+    """The value of a product of knobs, a scalar in float64."""
+    result = next(iter(values.values())).new_ones(())
     for factor in product:
         if isinstance(factor, Knob):
-            found = found * values[factor.name]
+            result = result * values[factor.name]
         else:
             assert isinstance(factor, Inverse)
-            found = found / _value(factor.divisor, values)
-    return found
+            result = result / _value(factor.divisor, values)
+    return result
 
 
 def _value(c: Coefficient, values: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
+    """The value of a coefficient, a scalar in float64."""
     total = next(iter(values.values())).new_zeros(())
     for product, number in c.terms.items():
         total = total + float(number) * _product(product, values)
@@ -208,6 +218,7 @@ def _value(c: Coefficient, values: "Mapping[str, torch.Tensor]") -> "torch.Tenso
 
 # ---- what is refused -----------------------------------------------------------------------------
 def _knobs(weights: Weights) -> list[str]:
+    """The names of the knobs. Raises RecipeError if there are none, or if some stand inside a method."""
     names = sorted(weights.knobs)
     if not names:
         raise RecipeError("the recipe has no knobs: there is nothing to learn (a name without a value is a knob)")
@@ -217,6 +228,7 @@ def _knobs(weights: Weights) -> list[str]:
 
 
 def _begin(names: list[str], start: float | Mapping[str, float]) -> dict[str, float]:
+    """The first value of each knob. Raises RecipeError unless `start` has one for every knob and no others."""
     if not isinstance(start, Mapping):
         return dict.fromkeys(names, start)
     problems = [f"{name} is a knob without a start" for name in names if name not in start]
@@ -226,10 +238,11 @@ def _begin(names: list[str], start: float | Mapping[str, float]) -> dict[str, fl
     return {name: start[name] for name in names}
 
 
-def _finite(found: "torch.Tensor", step: int) -> float:
-    if getattr(found, "ndim", 1) or not getattr(found, "requires_grad", False):
+def _finite(loss: "torch.Tensor", step: int) -> float:
+    """The loss as a number. Raises RecipeError unless it is a scalar with a gradient, and NonFiniteError."""
+    if getattr(loss, "ndim", 1) or not getattr(loss, "requires_grad", False):
         raise RecipeError(f"step {step}: loss(model, step) must return a scalar that depends on what the model gives")
-    value = float(found.detach())
+    value = float(loss.detach())
     if not math.isfinite(value):
         raise NonFiniteError(f"step {step}: the loss is {value}")
     return value

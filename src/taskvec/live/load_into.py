@@ -1,4 +1,4 @@
-"""`load_into`: from an expression into a live torch module, in place (the `torch` extra)."""
+"""`load_into`: sets a live torch module to an expression, in place (the `torch` extra)."""
 
 import ctypes
 from bisect import bisect_left
@@ -54,7 +54,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
     specs = {name: Spec(spec.shape, dtypes[targets[name].tensor.dtype]) for name, spec in weights.specs.items()}
     linear, count = sums(weights, specs), threads or default_threads(busy=True)  # sources are mostly in the page cache
     prepare([weights], count)
-    parts = {name: its.parts for name, its in linear.items() if specs[name].arithmetic}
+    parts = {name: terms.parts for name, terms in linear.items() if specs[name].arithmetic}
     memory = partial(arena, cost_of_block(parts, specs, BLOCK).block)
 
     def computed(block: Range, memory: memoryview, out: memoryview | None = None) -> tuple[memoryview, int]:
@@ -84,7 +84,7 @@ def load_into(module: "torch.nn.Module", weights: Weights, *, threads: int | Non
 
 
 def _shared(weights: Weights, targets: Mapping[str, Target]) -> list[str]:
-    """The arrays below the weights that lie in memory of the targets."""
+    """The arrays among the sources that lie in the memory of the targets, each as a line of an error."""
     inside = [source for source in weights.mentioned if isinstance(source, ArraySource)]
     arrays = [(source, *place) for source in inside for place in source.addresses()]
     if not arrays:  # files: nothing to look up for each candidate of a search
@@ -99,13 +99,13 @@ Computed = Callable[..., tuple[memoryview, int]]  # (block, memory, out) -> byte
 
 
 class _Writer:
-    """Sets tensors: contiguous ones block by block, where they are; all others one after the other by way of a copy."""
+    """Sets tensors. Contiguous ones are computed in place, block by block; others one after the other, in a copy."""
 
     def __init__(self, specs: Mapping[str, Spec], computed: Computed, memory: Callable[[], memoryview], threads: int):
         self.specs, self.computed, self.memory, self.threads = specs, computed, memory, threads
 
     def write(self, targets: Mapping[str, Target]) -> set[str]:
-        """Compute and set all of them; the names of those that are not finite."""
+        """Compute and set all tensors; returns the names of those that are not finite."""
         import torch
 
         straight = {name: target.memory.view(-1) for name, target in targets.items() if _is_straight(target)}
@@ -118,13 +118,14 @@ class _Writer:
         return bad
 
     def _blocks(self, flat: "Mapping[str, torch.Tensor]") -> set[str]:
+        """Compute and set tensors with one axis, block by block; returns the names of those that are not finite."""
         import torch
 
         bytes_of = {n: _bytes_of(t) for n, t in flat.items() if t.device.type == "cpu"}
 
         def write(block: Range, memory: memoryview) -> tuple[str, int]:
             name, start, count = block
-            if name in bytes_of:  # computed where it is to be
+            if name in bytes_of:  # the kernel writes into the parameter itself
                 bits = BITS[self.specs[name].dtype]
                 place = slice(bits * start // 8, bits * (start + count) // 8)
                 return name, self.computed(block, memory, bytes_of[name][place])[1]
@@ -139,19 +140,19 @@ class _Writer:
 
 
 def _bytes_of(tensor: "torch.Tensor") -> memoryview:
-    """The memory of a contiguous tensor. (`numpy()` would forbid for good to resize it, which FSDP1 does.)"""
+    """The memory of a contiguous tensor. (After `numpy()`, torch would not let it be resized, which FSDP1 does.)"""
     place = (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr()) if tensor.nbytes else bytearray()
     return memoryview(place).cast("B")
 
 
 def _is_straight(target: Target) -> bool:
-    """Whether its elements lie one after the other, all of them here, as they are."""
+    """Whether all elements lie one after the other in the memory of this process, as they are."""
     memory = target.memory
     return not target.is_sharded and memory.is_contiguous() and not memory.is_conj() and not memory.is_neg()
 
 
 def _set(target: Target, whole: "torch.Tensor") -> None:
-    """Copy a whole tensor; into a DTensor this process's part of it."""
+    """Copy a whole tensor into a target. A DTensor gets the shard of this process."""
     if target.is_sharded:
         from torch.distributed.tensor import distribute_tensor
 
@@ -162,7 +163,7 @@ def _set(target: Target, whole: "torch.Tensor") -> None:
 
 
 def _writable(tensor: "torch.Tensor") -> AbstractContextManager[object]:
-    """Within this a tensor may be written to: outside every graph, and where it is one of inference mode, in there."""
+    """A context in which a tensor may be written to: outside every graph, in inference mode if it was made there."""
     import torch
 
     stack = ExitStack()

@@ -1,6 +1,6 @@
-"""What a live torch module has that can be set: its tensors by name, and what keeps one of them from being set.
+"""The tensors of a live torch module that can be set, by name, and the reasons why some cannot be set.
 
-A parameter need not be a plain array. `fit` finds, before anything is written, the ones that cannot be set: those
+A parameter need not be a plain array. Before anything is written, `fit` refuses parameters that cannot be set: those
 without memory, those that keep their numbers in a form of their own, and those whose elements share memory.
 """
 
@@ -16,14 +16,14 @@ from taskvec.numbers.dtypes import CODES, LONG_NAMES
 if TYPE_CHECKING:
     import torch
 
-# Parts of a name that a wrapper puts there: torch.compile, activation checkpointing, FullyShardedDataParallel.
+# Parts of a name that wrappers add: torch.compile, activation checkpointing, FullyShardedDataParallel.
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
 class Target(NamedTuple):
-    """A parameter or buffer, and what of it lies in the memory of this process, outside any graph.
+    """A parameter or buffer, and `memory`: the tensor that lies in the memory of this process, outside any graph.
 
-    That is all of it, or of a DTensor (FSDP2, tensor parallelism) the process's own shard.
+    This is the whole tensor, or for a DTensor (FSDP2, tensor parallelism) the shard of this process.
     """
 
     tensor: "torch.Tensor"
@@ -39,13 +39,14 @@ class Target(NamedTuple):
 
     @property
     def place(self) -> object:
-        """Equal for two that are the same elements of the same memory; None for one without elements."""
+        """A value that is equal for two targets with the same elements in the same memory; None without elements."""
         memory = self.memory
         return (memory.data_ptr(), memory.shape, memory.stride(), memory.dtype) if memory.numel() else None
 
 
 def fit(module: "torch.nn.Module", weights: Weights) -> dict[str, Target]:
-    """The parameters and buffers of a module by name. Raises MismatchError with all that keeps the weights out."""
+    """The parameters and buffers of a module, by the names in the weights. Raises MismatchError, which lists all
+    reasons why the weights do not fit."""
     stored = module.state_dict()  # first, since it is what makes FSDP2 put its shards back into the module
     name_of = _Names(module, weights.specs)
     everything = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
@@ -62,7 +63,7 @@ def fit(module: "torch.nn.Module", weights: Weights) -> dict[str, Target]:
 
 
 class _Names:
-    """What a tensor of the module is called in the weights: without what wrappers add, unless they have that, too."""
+    """The name in the weights of a tensor of the module: without what wrappers add, unless the weights have it, too."""
 
     def __init__(self, module: "torch.nn.Module", wanted: Container[str]):
         from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -86,41 +87,41 @@ class _Names:
 
 
 def is_distributed(tensor: "torch.Tensor") -> bool:
-    """Whether it is a DTensor (FSDP2, tensor parallelism), of which every process holds a part."""
+    """Whether this is a DTensor (FSDP2, tensor parallelism), of which every process holds a part."""
     known = sys.modules.get("torch.distributed.tensor")  # whoever has a DTensor has imported it
     return known is not None and isinstance(tensor, known.DTensor)
 
 
 def kinds() -> dict[Any, str]:
-    """torch's dtypes by their safetensors names."""
+    """torch's dtypes, with their names in safetensors."""
     import torch
 
-    found = {getattr(torch, long): short for long, short in LONG_NAMES.items()}
+    floats = {getattr(torch, long): short for long, short in LONG_NAMES.items()}
     sizes = (8, 16, 32, 64)
-    found |= {
+    integers = {
         getattr(torch, f"{long}{n}"): f"{short}{n}" for n in sizes for long, short in (("int", "I"), ("uint", "U"))
     }
-    return found | {torch.bool: "BOOL", torch.complex64: "C64"}
+    return floats | integers | {torch.bool: "BOOL", torch.complex64: "C64"}
 
 
 def twins(weights: Weights, targets: Mapping[str, Target]) -> dict[str, str]:
-    """Name -> the first name of the same memory, for tied parameters whose names the weights hold both."""
+    """For tied parameters of which the weights have several names: each further name -> the first one."""
     first: dict[object, str] = {}
-    found = {}
+    tied = {}
     for name in weights.specs:
         key = targets[name].place or name
         if first.setdefault(key, name) != name:
-            found[name] = first[key]
-    return found
+            tied[name] = first[key]
+    return tied
 
 
 # ---- what cannot be set --------------------------------------------------------------------------------------------
 def _unfit(tensor: "torch.Tensor") -> str | None:
-    """Why a tensor cannot be set whatever the weights are."""
+    """The reason why a tensor cannot be set, whatever the weights are, or None."""
     import torch
 
     if type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_meta and _is_dense(tensor):
-        return None  # nearly all are plain ones
+        return None  # nearly all tensors are plain ones
     from torch.nn.parameter import is_lazy
     from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -147,7 +148,8 @@ def _is_dense(tensor: "torch.Tensor") -> bool:
 
 
 def _differences(weights: Weights, targets: Mapping[str, Target], wanted: set[str]) -> list[str]:
-    """Names, shapes and dtypes that keep the weights from being the module's."""
+    """The differences in names, shapes and dtypes because of which the weights do not fit. wanted: the names in the
+    module's state_dict, which must have a value."""
     dtypes = kinds()
     given = {targets[name].place for name in weights.specs if name in targets} - {None}
     problems = [f"{name} is not in the module" for name in weights.specs if name not in targets]
@@ -165,7 +167,7 @@ def _differences(weights: Weights, targets: Mapping[str, Target], wanted: set[st
 
 
 def _renames(strangers: list[str], known: Collection[str]) -> list[str]:
-    """The `rename` after which names that the module lacks are its own, if they differ by what they begin with."""
+    """Advice: the `rename` that makes the names fit, if they differ from the module's only by what they begin with."""
     if not strangers:
         return []
     first = strangers[0]
@@ -182,24 +184,24 @@ def _renames(strangers: list[str], known: Collection[str]) -> list[str]:
 
 
 def collisions(targets: Mapping[str, Target]) -> list[str]:
-    """The tensors of which two elements are one place in memory, but for tied ones, of which all are.
+    """The problems with tensors that have two elements at one place in memory, where the last write would win.
 
-    What is written last would win there. Views of one memory without a place in common, such as the even and the odd
-    columns of a matrix, do no harm.
+    Tied tensors, which have all elements in common, are no problem, nor are views of one memory that have none in
+    common, such as the even and the odd columns of a matrix.
     """
     apart: dict[object, tuple[str, torch.Tensor]] = {}
     for name, target in targets.items():
         if place := target.place:
-            apart.setdefault(place, (name, target.memory))  # of tied names the first
-    found = []
+            apart.setdefault(place, (name, target.memory))  # tied tensors once, by their first name
+    problems = []
     for group in _groups(sorted(apart.values(), key=lambda item: (str(item[1].device), item[1].data_ptr()))):
         if len(group) > 1 or not _is_plain(group[0][1]):
-            found += _shared(group)
-    return found
+            problems += _shared(group)
+    return problems
 
 
 def _groups(ordered: "list[tuple[str, torch.Tensor]]") -> "Iterator[list[tuple[str, torch.Tensor]]]":
-    """Runs of tensors, in the order of their addresses, whose stretches of memory overlap."""
+    """Groups of tensors whose ranges of memory overlap. ordered: (name, tensor), by their addresses."""
     group: list[tuple[str, torch.Tensor]] = []
     end, device = 0, None
     for name, tensor in ordered:
@@ -214,7 +216,7 @@ def _groups(ordered: "list[tuple[str, torch.Tensor]]") -> "Iterator[list[tuple[s
 
 
 def _reach(tensor: "torch.Tensor") -> int:
-    """Bytes from the first element of a tensor to the end of its last one."""
+    """The number of bytes from the first element of a tensor to the end of its last one."""
     if tensor.is_contiguous():
         return tensor.nbytes
     steps = zip(tensor.shape, tensor.stride(), strict=True)
@@ -222,7 +224,7 @@ def _reach(tensor: "torch.Tensor") -> int:
 
 
 def _is_plain(tensor: "torch.Tensor") -> bool:
-    """Whether each axis steps over all that the axes of smaller steps reach: then no two elements are one."""
+    """Whether each axis steps over all that axes of smaller strides reach, so that no two elements share a place."""
     if tensor.is_contiguous():
         return True
     reach = 1
@@ -235,13 +237,13 @@ def _is_plain(tensor: "torch.Tensor") -> bool:
 
 
 def _shared(group: "list[tuple[str, torch.Tensor]]") -> list[str]:
-    """Which of the tensors of one stretch of memory have places in common: an owner is noted for each of them."""
+    """The problems with tensors in one range of memory. `owners` notes for each place the tensor that has it."""
     import numpy as np
 
     first = min(t.data_ptr() for _, t in group)
     unit = math.gcd(*(t.element_size() for _, t in group), *(t.data_ptr() - first for _, t in group))
     owners = np.full(max(t.data_ptr() - first + _reach(t) for _, t in group) // unit, -1, np.int32)
-    found = []
+    problems = []
     for k, (name, tensor) in enumerate(group):
         wide = tensor.element_size() // unit
         view = np.lib.stride_tricks.as_strided(
@@ -249,9 +251,9 @@ def _shared(group: "list[tuple[str, torch.Tensor]]") -> list[str]:
             (*tensor.shape, wide), (*(4 * wide * stride for stride in tensor.stride()), 4),
         )  # fmt: skip
         others = [group[owner][0] for owner in np.unique(view) if owner >= 0]
-        found += [f"{other} and {name} share a part of their memory: clone() one of them" for other in others]
+        problems += [f"{other} and {name} share a part of their memory: clone() one of them" for other in others]
         view[...] = k
         if not others and np.count_nonzero(owners == k) < view.size:
             strides = tuple(tensor.stride())
-            found.append(f"{name} has elements that share memory (strides {strides}): make a clone() of it first")
-    return found
+            problems.append(f"{name} has elements that share memory (strides {strides}): make a clone() of it first")
+    return problems

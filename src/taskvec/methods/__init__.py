@@ -1,5 +1,8 @@
 """Merge methods, paper by paper: pure functions of float32 arrays (or of their Gram matrix), applied to Weights.
 
+The docstring of a method says which paper it is from, its equation, the shapes, and where it deviates. Everywhere
+tau_t = theta_t - theta_base is the task vector of model t, and n (or T) is the number of vectors.
+
 sparsify.py    make one vector sparser
 consensus.py   make one vector of several, entry by entry
 fusion.py      select entries by size, variance or overlap

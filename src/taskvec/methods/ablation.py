@@ -1,7 +1,14 @@
-"""`ablate`: directions that a model can no longer write.
+"""`ablate` edits a model so that it can no longer write given directions (Arditi et al., NeurIPS 2024).
 
-A source of its own kind, since its second argument has other tensors than its first. Matrices whose rows are vectors of
-the stream are projected as they are read; where the columns are, a pass before takes their components.
+Every matrix W that writes to the residual stream, whose width is d, loses its part along k directions:
+
+1. The directions (k, d) are made orthonormal in float64: R, with rows r_1 ... r_k (`orthonormal`).
+2. Rows of W may be vectors of the stream, (tokens, d), as in an embedding. Then W - W R^T R is computed row by row,
+   while W is read (`readinto`).
+3. Otherwise the columns are: W (d, in), as in a Linear, or a bias (d,). Then W - R^T (R W) needs the components R W,
+   (k, in), which a pass over the data computes before (`prepare`).
+
+This is a source of its own kind rather than a method of core/, since its two arguments have different tensors.
 """
 
 import math
@@ -27,8 +34,8 @@ from taskvec.sources.text import matches
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# What writes to the residual stream, and the axis of it that is the stream's: rows of a Linear (out, in), columns of an
-# embedding and of GPT-2's matrices (in, out).
+# The tensors that write to the residual stream, and which of their axes is the stream's: axis 0 of a Linear (out, in),
+# axis 1 of an embedding and of GPT-2's matrices (in, out).
 WRITERS = (
     ("*embed_tokens.weight", 1), ("*.self_attn.o_proj.weight", 0), ("*.self_attn.o_proj.bias", 0),
     ("*.mlp.down_proj.weight", 0), ("*.mlp.down_proj.bias", 0),
@@ -36,10 +43,12 @@ WRITERS = (
     ("*.output.dense.weight", 0), ("*.output.dense.bias", 0),
     ("*wte.weight", 1), ("*wpe.weight", 1), ("*.c_proj.weight", 1), ("*.c_proj.bias", 0),
 )  # fmt: skip
-# Norms between what a layer computes and the stream (Gemma 2 and 3, OLMo 2, GLM-4): they scale what the matrices write.
+# Norms between a layer's output and the stream (Gemma 2 and 3, OLMo 2, GLM-4), which scale what the matrices write.
 BETWEEN = ("*.post_feedforward_layernorm.weight", "*.post_self_attn_layernorm.weight", "*.post_mlp_layernorm.weight")
-SLAB = 1 << 16  # elements that a thread projects at once, or one row: fixed, so that blocks change no sum
-DEPENDENT = 1e-6  # of a unit vector, what is left outside the span of others: less is the rounding of float32
+SLAB = 1 << 16  # elements that a thread projects at once, or one row; fixed, so that no sum depends on the blocks
+DEPENDENT = (
+    1e-6  # a unit vector with less than this outside the span of others is dependent: less is float32's rounding
+)
 
 
 def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weights:
@@ -66,8 +75,8 @@ def ablate(model: Weights, directions: Weights, *, patterns: str = "") -> Weight
         raise RecipeError("ablate takes a model or a task vector, and directions")
     if not isinstance(patterns, str):
         raise RecipeError(f"ablate: patterns is a text such as {WRITERS[1][0]!r}, not {type(patterns).__name__}")
-    found = Ablated(model, directions, patterns)
-    return Weights({found: 1}, {**model.mentioned, **directions.mentioned})
+    source = Ablated(model, directions, patterns)
+    return Weights({source: 1}, {**model.mentioned, **directions.mentioned})
 
 
 class Ablated(Derived, LooksThrough):
@@ -80,7 +89,7 @@ class Ablated(Derived, LooksThrough):
         self.tensor, self.size = _direction(directions)
         self.axes = _axes(model, patterns, self.size)
         self.own_passes = int(bool(self._columns))
-        self._lock, self._room = threading.RLock(), threading.local()
+        self._lock, self._of_thread = threading.RLock(), threading.local()
         self._unit: NDArray[Any] | None = None
         self._parts: dict[str, NDArray[Any]] = {}
 
@@ -94,7 +103,7 @@ class Ablated(Derived, LooksThrough):
     # ---- what it is
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        """The model's: in float32 (float64 where a source is) what is edited, and all of a sum."""
+        """Those of the model. What is edited is float32, or float64 where a source is; so is all of a sum of models."""
         model = self.args[0]
         plain = [*model.terms.values()] == [1]
         return {
@@ -105,28 +114,28 @@ class Ablated(Derived, LooksThrough):
 
     @cached_property
     def stored(self) -> Mapping[str, Spec]:
-        """As the first model among the sources has it."""
+        """Names, shapes and dtypes as the first model among the sources has them in its file."""
         donor = self.args[0].reference
         return stored_of(donor)
 
     @property
     def base(self) -> str | None:
-        """None: that of an edited vector is no model that anyone has."""
+        """None, since nobody has the model that is the base of an edited vector."""
         return None
 
     @property
     def partial(self) -> bool:
-        """Whether the model is."""
+        """Whether the model names only some of the tensors."""
         return all(source.partial for source in self.args[0].summed)
 
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
-        """What is not edited is the model's own."""
+        """A tensor that is not edited is the model's own."""
         return {(self, name): Fraction(1)} if name in self.axes else self.args[0].parts(name)
 
     # ---- what it costs
     @property
     def _columns(self) -> list[str]:
-        """The tensors whose directions stand in the columns, which are measured before."""
+        """The tensors whose columns are vectors of the stream. Their components are measured before."""
         return [name for name, axis in self.axes.items() if axis == 0]
 
     @property
@@ -146,19 +155,19 @@ class Ablated(Derived, LooksThrough):
         return left + super().unmeasured
 
     def cost_of(self, name: str) -> Cost:
-        """A slab as it is summed, in float64, edited, and one product."""
+        """A slab four times: as it is summed, in float64, edited, and one product."""
         n = max(SLAB, self._length(name))
         return Cost(computing=4 * 8 * n + scratch_bytes(self.args[0].parts(name), n))
 
     def reads(self, name: str) -> int:
-        """Once, and once before for what is measured."""
+        """How often a tensor is read: once, and once before if its components are measured."""
         return reads(self.args[0], name) * (1 + (self.axes.get(name) == 0))
 
-    # ---- what it takes to know
+    # ---- what is measured before
     def prepare(
         self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
     ) -> None:
-        """The orthonormal directions, and r^T W of every matrix that has them in its columns."""
+        """Compute the orthonormal directions R, and R W for every matrix whose columns are vectors of the stream."""
         super().prepare(threads, progress, names)
         with self._lock:
             if self._unit is None:
@@ -174,16 +183,16 @@ class Ablated(Derived, LooksThrough):
 
         assert self._unit is not None
         spec = self.specs[name]
-        found = np.zeros((len(self._unit), spec.numel // self.size))
+        components = np.zeros((len(self._unit), spec.numel // self.size))
         for first, rows in self._slabs(name, 0, spec.shape[0], memory):
             part = self._unit[:, first : first + len(rows)]
             for k, r in enumerate(part):
-                found[k] += np.add.reduce(r[:, None] * rows, axis=0)
-        return name, found
+                components[k] += np.add.reduce(r[:, None] * rows, axis=0)
+        return name, components
 
     # ---- values
     def readinto(self, name: str, start: int, out: memoryview) -> None:
-        """Elements from `start` on: W less its part along the directions."""
+        """Elements from `start` on of W without its part along the directions."""
         import numpy as np
 
         if name not in self.axes:
@@ -195,7 +204,7 @@ class Ablated(Derived, LooksThrough):
         result = np.frombuffer(out, np.float64 if spec.dtype == "F64" else np.float32)
         length = self._length(name)
         last = -(-(start + result.size) // length)
-        for first, rows in self._slabs(name, start // length, last, self._room.__dict__):
+        for first, rows in self._slabs(name, start // length, last, self._of_thread.__dict__):
             edited = rows.copy()
             for k, r in enumerate(self._unit):
                 if self.axes[name]:
@@ -208,7 +217,7 @@ class Ablated(Derived, LooksThrough):
             result[at : at + piece.size] = piece
 
     def _unedited(self, name: str, start: int, out: memoryview) -> None:
-        """A tensor that passes through, for who asks this source itself for it (an expression asks `origin`)."""
+        """A tensor that passes through, for a caller that asks this source for it. (An expression asks `origin`.)"""
         spec, linear = self.specs[name], self.args[0].linear(name)
         if not spec.arithmetic:
             source = self.args[0].reference
@@ -219,12 +228,12 @@ class Ablated(Derived, LooksThrough):
         evaluate(linear, start, n, spec.dtype, out, memoryview(bytearray(scratch_bytes(linear.parts, n))))
 
     def _length(self, name: str) -> int:
-        """Elements of a row; a vector is one column."""
+        """Elements of a row. A vector is one column."""
         shape = self.specs[name].shape
         return shape[1] if len(shape) > 1 else 1
 
     def _slabs(self, name: str, first: int, last: int, memory: dict[str, Any]) -> "Iterator[tuple[int, NDArray[Any]]]":
-        """(row, some rows from it on) of the unedited matrix, in float64."""
+        """The unedited matrix in slabs: (the first row, some rows from it on in float64)."""
         import numpy as np
 
         spec, length, linear = self.specs[name], self._length(name), self.args[0].linear(name)
@@ -241,42 +250,45 @@ class Ablated(Derived, LooksThrough):
 
 
 def orthonormal(directions: "NDArray[Any]") -> "NDArray[Any]":
-    """An orthonormal basis of the rows' span, in float64: (k, d) -> (k, d). RecipeError for rows that span less."""
+    """An orthonormal basis of the span of the rows, (k, d) -> (k, d) float64, by Gram-Schmidt.
+
+    Raises RecipeError for rows that are zero, not finite or dependent."""
     import numpy as np
 
-    found: list[NDArray[Any]] = []
+    basis: list[NDArray[Any]] = []
     for k, row in enumerate(directions.astype(np.float64)):
         size = float(np.abs(row).max())
         if not math.isfinite(size) or not size:
             raise RecipeError(f"ablate: direction {k + 1} is {'not finite' if size else 'zero'}")
         row = row / size
         row /= math.sqrt(np.add.reduce(row * row))
-        for _ in range(2):  # once leaves what rounding puts back
-            for other in found:
+        for _ in range(2):  # the second time takes out what rounding has put back
+            for other in basis:
                 row = row - np.add.reduce(row * other) * other
             rest = math.sqrt(np.add.reduce(row * row))
             if rest < DEPENDENT:
                 raise RecipeError(f"ablate: direction {k + 1} lies in the span of those before it: leave it out")
             row /= rest
-        found.append(row)
-    return np.stack(found)
+        basis.append(row)
+    return np.stack(basis)
 
 
 def _direction(directions: Weights) -> tuple[str, int]:
-    """The name of the only tensor, and the length of a direction."""
-    shapes = {name: spec for name, spec in directions.specs.items() if spec.arithmetic}
-    if len(shapes) != 1:
-        raise RecipeError(f"ablate: the directions are one tensor, (k, d) or (d,), and there are {len(shapes)}")
-    ((name, spec),) = shapes.items()
+    """(the name of the only tensor, the length d of a direction). Raises RecipeError for anything else."""
+    specs = {name: spec for name, spec in directions.specs.items() if spec.arithmetic}
+    if len(specs) != 1:
+        raise RecipeError(f"ablate: the directions are one tensor, (k, d) or (d,), and there are {len(specs)}")
+    ((name, spec),) = specs.items()
     if len(spec.shape) not in (1, 2) or not spec.numel:
         raise RecipeError(f"ablate: directions have shape (k, d) or (d,), and {name} is {list(spec.shape)}")
     return name, spec.shape[-1]
 
 
 def _axes(model: Weights, patterns: str, size: int) -> dict[str, int]:
-    """Tensor -> the axis of it that is the stream's, for all that is edited. Every problem at once."""
+    """Tensor -> its axis that is the stream's, for all tensors that are edited. Raises MismatchError and RecipeError
+    with every problem at once."""
     table = _table(patterns) if patterns else WRITERS
-    found: dict[str, int] = {}
+    axes: dict[str, int] = {}
     problems = []
     for name, spec in model.specs.items():
         pattern, axis = next((entry for entry in table if matches(entry[0], name)), ("", None))
@@ -286,36 +298,37 @@ def _axes(model: Weights, patterns: str, size: int) -> dict[str, int]:
         axis = (0 if size in shape[:1] else len(shape) - 1) if axis is None else axis
         if not spec.arithmetic or len(shape) not in (1, 2) or axis >= len(shape) or shape[axis] != size:
             problems.append(f"{name} is {spec}, and its axis {axis} should be {size} long, as the directions are")
-        found[name] = axis
+        axes[name] = axis
     if problems:
         raise MismatchError("ablate: the directions do not fit what they are to be taken out of:", problems)
     idle = [pattern for pattern, _ in table if not any(matches(pattern, name) for name in model.specs)]
-    if not found or (patterns and idle):
+    if not axes or (patterns and idle):
         raise RecipeError("ablate: no tensor fits (say with patterns= what writes to the residual stream):", idle)
-    if not patterns and (problems := _few(model, found)):
+    if not patterns and (problems := _gaps(model, axes)):
         raise RecipeError(
             "ablate: it is not clear what writes to the residual stream; say it with patterns=:", problems
         )
-    return found
+    return axes
 
 
 def _table(patterns: str) -> tuple[tuple[str, int | None], ...]:
-    """ "*.up.weight@1 *.down.weight" -> the pattern and the axis, None where it is not said."""
-    found = [re.fullmatch(r"(.+?)(?:@([01]))?", word) for word in patterns.split()]
-    return tuple((m[1], int(m[2]) if m[2] else None) for m in found if m)
+    """The patterns with their axes, None where no axis is given: "*.up.weight@1 *.down.weight" -> (("*.up.weight", 1),
+    ("*.down.weight", None))."""
+    entries = [re.fullmatch(r"(.+?)(?:@([01]))?", word) for word in patterns.split()]
+    return tuple((m[1], int(m[2]) if m[2] else None) for m in entries if m)
 
 
-def _few(model: Weights, found: Mapping[str, int]) -> list[str]:
-    """What keeps the edit from being whole: layers in which not both attention and MLP are known to write, embeddings
-    that are not among what is edited, and norms behind what is."""
+def _gaps(model: Weights, edited: Mapping[str, int]) -> list[str]:
+    """Why the edit may leave a way to write the directions: layers in which the known names do not fit both attention
+    and MLP, embeddings that are not edited, and norms behind what is edited."""
     if all(source.partial for source in model.summed):
         return []
-    embeddings = (name for name in model.specs if by_token(name) and name not in (*HEADS, *BIASES, *found))
+    embeddings = (name for name in model.specs if by_token(name) and name not in (*HEADS, *BIASES, *edited))
     problems = [f"{name} is an embedding, and none of the known names fits it" for name in embeddings]
     norms = (name for name in model.specs if any(matches(pattern, name) for pattern in BETWEEN))
     problems += [f"{name} scales what its layer writes, and can turn it towards the direction again" for name in norms]
     counts: dict[tuple[str, int], int] = {}
     for name, spec in model.specs.items():
         if (layer := layer_of(name)) and len(spec.shape) == 2:
-            counts[layer] = counts.get(layer, 0) + (name in found)
+            counts[layer] = counts.get(layer, 0) + (name in edited)
     return problems + [f"{stack}.{k}: {n} of its matrices fit, not 2" for (stack, k), n in counts.items() if n != 2]

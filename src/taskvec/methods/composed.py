@@ -1,4 +1,7 @@
-"""Short names for expressions of other methods: each function returns the expression that it stands for."""
+"""Short names for expressions of other methods.
+
+Each function returns the expression that the first line of its docstring shows. To print the result prints it, too.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -20,7 +23,7 @@ P = ParamSpec("P")
 
 
 def _checked(function: Callable[P, Weights]) -> Callable[P, Weights]:
-    """The function, whose callers are told of wrong arguments as those of any other method are."""
+    """The function, with the errors for wrong arguments and parameters that every other method has."""
     signature = inspect.signature(function)
     known = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_POSITIONAL]
 

@@ -1,7 +1,13 @@
 """Consensus: each method makes one task vector of several, entry by entry.
 
-They are pure functions of n float32 arrays of one shape, and return an array of that shape. `pcb` weighs entries by
-their rank within the tensor, and sees whole tensors for that.
+The methods are pure functions of n float32 arrays of one shape, and return an array of that shape. `pcb` weighs entries
+by their rank within the tensor, and is given whole tensors for that.
+
+elect      TIES-Merging, steps 2 and 3: the mean of the entries that agree with the elected sign
+unified    EMR-Merging: the largest entry that agrees with the elected sign
+magmax     MagMax: the largest entry
+consensus  consensus merging: the sum, where enough of the TALL masks agree
+pcb        PCB-Merging: a mean weighted by scores of size and agreement
 """
 
 import math
@@ -69,14 +75,14 @@ def unified(*taus: "NDArray[Any]", tie: str = "none") -> "NDArray[Any]":
 
     total = _sum(taus)
     sign = np.where(total > 0, np.float32(1), np.float32(-1)) if tie == "minus" else np.sign(total)
-    found = np.zeros_like(taus[0])
+    largest = np.zeros_like(taus[0])
     for tau in taus:
-        found = np.where((tau * sign > 0) & (np.abs(tau) > np.abs(found)), tau, found)
-    return found
+        largest = np.where((tau * sign > 0) & (np.abs(tau) > np.abs(largest)), tau, largest)
+    return largest
 
 
 def magmax(*taus: "NDArray[Any]", tie: str = "first") -> "NDArray[Any]":
-    """In every entry the value of the largest magnitude.
+    """In every entry the value with the largest magnitude.
 
     MagMax (Marczak et al., ECCV 2024, arXiv 2407.06322).
 
@@ -115,7 +121,7 @@ def consensus(*taus: "NDArray[Any]", k: float = 2, lam: float = 0.6, tie: str = 
     return np.where(votes >= k, total, np.float32(0))
 
 
-def _too_many_votes(params: Mapping[str, Any], count: int) -> str:
+def _votes_problem(params: Mapping[str, Any], count: int) -> str:
     k = params["k"]
     return f"k={k:g} votes of {count} vectors can be nowhere: k is at most {count}" if k > count else ""
 
@@ -145,7 +151,7 @@ def pcb(*taus: "NDArray[Any]", ratio: float = 0.1) -> "NDArray[Any]":
         size = np.clip(size, *_values_at(size, EXTREME, EXTREME))
         score = np.tanh(np.multiply(tau, total, dtype=np.float64))  # float32 holds no squares of less than 1e-19
         scaled = _scaled(size, size.min(), size.max())
-        score *= np.exp(len(taus) * (np.square(scaled, dtype=np.float64) - 1))  # but for a factor
+        score *= np.exp(len(taus) * (np.square(scaled, dtype=np.float64) - 1))  # exp(-n) times the score, as ranks stay
         score = _scaled(score, *_values_at(score, 1 - ratio, 0))
         weight += score
         weighted += score * np.sign(tau) * size
@@ -153,7 +159,7 @@ def pcb(*taus: "NDArray[Any]", ratio: float = 0.1) -> "NDArray[Any]":
 
 
 def _values_at(x: "NDArray[Any]", low: float, high: float) -> tuple[Any, Any]:
-    """Two of d values: number floor(low d) from below, and the one before number floor((1 - high) d)."""
+    """Two of d sorted values: the one at place floor(low d), and the one before place floor((1 - high) d)."""
     import numpy as np
 
     first, last = min(int(x.size * low), x.size - 1), int(x.size * (1 - high) - 1)
@@ -162,11 +168,11 @@ def _values_at(x: "NDArray[Any]", low: float, high: float) -> tuple[Any, Any]:
 
 
 def _scaled(x: "NDArray[Any]", low: Any, high: Any) -> "NDArray[Any]":
-    """0 up to `low`, 1 from `high` on, linear between; where they are equal, 1 from there on if that is positive."""
+    """0 up to `low`, 1 from `high` on, and linear between. If both are equal, 1 from there on if they are positive."""
     import numpy as np
 
-    found = ((x >= low) & (low > 0)) if low == high else np.clip((x - low) / (high - low), 0, 1)
-    return np.asarray(found, np.float32)
+    scaled = ((x >= low) & (low > 0)) if low == high else np.clip((x - low) / (high - low), 0, 1)
+    return np.asarray(scaled, np.float32)
 
 
 def _sum(taus: "tuple[NDArray[Any], ...]") -> "NDArray[Any]":
@@ -176,8 +182,8 @@ def _sum(taus: "tuple[NDArray[Any], ...]") -> "NDArray[Any]":
     return total
 
 
-def _room(shape: tuple[int, ...], count: int) -> int:
-    """Sum, weights and weighted sum, sizes, scores in float64 and what they are computed from."""
+def _pcb_bytes(shape: tuple[int, ...], count: int) -> int:
+    """Memory of `pcb`: the sum, the weights, the weighted sum and the sizes; the scores and their parts in float64."""
     return 12 * 4 * math.prod(shape)
 
 
@@ -197,7 +203,7 @@ METHODS = (
         least=2,
         ranges={"k": Range(1, math.inf, whole=True), "lam": Range(0, math.inf)},
         choices={"tie": ("in", "out")},
-        check=_too_many_votes,
+        check=_votes_problem,
     ),
-    Lifted(pcb, least=2, ranges={"ratio": Range(0, 1, open_below=True)}, workspace=_room),
+    Lifted(pcb, least=2, ranges={"ratio": Range(0, 1, open_below=True)}, workspace=_pcb_bytes),
 )

@@ -1,4 +1,4 @@
-"""Edits of one task vector because of another: layers that are left out."""
+"""Edits of one task vector because of another: `freeze_conflicts` leaves out the layers in which the two conflict."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _conflicts(m: Measurement, threads: int, progress: Progress) -> Told:
-    """Tensor -> {"keep": 0 or 1}, by the sums over its layer, or over the tensor alone."""
+    """Tensor -> {"keep": 0 or 1}, decided by the sums over its layer, or over the tensor alone."""
     sums = pairs(m, threads, progress)
     groups = {name: (m.scope is Scope.LAYER and layer_of(name)) or name for name in sums}
     of_groups: dict[object, list[PairSums]] = {}
@@ -32,7 +32,7 @@ def _conflicts(m: Measurement, threads: int, progress: Progress) -> Told:
 
 
 def _agreement(pieces: list[PairSums]) -> tuple[float, float]:
-    """(cosine, share of opposite signs) of two vectors; nan where one is zero, which conflicts with nothing."""
+    """(cosine, share of opposite signs) of two vectors. NaN if one is zero, which conflicts with nothing."""
     xx, xy, yy = (total([piece[pair].dot for piece in pieces]) for pair in ((0, 0), (0, 1), (1, 1)))
     both, against = sum(piece[0, 1].both for piece in pieces), sum(piece[0, 1].against for piece in pieces)
     size = math.sqrt(xx) * math.sqrt(yy)

@@ -1,7 +1,10 @@
-"""Selections: they decide entry by entry which model it is taken from, by size, variance or overlap.
+"""Selections: each method decides entry by entry which models the entry is taken from, by size, variance or overlap.
 
-They are pure functions of float32 arrays of one shape, and return an array of that shape. Parameters without a default
-are measured in passes over the data before the one that writes.
+The methods are pure functions of float32 arrays of one shape, and return an array of that shape. Parameters without a
+default are measured in passes over the data before the one that writes:
+threshold  the smallest variance that `sce` selects (step 1)
+shares     the weights w_t of `sce` (step 2)
+boosts     the factors of `ramplus` for entries that only one vector has
 """
 
 import math
@@ -98,12 +101,12 @@ def sce(
 
     taus: n task vectors, float32, of one shape. The result has that shape. Variances are computed in float64 and ranked
         as float32; below 2**-133 they are 0.
-    floor: where the mean squares add up to less than this, the weights are equal. The authors' is 1e-6, which fine
-        deltas do not reach.
-    tie: where the sum is zero, "none" elects no sign and "plus" elects plus, as theirs does.
+    floor: where the mean squares add up to less than this, the weights are equal. The authors' floor is 1e-6, which
+        small differences do not reach.
+    tie: where the sum is zero, "none" elects no sign and "plus" elects plus, as the authors' code does.
 
-    Deviation: all entries that are equal to the least selected variance are selected, and theirs picks among them. The
-    divisor is at least 1e-6, as theirs.
+    The divisor is at least 1e-6, as in the authors' code. Deviation: all entries that are equal to the least selected
+    variance are selected, where the authors' code picks some of them.
     """
     import numpy as np
 
@@ -114,13 +117,14 @@ def sce(
     sign = np.where(sums >= 0, np.float32(1), np.float32(-1)) if tie == "plus" else np.sign(sums)
     merged, weight = np.zeros_like(sums), np.zeros_like(sums)
     for share, tau in zip(shares, chosen, strict=True):
-        agree = tau * sign > 0
-        merged += np.where(agree, np.float32(share) * tau, np.float32(0))
-        weight += np.where(agree, np.float32(share), np.float32(0))
+        agrees = tau * sign > 0
+        merged += np.where(agrees, np.float32(share) * tau, np.float32(0))
+        weight += np.where(agrees, np.float32(share), np.float32(0))
     return np.asarray(merged / np.maximum(weight, np.float32(1e-6)), np.float32)
 
 
 def _selected(taus: "Sequence[NDArray[Any]]", threshold: float) -> "list[NDArray[Any]]":
+    """The vectors with 0 where their variance is below the threshold. A threshold of 0 selects all entries."""
     import numpy as np
 
     if not threshold:
@@ -130,7 +134,7 @@ def _selected(taus: "Sequence[NDArray[Any]]", threshold: float) -> "list[NDArray
 
 
 def _variance(taus: "Sequence[NDArray[Any]] | NDArray[Any]") -> "NDArray[Any]":
-    """Across the vectors, entry by entry; what float32 cannot hold to 16 bits is 0."""
+    """The variance across the vectors, entry by entry. Below 2**-133, where float32 has less than 16 bits, it is 0."""
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -141,8 +145,8 @@ def _variance(taus: "Sequence[NDArray[Any]] | NDArray[Any]") -> "NDArray[Any]":
         square = np.zeros_like(mean)
         for tau in taus:
             square += (tau - mean) ** 2
-        found = (square / len(taus)).astype(np.float32)
-    return np.asarray(np.where(found < np.float32(2.0**-133), np.float32(0), found))
+        variance = (square / len(taus)).astype(np.float32)
+    return np.asarray(np.where(variance < np.float32(2.0**-133), np.float32(0), variance))
 
 
 def _rank_of_last(size: int, zeros: int, *, select: float, **_: Any) -> dict[str, int]:
@@ -151,11 +155,12 @@ def _rank_of_last(size: int, zeros: int, *, select: float, **_: Any) -> dict[str
 
 
 def _calculated(m: Measurement, threads: int, progress: Progress) -> Told:
+    """What `sce` is told of each tensor: the threshold of step 1 and the weights of step 2."""
     least = dict.fromkeys(m.names, 0.0)
     numbers: dict[str, dict[str, Any]] = {name: m.numbers(name) for name in m.names}
     if _calculated_passes(m.params) > 1:
-        (found,) = cuts([m], threads, progress, _rank_of_last, _variance, zeros=True)
-        values = found.values()
+        (located,) = cuts([m], threads, progress, _rank_of_last, _variance, zeros=True)
+        values = located.values()
         least = {name: values[name]["threshold"] if numbers[name]["select"] < 1 else 0.0 for name in m.names}
     n = m.count
 
@@ -217,59 +222,61 @@ def ramplus(
 
     active = [np.abs(tau) > np.float32(epsilon) for tau in taus]
     count = np.zeros(taus[0].shape, np.float32)
-    for yes in active:
-        count += yes
-    alone, found = count == 1, np.zeros(taus[0].shape, np.float32)
-    for boost, yes, tau in zip(boosts, active, taus, strict=True):
-        found += np.where(yes, np.where(alone, np.float32(boost) * tau, tau), np.float32(0))
-    return np.asarray(found / np.maximum(count, np.float32(1)))
+    for has_entry in active:
+        count += has_entry
+    is_unique, summed = count == 1, np.zeros(taus[0].shape, np.float32)
+    for boost, has_entry, tau in zip(boosts, active, taus, strict=True):
+        summed += np.where(has_entry, np.where(is_unique, np.float32(boost) * tau, tau), np.float32(0))
+    return np.asarray(summed / np.maximum(count, np.float32(1)))
 
 
-class Shared(NamedTuple):
-    """Of each vector, how many entries of a tensor lie above `epsilon`."""
+class Overlap(NamedTuple):
+    """For each vector, how many of its entries lie above `epsilon`, in a tensor or a part of it."""
 
-    shared: list[int]  # those where another vector has one too
-    alone: list[int]  # those where no other vector has one
+    shared: list[int]  # entries that another vector has, too
+    unique: list[int]  # entries that no other vector has
 
 
-def _overlaps(m: Measurement, threads: int, progress: Progress) -> dict[str, Shared]:
-    """Tensor -> what the vectors share."""
+def _overlaps(m: Measurement, threads: int, progress: Progress) -> dict[str, Overlap]:
+    """Tensor -> the overlap of the vectors."""
     import numpy as np
 
     n = m.count
     limits = {name: np.float32(m.numbers(name)["epsilon"]) for name in m.names}  # type: ignore[arg-type]
 
-    def work(piece: Piece, rows: "NDArray[Any]") -> tuple[Piece, Shared]:
-        found = Shared([0] * n, [0] * n)
+    def work(piece: Piece, rows: "NDArray[Any]") -> tuple[Piece, Overlap]:
+        overlap = Overlap([0] * n, [0] * n)
         for tile in pieces_of(piece.name, piece.start, piece.start + piece.size, METHOD_TILE):
             m.fill(tile, rows)
             active = np.abs(rows[:, : tile.size]) > limits[piece.name]
-            many = active.sum(axis=0, dtype=np.int32) > 1
+            is_shared = active.sum(axis=0, dtype=np.int32) > 1
             for k in range(n):
-                both = int(np.count_nonzero(active[k] & many))
-                found.shared[k] += both
-                found.alone[k] += int(np.count_nonzero(active[k])) - both
-        return piece, found
+                shared = int(np.count_nonzero(active[k] & is_shared))
+                overlap.shared[k] += shared
+                overlap.unique[k] += int(np.count_nonzero(active[k])) - shared
+        return piece, overlap
 
-    totals = {name: Shared([0] * n, [0] * n) for name in m.names}
-    for piece, found in each(m.pieces(), work, partial(rows_of, n), threads):
+    totals = {name: Overlap([0] * n, [0] * n) for name in m.names}
+    for piece, overlap in each(m.pieces(), work, partial(rows_of, n), threads):
         for k in range(n):
-            totals[piece.name].shared[k] += found.shared[k]
-            totals[piece.name].alone[k] += found.alone[k]
+            totals[piece.name].shared[k] += overlap.shared[k]
+            totals[piece.name].unique[k] += overlap.unique[k]
         progress(piece.size)
     return totals
 
 
 def _boosted(m: Measurement, threads: int, progress: Progress) -> Told:
-    totals = _overlaps(m, threads, progress)
+    """What `ramplus` is told of each tensor: 1 + r * min(alpha, shared_t / unique_t) for each vector t."""
+    overlaps = _overlaps(m, threads, progress)
     told = {}
-    for name in totals:
-        over = totals.values() if m.scope is Scope.MODEL else [totals[name]]
-        given: dict[str, Any] = m.numbers(name)
+    for name in overlaps:
+        counted = overlaps.values() if m.scope is Scope.MODEL else [overlaps[name]]
+        numbers: dict[str, Any] = m.numbers(name)
         boosts = []
         for k in range(m.count):
-            both, one = sum(found.shared[k] for found in over), sum(found.alone[k] for found in over)
-            boosts.append(1 + given["r"] * min(given["alpha"], both / one) if one else 1.0)
+            shared = sum(overlap.shared[k] for overlap in counted)
+            unique = sum(overlap.unique[k] for overlap in counted)
+            boosts.append(1 + numbers["r"] * min(numbers["alpha"], shared / unique) if unique else 1.0)
         told[name] = {"boosts": tuple(boosts)}
     return told
 

@@ -1,12 +1,15 @@
 """Geometry: merges that are linear combinations of their arguments, with coefficients that follow from dot products.
 
-gram: the Gram matrix, n x n, <x_i, x_j> in float64, of one tensor (scope="tensor") or of the whole model
-    (scope="model").
-Each function takes it in place of its n arguments, and returns their n coefficients. So these methods need one pass for
-the Gram matrix, stream after that like a linear merge, and are rounded once. With scope="row" every row of a tensor,
-along its last axis, has a Gram matrix and coefficients of its own, and with scope="column" every column, along its
-first axis; a vector is one row, and one column. The entries of the Gram matrix are then arrays with a number for each
-row or column, and the result is summed in float32.
+A method here is a function of the Gram matrix G in place of the n arguments x_1 ... x_n, and returns n coefficients:
+
+1. One pass over the data computes G, n x n, G_ij = <x_i, x_j> in float64: of each tensor (scope="tensor") or of the
+   whole model (scope="model"). The norm of x_i is sqrt(G_ii), and that of sum_i c_i x_i is sqrt(c^T G c).
+2. The function makes coefficients c_1 ... c_n of G. Vectors on the sphere are written as coefficients, too.
+3. The merge is sum_i c_i x_i. It streams like a linear merge and is rounded once.
+
+With scope="row" each row of a tensor, along its last axis, has a Gram matrix and coefficients of its own; with
+scope="column" each column, along its first axis, has. A vector is one row, and one column. G_ij is then an array with a
+number for each row or column, and the result is summed in float32.
 """
 
 import math
@@ -20,12 +23,14 @@ from taskvec.methods.core.method import ALIKE, Range
 from taskvec.methods.core.passes import one_by_one, told_grams
 from taskvec.methods.core.roles import Scope, Setting
 
-Gram = Sequence[Sequence[Any]]  # of floats; of arrays for the scopes row and column
+Gram = Sequence[Sequence[Any]]  # n x n floats; arrays for the scopes row and column
 SCOPES = Setting("scope", {"tensor": Scope.TENSOR, "model": Scope.MODEL})
-PARALLEL = 0.9995  # above this |cosine| an arc is a chord
-ONE = 1 - 2.0**-25  # the cosines above are 1 in float32
-LOST = 1e-7  # the length of a sum of unit vectors of which float64 knows no digit: the root of its rounding
-SINGULAR = 1e-6  # Model Stock's denominator, below which its ratio says nothing
+PARALLEL = 0.9995  # if |cosine| is above this, slerp takes the straight line in place of the arc
+ONE = 1 - 2.0**-25  # cosines above this are 1 in float32
+LOST = (
+    1e-7  # a sum of unit vectors that is shorter than this has no correct digit in float64 (the root of its rounding)
+)
+SINGULAR = 1e-6  # below this denominator Model Stock's ratio says nothing
 
 
 def slerp(gram: Gram, *, t: float = 0.5, scope: str = "tensor", zero: str = "refuse") -> list[float]:
@@ -56,8 +61,7 @@ def nuslerp(gram: Gram, *, weights: tuple[float, ...] = (1, 1), scope: str = "te
     """Slerp at t = w_2/(w_1 + w_2), with a straight line only where the vectors are parallel or opposite.
 
     NuSLERP, of mergekit. Norms below 1e-7 count as 1e-7, and a cosine that is +-1 in float32 makes a straight line. t
-    is 0.5 if
-    |w_1 + w_2| < 1e-6. For vectors from a base write `base + nuslerp(a - base, b - base)`.
+    is 0.5 if |w_1 + w_2| < 1e-6. For vectors from a base write `base + nuslerp(a - base, b - base)`.
 
     a, b: two models or two task vectors.
     weights: (w_1, w_2).
@@ -150,8 +154,8 @@ def karcher(
         mean = _exp(mean, step, length)
     lengths = zip(shares, sizes, strict=True) if loose else zip(w, (sizes[k] for k in live), strict=True)
     scale = math.fsum(share * size for share, size in lengths)
-    found = dict(zip(live, mean, strict=True))
-    return [scale * found[k] / sizes[k] if k in found else 0.0 for k in range(n)]
+    of_live = dict(zip(live, mean, strict=True))
+    return [scale * of_live[k] / sizes[k] if k in of_live else 0.0 for k in range(n)]
 
 
 def geometric_median(gram: Gram, *, max_iter: float = 100, tol: float = 1e-7, scope: str = "tensor") -> list[float]:
@@ -232,12 +236,13 @@ def norm_matched(gram: Gram, *, scope: str = "model") -> list[float]:
     if whole <= LOST * math.fsum(norms):
         if not any(norms):
             return [0.0] * len(gram)
-        raise RecipeError("norm_matched: the vectors cancel out, and a sum of no length has no scale")
+        raise RecipeError("norm_matched: the vectors cancel out, so no factor gives their sum a length")
     return [math.fsum(norms) / len(norms) / whole] * len(gram)
 
 
-# ---- on the sphere, in coordinates: a vector is its coefficients, `unit` the Gram matrix of unit vectors ------------
+# ---- on the sphere: a vector is its coefficients, and `unit` is the Gram matrix of unit vectors ---------------------
 def _square(c: Sequence[float], gram: Gram) -> float:
+    """||sum_i c_i x_i||^2."""
     return math.fsum(x * y * gram[i][j] for i, x in enumerate(c) for j, y in enumerate(c))
 
 
@@ -246,14 +251,17 @@ def _length(c: Sequence[float], gram: Gram) -> float:
 
 
 def _normalised(c: Sequence[float], gram: Gram) -> list[float]:
+    """The vector at length 1. Raises RecipeError if it has no length."""
     size = _length(c, gram)
     if size < LOST:
-        raise RecipeError("the directions cancel out: they have no mean on the sphere")
+        raise RecipeError("karcher: the directions cancel out, so they have no mean on the sphere: take other weights")
     return [x / size for x in c]
 
 
 def _log_mean(mean: Sequence[float], unit: Gram, weights: Sequence[float], least: float) -> list[float]:
-    """The weighted mean of the tangent vectors at `mean` that lead to each point at an angle of `least` or more."""
+    """The gradient step: the weighted mean of the tangent vectors at `mean` that lead to the points.
+
+    A point at an angle below `least` does not pull."""
     n = len(mean)
     step = [0.0] * n
     for i in range(n):
@@ -268,6 +276,7 @@ def _log_mean(mean: Sequence[float], unit: Gram, weights: Sequence[float], least
 
 
 def _exp(mean: Sequence[float], step: Sequence[float], length: float) -> list[float]:
+    """The point that a tangent vector of this length at `mean` leads to."""
     return [math.cos(length) * m + math.sin(length) / length * s for m, s in zip(mean, step, strict=True)]
 
 
@@ -276,16 +285,17 @@ def _clipped(cosine: float) -> float:
 
 
 def _shares(name: str, weights: Sequence[float]) -> list[float]:
+    """The weights divided by their sum. Raises RecipeError if that is 0."""
     whole = math.fsum(weights)
     if not whole:
-        raise RecipeError(f"{name}: the weights add up to 0, so they are no shares of anything")
+        raise RecipeError(f"{name}: the weights add up to 0, and cannot be divided by their sum: take other weights")
     return [x / whole for x in weights]
 
 
 def _nonzero(size: float) -> float:
     if not size:
         raise RecipeError(
-            'slerp: one of the two is zero, so there is no angle between them; zero="one" has them at right angles'
+            'slerp: one of the two is zero, so there is no angle between them; with zero="one" it is a right angle'
         )
     return size
 

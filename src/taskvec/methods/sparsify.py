@@ -1,9 +1,16 @@
 """Sparsifiers: each takes one task vector and gives a sparser one. `elect` (consensus.py) joins several of them.
 
-They are pure functions of a float32 array of any shape. Some of their parameters have no default. These are measured in
-passes over the data before the one that writes:
-threshold, outlier   the magnitudes between which entries are kept
-quota, spared        how many of the entries that are equal to a threshold, the first ones of the array, are within it
+trim         TIES-Merging, step 1: keeps the largest entries
+breadcrumbs  Model Breadcrumbs: drops the largest and the small entries
+dare         DARE: drops entries at random and scales the others up
+della        DELLA's MagPrune: drops entries at random, smaller ones more often
+random_like  a random direction of the same norm, as a baseline
+
+They are pure functions of a float32 array of any shape. Their parameters without a default are measured in passes over
+the data before the one that writes:
+threshold, outlier   entries are kept if threshold <= |tau| < outlier
+quota, spared        of the entries with |tau| == threshold the first `quota` of the array are kept, and of those with
+                     |tau| == outlier the first `spared` are dropped; inf: all
 ratio                sum |tau| / sum |kept| over the tensor
 """
 
@@ -33,12 +40,12 @@ if TYPE_CHECKING:
 
 DENSITY = Range(0, 1, open_below=True)
 ENTRIES = Range(0, 2**62, whole=True)
-SEED = Range(-(2**53), 2**53, whole=True)  # beyond, two whole numbers are one as a float64
+SEED = Range(-(2**53), 2**53, whole=True)  # beyond, float64 does not tell neighbouring whole numbers apart
 SCOPES = {"model": Scope.MODEL, "tensor": Scope.TENSOR}
 FIRST_OF_EQUALS = Setting("ties", {"all": False, "first": True})
 SIEVED = Scale("ratio", Setting("rescale", {"none": False, "l1": True}))
 DRAWN = Scale("ratio", Setting("rescale", {"expected": False, "l1": True, "none": False}))
-ROUNDING = 1e-9  # what a probability of 1 may be above it, as a sum of two decimals
+ROUNDING = 1e-9  # by so much a probability of 1 may exceed 1, as the sum of two decimal numbers
 
 
 # ---- by magnitude --------------------------------------------------------------------------------------------------
@@ -116,19 +123,19 @@ def breadcrumbs(
 def _banded_rows(
     tau: "NDArray[Any]", density: float, gamma: float, outliers: str, ties: str, ratio: float, width: int
 ) -> "NDArray[Any]":
-    """`breadcrumbs` of each row; tau holds whole ones."""
+    """`breadcrumbs` of each row. tau holds whole rows."""
     import numpy as np
 
     rows = np.abs(tau.reshape(-1, max(1, width)))
-    kept, gone = _band(rows.shape[1], density, gamma, outliers)
+    kept, dropped = _band(rows.shape[1], density, gamma, outliers)
     if ties == "first":
-        order = np.argsort(-rows, axis=1, kind="stable")[:, gone : gone + kept]
+        order = np.argsort(-rows, axis=1, kind="stable")[:, dropped : dropped + kept]
         within = np.zeros(rows.shape, bool)
         np.put_along_axis(within, order, True, axis=1)
     else:
-        down = -np.sort(-rows, axis=1)
-        within = rows >= down[:, gone + kept - 1 : gone + kept] if kept else np.zeros(rows.shape, bool)
-        within &= rows < down[:, gone - 1 : gone] if gone else True
+        descending = -np.sort(-rows, axis=1)
+        within = rows >= descending[:, dropped + kept - 1 : dropped + kept] if kept else np.zeros(rows.shape, bool)
+        within &= rows < descending[:, dropped - 1 : dropped] if dropped else True
     return np.asarray(np.where(within.reshape(tau.shape), tau * np.float32(ratio), np.float32(0)), np.float32)
 
 
@@ -136,29 +143,30 @@ def _banded_sizes(tau: "NDArray[Any]", bits: memoryview | None, **told: Any) -> 
     """sum |tau| and sum |what `breadcrumbs` keeps of its rows|."""
     import numpy as np
 
-    shown = {key: told[key] for key in ("density", "gamma", "outliers", "ties", "ratio")}
-    made = _banded_rows(tau, **shown, width=tau.shape[-1])
-    before, after = (float(np.abs(x.astype(np.float64)).sum()) for x in (tau, made))
+    parameters = {key: told[key] for key in ("density", "gamma", "outliers", "ties", "ratio")}
+    kept = _banded_rows(tau, **parameters, width=tau.shape[-1])
+    before, after = (float(np.abs(x.astype(np.float64)).sum()) for x in (tau, kept))
     return before, after if math.isfinite(before) else math.nan
 
 
 def _band(size: int, density: float, gamma: float, outliers: str) -> tuple[int, int]:
-    """How many of so many entries are kept, and how many larger ones go."""
-    kept, gone = math.floor(density * size), math.floor(gamma * size)
-    gone = min(gone, size - kept) if outliers == "spare" else gone
-    return min(kept, size - gone), gone
+    """(how many of `size` entries are kept, how many larger ones are dropped)."""
+    kept, dropped = math.floor(density * size), math.floor(gamma * size)
+    dropped = min(dropped, size - kept) if outliers == "spare" else dropped
+    return min(kept, size - dropped), dropped
 
 
 def _within_bounds(
     tau: "NDArray[Any]", low: float, quota: float, high: float, spared: float, ratio: float
 ) -> "NDArray[Any]":
-    """low <= |tau| < high, and of those equal to `high` all but the first `spared`, of those equal to `low` `quota`."""
+    """The entries with low <= |tau| < high, times `ratio`. Of those equal to `low` only the first `quota` stay, and of
+    those equal to `high` only the first `spared` go."""
     import numpy as np
 
-    found = kernels.apply(KEEP, [tau], (low, high, quota, spared))
+    kept = kernels.apply(KEEP, [tau], (low, high, quota, spared))
     if ratio != 1:
-        found *= np.float32(ratio)
-    return found
+        kept *= np.float32(ratio)
+    return kept
 
 
 def _lowered_sieve(program: Program, args: list[int], name: str, told: Mapping[str, Any]) -> int:
@@ -174,8 +182,8 @@ def _rank_of_last(size: int, zeros: int, *, density: float, least: float, **_: A
 
 def _ranks_of_band(size: int, zeros: int, *, density: float, gamma: float, outliers: str, **_: Any) -> dict[str, int]:
     """The ranks of the smallest entry that `breadcrumbs` keeps, and of the smallest outlier."""
-    kept, gone = _band(size, density, gamma, outliers)
-    return {"threshold": gone + kept, "outlier": gone}
+    kept, dropped = _band(size, density, gamma, outliers)
+    return {"threshold": dropped + kept, "outlier": dropped}
 
 
 def _trimmed(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Told]:
@@ -183,7 +191,7 @@ def _trimmed(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> l
 
 
 def _banded(ms: "Sequence[Measurement]", threads: int, progress: Progress) -> list[Told]:
-    nothing = dict.fromkeys(("threshold", "quota", "outlier", "spared"), math.inf)  # rows find theirs themselves
+    nothing = dict.fromkeys(("threshold", "quota", "outlier", "spared"), math.inf)  # each row has thresholds of its own
     ranked = [m for m in ms if not m.by_rows]
     sieved = iter(_sieve(ranked, threads, progress, _ranks_of_band) if ranked else [])
     measured: list[Told] = []
@@ -198,13 +206,13 @@ def _sieve(ms: "Sequence[Measurement]", threads: int, progress: Progress, ranks:
     return [_sieved(c, threads, progress) for c in cuts(ms, threads, progress, ranks)]
 
 
-def _sieved(of: Cuts, threads: int, progress: Progress) -> Told:
-    """What is told of the cuts: magnitudes, how many of those equal to them count, and the scale."""
-    m, named = of.asked.m, {"threshold": "quota", "outlier": "spared"}
-    exact = of.quotas(threads) if m.call.by_tile else {}
-    told: dict[str, dict[str, Any]] = {name: dict(values) for name, values in of.values().items()}
-    for name, values in of.values().items():
-        told[name] |= {named[key]: exact[name][key] if exact else math.inf for key in values}
+def _sieved(located: Cuts, threads: int, progress: Progress) -> Told:
+    """What a method is told of its cuts: the thresholds, how many of the entries equal to them count, and the scale."""
+    m, quota_of = located.asked.m, {"threshold": "quota", "outlier": "spared"}
+    quotas = located.quotas(threads) if m.call.by_tile else {}
+    told: dict[str, dict[str, Any]] = {name: dict(values) for name, values in located.values().items()}
+    for name, values in located.values().items():
+        told[name] |= {quota_of[key]: quotas[name][key] if quotas else math.inf for key in values}
     return with_scale(m, threads, progress, told)
 
 
@@ -239,6 +247,7 @@ def dare(
 
 
 def _draw(drop: float, seed: float, rescale: str, ratio: float, name: str) -> tuple[float, ...]:
+    """The numbers of the operation DROP: its key, its stream, the least draw that is kept, and the scale."""
     return *key_of(int(seed), name), DROPS, math.ceil(drop * 2**32), 1 / (1 - drop) if rescale == "expected" else ratio
 
 
@@ -280,21 +289,21 @@ def della(
     """
     import numpy as np
 
-    found, given = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
+    kept, contiguous = np.empty(tau.shape, np.float32), np.ascontiguousarray(tau)
     scale = 0.0 if rescale == "expected" else ratio
     count, width = _rows(tau, rows)
     window = _window(density, epsilon, width)
-    kernels.prune(found, given, count, width, start, PRUNES, key_of(int(seed), name), density, window, scale)
-    return found
+    kernels.prune(kept, contiguous, count, width, start, PRUNES, key_of(int(seed), name), density, window, scale)
+    return kept
 
 
 def _window(density: float, epsilon: float, width: int) -> float:
-    """What the probabilities of a row span: nothing where all are kept or there is one alone."""
+    """The largest probability of a row minus the smallest: 0 if all entries are kept, or if there is only one."""
     return epsilon if density < 1 and width > 1 else 0.0
 
 
 def _rows(tau: "NDArray[Any]", rows: str = "last") -> tuple[int, int]:
-    """(how many, their width)."""
+    """(how many rows, their width)."""
     width = math.prod(tau.shape[1:]) if rows == "first" and tau.ndim > 1 else tau.shape[-1] if tau.ndim else 1
     return tau.size // max(1, width), width
 
@@ -317,7 +326,7 @@ def _pruned_sizes(
     tau: "NDArray[Any]", bits: memoryview | None, *, name: str, start: int, seed: float, density: float, epsilon: float,
     ratio: float, **_: Any,
 ) -> tuple[float, float]:  # fmt: skip
-    """sum |tau| and sum |what della keeps of it|; `bits` of what that is."""
+    """sum |tau| and sum |what `della` keeps of it|. Sets the bits of what is kept."""
     sums, key = memoryview(bytearray(16)).cast("d"), key_of(int(seed), name)
     count, width = _rows(tau)
     window = _window(density, epsilon, width)
@@ -334,7 +343,7 @@ def _drawn_passes(params: Mapping[str, Parameter]) -> int:
 
 
 def _sizes(m: Measurement, threads: int, progress: Progress) -> Told:
-    """||tau|| and ||r|| of every tensor; r is drawn here once more, in the parts in which tau is read."""
+    """What `random_like` is told of each tensor: ||tau|| / ||r||. r is drawn for this in parts, and not kept."""
     import numpy as np
 
     measured: dict[str, dict[str, float]] = {}

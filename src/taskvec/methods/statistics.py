@@ -1,8 +1,11 @@
 """Merges that weigh the models by statistics of their data: the arguments are the models, then the statistics of each.
 
-`stats` (live/stats.py) makes the files. They hold float32 tensors under the names of the weights that they are about.
-The functions here are pure functions of n models' arrays and then n statistics' arrays. Where a file has no tensor for
-a weight, the statistic is zeros (fisher) or an array of size 0 (regmean).
+fisher   Fisher-weighted averaging: every entry is weighted by its Fisher information
+regmean  RegMean: every linear layer is the least-squares solution for the inputs of all models
+
+`stats` (live/stats.py) makes the files of statistics. They hold float32 tensors under the names of the weights that
+they are about. The methods are pure functions of n arrays of models and then n arrays of statistics. Where a file has
+no tensor for a weight, the statistic is zeros (fisher) or an array of size 0 (regmean).
 """
 
 import json
@@ -35,7 +38,7 @@ def fisher(
     norm: str = "model",
     norms: Sequence[float],
 ) -> "NDArray[Any]":
-    """theta = sum_t c_t F_t theta_t / sum_t c_t F_t in every entry: `fisher(a, b, stats_a, stats_b)`.
+    """sum_t c_t F_t theta_t / sum_t c_t F_t in every entry: `fisher(a, b, stats_a, stats_b)`.
 
     Merging Models with Fisher-Weighted Averaging (Matena & Raffel, NeurIPS 2022, arXiv 2111.09832). F_t is the diagonal
     Fisher information of model t on its own data, which `taskvec stats MODEL --kind fisher` computes.
@@ -98,36 +101,37 @@ def regmean(
     c = _shares(weights, n)
     models, grams = arrays[:n], arrays[n:]
     mean = _mean(c, models)
-    seen = [k for k in range(n) if grams[k].size]
-    if not seen:
+    informed = [k for k in range(n) if grams[k].size]
+    if not informed:
         return mean
-    side = len(grams[seen[0]])
-    total, moved = np.zeros((side, side)), np.zeros((side, mean.size // side))
-    for k in seen:
+    side = len(grams[informed[0]])
+    # W = mean + X^T, where (sum_t c_t G_t) X = sum_t c_t G_t (W_t - mean)^T: `total` X = `right`, (in, out).
+    total, right = np.zeros((side, side)), np.zeros((side, mean.size // side))
+    for k in informed:
         g = c[k] * grams[k].astype(np.float64)
-        sizes = g.diagonal().copy()
+        diagonal = g.diagonal().copy()
         g *= alpha
-        np.fill_diagonal(g, sizes)
+        np.fill_diagonal(g, diagonal)
         total += g
-        away = np.subtract(models[k], mean, dtype=np.float64)
-        moved += g @ (away if transposed else away.T)
-    del g, away
-    if not math.isfinite(float(total.sum() + moved.sum())):
+        difference = np.subtract(models[k], mean, dtype=np.float64)
+        right += g @ (difference if transposed else difference.T)
+    del g, difference
+    if not math.isfinite(float(total.sum() + right.sum())):
         return np.full_like(mean, np.nan)
-    moved = _solved(total, moved)
-    return np.asarray(mean + (moved if transposed else moved.T), np.float32)
+    change = _solved(total, right)
+    return np.asarray(mean + (change if transposed else change.T), np.float32)
 
 
 def _shares(weights: Sequence[float], n: int) -> list[float]:
-    """The weights, one a model, as shares of their sum."""
-    given = list(weights) or [1.0] * n
-    if not sum(given):
+    """The weights, one for each model, divided by their sum."""
+    weights = list(weights) or [1.0] * n
+    if not sum(weights):
         raise RecipeError("weights must not all be 0: they say how much each model counts")
-    return [c / sum(given) for c in given]
+    return [c / sum(weights) for c in weights]
 
 
 def _mean(shares: Sequence[float], models: "Sequence[NDArray[Any]]") -> "NDArray[Any]":
-    """sum_t c_t theta_t, summed in float64 and rounded once: where all models agree, it is their bits."""
+    """sum_t c_t theta_t, summed in float64 and rounded once. Where all models agree it has their bits."""
     import numpy as np
 
     total = np.zeros(models[0].shape)
@@ -136,22 +140,24 @@ def _mean(shares: Sequence[float], models: "Sequence[NDArray[Any]]") -> "NDArray
     return total.astype(np.float32)
 
 
-def _solved(total: "NDArray[Any]", moved: "NDArray[Any]") -> "NDArray[Any]":
-    """x of total x = moved, with inputs scaled to a unit diagonal; the smallest such x where there are many."""
+def _solved(total: "NDArray[Any]", right: "NDArray[Any]") -> "NDArray[Any]":
+    """The solution X of total X = right, and the smallest one if there are many. Both arguments are overwritten.
+
+    Inputs are first scaled so that the diagonal of `total` is 1."""
     import numpy as np
 
     sizes = np.sqrt(total.diagonal())
-    dead = ~(sizes > 0)
-    sizes[dead] = 1
+    unused = ~(sizes > 0)
+    sizes[unused] = 1
     total /= sizes
     total /= sizes[:, None]
-    total[dead, dead] = 1
-    moved /= sizes[:, None]
-    least = len(total) * float(np.finfo(np.float32).eps)  # what the rounding of G to float32 may have made of a 0
+    total[unused, unused] = 1
+    right /= sizes[:, None]
+    least = len(total) * float(np.finfo(np.float32).eps)  # smaller eigenvalues may be 0 but for the rounding of G
     try:
         pivots = np.linalg.cholesky(total).diagonal() ** 2
         if pivots.min() > least:
-            found = np.linalg.solve(total, moved)
+            solution = np.linalg.solve(total, right)
         else:
             raise np.linalg.LinAlgError
     except np.linalg.LinAlgError:
@@ -160,29 +166,30 @@ def _solved(total: "NDArray[Any]", moved: "NDArray[Any]") -> "NDArray[Any]":
         except np.linalg.LinAlgError as error:
             raise TaskvecError(f"regmean: a Gram matrix has no eigenvalues: {error}") from None
         axes = axes[:, values > least * values[-1]]
-        found = axes @ ((axes.T @ moved) / values[values > least * values[-1], None])
-    found /= sizes[:, None]
-    return np.asarray(found)
+        solution = axes @ ((axes.T @ right) / values[values > least * values[-1], None])
+    solution /= sizes[:, None]
+    return np.asarray(solution)
 
 
-# ---- what is known of each model -----------------------------------------------------------------
+# ---- what the files of statistics say ------------------------------------------------------------
 def _norms(m: Measurement, threads: int, progress: Progress) -> Told:
-    """||F_t|| over all tensors, from the files' metadata; of arrays in memory computed here."""
+    """What `fisher` is told: ||F_t|| over all tensors, or 1 with norm="none"."""
     n = len(m.statistics)
     norms = (1.0,) * n if m.params["norm"] == "none" else tuple(_norm(m, k) or 1.0 for k in range(n))
     return {name: {"norms": norms} for name in m.names}
 
 
 def _norm(m: Measurement, k: int) -> float:
+    """||F_k||, from the metadata of the file, or computed here for arrays in memory. Raises FormatError."""
     (source,) = m.statistics[k].terms
     if text := metadata_of(source).get(NORM):
         try:
-            found = float(text)
+            norm = float(text)
         except ValueError:
-            found = math.nan
-        if not (math.isfinite(found) and found >= 0):
+            norm = math.nan
+        if not (math.isfinite(norm) and norm >= 0):
             raise FormatError(f"{source.text}: {NORM} is {text!r}, not a length")
-        return found
+        return norm
     import numpy as np
 
     row, squares = np.empty(METHOD_TILE, np.float32), []
@@ -195,17 +202,16 @@ def _norm(m: Measurement, k: int) -> float:
 
 
 def _layouts(m: Measurement, threads: int, progress: Progress) -> Told:
-    """Which weights are stored (in, out). Raises MismatchError where the files do not agree."""
-    found: dict[str, set[bool]] = {name: set() for name in m.names}
+    """What `regmean` is told: which weights are stored (in, out). Raises MismatchError where the files differ in it."""
+    layouts: dict[str, set[bool]] = {name: set() for name in m.names}
     for source in (source for a in m.statistics for source in a.terms):
-        turned = transposed_in(source)
+        transposed = transposed_in(source)
         for name in source.specs:
-            found[name].add(name in turned)
-    if apart := [
-        f"{name} is (in, out) for one, (out, in) for another" for name, seen in found.items() if len(seen) > 1
-    ]:
-        raise MismatchError("the Gram matrices are of different layers:", apart)
-    return {name: {"transposed": True in seen} for name, seen in found.items()}
+            layouts[name].add(name in transposed)
+    mixed = [name for name, of_files in layouts.items() if len(of_files) > 1]
+    if problems := [f"{name} is (in, out) for one, (out, in) for another" for name in mixed]:
+        raise MismatchError("the Gram matrices are of different layers:", problems)
+    return {name: {"transposed": True in of_files} for name, of_files in layouts.items()}
 
 
 def transposed_in(source: Source) -> frozenset[str]:
@@ -220,17 +226,19 @@ def transposed_in(source: Source) -> frozenset[str]:
 
 
 def _same_shape(source: Source, models: Mapping[str, Spec]) -> Iterator[str]:
+    """`fits` of Fisher information, which has the shapes of the weights."""
     yield from _misfits(source, models, {name: spec.shape for name, spec in models.items()})
 
 
 def _of_inputs(source: Source, models: Mapping[str, Spec]) -> Iterator[str]:
-    turned = transposed_in(source)
-    sides = {name: spec.shape[0 if name in turned else 1] for name, spec in models.items() if len(spec.shape) == 2}
+    """`fits` of Gram matrices, (in, in) for a weight (out, in)."""
+    transposed = transposed_in(source)
+    sides = {name: spec.shape[0 if name in transposed else 1] for name, spec in models.items() if len(spec.shape) == 2}
     yield from _misfits(source, models, {name: (side, side) for name, side in sides.items()})
 
 
 def _misfits(source: Source, models: Mapping[str, Spec], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """The tensors of a file that the models lack, or that have another shape than `shapes` ask for."""
+    """Problems with the tensors of a file that the models do not have, or that have another shape than in `shapes`."""
     for name, spec in source.specs.items():
         if name not in models:
             yield f"{name} is in {source.text}, not in the models"

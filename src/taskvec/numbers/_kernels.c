@@ -156,9 +156,9 @@ static int write_tile(const Run *r, const Op *op, size_t at, int n, void *out, i
     double acc64[TILE];
     float *acc32 = (float *)acc64;
     const int two = op->code == AROUND && !op->onto;
-    if (two && op->points == 1 && dtype == BF16 && is_two(r, op, BF16, F32)) {
-        const int found = onto_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->mass, (float)op->number[1], n);
-        if (!(found & NONFINITE)) return found;
+    if (two && op->points == 1 && op->mass != 0 && dtype == BF16 && is_two(r, op, BF16, F32)) {
+        const int flags = onto_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->mass, (float)op->number[1], n);
+        if (!(flags & NONFINITE)) return flags;
     }
     if (two && op->points == 2 && dtype == F32 && op->mass == 0 && is_two(r, op, BF16, BF16)) {
         const uint32_t top = apart_bf16(out, tile_of(r, op, 0, at), tile_of(r, op, 1, at), (float)op->number[1], n);
@@ -202,8 +202,9 @@ static void operate(const Run *r, Op *op, size_t at, size_t done, int n) {
     }
     op->tainted = op->watched && op->code != KEEP && !all_finite(op->result, n);
     for (int k = 0; k < op->sources; k++) {
-        if (op->from[k] >= 0 || !r->op[~op->from[k]].tainted) continue;
-        taint(op->result, tile_of(r, op, k, at), n);
+        const float *source = tile_of(r, op, k, at);
+        if (op->from[k] < 0 ? !r->op[~op->from[k]].tainted : all_finite(source, n)) continue;
+        taint(op->result, source, n);
         op->tainted = 1;
     }
 }
@@ -224,12 +225,12 @@ static int sweep(const Run *r, uint16_t *out, size_t n) {
     size_t len = (size_t)(-(uintptr_t)out % LINE) / sizeof *out;
     for (size_t at = 0; at < n; at += len, len = LONG) {
         if (len > n - at) len = n - at;
-        int found = (around ? around_bf16 : sweep_bf16)(out + at, x + at, y + at, z + at, narrow, m, (int)len);
-        if (around && found & NONFINITE) {
-            found = 0;
-            for (size_t i = at; i < at + len; i += TILE) found |= write_tile(r, sum, i, at + len - i < TILE ? (int)(at + len - i) : TILE, out + i, BF16);
+        int of_piece = (around ? around_bf16 : sweep_bf16)(out + at, x + at, y + at, z + at, narrow, m, (int)len);
+        if (around && of_piece & NONFINITE) {
+            of_piece = 0;
+            for (size_t i = at; i < at + len; i += TILE) of_piece |= write_tile(r, sum, i, at + len - i < TILE ? (int)(at + len - i) : TILE, out + i, BF16);
         }
-        flags |= found;
+        flags |= of_piece;
     }
     return flags;
 }
@@ -262,9 +263,9 @@ static int run_all(const Run *r, size_t n, size_t window, Failure *failure) {
         for (int k = 0; k < r->inputs; k++) if (!r->in[k].window) r->in[k].at += len * (size_t)WIDTH[r->in[k].dtype];
     }
     for (int k = 0; k < r->ops; k++) {
-        double *found = r->op[k].sink.view.buf;
-        if (r->op[k].code == SIZE || r->op[k].code == DOT || r->op[k].code == PAIR) found[0] = sum_of(r->op[k].lane);
-        if (r->op[k].code == PAIR) { found[1] = (double)r->op[k].both; found[2] = (double)r->op[k].against; }
+        double *sink = r->op[k].sink.view.buf;
+        if (r->op[k].code == SIZE || r->op[k].code == DOT || r->op[k].code == PAIR) sink[0] = sum_of(r->op[k].lane);
+        if (r->op[k].code == PAIR) { sink[1] = (double)r->op[k].both; sink[2] = (double)r->op[k].against; }
     }
     return flags & NONFINITE ? NONFINITE : flags;
 }
@@ -554,7 +555,7 @@ static void choose_paths(void) {
     } else if (__builtin_cpu_supports("avx2")) philox_group = philox_avx2;
 #endif
 }
-/* Names in the order of their codes, and sizes: kernels.py refuses a binary that was built from other sources.       */
+/* Names in the order of their codes, and sizes: compiled.py refuses a binary that was built from other sources.       */
 static int say_layout(PyObject *made) {
     return PyModule_AddStringConstant(made, "OPERATIONS", OPERATIONS(NAMED)) ||
            PyModule_AddStringConstant(made, "DTYPES", ARITHMETIC(NAMED)) ||

@@ -122,7 +122,7 @@ CLONES static void keep_sure(float *restrict out, const float *restrict x, const
 }
 
 /* The places where a half word lies in from .. from + size - 1, in their order. There is room for WORD more than n. */
-typedef int Between(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from, uint32_t size);
+typedef int Between(uint32_t *restrict places, const Half *restrict half, int n, uint32_t from, uint32_t size);
 
 /* First as bits, WORD entries at once: few of them are set. */
 CLONES static uint32_t bits_between(const Half *restrict half, uint32_t from, uint32_t size) {
@@ -130,17 +130,17 @@ CLONES static uint32_t bits_between(const Half *restrict half, uint32_t from, ui
     for (int k = 0; k < WORD; k++) word |= (uint32_t)(half[k] - from < size) << k;
     return word;
 }
-static int between_plain(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from, uint32_t size) {
+static int between_plain(uint32_t *restrict places, const Half *restrict half, int n, uint32_t from, uint32_t size) {
     int count = 0, i = 0;
     for (; i + WORD <= n; i += WORD)
         for (uint32_t word = bits_between(half + i, from, size); word; word &= word - 1)
-            found[count++] = (uint32_t)(i + __builtin_ctz(word));
-    for (; i < n; i++) if (half[i] - from < size) found[count++] = (uint32_t)i;
+            places[count++] = (uint32_t)(i + __builtin_ctz(word));
+    for (; i < n; i++) if (half[i] - from < size) places[count++] = (uint32_t)i;
     return count;
 }
 
 #ifdef LANES64
-__attribute__((target("avx512f"))) static int between_avx512(uint32_t *restrict found, const Half *restrict half, int n, uint32_t from,
+__attribute__((target("avx512f"))) static int between_avx512(uint32_t *restrict places, const Half *restrict half, int n, uint32_t from,
                                                              uint32_t size) {
     const __m512i low = _mm512_set1_epi32((int)from), many = _mm512_set1_epi32((int)size), step = _mm512_set1_epi32(16);
     __m512i place = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -148,10 +148,10 @@ __attribute__((target("avx512f"))) static int between_avx512(uint32_t *restrict 
     for (; i + 16 <= n; i += 16, place = _mm512_add_epi32(place, step)) {
         const __m512i draw = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(half + i)));
         const __mmask16 in = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(draw, low), many);
-        _mm512_storeu_si512(found + count, _mm512_maskz_compress_epi32(in, place));
+        _mm512_storeu_si512(places + count, _mm512_maskz_compress_epi32(in, place));
         count += __builtin_popcount(in);
     }
-    for (; i < n; i++) if (half[i] - from < size) found[count++] = (uint32_t)i;
+    for (; i < n; i++) if (half[i] - from < size) places[count++] = (uint32_t)i;
     return count;
 }
 #endif

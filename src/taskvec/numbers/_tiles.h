@@ -1,7 +1,7 @@
 /* What is done to a tile: decode, scale-accumulate, encode, and what methods need beside it. No Python in here.
  *
  * Every operation is rounded on its own (no fused multiply-add: the build passes -ffp-contract=off), so that every
- * machine and the numpy path of kernels.py give the same bits. Dtype codes are those of dtypes.py.
+ * machine and in_numpy.py give the same bits. Dtype codes are those of dtypes.py.
  */
 #include <errno.h>
 #include <float.h>
@@ -307,9 +307,9 @@ CLONES static void signs_of(const float *restrict x, const float *restrict y, in
 }
 
 CLONES static int equal_of(const float *restrict x, int n, float size) {
-    int32_t found = 0;
-    for (int i = 0; i < n; i++) found += fabsf(x[i]) == size;
-    return found;
+    int32_t count = 0;
+    for (int i = 0; i < n; i++) count += fabsf(x[i]) == size;
+    return count;
 }
 
 CLONES static void equal_into(uint32_t *equal, uint32_t *above, const float *restrict x, int n, float size) {
@@ -376,8 +376,8 @@ static void count_into(uint32_t *restrict counts, const float *restrict x, int n
     if (first < 0) { for (int i = 0; i < n; i++) counts[(as_bits(x[i]) & 0x7fffffffu) >> 16]++; return; }
     const uint32_t from = (uint32_t)first << 16, size = bins << 16;
     uint32_t near[TILE + 16];
-    const int found = within_of(near, counts + size, x, n, from, size);
-    for (int i = 0; i < found; i++) counts[near[i]]++;
+    const int inside = within_of(near, counts + size, x, n, from, size);
+    for (int i = 0; i < inside; i++) counts[near[i]]++;
 }
 
 /* ---- what is kept of a tile ------------------------------------------------------------------------------------------ */

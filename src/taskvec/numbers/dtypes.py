@@ -14,7 +14,7 @@ BITS = MappingProxyType(
     }
 )  # fmt: skip
 
-# Order = the dtype codes of _kernels.c.
+# The dtypes that can be summed, each at the place that is its code in _kernels.c.
 ARITHMETIC = ("F32", "F64", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 CODES = MappingProxyType({name: code for code, name in enumerate(ARITHMETIC)})
 
@@ -29,7 +29,9 @@ SHORT_NAMES = MappingProxyType({"fp64": "F64", "fp32": "F32", "float": "F32", "f
 
 
 def parse_dtype(name: str) -> str:
-    """`"bfloat16"`, `"torch.bfloat16"` or `"BF16"` -> `"BF16"`. Raises RecipeError for a dtype we cannot write."""
+    """The short name of a dtype: `"bfloat16"`, `"torch.bfloat16"` and `"BF16"` give `"BF16"`.
+
+    Raises RecipeError for a dtype that cannot be computed."""
     plain = str(getattr(name, "__name__", name)).removeprefix("torch.")  # numpy's and torch's own dtypes, too
     short = LONG_NAMES.get(plain) or SHORT_NAMES.get(plain.lower(), plain.upper())
     if short not in CODES:
@@ -38,18 +40,18 @@ def parse_dtype(name: str) -> str:
 
 
 def elements_in(dtype: str, size: int) -> int:
-    """The most elements that fill whole bytes, at most `size` of them: four elements of 6 bits fill three bytes."""
-    together = 8 // math.gcd(8, BITS[dtype])
+    """The largest number of elements that fill whole bytes, at most `size` bytes. (Four of 6 bits fill three bytes.)"""
+    together = 8 // math.gcd(8, BITS[dtype])  # so many elements are the fewest that fill whole bytes
     return size * 8 // BITS[dtype] // together * together
 
 
 def accumulator(*dtypes: str) -> str:
-    """Where a sum is held: F64 if any dtype is F64, else F32 (design: rounded once to the output dtype)."""
+    """The dtype in which a sum of these dtypes is held: F64 if one of them is F64, otherwise F32."""
     return "F64" if "F64" in dtypes else "F32"
 
 
 def numpy_dtype(name: str) -> str:
-    """numpy's name of a dtype that is not summed: integers, "BOOL", "C64"; bytes for those that numpy does not have."""
+    """numpy's name of a dtype that is not summed, or "uint8" (bytes) for one that numpy does not have."""
     special = {"BOOL": "bool", "C64": "complex64"}
     kind = {"I": "int", "U": "uint"}.get(name[0])
     return special.get(name) or (f"{kind}{name[1:]}" if kind else "uint8")

@@ -1,4 +1,13 @@
-"""Floating-point dtypes in numpy: bytes to numbers, exactly, and numbers to bytes, with one rounding."""
+"""Floating-point dtypes in numpy: bytes to numbers, exactly, and numbers to bytes, with one rounding.
+
+A number x of a small dtype with m bits of mantissa is rounded by adding and subtracting a power of two (`encode`):
+
+1. 2^e is the power of two of x, but not less than that of the smallest normal number. Neighbours are 2^(e-m) apart.
+2. x + 2^(e-m+23) has its last bit of float32 at just that distance, so that the addition rounds x to nearest even.
+   Subtracting 2^(e-m+23) again is exact.
+3. Multiplied with the right power of two, float32's exponent is the dtype's own, and its upper bits are the word. Of
+   subnormal numbers this is true as well.
+"""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -9,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Each dtype is (mantissa bits, exponent bits, has infinities).
+# dtype -> (mantissa bits, exponent bits, whether it has infinities)
 MINIFLOATS = {"F16": (10, 5, True), "F8_E5M2": (2, 5, True), "F8_E4M3": (3, 4, False)}
 
 
@@ -28,7 +37,8 @@ def decode(raw: Buffer, dtype: str, n: int) -> "NDArray[Any]":
 
 
 def encode(values: "NDArray[Any]", dtype: str) -> "NDArray[Any]":
-    """float32 or float64 values -> words of `dtype`, rounded once to nearest even; overflow: Inf (e4m3: NaN)."""
+    """float32 or float64 values as words of `dtype`, rounded once to nearest even. What is too large becomes Inf, or
+    NaN in e4m3."""
     import numpy as np
 
     if dtype in ("F32", "F64"):
@@ -61,7 +71,10 @@ def encode(values: "NDArray[Any]", dtype: str) -> "NDArray[Any]":
 
 
 def to_odd(values: "NDArray[np.float64]") -> "NDArray[np.float32]":
-    """float64 -> float32, towards zero with a sticky last bit, so that a second rounding rounds only once in effect."""
+    """float64 -> float32 "to odd": cut off towards zero, with the last bit set if anything was cut off.
+
+    The last bit tells the next rounding, to fewer bits, that a number is not exactly halfway. So both together have the
+    effect of one rounding."""
     import numpy as np
 
     nearest = values.astype(np.float32)

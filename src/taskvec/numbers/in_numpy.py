@@ -1,4 +1,7 @@
-"""The kernels in numpy: the same bits as `_kernels.c`, for machines without a compiler, and to test it against."""
+"""The kernels in numpy: the same bits as `_kernels.c`, more slowly, for machines without a compiler.
+
+What each function computes is said in operations.py, at `Kernels`.
+"""
 
 import os
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from taskvec.numbers.operations import (
     DROP,
     EQUAL,
     KEEP,
+    LANES,
     MASK,
     NONFINITE,
     NONZERO,
@@ -28,24 +32,33 @@ from taskvec.numbers.operations import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LANES = 16  # of a sum in float64: a lane sees every 16th element
+AVAILABLE = True
 
 
-def run_numpy(
-    out: Buffer, dtype: str, inputs: Sequence[Input], dtypes: Sequence[str], ops: Sequence[Op], n: int, start: int = 0
+def run(
+    out: Buffer,
+    dtype: str,
+    inputs: Sequence[Input],
+    dtypes: Sequence[str],
+    ops: Sequence[Op],
+    n: int,
+    start: int = 0,
+    scratch: Buffer = b"",
 ) -> int:
-    """`run`, without the compiled kernels."""
+    """`Kernels.run` in numpy, which holds all elements at once and needs no scratch memory."""
     import numpy as np
 
-    given = [_in_memory(k, raw, n * BITS[d] // 8) for k, (raw, d) in enumerate(zip(inputs, dtypes, strict=True))]
-    values = [decode(raw, kind, n) for raw, kind in zip(given, dtypes, strict=True)]
-    found: list[Any] = []
+    sizes = [n * BITS[d] // 8 for d in dtypes]
+    buffers = [_in_memory(k, source, size) for k, (source, size) in enumerate(zip(inputs, sizes, strict=True))]
+    values = [decode(raw, kind, n) for raw, kind in zip(buffers, dtypes, strict=True)]
+    results: list[Any] = []
     with np.errstate(all="ignore"):
         for k, op in enumerate(ops):
-            x = [values[at] if at >= 0 else found[~at] for at in op.sources]
+            x = [values[at] if at >= 0 else results[~at] for at in op.sources]
             if out is not None and k == len(ops) - 1:
                 return _written(out, dtype, _total(op, x, n, wide=dtype == "F64"), n)
-            found.append(_total(op, x, n).astype(np.float32) if op.code in (SUM, AROUND) else _made(op, x, start))
+            is_sum = op.code in (SUM, AROUND)
+            results.append(_total(op, x, n).astype(np.float32) if is_sum else _result(op, x, start))
     return 0
 
 
@@ -57,12 +70,12 @@ def _total(op: Op, x: "Sequence[NDArray[Any]]", n: int, wide: bool = False) -> "
         return _sum(x, op.numbers, n, wide)
     points, onto, mass, *scales = op.numbers
     real = _accumulator(x, wide)
-    given = [v.astype(real, copy=False) for v in x]
-    apart = [v - given[0] if k < points else v for k, v in enumerate(given)]
-    end = int(onto) or len(given)
-    total = _sum(apart[1:end], scales[1:end], n, wide)
+    exact = [v.astype(real, copy=False) for v in x]
+    terms = [v - exact[0] if k < points else v for k, v in enumerate(exact)]
+    end = int(onto) or len(exact)
+    total = _sum(terms[1:end], scales[1:end], n, wide)
     if mass:
-        last = real(mass) * given[int(onto)]
+        last = real(mass) * exact[int(onto)]
         total = np.where(total == 0, last, last + total)
     finite = np.isfinite(total)
     return total if finite.all() else np.where(finite, total, _sum(x, scales, n, wide))
@@ -95,97 +108,90 @@ def _written(out: Buffer, dtype: str, total: "NDArray[Any]", n: int) -> int:
     return 0 if np.isfinite(decode(encoded, dtype, n)).all() else OVERFLOWED
 
 
-def _made(op: Op, x: "Sequence[NDArray[Any]]", start: int) -> "NDArray[Any] | None":
-    """The result of an operation, or nothing but what it adds to its sink."""
+def _result(op: Op, x: "Sequence[NDArray[Any]]", start: int) -> "NDArray[Any] | None":
+    """The result of an operation, or None for one that only adds to its sink."""
     import numpy as np
 
     if measure := MEASURES.get(op.code):
         measure(op, *x)
         return None
-    made: NDArray[Any] = (
-        keep_numpy(x[0], *op.numbers) if op.code == KEEP else
-        drop_numpy(x[0], start, *op.numbers) if op.code == DROP else
-        mask_numpy(x[0], op.sink, *op.numbers) if op.code == MASK else elect_numpy(x, *op.numbers)
+    result: NDArray[Any] = (
+        _keep(x[0], *op.numbers) if op.code == KEEP else
+        _drop(x[0], start, *op.numbers) if op.code == DROP else
+        _mask(x[0], op.sink, *op.numbers) if op.code == MASK else _elect(x, *op.numbers)
     )  # fmt: skip
     for v in x:
-        made = np.where(np.isfinite(v), made, np.float32("nan"))
-    return made
+        result = np.where(np.isfinite(v), result, np.float32("nan"))
+    return result
 
 
 def _in_memory(index: int, source: Input, size: int) -> Buffer:
     if not isinstance(source, tuple):
         return source
-    found, (fd, offset) = bytearray(), source
-    while len(found) < size:
+    data, (fd, offset) = bytearray(), source
+    while len(data) < size:
         try:
-            piece = os.pread(fd, size - len(found), offset + len(found))
+            piece = os.pread(fd, size - len(data), offset + len(data))
         except OSError as error:
             raise OSError(error.errno, error.strerror, f"input {index}") from None
         if not piece:
             raise EOFError(f"input {index}")
-        found += piece
-    return found
+        data += piece
+    return data
 
 
-def keep_numpy(x: "NDArray[Any]", low: float, high: float, quota: float, spared: float) -> "NDArray[Any]":
-    """KEEP."""
+def _keep(x: "NDArray[Any]", low: float, high: float, quota: float, spared: float) -> "NDArray[Any]":
     import numpy as np
 
     size = np.abs(x)
-    found = np.where((size >= np.float32(low)) & (size < np.float32(high)), x, np.float32(0))
-    back = np.flatnonzero(size == np.float32(high))[int(min(spared, x.size)) :]
-    found[back] = x[back]
-    found[np.flatnonzero(size == np.float32(low))[int(min(quota, x.size)) :]] = 0
-    return found
+    kept = np.where((size >= np.float32(low)) & (size < np.float32(high)), x, np.float32(0))
+    beyond_spared = np.flatnonzero(size == np.float32(high))[int(min(spared, x.size)) :]
+    kept[beyond_spared] = x[beyond_spared]
+    kept[np.flatnonzero(size == np.float32(low))[int(min(quota, x.size)) :]] = 0
+    return kept
 
 
-def draws_numpy(start: int, n: int, stream: int, key: tuple[int, int]) -> "NDArray[Any]":
-    """32 bits for each of the entries start .. start+n: entry e has the upper half of its draw in half word e mod 8 of
-    counter e div 8 of a stream, the lower half in the next stream. uint32."""
+def draws(start: int, n: int, stream: int, key: tuple[int, int]) -> "NDArray[Any]":
+    """The draws of the entries start .. start+n, uint32, as operations.py says at DROP."""
     import numpy as np
 
     first, last = start // 8, -(-(start + n) // 8)
     halves = []
     for k in (0, 1):
         words = np.empty(4 * (last - first), np.uint32)
-        philox_numpy(words, last - first, first, stream + k, key)
+        philox(words, last - first, first, stream + k, key)
         halves.append(words.view(np.uint16)[start - 8 * first :][:n].astype(np.uint32))
     return halves[0] << np.uint32(16) | halves[1]
 
 
-def drop_numpy(
+def _drop(
     x: "NDArray[Any]", start: int, k0: float, k1: float, stream: float, least: float, scale: float
 ) -> "NDArray[Any]":
-    """DROP."""
     import numpy as np
 
-    stays = draws_numpy(start, x.size, int(stream), (int(k0), int(k1))) >= np.uint32(least)
+    stays = draws(start, x.size, int(stream), (int(k0), int(k1))) >= np.uint32(least)
     return np.where(stays, x * np.float32(scale), np.float32(0))
 
 
-def mask_numpy(x: "NDArray[Any]", bits: Buffer, scale: float) -> "NDArray[Any]":
-    """MASK."""
+def _mask(x: "NDArray[Any]", bits: Buffer, scale: float) -> "NDArray[Any]":
     import numpy as np
 
     stays = np.unpackbits(np.frombuffer(bits, np.uint8), count=x.size, bitorder="little")
     return np.where(stays, x * np.float32(scale), np.float32(0))
 
 
-def elect_numpy(
-    x: "Sequence[NDArray[Any]]", by_count: float, mean: float, plus: float, *weights: float
-) -> "NDArray[Any]":
-    """ELECT."""
+def _elect(x: "Sequence[NDArray[Any]]", by_count: float, mean: float, plus: float, *weights: float) -> "NDArray[Any]":
     import numpy as np
 
-    total, agree, found = (np.zeros(x[0].size, np.float32) for _ in range(3))
+    total, divisor, elected = (np.zeros(x[0].size, np.float32) for _ in range(3))
     for v in x:
         total += np.sign(v) if by_count else v
     sign = np.where(total >= 0, np.float32(1), np.float32(-1)) if plus else np.sign(total)
     for v, w in zip(x, weights, strict=True):
-        yes = v * sign > 0
-        found += np.where(yes, v, np.float32(0))
-        agree += np.float32(w) * yes
-    return found / np.where(agree == 0, np.float32(1), agree) if mean else found
+        agrees = v * sign > 0
+        elected += np.where(agrees, v, np.float32(0))
+        divisor += np.float32(w) * agrees
+    return elected / np.where(divisor == 0, np.float32(1), divisor) if mean else elected
 
 
 def _count(op: Op, x: "NDArray[Any]") -> None:
@@ -195,10 +201,10 @@ def _count(op: Op, x: "NDArray[Any]") -> None:
     bits = x.view(np.uint32) & np.uint32(0x7FFFFFFF)
     upper = bits >> np.uint32(16)
     inside = (upper >= first) & (upper < first + bins)
-    found = upper if first < 0 else bits[inside] - np.uint32(first << 16)
+    places = upper if first < 0 else bits[inside] - np.uint32(first << 16)
     size = (1 << 15 if first < 0 else bins << 16) + 1
     table = np.frombuffer(op.sink, np.uint32)[:size]
-    table += np.bincount(found, minlength=size).astype(np.uint32)
+    table += np.bincount(places, minlength=size).astype(np.uint32)
     table[-1] += 0 if first < 0 else int((upper >= first + bins).sum())
 
 
@@ -206,22 +212,22 @@ def _equal(op: Op, x: "NDArray[Any]") -> None:
     import numpy as np
 
     value, span = op.numbers
-    found = np.add.reduceat(np.abs(x) == np.float32(value), np.arange(0, x.size, int(span)), dtype=np.uint32)
+    equal = np.add.reduceat(np.abs(x) == np.float32(value), np.arange(0, x.size, int(span)), dtype=np.uint32)
     sink = np.frombuffer(op.sink, np.uint32)
-    sink[: found.size] += found
-    sink[found.size] += np.count_nonzero(np.abs(x) > np.float32(value))
+    sink[: equal.size] += equal
+    sink[equal.size] += np.count_nonzero(np.abs(x) > np.float32(value))
 
 
 def _in_lanes(terms: "NDArray[Any]") -> float:
-    """A sum in float64, lane by lane."""
+    """The sum of float64 terms in LANES parts."""
     import numpy as np
 
     padded = np.concatenate([terms, np.zeros(-terms.size % LANES)]).reshape(-1, LANES)
     sums = np.add.accumulate(padded, axis=0)[-1] if terms.size else np.zeros(LANES)
-    found = 0.0
+    total = 0.0
     for lane in sums.tolist():
-        found += lane
-    return found
+        total += lane
+    return total
 
 
 def _size(op: Op, x: "NDArray[Any]") -> None:
@@ -248,15 +254,15 @@ def _pair(op: Op, x: "NDArray[Any]", y: "NDArray[Any]") -> None:
 def _nonzero(op: Op, x: "NDArray[Any]") -> None:
     import numpy as np
 
-    found = np.packbits(x.view(np.uint32) != 0, bitorder="little")
-    np.frombuffer(op.sink, np.uint8)[: found.size] = found
+    packed = np.packbits(x.view(np.uint32) != 0, bitorder="little")
+    np.frombuffer(op.sink, np.uint8)[: packed.size] = packed
 
 
 MEASURES: dict[int, Any] = {COUNT: _count, EQUAL: _equal, SIZE: _size, PAIR: _pair, NONZERO: _nonzero, DOT: _dot}
 
 
-def lowrank_numpy(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:
-    """`lowrank`, without the compiled kernels."""
+def lowrank(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: int, rank: int, scale: float) -> None:
+    """`Kernels.lowrank` in numpy."""
     import numpy as np
 
     first, last = start // cols, -(-(start + n) // cols)
@@ -268,8 +274,8 @@ def lowrank_numpy(out: Buffer, b: Buffer, a: Buffer, start: int, n: int, cols: i
     np.frombuffer(out, np.float32)[:n] = (np.float32(scale) * rows).ravel()[start - first * cols :][:n]
 
 
-def philox_numpy(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
-    """`philox`, without the compiled kernels."""
+def philox(out: Buffer, n: int, first: int, stream: int, key: tuple[int, int]) -> None:
+    """`Kernels.philox` in numpy."""
     import numpy as np
 
     index = np.uint64(first) + np.arange(n, dtype=np.uint64)
@@ -285,14 +291,14 @@ def philox_numpy(out: Buffer, n: int, first: int, stream: int, key: tuple[int, i
 
 
 def _mean_ranks(values: "NDArray[Any]") -> "NDArray[Any]":
-    """Places among the values, 0 the smallest; equal ones have the mean of theirs."""
+    """The place of each value among all, 0 for the smallest; equal values have the mean of their places."""
     import numpy as np
 
     ordered = np.sort(values)
     return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") - 1) / 2
 
 
-def prune_numpy(
+def prune(
     out: Buffer | None,
     x: Buffer,
     rows: int,
@@ -306,23 +312,23 @@ def prune_numpy(
     bits: Buffer | None = None,
     sums: Buffer | None = None,
 ) -> None:
-    """`prune`, without the compiled kernels."""
+    """`Kernels.prune` in numpy."""
     import numpy as np
 
     n = rows * width
-    given = np.frombuffer(x, np.float32, n).reshape(rows, width)
-    rank = np.array([_mean_ranks(np.abs(row)) for row in given]).reshape(rows, width)
+    values = np.frombuffer(x, np.float32, n).reshape(rows, width)
+    rank = np.array([_mean_ranks(np.abs(row)) for row in values]).reshape(rows, width)
     exact = density - epsilon / 2 + epsilon * rank / max(1, width - 1)
     p = np.clip(exact, np.finfo(np.float32).tiny, 1).astype(np.float32)
-    drawn = draws_numpy(start, n, stream, key).reshape(rows, width) * 2.0**-32
+    drawn = draws(start, n, stream, key).reshape(rows, width) * 2.0**-32
     with np.errstate(all="ignore"):
-        kept = given / p if scale == 0 else given * np.float32(scale)
-    made = np.where(drawn < p, kept, np.float32(0))
+        scaled = values / p if scale == 0 else values * np.float32(scale)
+    pruned = np.where(drawn < p, scaled, np.float32(0))
     if out is not None:
-        np.frombuffer(out, np.float32, n)[:] = made.reshape(-1)
+        np.frombuffer(out, np.float32, n)[:] = pruned.reshape(-1)
     if bits is not None:
-        _nonzero(Op(NONZERO, (0,), (), bits), made.reshape(-1))
+        _nonzero(Op(NONZERO, (0,), (), bits), pruned.reshape(-1))
     if sums is not None:
         total = np.frombuffer(sums, np.float64, 2)
-        for before, after in zip(given, made, strict=True):
+        for before, after in zip(values, pruned, strict=True):
             total += _in_lanes(np.abs(before.astype(np.float64))), _in_lanes(np.abs(after.astype(np.float64)))

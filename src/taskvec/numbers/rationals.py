@@ -1,4 +1,4 @@
-"""Exact rational numbers: 0.1 is 1/10, as it was written."""
+"""Exact rational numbers: coefficients are the decimals that were written, so that 0.1 is 1/10."""
 
 import math
 from fractions import Fraction
@@ -11,7 +11,8 @@ LONGEST_NUMBER = 8192  # bits of a numerator or denominator
 
 
 def exact(number: Number | Real) -> Fraction:
-    """The rational that was written: 0.1 is 1/10. Raises RecipeError for NaN, infinities and what is not a number."""
+    """The rational number that was written: 0.1 gives 1/10. Raises RecipeError for NaN, infinities and anything that
+    is not a number."""
     if isinstance(number, Rational) and not isinstance(number, bool):
         return bounded(Fraction(int(number.numerator), int(number.denominator)))  # numpy has integers of its own
     if not isinstance(number, Real) or isinstance(number, bool):
@@ -22,14 +23,14 @@ def exact(number: Number | Real) -> Fraction:
 
 
 def bounded(value: Fraction) -> Fraction:
-    """The same; RecipeError if it is too long to compute with."""
+    """The value itself. Raises RecipeError if its numerator or denominator is too long to compute with."""
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > LONGEST_NUMBER:
         raise RecipeError(f"a coefficient has more than {LONGEST_NUMBER} bits")
     return value
 
 
 def as_float(value: Fraction) -> float:
-    """The nearest float. Raises RecipeError if there is none."""
+    """The nearest float. Raises RecipeError if the value is too large for one."""
     try:
         return float(value)
     except OverflowError:
@@ -37,7 +38,7 @@ def as_float(value: Fraction) -> float:
 
 
 def number_text(value: Fraction) -> str:
-    """A text that `exact` reads back: `0.4`, `-2`, `1/3`."""
+    """The shortest text that is exactly this number: `0.4`, `-2`, `1/3`."""
     fraction = f"{value.numerator}/{value.denominator}".removesuffix("/1")
     try:
         decimal = repr(float(value))

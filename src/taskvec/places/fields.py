@@ -4,12 +4,13 @@ Every problem becomes one sentence in a list that the caller keeps, so that a fi
 all of them at once. An unknown key names the nearest key that there is.
 """
 
-import difflib
 import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin, get_type_hints
+
+from taskvec.errors import did_you_mean
 
 NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -40,13 +41,7 @@ def problems_of(table: Mapping[Any, Any], kind: type, where: str) -> list[str]:
 
 def unknown(key: Any, known: Iterable[str], where: str) -> str:
     """The sentence for a key that there is not."""
-    return f"{where}: no key {key}" + (near(key, known) or f"; there is {', '.join(sorted(known))}")
-
-
-def near(given: Any, known: Iterable[str]) -> str:
-    """ " (did you mean ...?)", or nothing where no known name is like the given one."""
-    close = difflib.get_close_matches(str(given), [*known], n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f"{where}: no key {key}" + (did_you_mean(key, known) or f"; there is {', '.join(sorted(known))}")
 
 
 def fits(value: Any, kind: Any) -> bool:

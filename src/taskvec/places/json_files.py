@@ -16,6 +16,7 @@ from typing import Any
 
 from taskvec.errors import FormatError
 from taskvec.places.local import stated
+from taskvec.places.place import Readable
 
 LONGEST = 100_000_000  # bytes of a text
 MOST_TABLES, MOST_TEXTS, MOST_VALUES = 1_500_000, 4_000_000, 8_000_000  # lists and tables; texts; values in all
@@ -27,38 +28,51 @@ def read_json(path: Path, longest: int = LONGEST, once: bool = False) -> Any:
 
     once: refuse a table that has a key twice, since one of the two values would be lost.
     """
+    return _value(read_small(path, longest), str(path), once)
+
+
+def json_in(file: Readable, longest: int = LONGEST, once: bool = False) -> Any:
+    """The same as `read_json`, for a file that is open, in whichever place."""
+    if file.size > longest:
+        raise FormatError(f"{file.uri} is larger than {longest} bytes")
+    return _value(file.read(0, file.size), file.uri, once)
+
+
+def _value(text: bytes, uri: str, once: bool) -> Any:
     repeated: list[str] = []
-    found = parsed(read_small(path, longest), str(path), noting_doubles(repeated) if once else None)
+    value = parsed(text, uri, noting_doubles(repeated) if once else None)
     if repeated:
-        raise FormatError(f"{path} has keys twice, and one value of each would be lost:", repeated[:50])
-    return found
+        raise FormatError(f"{uri} has keys twice, and one value of each would be lost:", repeated[:50])
+    return value
 
 
 def noting_doubles(repeated: list[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     """A function that makes the tables in `parsed`. It adds to `repeated` the keys that a table has twice."""
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        values = dict(pairs)
+        if len(values) < len(pairs):
             repeated.extend(sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
-        return found
+        return values
 
     return table
 
 
 def read_small(path: Path, longest: int = LONGEST) -> bytes:
-    """The bytes of a regular file of at most `longest` bytes. A pipe or a device (`/dev/zero`), also behind a link, is
-    refused before anything of it is read. Raises FormatError."""
+    """The bytes of a regular file of at most `longest` bytes. Raises FormatError.
+
+    A pipe or a device such as /dev/zero is refused before anything of it is read, also behind a link.
+    """
     with stated(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise FormatError(f"{path} is no regular file")
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise FormatError(f"{path} is no regular file")
-            found = file.read(longest + 1)
-    if len(found) > longest:
+            content = file.read(longest + 1)
+    if len(content) > longest:
         raise FormatError(f"{path} is larger than {longest} bytes")
-    return found
+    return content
 
 
 def read_text(path: Path, longest: int = LONGEST) -> str:
@@ -76,12 +90,12 @@ def parsed(text: "bytes | bytearray", what: str, pairs: "Callable[[list[tuple[st
     if tables > MOST_TABLES or texts > MOST_TEXTS or tables + text.count(b",") > MOST_VALUES:
         raise FormatError(f"{what} holds more than {MOST_TABLES} lists and tables, or {MOST_VALUES} values")
     try:
-        found = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=pairs)
         if _HALF.search(text):
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not JSON ({error})") from None
-    return found
+    return value
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -1,9 +1,10 @@
-"""Files: from a uri to a path, from a path to exact reads, and from bytes to a durable file under its final name."""
+"""Files of this machine: a folder as a `Place`, and how a uri leads to one."""
 
 import ctypes
 import errno
 import os
 import re
+import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from taskvec.errors import FormatError, MissingExtra, OutputError, SourceChanged, TaskvecError
-from taskvec.places.moving import CANNOT, sync
+from taskvec.places.moving import CANNOT, move_new, sync
+from taskvec.places.place import Place, Readable, WithDescriptor, WithFolder, Writable, WritablePlace
 
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -28,8 +30,18 @@ def resolve(uri: str | os.PathLike[str], revision: str | None = None) -> Path:
     raise FormatError(f"{uri} does not exist: give a file, a folder, or org/name on the Hugging Face hub")
 
 
+def located(uri: str | os.PathLike[str], revision: str | None = None) -> tuple[Place, str]:
+    """The place that `uri` names, and the name in it: "" for the place as a whole. Raises FormatError.
+
+    Every kind of place that a user can name is chosen here.
+    """
+    path = resolve(uri, revision)
+    with stated(path):
+        return (Folder(path), "") if path.is_dir() else (Folder(path.parent), path.name)
+
+
 def expanded(uri: str | os.PathLike[str]) -> Path:
-    """The path with ~ replaced. Raises OSError if there is no such home."""
+    """The path with ~ replaced by the home folder. Raises OSError if there is no such home."""
     try:
         return Path(uri).expanduser()
     except RuntimeError:
@@ -37,17 +49,17 @@ def expanded(uri: str | os.PathLike[str]) -> Path:
 
 
 def place_to_write(uri: str | os.PathLike[str]) -> Path:
-    """The absolute path of an output, with links resolved. Raises OutputError."""
+    """The absolute path of an output, with links resolved. Raises OutputError for what can be no output's name."""
     if not os.fspath(uri):
         raise OutputError("the output has no name: say where to write (-o NAME)")
     try:
         with stated(uri, OutputError):
-            found = expanded(uri).resolve()
+            target = expanded(uri).resolve()
     except (RuntimeError, ValueError) as error:  # links in a circle; a null character
         raise OutputError(f"{os.fspath(uri)!r} cannot be written to: {error}") from None
-    if not found.name:
-        raise OutputError(f"{found} is the root of all files: name a folder or a file in it for the output")
-    return found
+    if not target.name:
+        raise OutputError(f"{target} is the root of all files: name a folder or a file in it for the output")
+    return target
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -62,8 +74,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise FormatError(f"{name} is no local path, and the hub did not give it: {reason}") from None
 
 
-class File:
-    """A file opened once, read at exact positions by any thread, and known to be the one that was opened.
+class File(Readable, WithDescriptor):
+    """A regular file, opened once and known to be the one that was opened. See `Readable`.
 
     `stamp`: size, time of change, inode and device, and the time at which the system itself last changed the inode
     (ctime). Programs can put the time of change back, as rsync, cp -p and touch -r do; ctime they cannot set. What
@@ -71,33 +83,32 @@ class File:
     the system has already marked as changed, and one on another machine whose clock or cache lags behind.
     """
 
+    stamp: tuple[int, ...]
+
     def __init__(self, path: Path):
-        self.path = path
+        """Raises FormatError for what does not exist, and for a pipe or a device, which has no fixed bytes."""
+        self.path, self.uri = path, str(path)
         self._lock = threading.Lock()
         self._fd: int | None = None
         with stated(path):
-            self.stamp = stamp_of(path.stat())
-        self.size = self.stamp[0]
+            self.address, about = os.path.realpath(path), path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise FormatError(f"{path} is no regular file")
+        self.stamp, self.size = stamp_of(about), about.st_size
 
     def fd(self) -> int:
         """The descriptor, opened on first use."""
         if self._fd is None:
             with self._lock, stated(self.path):
                 if self._fd is None:
-                    fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                    fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
                     weakref.finalize(self, os.close, fd)
                     self._require(stamp_of(os.fstat(fd)))
                     self._fd = fd
         return self._fd
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes at `offset`."""
-        piece = bytearray(length)
-        self.readinto(offset, memoryview(piece))
-        return bytes(piece)
-
     def readinto(self, offset: int, out: memoryview) -> None:
-        """Fill `out` from `offset` on. Raises SourceChanged at an early end of the file."""
+        """See `Readable`."""
         fd, done, view = self.fd(), 0, out.cast("B")
         while done < len(view):
             try:
@@ -109,7 +120,7 @@ class File:
             done += count
 
     def require_unchanged(self) -> None:
-        """Raise SourceChanged unless the path still names the file as it was opened: its stamp is the same."""
+        """See `Readable`."""
         try:
             self._require(stamp_of(self.path.stat()))
         except FileNotFoundError:
@@ -127,9 +138,42 @@ class File:
         raise SourceChanged(f"{self.path} changed while it was read; nothing was written")
 
 
-def stamp_of(found: os.stat_result) -> tuple[int, ...]:
+class Folder(WritablePlace, WithFolder):
+    """A folder of this machine as a place. See `Place`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def uri(self, name: str = "") -> str:
+        """See `Place`."""
+        return str(self.folder / name)
+
+    def names(self) -> list[str]:
+        """See `Place`. Links that lead nowhere are listed."""
+        with stated(self.folder), os.scandir(self.folder) as entries:
+            return [entry.name for entry in entries if not entry.is_dir()]
+
+    def holds(self, name: str) -> bool:
+        """See `Place`."""
+        with stated(self.folder / name):
+            return (self.folder / name).is_file()
+
+    def open(self, name: str) -> File:
+        """See `Place`."""
+        return File(self.folder / name)
+
+    def create(self, name: str, size: int, durable: bool) -> "Output":
+        """See `WritablePlace`."""
+        return Output(self.folder / name, size, direct=durable)
+
+    def publish(self, draft: str, name: str) -> None:
+        """See `WritablePlace` and moving.py."""
+        move_new(self.folder / draft, self.folder / name)
+
+
+def stamp_of(about: os.stat_result) -> tuple[int, ...]:
     """Numbers of the file system that change when the file is written to; see `File`."""
-    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev, found.st_ctime_ns
+    return about.st_size, about.st_mtime_ns, about.st_ino, about.st_dev, about.st_ctime_ns
 
 
 def stamps_of(paths: Iterable[Path]) -> dict[Path, tuple[object, ...]]:
@@ -165,7 +209,8 @@ REFUSALS = {
 
 
 class stated:  # noqa: N801 - reads as a word: with stated(path): ...
-    """Turns errors of the operating system into stated errors about `path`."""
+    """Within `with stated(path)` an OSError becomes an error of taskvec of this kind, which names the path and the
+    reason."""
 
     def __init__(self, path: os.PathLike[str] | str, kind: type[TaskvecError] = FormatError):
         self.path, self.kind = path, kind
@@ -184,35 +229,38 @@ class stated:  # noqa: N801 - reads as a word: with stated(path): ...
 
 
 # ---- writing -------------------------------------------------------------------------------------
-PAGE = 4096  # what direct writes are aligned to, in the file and in memory
-CACHED = 256 << 10  # bytes a write through the cache; longer ones send Linux looking for huge pages
-DIRECT = 256 << 10  # bytes from which a write goes past the cache; a shorter one mostly waits for the disk's answer
+PAGE = 4096  # direct writes begin and end at its multiples, in the file and in memory
+CACHED = 256 << 10  # bytes of one write through the cache; for longer ones Linux looks for huge pages, which takes time
+DIRECT = 256 << 10  # the shortest write that goes past the cache; shorter ones would mostly wait for the disk
 
 
-class Output:
-    """A file of a known size, written by any thread at any position.
+class Output(Writable):
+    """A file of a known size that is being written. See `Writable`.
 
-    Its room on the disk is reserved at once where the system can: a full disk shows before the work, and writers need
-    not wait for one another to find blocks. `direct`: whole pages of long writes go from the caller's memory to the
-    disk itself, past the system's cache, where the file system can do that: no copy, nothing evicted, little left for
-    fsync. For that the memory must lie as the file does, address = offset modulo PAGE. The rest goes through the cache.
+    Its blocks on the disk are reserved at once where the system can, so that threads need not wait for one another to
+    find free ones.
+
+    `direct`: long writes go from the caller's memory to the disk itself, past the system's cache, if the file system
+    can do that. Nothing is copied, nothing is evicted from the cache, and little is left for fsync to do. Only whole
+    pages can be written so, and only from memory whose address is equal to the offset in the file modulo PAGE. All
+    other bytes go through the cache.
     """
 
     def __init__(self, path: Path, size: int, direct: bool):
         self.fd = opened(path, os.O_RDWR | os.O_CREAT)
         self._direct: int | None = None
-        self._turn = threading.Lock()  # the system lets one write to the cache of a file at a time; it spins, we sleep
+        self._turn = threading.Lock()  # the system admits one write to a file's cache at a time; others would spin
         try:
             _reserve(self.fd, size)
         except OSError:
             self.close()
             raise
         if direct and hasattr(os, "O_DIRECT"):
-            with suppress(OSError):  # a file system that cannot
+            with suppress(OSError):  # a file system without direct writes
                 self._direct = opened(path, os.O_WRONLY | os.O_DIRECT)
 
-    def write(self, data: memoryview, offset: int) -> None:
-        """All of `data` at `offset`."""
+    def write(self, offset: int, data: memoryview) -> None:
+        """See `Writable`."""
         first = min(-offset % PAGE, len(data))
         last = first + (len(data) - first) // PAGE * PAGE
         if (
@@ -226,26 +274,26 @@ class Output:
             except OSError as error:
                 if error.errno != errno.EINVAL:  # EINVAL: coarser than PAGE, or not after all
                     raise
-                self._cached(data[first:last], offset + first)
-            self._cached(data[:first], offset)
-            self._cached(data[last:], offset + last)
+                self._cached(offset + first, data[first:last])
+            self._cached(offset, data[:first])
+            self._cached(offset + last, data[last:])
         else:
-            self._cached(data, offset)
+            self._cached(offset, data)
 
-    def _cached(self, data: memoryview, offset: int) -> None:
+    def _cached(self, offset: int, data: memoryview) -> None:
         with self._turn:
             for at in range(0, len(data), CACHED):
                 write_exactly(self.fd, data[at : at + CACHED], offset + at)
 
-    def read(self, out: memoryview, offset: int) -> bool:
-        """Fill `out` from `offset` on; False where the file ends before."""
+    def read(self, offset: int, out: memoryview) -> bool:
+        """See `Writable`."""
         done = 0
         while done < len(out) and (count := os.preadv(self.fd, [out[done:]], offset + done)):
             done += count
         return done == len(out)
 
     def sync(self) -> None:
-        """Bring what was written to the disk itself, as far as the file system can."""
+        """See `Writable`."""
         try:
             os.fdatasync(self.fd)
         except OSError as error:
@@ -253,14 +301,15 @@ class Output:
                 raise
 
     def close(self) -> None:
-        """Close it; durable only what was synced."""
+        """See `Writable`."""
         os.close(self.fd)
         if self._direct is not None:
             os.close(self._direct)
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Raises OSError only if the disk is full: what a file system cannot reserve grows as it is written."""
+    """Reserve blocks of the disk. Raises OSError only if it is full; if a file system cannot reserve, the file grows as
+    it is written."""
     try:
         fallocate: Callable[..., int] = ctypes.CDLL(None, use_errno=True).fallocate
     except (AttributeError, OSError):
@@ -276,14 +325,14 @@ def address(data: memoryview) -> int:
 
 
 def write_exactly(fd: int, data: memoryview, offset: int) -> None:
-    """All of `data` at `offset`, in short writes if the system makes them short."""
+    """Write all of `data` at `offset`, however little the system takes at once."""
     done = 0
     while done < len(data):
         done += os.pwrite(fd, data[done:], offset + done)
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    r"""Write a small file, never through a link. With `durable` it is on the disk itself on return.
+    r"""Write a small file, never through a link. durable: it is on the disk itself when this returns.
 
     What is no Unicode, such as bytes of a path that is not UTF-8, is written as an escape (\udcff).
     """
@@ -309,8 +358,8 @@ def opened(path: Path, flags: int) -> int:
 
 def free_bytes(path: Path) -> int:
     """Bytes that can still be written on the disk of an existing folder."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
 
 
 def existing_parent(path: Path) -> Path:

@@ -32,10 +32,11 @@ def sync_folder(path: Path, durable: bool = True) -> None:
 
 
 def move_new(new: Path, target: Path) -> None:
-    """Give `new` the name `target`. Raises FileExistsError if that is taken; an empty folder may make way for a folder.
+    """Give `new` the name `target`. Raises FileExistsError if the name is taken. Only a folder that is empty makes way
+    for a folder.
 
-    The system decides this in the same step. Only if it knows neither renameat2 nor hard links is there a moment
-    between the look and the step.
+    The system looks and renames in one step. If it knows neither renameat2 nor hard links, there is a moment between
+    the two in which another program may take the name.
     """
     try:
         if new.is_dir():
@@ -49,7 +50,7 @@ def move_new(new: Path, target: Path) -> None:
 
 
 def _linked(new: Path, target: Path) -> None:
-    """`move_new` for a file: it gets a second name, which the system refuses if it is taken, and loses the first."""
+    """`move_new` for a file. It gets a second name, which the system refuses if it is taken, and loses the first."""
     try:
         os.link(new, target, follow_symlinks=False)
     except (OSError, NotImplementedError) as error:

@@ -11,8 +11,8 @@ from typing import Any
 from taskvec.errors import FormatError
 from taskvec.places.json_files import read_text
 
-LARGEST = 4 << 20  # bytes of a file: more than a person writes
-MOST = 100_000  # values of a document, those that aliases repeat counted each time
+LARGEST = 4 << 20  # bytes of a file, which is more than a person writes
+MOST = 100_000  # values of a document; what an alias repeats is counted each time
 
 
 def documents(path: Path) -> list[Any]:
@@ -36,10 +36,10 @@ def documents(path: Path) -> list[Any]:
 
 def document(path: Path) -> Any:
     """The one document of a file; None for an empty one. Raises FormatError as `documents`, and for a second one."""
-    found = [made for made in documents(path) if made is not None]
-    if len(found) > 1:
-        raise FormatError(f"{path} has {len(found)} documents, each begun by a line ---, and one is read: join them")
-    return found[0] if found else None
+    filled = [value for value in documents(path) if value is not None]
+    if len(filled) > 1:
+        raise FormatError(f"{path} has {len(filled)} documents, each begun by a line ---, and one is read: join them")
+    return filled[0] if filled else None
 
 
 def _documents(path: Path, loader: Any) -> Iterator[Any]:

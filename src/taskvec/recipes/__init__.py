@@ -1,4 +1,4 @@
-"""The text of an expression: it is parsed, or translated from YAML, into Weights.
+"""From texts to Weights: recipes are parsed, and mergekit's YAML is translated.
 
 recipe.py    text <-> Weights, in a strict subset of Python
 userfile.py  methods and functions from a Python file of the user

@@ -3,8 +3,8 @@
     skills = 0.4*(math - base) + 0.4*(code - base)     # assignments, one on each line; comments
     base + only("model.layers.*.mlp.*")*skills         # the last line is the expression
 
-A recipe may hold numbers, names, `+ - * /`, parentheses, and calls of the functions in FUNCTIONS. The text is parsed,
-every node that is not in this list is refused, and nothing is ever executed. A name without a value is a knob.
+A recipe may hold numbers, names, `+ - * /`, parentheses, and calls of the functions in FUNCTIONS. Everything else is
+refused. The text is parsed and never executed. A name without a value is a knob.
 """
 
 import ast
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec import methods, views
 from taskvec.algebra.coefficients import Coefficient, knob
 from taskvec.algebra.weights import Weights
-from taskvec.errors import RecipeError, TaskvecError, UnknownName
+from taskvec.errors import RecipeError, TaskvecError, UnknownName, did_you_mean
 from taskvec.formats import open_source
 from taskvec.lazy import Lazy
 from taskvec.numbers.rationals import Number, exact
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from taskvec.methods.core.lift import Lifted
 
 LONGEST, DEEPEST = 100_000, 150  # characters of a recipe; levels of nesting, enough for the deepest expressions
-LONGEST_VALUE = 20_000  # characters of a coefficient with a name, all names in it replaced
+LONGEST_VALUE = 20_000  # characters of a coefficient that is assigned to a name, with all names in it replaced
 
 
 def load(uri: str | os.PathLike[str], *, revision: str | None = None) -> Weights:
@@ -160,13 +160,13 @@ def _given(name: str, value: Any) -> "Value | Lifted":
 
 
 def _require_used(tree: ast.Module, given: Scope) -> None:
-    """Raise RecipeError for a name that was given and is not used: it is misspelt in one of the two places."""
+    """Raise UnknownName for a name that was given and is not used: it must be misspelt there or in the recipe."""
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     used = {node.id for node in nodes} - FUNCTIONS.keys()
     assigned = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
     for name in sorted(key for key, value in given.items() if key not in used and isinstance(value, Value)):
         raise UnknownName(
-            f"{name} was given, and the recipe does not use it{_nearest(name, used - assigned - given.keys())}"
+            f"{name} was given, and the recipe does not use it{did_you_mean(name, used - assigned - given.keys())}"
         )
 
 
@@ -197,7 +197,8 @@ def _value(node: ast.expr, scope: Scope, depth: int = 0) -> Value:
 
 
 def _sum(node: ast.BinOp, scope: Scope, depth: int) -> Value:
-    """Compute a chain such as a + b - c from the left, without recursion: sums may be long, nesting is bounded."""
+    """The value of a chain such as a + b - c. It is computed from the left without recursion, so that sums may be long
+    although nesting is bounded."""
     chain: list[ast.BinOp] = []
     left: ast.expr = node
     while isinstance(left, ast.BinOp):
@@ -219,7 +220,7 @@ def _apply(node: ast.BinOp, left: Value, right: Value, scope: Scope) -> Value:
         assert isinstance(number, Coefficient)
         if not number.knobs:
             raise _error("a model and a number cannot be added", node)
-        unknown = ", ".join(n + _nearest(n, set(scope)) for n in sorted(number.knobs))
+        unknown = ", ".join(n + did_you_mean(n, scope) for n in sorted(number.knobs))
         raise _error(f"no model is named {unknown}: say which it is ({_paths(number.knobs)})", node, UnknownName)
     if sign == "*" and all(both):
         raise _error("two models cannot be multiplied; a coefficient is a number", node)
@@ -237,7 +238,7 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
     own = {key: value for key, value in scope.items() if not isinstance(value, Value)}
     known = [*FUNCTIONS, *own]
     if name not in known:
-        near = _nearest(name, set(known)) or f"; functions are {', '.join(known)}"
+        near = did_you_mean(name, known) or f"; functions are {', '.join(known)}"
         raise _error(f"no function is named {name}{near}", node, UnknownName)
     if any(keyword.arg is None for keyword in node.keywords):
         raise _error("** has no place in a recipe", node)
@@ -251,7 +252,7 @@ def _call(node: ast.Call, scope: Scope, depth: int) -> Value:
 
 
 def _require_once(keys: Sequence[Any], what: str, node: ast.expr) -> None:
-    """Raise RecipeError for something that is said twice: the first or the last of the two would be lost."""
+    """Raise RecipeError for a key that is there twice, because one of its two values would be ignored."""
     if twice := [str(key) for key, count in Counter(keys).items() if count > 1]:
         raise _error(f"{what} {', '.join(twice)} twice", node)
 
@@ -272,7 +273,7 @@ def _argument(node: ast.expr, scope: Scope, depth: int) -> Any:
 
 
 def _at(node: ast.expr, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function. A RecipeError gets the place in the text."""
+    """Call a function. If it raises a RecipeError, the error says where in the text the call is."""
     try:
         return function(*args, **kwargs)
     except RecipeError as error:
@@ -296,10 +297,3 @@ def _what(node: ast.AST) -> str:
 
 def _paths(names: Iterable[str]) -> str:
     return " ".join(f"{name}=PATH" for name in sorted(names))
-
-
-def _nearest(name: str, known: "set[str]") -> str:
-    import difflib  # for errors alone
-
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,5 +1,7 @@
-"""Runs a Python file that the user names, for methods, data and evaluators. taskvec runs no other
-code, but for shell commands that a file of tasks names."""
+"""Runs a Python file that the user names, for methods, data and evaluators.
+
+Apart from it and the shell commands in a file of tasks, taskvec runs no code that it does not bring.
+"""
 
 import runpy
 from collections.abc import Callable
@@ -14,16 +16,19 @@ from taskvec.methods.core.lift import Lifted
 def methods_in(path: str) -> dict[str, Lifted]:
     """Run a Python file and return what it decorated with `@method`, by name. Raises RecipeError."""
     names = _run(path, "--methods takes a Python file")
-    found = {value.name: value for value in names.values() if isinstance(value, Lifted) and value.source}
-    if not found:
+    methods = {value.name: value for value in names.values() if isinstance(value, Lifted) and value.source}
+    if not methods:
         raise RecipeError(f"{path} holds no method: decorate a function with @taskvec.method")
-    if taken := sorted(found.keys() & FUNCTIONS.keys()):
+    if taken := sorted(methods.keys() & FUNCTIONS.keys()):
         raise RecipeError(f"{path}: {taken[0]} is the name of one of taskvec's own methods: take another")
-    return found
+    return methods
 
 
 def function_in(text: str, wanted: str = "--data takes FILE.py:function") -> tuple[Callable[..., Any], str]:
-    """From "FILE.py:function" to the function and the BLAKE3 digest of the file. Runs the file. Raises RecipeError."""
+    """Run a file, and return the function that "FILE.py:function" names and the BLAKE3 digest of the file.
+
+    Raises RecipeError.
+    """
     from blake3 import blake3
 
     path, colon, name = text.rpartition(":")

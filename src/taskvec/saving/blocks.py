@@ -14,7 +14,7 @@ Range = tuple[str, int, int]  # elements of one tensor: its name, the first one,
 
 
 def ranges(specs: Mapping[str, Spec], names: Iterable[str], size: int) -> Iterator[Range]:
-    """All elements of these tensors, in this order, as many at a time as `step_of` says."""
+    """All elements of these tensors, in this order, in ranges of `step_of` elements."""
     for name in names:
         step, numel = step_of(specs[name].dtype, size), specs[name].numel
         for start in range(0, numel, step):
@@ -22,10 +22,11 @@ def ranges(specs: Mapping[str, Spec], names: Iterable[str], size: int) -> Iterat
 
 
 def step_of(dtype: str, size: int) -> int:
-    """Elements of a block of `size` bytes, which are whole pieces of 256 KiB, as digests are made of.
+    """How many elements a block of `size` bytes has. `size` is a multiple of 256 KiB, the pieces of which digests are
+    made.
 
-    Elements of 6 bits fill whole bytes and whole pieces at once only every three pieces: then a block has at least
-    these.
+    Elements of 6 bits end together with a byte and a piece only after every third piece. A block of such elements has a
+    multiple of three pieces, and at least three.
     """
     if 8 % BITS[dtype] and BITS[dtype] % 8:
         size = max(size // THREE_PIECES, 1) * THREE_PIECES
@@ -33,12 +34,12 @@ def step_of(dtype: str, size: int) -> int:
 
 
 def sums(weights: Weights, specs: Mapping[str, Spec]) -> Sums:
-    """The sum of every tensor; an empty one for those that pass through."""
+    """What is summed for every output tensor. It is empty for tensors that are copied."""
     return {name: weights.linear(name) if spec.arithmetic else Linear() for name, spec in specs.items()}
 
 
 def arena(size: int) -> memoryview:
-    """So many bytes from the start of a page on: memory for a thread, which takes a page more."""
+    """Memory of `size` bytes for one thread, which begins at a page. It takes one page more than that."""
     whole = memoryview(bytearray(size + PAGE))
     first = -address(whole) % PAGE
     return whole[first : first + size]
@@ -54,10 +55,10 @@ def fill(
     donor: Source | None,
     out: memoryview | None = None,
 ) -> tuple[memoryview, int]:
-    """Elements start .. start+count of an output tensor: (their bytes, in `memory` unless `out` is given,
-    flags of the arithmetic).
+    """Compute the elements start .. start+count of an output tensor. Returns (their bytes, flags of the arithmetic).
 
-    Tensors that are not floating point are the donor's.
+    The bytes are in `memory`, or in `out` if that is given. Tensors that are not floating point are copied from the
+    donor.
     """
     size = count * BITS[spec.dtype] // 8
     out = memory[:size] if out is None else out

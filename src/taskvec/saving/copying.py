@@ -1,8 +1,8 @@
-"""The files that lie beside the weights of a model and go along with them: which they are, and copies of them.
+"""The files beside the weights of a model that are copied to an output: which ones these are, and the copying.
 
-A folder may come from anywhere. So only what is really part of it is copied: regular files of a bounded size that lie
-in the folder itself, or in the blobs of the Hugging Face cache whose snapshot the folder is. A link that leads
-elsewhere, to /etc or to /proc, is left out, and so are devices, pipes, and folders that are links.
+A folder may come from anywhere, so only what is really part of it is copied: regular files of a bounded size. They
+must lie in the folder itself or, if the folder is a snapshot in the Hugging Face cache, in the blobs of that cache. A
+link that leads elsewhere, such as to /etc or to /proc, is left out, and so are devices, pipes, and links to folders.
 """
 
 import os
@@ -17,15 +17,19 @@ from taskvec.places.moving import sync
 from taskvec.sources.text import fits_any
 
 LARGEST = 256 << 20  # bytes of one file
-DEPTH, COUNT = 4, 1000  # of folders within one another, of files
+DEPTH = 4  # folders within one another
+COUNT = 1000  # files
 PIECE = 1 << 20  # bytes that are copied at once
 FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A file to be copied. name: its path within the folder, and within the output. stamp: of the moment of the survey,
-    so that a change until it is copied is noticed."""
+    """A file to be copied.
+
+    name: its path within the folder, and within the output. stamp: its stamp when the folder was surveyed, by which a
+    later change is noticed.
+    """
 
     path: Path
     name: str
@@ -33,10 +37,12 @@ class Beside:
 
 
 def survey(folder: Path, patterns: Sequence[str], folders: Sequence[str] = ()) -> tuple[list[Beside], list[str]]:
-    """The files of a folder whose names fit a pattern, those within `folders` (patterns) too; and what is left out and
-    why, a sentence each. Raises FormatError for what cannot be read at all, as a link that leads nowhere.
+    """The files of a folder that are to be copied: those whose names fit one of the `patterns`, and all those in inner
+    folders whose names fit one of `folders`. Second, a sentence for each that is left out, which says why.
+
+    Raises FormatError for what cannot be read at all, such as a link that leads nowhere.
     """
-    found: list[Beside] = []
+    files: list[Beside] = []
     left: list[str] = []
     with stated(folder):
         whole = folder.resolve()
@@ -47,19 +53,21 @@ def survey(folder: Path, patterns: Sequence[str], folders: Sequence[str] = ()) -
         path = folder / name
         if path.is_dir():
             if fits_any(name, folders) or (path.is_symlink() and fits_any(name, patterns)):
-                _walk(folder, Path(name), roots, found, left, 1)
+                _walk(folder, Path(name), roots, files, left, 1)
         elif fits_any(name, patterns):
-            _add(folder, Path(name), roots, found, left)
-    return found, left
+            _add(folder, Path(name), roots, files, left)
+    return files, left
 
 
 def _blobs(folder: Path) -> list[Path]:
-    """models--org--name/blobs, for models--org--name/snapshots/REVISION and what lies in it."""
+    """The folder models--org--name/blobs of the Hugging Face cache, if a folder is models--org--name/snapshots/REVISION
+    or lies in it."""
     homes = [p.parent.parent for p in (folder, *folder.parents) if p.parent.name == "snapshots"]
     return [home / "blobs" for home in homes if home.name.startswith("models--")]
 
 
-def _walk(folder: Path, name: Path, roots: Sequence[Path], found: list[Beside], left: list[str], depth: int) -> None:
+def _walk(folder: Path, name: Path, roots: Sequence[Path], files: list[Beside], left: list[str], depth: int) -> None:
+    """Add all files of an inner folder, at any depth up to DEPTH."""
     path = folder / name
     if path.is_symlink():
         left.append(f"{path} is a link to a folder")
@@ -70,12 +78,13 @@ def _walk(folder: Path, name: Path, roots: Sequence[Path], found: list[Beside], 
             names = sorted(entry.name for entry in os.scandir(path))
         for inner in names:
             if (path / inner).is_dir():
-                _walk(folder, name / inner, roots, found, left, depth + 1)
+                _walk(folder, name / inner, roots, files, left, depth + 1)
             else:
-                _add(folder, name / inner, roots, found, left)
+                _add(folder, name / inner, roots, files, left)
 
 
-def _add(folder: Path, name: Path, roots: Sequence[Path], found: list[Beside], left: list[str]) -> None:
+def _add(folder: Path, name: Path, roots: Sequence[Path], files: list[Beside], left: list[str]) -> None:
+    """Add a file to `files`; or to `left` the sentence that says why it is not copied."""
     path = folder / name
     with stated(path):
         try:
@@ -90,37 +99,37 @@ def _add(folder: Path, name: Path, roots: Sequence[Path], found: list[Beside], l
         left.append(f"{path} is no regular file")
     elif entry.st_size > LARGEST:
         left.append(f"{path} has {entry.st_size:,} bytes, more than {LARGEST:,}")
-    elif len(found) >= COUNT:
+    elif len(files) >= COUNT:
         left.append(f"{path} is one file too many: there are more than {COUNT}")
     else:
-        found.append(Beside(real, name.as_posix(), stamp_of(entry)))
+        files.append(Beside(real, name.as_posix(), stamp_of(entry)))
 
 
 def copy(files: Iterable[Beside], target: Path, durable: bool) -> None:
-    """Copies under their names in the folder `target`. Raises SourceChanged if one has changed meanwhile."""
-    for one in files:
-        place = target / one.name
+    """Copy files to their names in the folder `target`. Raises SourceChanged if one has changed since the survey."""
+    for file in files:
+        place = target / file.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        with stated(one.path):
+        with stated(file.path):
             try:
-                fd = os.open(one.path, FLAGS | getattr(os, "O_NOFOLLOW", 0))
+                fd = os.open(file.path, FLAGS | getattr(os, "O_NOFOLLOW", 0))
             except FileNotFoundError:
-                raise SourceChanged(f"{one.path} vanished while it was needed; nothing was written") from None
+                raise SourceChanged(f"{file.path} vanished while it was needed; nothing was written") from None
         try:
-            _require(one, fd)
+            _require_unchanged(file, fd)
             with place.open("wb") as out:
                 while piece := os.read(fd, PIECE):
                     out.write(piece)
-                    if out.tell() > one.stamp[0]:
+                    if out.tell() > file.stamp[0]:  # it has grown, perhaps without end
                         break
                 out.flush()
                 if durable:
                     sync(out.fileno())
-            _require(one, fd)
+            _require_unchanged(file, fd)
         finally:
             os.close(fd)
 
 
-def _require(one: Beside, fd: int) -> None:
-    if stamp_of(os.fstat(fd)) != one.stamp:
-        raise SourceChanged(f"{one.path} changed while the output was made; nothing was written")
+def _require_unchanged(file: Beside, fd: int) -> None:
+    if stamp_of(os.fstat(fd)) != file.stamp:
+        raise SourceChanged(f"{file.path} changed while the output was made; nothing was written")

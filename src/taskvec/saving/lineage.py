@@ -1,8 +1,8 @@
-"""What was made from what: the record that every output carries, and the digests that prove it unchanged.
+"""The record of what an output was made from, and the digests that prove that it is unchanged.
 
-A folder keeps the record in `taskvec.json`, a single file in its own metadata. It holds no time and no path but those
-that the user gave, so the same command makes the same bytes. What the inputs were made from is told in a table that has
-each ancestor once (ancestry.py).
+Every output carries this record: a folder in its file `taskvec.json`, a single file in its own metadata. The record
+holds no time, and no paths but those that the user gave, so that the same command makes the same bytes. If the inputs
+were made by taskvec too, the record also says from what (ancestry.py).
 """
 
 import json
@@ -22,15 +22,15 @@ from taskvec.places.local import resolve, stated
 from taskvec.recipes.recipe import FUNCTIONS
 from taskvec.saving import ancestry
 from taskvec.saving.blocks import THREE_PIECES, ranges
+from taskvec.saving.outputs import RECORD
 from taskvec.saving.plan import PIECE
 from taskvec.sources.abilities import Composite, FromFiles, metadata_of, statistic_of
 from taskvec.sources.source import Source, Spec
 from taskvec.version import __version__
 
-RECORD = "taskvec.json"
 IN_FILE = "taskvec.lineage"  # the key of a single file's metadata
 METHOD = "blake3 of the blake3 digests of its 256 KiB pieces"
-DIGITS = 64  # of a digest
+DIGITS = 64  # hexadecimal digits of a digest
 
 
 def pieces(data: memoryview) -> list[bytes]:
@@ -48,8 +48,10 @@ def digest(of_pieces: Iterable[bytes]) -> str:
 
 
 def begun(weights: Weights, kind: int, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that is known before the work, to which `completed` adds the rest. `notes`: what was forced
-    or allowed, empty when nothing was."""
+    """The part of a record that is known before any data is read. `completed` adds the rest.
+
+    kind: the mass of the output. notes: entries for what the user forced or set, empty if that is nothing.
+    """
     names = weights.names(FUNCTIONS)
     own = {k: v for s in weights.terms if isinstance(s, Composite) for k, v in s.methods.items()}
     if own:
@@ -59,7 +61,7 @@ def begun(weights: Weights, kind: int, notes: Mapping[str, Any]) -> dict[str, An
         "mass": kind,
         "recipe": weights.text(names),
         "base": None if kind else base_of(weights),
-        **({"partial": True} if not kind and weights.reference and weights.reference.partial else {}),
+        **({"partial": True} if weights.reference and weights.reference.partial else {}),
         **origins({name: source for source, name in names.items()}),
         **notes,
     }
@@ -68,7 +70,7 @@ def begun(weights: Weights, kind: int, notes: Mapping[str, Any]) -> dict[str, An
 def completed(
     entry: Mapping[str, Any], specs: Mapping[str, Spec], fingerprint: str, digests: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The record of tensors that are written: their digests, by name, and the fingerprint of all of them."""
+    """The whole record, once the tensors are written: with the digest of each, and the fingerprint of all."""
     return {
         **entry,
         "fingerprint": fingerprint,
@@ -78,16 +80,21 @@ def completed(
 
 
 def longest(entry: Mapping[str, Any], specs: Mapping[str, Spec], nonfinite: bool) -> dict[str, Any]:
-    """A record as long as the completed one can become, for a file whose header holds it: the length of that is needed
-    before there is any data. All digests are equally long. `nonfinite`: tensors may be listed that are not finite."""
+    """A record as long as the completed one can become. The header of a single file holds the record, and the length of
+    the header must be known before there is any data. All digests are equally long.
+
+    nonfinite: whether the record may list tensors that are not finite.
+    """
     any_digest = "0" * DIGITS
-    found = completed(entry, specs, any_digest, dict.fromkeys(specs, any_digest))
-    return found | ({"nonfinite": list(specs)} if nonfinite else {})
+    record = completed(entry, specs, any_digest, dict.fromkeys(specs, any_digest))
+    return record | ({"nonfinite": list(specs)} if nonfinite else {})
 
 
 def origins(sources: Mapping[str, Source]) -> dict[str, Any]:
-    """The entries `inputs` and `ancestors` of a record. Where the ancestors of all inputs together are longer than a
-    record should be (ancestry.LONGEST), the farthest are left out, counted in `ancestors_left_out`, and a note says so.
+    """The entries `inputs` and `ancestors` of a record.
+
+    If the ancestors of all inputs together are longer than ancestry.LONGEST, the farthest ones are left out. The entry
+    `ancestors_left_out` counts them, and a note tells the user.
     """
     table: ancestry.Table = {}
     inputs, lost_before = {}, 0
@@ -113,7 +120,7 @@ def origins(sources: Mapping[str, Source]) -> dict[str, Any]:
 
 def _input_of(source: Source) -> dict[str, Any]:
     """What a record says of one source: where it is from and what it is."""
-    found = {
+    about = {
         "uri": source.uri if isinstance(source, FromFiles) else None,
         "revision": source.revision if isinstance(source, FromFiles) else None,
         "mass": source.mass,
@@ -122,46 +129,47 @@ def _input_of(source: Source) -> dict[str, Any]:
         "base": source.base,
         "digest": metadata_of(source).get("taskvec.digest"),
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in about.items() if value is not None}
 
 
 def _record_of(source: Source) -> dict[str, Any] | None:
-    """The record of a source that taskvec wrote. A single file is not opened again: the source has its metadata."""
+    """The record of a source if taskvec wrote it, else None. A single file is not opened again, since the source has
+    its metadata."""
     if not isinstance(source, FromFiles):
         return None
-    if source.path.is_dir():
+    if source.path and source.path.is_dir():
         return read(source.path)
     text = source.metadata.get(IN_FILE, "")
-    return _parsed(text, source.path) if text else None
+    return _parsed(text, source.path or source.uri) if text else None
 
 
 def metadata(entry: Mapping[str, Any], alone: bool) -> dict[str, str]:
-    """The `__metadata__` of an output file; one that stands alone carries its whole record."""
-    found = {
+    """The `__metadata__` of an output file. A file that is the whole output (`alone`) carries its whole record."""
+    table = {
         "format": "pt",
-        "taskvec.version": str(entry["taskvec"]),
+        "taskvec.version": entry["taskvec"],
         "taskvec.mass": str(entry["mass"]),
-        "taskvec.recipe": str(entry["recipe"]),
+        "taskvec.recipe": entry["recipe"],
     }
     if entry.get("partial"):
-        found["taskvec.partial"] = "1"
+        table["taskvec.partial"] = "1"
     if entry["base"]:
-        found["taskvec.base"] = str(entry["base"])
+        table["taskvec.base"] = entry["base"]
     if alone:
-        found[IN_FILE] = json.dumps(entry, separators=(",", ":"))
-    return found
+        table[IN_FILE] = json.dumps(entry, separators=(",", ":"))
+    return table
 
 
 def as_text(entry: Mapping[str, Any]) -> str:
-    """The record as `taskvec.json` holds it: a line for each tensor."""
+    """The text of `taskvec.json`, in which each tensor has one line."""
     head = json.dumps({key: value for key, value in entry.items() if key != "tensors"}, indent=1)
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in entry["tensors"].items())
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(tensor)}" for name, tensor in entry["tensors"].items())
     return head.removesuffix("\n}") + f',\n "tensors": {{\n{lines}\n }}\n}}\n'
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The record of an output, its ancestors in a flat table, or None if it has none. Raises FormatError if it cannot
-    be read."""
+    """The record of an output, with its ancestors in a flat table (ancestry.py), or None if there is no record. Raises
+    FormatError if the record cannot be read."""
     where = path / RECORD if path.is_dir() else path
     if not where.is_file():
         return None
@@ -176,14 +184,14 @@ def read(path: Path) -> dict[str, Any] | None:
     return _parsed(text, where) if text else None
 
 
-def _parsed(text: str, where: Path) -> dict[str, Any]:
+def _parsed(text: str, where: Path | str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-        if not (ancestry.has(found, inputs=dict, tensors=dict, fingerprint=str)) or not all(
-            ancestry.has(entry, dtype=str, shape=list, digest=str) for entry in found["tensors"].values()
+        record = json.loads(text)
+        if not ancestry.has(record, tensors=dict, fingerprint=str) or not all(
+            ancestry.has(tensor, dtype=str, shape=list, digest=str) for tensor in record["tensors"].values()
         ):
             raise ValueError("it is not as taskvec writes it")
-        return ancestry.flat(found)
+        return ancestry.flat(record)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where} holds no record that can be read: {error}") from None
 
@@ -191,7 +199,7 @@ def _parsed(text: str, where: Path) -> dict[str, Any]:
 # ---- proof ---------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How many tensors and bytes still hold what was written."""
+    """What `verify` has compared: all tensors of an output, which hold what was written."""
 
     path: Path
     tensors: int
@@ -216,9 +224,9 @@ def verify(uri: str, *, threads: int | None = None, progress: Callable[[int, int
     problems += [f"{name} was not written by taskvec" for name in source.specs if name not in wanted]
     shared = {name: spec for name, spec in source.specs.items() if name in wanted}
     total, done = sum(spec.nbytes for spec in shared.values()), 0
-    for name, found in digests(source, shared, threads or default_threads()):
+    for name, recomputed in digests(source, shared, threads or default_threads()):
         entry, spec = wanted[name], shared[name]
-        if (entry["dtype"], entry["shape"], entry["digest"]) != (spec.dtype, list(spec.shape), found):
+        if (entry["dtype"], entry["shape"], entry["digest"]) != (spec.dtype, list(spec.shape), recomputed):
             problems.append(
                 f"{name} holds other {'data' if entry['dtype'] == spec.dtype else 'dtypes'} than were written"
             )
@@ -233,14 +241,14 @@ def verify(uri: str, *, threads: int | None = None, progress: Callable[[int, int
 
 
 def digests(source: Source, specs: Mapping[str, Spec], threads: int) -> Iterator[tuple[str, str]]:
-    """(name, digest) of each tensor, read in pieces."""
+    """(name, digest) of each tensor, which is read piece by piece."""
 
     def work(name: str, buffer: bytearray) -> tuple[str, str]:
-        found = []
+        of_pieces = []
         for _, start, count in ranges(specs, [name], PIECE):
             view = memoryview(buffer)[: count * BITS[specs[name].dtype] // 8]
             source.readinto(name, start, view)
-            found += pieces(view)
-        return name, digest(found)
+            of_pieces += pieces(view)
+        return name, digest(of_pieces)
 
     return each(specs, work, lambda: bytearray(THREE_PIECES), threads)

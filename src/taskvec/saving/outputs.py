@@ -1,4 +1,4 @@
-"""Where an output goes, and what may be replaced there: what taskvec wrote, or what is unmistakably a checkpoint."""
+"""Where an output goes, and what it may replace there: only what taskvec wrote, or what is certainly a checkpoint."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from taskvec.formats.header import names_one_file
 from taskvec.places.local import place_to_write, stated
 
 RECORD = "taskvec.json"  # the record of an output, whose "files" are the files beside the weights
-# What a checkpoint's files are called. A name that only looks alike (my.model, tokenizer_training_data) is not in here.
+# The names of a checkpoint's files. Names that only look like these (my.model, tokenizer_training_data) are left out.
 WEIGHTS = re.compile(
     r"(model|task_vector|pytorch_model|adapter_model|diffusion_pytorch_model)(\.\w+)?(-\d{5}-of-\d{5})?\.safetensors"
     r"(\.index(\.\w+)?\.json)?"
 )
 BESIDE = {
-    "README.md", ".gitattributes", "taskvec.json", "config.json", "generation_config.json", "adapter_config.json",
+    "README.md", ".gitattributes", RECORD, "config.json", "generation_config.json", "adapter_config.json",
     "model_index.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer.json",
     "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -27,12 +27,15 @@ BESIDE = {
 }  # fmt: skip
 TEMPLATES = re.compile(r"additional_chat_templates/[^/]+\.jinja")
 LONGEST = 64 << 20  # bytes of an index or a record that are read to learn names
-SHOWN = 20
+SHOWN = 20  # files that an error names
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where an output goes. `alone`: it is one file, no folder. `sources`: files and folders that it is made from."""
+    """Where an output goes.
+
+    alone: whether it is one file and not a folder. sources: the files and folders that it is made from.
+    """
 
     target: Path
     alone: bool
@@ -41,26 +44,28 @@ class Destination:
 
     @classmethod
     def of(cls, uri: str | os.PathLike[str], overwrite: bool = False) -> "Destination":
-        """The path, through links; one file if it ends in .safetensors. Raises OutputError for what is no name."""
+        """The destination that a user names; one file if the name ends in .safetensors. Links are followed. Raises
+        OutputError if this cannot be the name of an output."""
         target = place_to_write(uri)
         if target == _here():
             raise OutputError(
                 f"{os.fspath(uri)!r} is the working directory, which is still needed and would be replaced: name a "
-                "folder in it, or go to the one above (cd ..)"
+                "folder in it, or go to the folder above (cd ..)"
             )
         return cls(target, names_one_file(target), overwrite)
 
     @classmethod
     def of_file(cls, uri: str | os.PathLike[str], overwrite: bool = False) -> "Destination":
-        """A page or a picture. A link that has its name is replaced, not what it leads to. Raises OutputError."""
+        """The destination of a single file, such as a page or a picture. If its name is a link, the link is replaced,
+        not what it leads to. Raises OutputError."""
         path = Path(uri)
         return cls(place_to_write(path.parent) / path.name if path.name else place_to_write(uri), True, overwrite)
 
     def require_writable(self) -> None:
-        """Raise OutputError if the target cannot become the output, before anything is made.
+        """Raise OutputError if the output cannot be put here; to be asked before anything is written.
 
-        What is there is replaced only with `overwrite`, a folder only if it holds nothing but a checkpoint, and never
-        if a source or the working directory lies within it.
+        What exists is replaced only with `overwrite`, and only if `require_replaceable` allows it. An empty folder is
+        no obstacle.
         """
         target = self.target
         with stated(target, OutputError):
@@ -77,9 +82,13 @@ class Destination:
         if not os.access(above, os.W_OK | os.X_OK):
             raise OutputError(f"{target} cannot be made: no permission to write in {above}")
 
-    def require_replaceable(self, found: Path) -> None:
-        """Raise OutputError unless `found`, which is or was at the target, is something that an output may replace."""
-        folder = found.is_dir() and not found.is_symlink()
+    def require_replaceable(self, older: Path) -> None:
+        """Raise OutputError unless `older`, which is or was at the target, is something that this output may replace.
+
+        A file may replace a file. A folder may replace a folder that holds a checkpoint and nothing else, and in which
+        neither a source nor the working directory lies.
+        """
+        folder = older.is_dir() and not older.is_symlink()
         if folder == self.alone:
             raise OutputError(
                 f"{self.target} is a {'folder' if folder else 'file'}, the output is not; remove it first"
@@ -92,9 +101,9 @@ class Destination:
             raise OutputError(
                 f"{self.target} holds what is still needed ({', '.join(inside) or 'this folder'}): not replaced"
             )
-        others = strangers(found)
-        if not others and not any(WEIGHTS.fullmatch(path.name) for path in found.iterdir()):
-            others = sorted(path.name for path in found.iterdir())  # names of a checkpoint's files, and no weights
+        others = strangers(older)
+        if not others and not any(WEIGHTS.fullmatch(path.name) for path in older.iterdir()):
+            others = sorted(path.name for path in older.iterdir())  # without weights, it is no checkpoint
         if others:
             raise OutputError(
                 f"{self.target} is no checkpoint, or not only that, so it is not replaced. Move away what is not part "
@@ -104,7 +113,7 @@ class Destination:
 
 
 def _here() -> Path:
-    """The working directory; the root where it has been removed."""
+    """The working directory, or / if it has been removed."""
     try:
         return Path.cwd()
     except OSError:
@@ -112,10 +121,10 @@ def _here() -> Path:
 
 
 def strangers(folder: Path) -> list[str]:
-    """What lies in a folder and is no part of a checkpoint, folders with a slash behind their names.
+    """The names of what lies in a folder and is no part of a checkpoint. Names of folders end in a slash.
 
-    Part of one is what a checkpoint's files are called, and what taskvec has written there by its own record and still
-    holds the same bytes: not what only looks like it.
+    A file is part of a checkpoint if it has the name of one, if an index of weights names it, or if the record of
+    taskvec names it and it still holds the bytes that were written.
     """
     files = {str(p.relative_to(folder)): p for p in _below(folder)}
     written = _table(folder / RECORD, "files")
@@ -123,20 +132,20 @@ def strangers(folder: Path) -> list[str]:
     shards = {shard for index in indexes for shard in _table(index, "weight_map").values()}
 
     def known(name: str, path: Path) -> bool:
-        if path.is_symlink():
-            return name in BESIDE or bool(WEIGHTS.fullmatch(name))  # as in the cache of the hub
+        if path.is_symlink():  # as all files are in the cache of the hub
+            return name in BESIDE or bool(WEIGHTS.fullmatch(name))
         if not path.is_file():
             return False
         if name in BESIDE or name in shards or WEIGHTS.fullmatch(name) or TEMPLATES.fullmatch(name):
             return True
         return name in written and written[name] == digest_of(path)
 
-    found = [name for name, path in files.items() if not known(name, path)]
-    return sorted({name.split("/")[0] + "/" * ("/" in name or files[name].is_dir()) for name in found})
+    unknown = [name for name, path in files.items() if not known(name, path)]
+    return sorted({name.split("/")[0] + "/" * ("/" in name or files[name].is_dir()) for name in unknown})
 
 
 def digest_of(path: Path) -> str:
-    """BLAKE3 of a file."""
+    """The BLAKE3 digest of a file."""
     from blake3 import blake3
 
     with path.open("rb") as file:
@@ -147,16 +156,16 @@ def digest_of(path: Path) -> str:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Every file below a folder, links unfollowed; empty folders too, which are no part of anything."""
-    found = []
+    """Every file below a folder, and every empty folder. Links are not followed."""
+    paths = []
     for entry in sorted(folder.iterdir()):
         inner = _below(entry) if entry.is_dir() and not entry.is_symlink() else []
-        found += inner or [entry]
-    return found
+        paths += inner or [entry]
+    return paths
 
 
 def _table(path: Path, key: str) -> dict[str, str]:
-    """A table of texts in a JSON file; empty if it cannot be read as such."""
+    """The entry `key` of a JSON file, which is a table of texts; an empty table if that cannot be read."""
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > LONGEST:
             return {}

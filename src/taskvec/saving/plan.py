@@ -10,18 +10,18 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from types import MappingProxyType
 from typing import Any
 
 from taskvec.algebra.derived import Derived, reads
 from taskvec.algebra.fitting import note_remarks
 from taskvec.algebra.idle_patterns import vanishing
+from taskvec.algebra.verbatim import verbatim
 from taskvec.algebra.weights import Weights
 from taskvec.errors import OutputError, RecipeError, TaskvecError
 from taskvec.executors.threads import default_threads
 from taskvec.formats import checkpoint
 from taskvec.formats.header import LONGEST as LONGEST_HEADER
-from taskvec.formats.sink import Layout, laid_out
+from taskvec.formats.sink import Layout, cost_of_sink, laid_out
 from taskvec.notes import note
 from taskvec.numbers.dtypes import BITS, accumulator, parse_dtype
 from taskvec.places.local import PAGE
@@ -162,7 +162,7 @@ def plan(
             raise RecipeError(f"weights are what load or parse returns, not {type(given).__name__}")
     kind, weights = weights.kind(), weights.placed
     if dtype is None and like is None:
-        weights = _as_copy(weights)
+        weights = verbatim(weights)
     if not weights.terms:
         raise RecipeError("everything cancels: the expression is zero, there is nothing to write")
     donor = _donor(weights, like, kind)
@@ -185,16 +185,6 @@ def plan(
     most = default_threads(busy) if threads is None else threads
     block, count, cost = _memory(weights, specs, limit, most, fixed=threads is not None)
     return Plan(weights, kind, donor, shards, block, count, cost, limit)
-
-
-def _as_copy(weights: Weights) -> Weights:
-    """The same; a file as it is, with nothing added and nothing scaled, may then hold quantised weights, too."""
-    source = next(iter(weights.terms), None)
-    if source is None or weights.summed != (source,) or leaves_of(source) != (source,) or weights.terms[source] != 1:
-        return weights
-    found = Weights(weights.terms, weights.mentioned)
-    found.specs = MappingProxyType(dict(source.specs))
-    return found
 
 
 def _donor(weights: Weights, like: Weights | None, kind: int) -> Source | None:
@@ -290,7 +280,7 @@ def _memory(
     # The texts in the headers of all files are kept. While one header is read, it takes five times its size besides.
     texts = [_metadata_bytes(s) for s in weights.mentioned]
     headers = A_TENSOR * sum(len(s.specs) for s in weights.mentioned) + sum(texts) + 5 * max(texts, default=0)
-    beside = Cost(once=PROGRAM + A_PIECE * pieces + headers) + cost_of_sources(weights, parts)
+    beside = Cost(once=PROGRAM + A_PIECE * pieces + headers) + cost_of_sources(weights, parts) + cost_of_sink(specs)
 
     @cache
     def cost(block: int) -> Cost:

@@ -21,7 +21,7 @@ from taskvec.algebra.weights import Weights
 from taskvec.errors import NotEnoughSpace, OutputError
 from taskvec.formats.sink import Safetensors, Sink
 from taskvec.notes import note
-from taskvec.places.local import existing_parent, free_bytes, stated, write_text
+from taskvec.places.local import Folder, existing_parent, free_bytes, stated, write_text
 from taskvec.saving import lineage, sidecars
 from taskvec.saving.batchnorm import require_positive
 from taskvec.saving.disagreements import disagreements
@@ -148,7 +148,7 @@ def _prepared(
     longest = lineage.longest(entry, layout.specs, allow_nonfinite) if alone else entry
     metadata = lineage.metadata(longest, alone)
     layout = replace(layout, shards=tuple(shard(s.filename, s.specs, metadata) for s in layout.shards))
-    sources = tuple(source.path for source in proof.sources if isinstance(source, FromFiles))
+    sources = tuple(s.path for s in proof.sources if isinstance(s, FromFiles) and s.path is not None)
     return Job(layout, replace(destination, sources=sources), entry, proof, _key(layout, entry, proof))
 
 
@@ -189,7 +189,7 @@ def _write(
     try:
         with stated(stage.target, OutputError):
             stage.keep_only({s.filename: s.size for s in job.plan.shards})
-            sink = Safetensors(stage.files, job.plan.shards, durable)
+            sink = Safetensors(Folder(stage.files), job.plan.shards, durable)
         with closing(sink):
             reused, nonfinite = stream(job.plan, stage, sink, allow_nonfinite, progress)
             require_positive(job.plan, sink, allow_nonfinite)

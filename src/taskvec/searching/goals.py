@@ -13,7 +13,6 @@ where a function takes several metrics, a text is a pattern (`"r8.*"`). The func
 """
 
 import ast
-import difflib
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from taskvec.errors import RecipeError
+from taskvec.errors import RecipeError, did_you_mean
 
 Table = Mapping[str, Mapping[str, float]]  # model ("" is the candidate) -> its metrics
 OPERATORS: Mapping[type, Callable[[float, float], float]] = {
@@ -200,8 +199,7 @@ def _model(goal: Goal, model: str, table: Table) -> Mapping[str, float]:
 def _metric(goal: Goal, model: str, name: str, table: Table) -> float:
     metrics = _model(goal, model, table)
     if name not in metrics:
-        close = difflib.get_close_matches(name, metrics, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(name, metrics)
         raise RecipeError(f"{goal.text!r}: no metric is called {name}{hint}; there is {', '.join(metrics)}")
     return metrics[name]
 

@@ -1,10 +1,10 @@
-"""What anything readable looks like: tensors with names, shapes and dtypes, and where these stand in a model.
+"""Sources: everything that has named tensors which can be read, such as a checkpoint or the result of a method.
 
-source.py     Spec, Source, fingerprint: what anything readable looks like
+source.py     Spec, Source, fingerprint: what every source can do
 abilities.py  what some sources can do beyond that, and how to ask for it
-in_memory.py  arrays as a source
+in_memory.py  arrays in memory as a source
 cost.py       Cost: the memory that work takes, counted before it begins
 positions.py  where a tensor stands among the layers
-text.py       shell-style patterns for names of tensors, and string literals of recipes
-quantised.py  weights that mean something only with the scales beside them: known, and refused
+text.py       patterns for names of tensors, string literals of recipes, and names that were misspelt
+quantised.py  quantised weights, which are recognised and refused
 """

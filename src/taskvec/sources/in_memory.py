@@ -1,4 +1,4 @@
-"""Tensors in memory as a source."""
+"""Arrays in memory as a source."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class ArraySource(Leaf):
-    """Tensors in memory, under a name. `arrays`: name -> C-contiguous numpy array.
+    """Arrays in memory, under a name. arrays: name -> C-contiguous numpy array.
 
-    The memory stays the caller's, who may write to it at any time. Nothing tells when that happens, so the stamp is a
-    digest of every byte, and an array that changes after it was first stamped is an error.
+    The memory belongs to the caller, who may write to it at any time without our knowing. So the stamp is a digest of
+    every byte, and it is an error if an array changes after it was first stamped.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ArraySource(Leaf):
         }
 
     def addresses(self) -> Iterator[tuple[str, int, int]]:
-        """Where each tensor lies: its name, the address of its first byte, and that behind its last one."""
+        """(name, address of the first byte, address behind the last byte) of each tensor."""
         import numpy as np
 
         for name, data in self._bytes.items():
@@ -53,7 +53,7 @@ class ArraySource(Leaf):
         out[:] = self._bytes[name][first : first + len(out)]
 
     def stamp(self) -> str:
-        """BLAKE3 of name, dtype, shape and all bytes of every tensor, as they are now; on all cores, several GB/s."""
+        """BLAKE3 of name, dtype, shape and all bytes of every tensor, as they are now. On all cores: several GB/s."""
         from blake3 import blake3
 
         state = blake3(max_threads=blake3.AUTO)
@@ -61,15 +61,13 @@ class ArraySource(Leaf):
             spec = self.specs[name]
             state.update(json.dumps([name, spec.dtype, spec.shape]).encode())
             state.update(data)
-        found = state.hexdigest()
-        self._stamp = self._stamp or found
-        return found
+        stamp = state.hexdigest()
+        self._stamp = self._stamp or stamp
+        return stamp
 
     def require_unchanged(self) -> None:
-        """Raise SourceChanged if an array holds other bytes than when it was first stamped or fingerprinted.
-
-        The fingerprint and what methods have measured are remembered, and would be those of other numbers.
-        """
+        """Raise SourceChanged if an array holds other bytes than when it was first stamped or fingerprinted: what
+        methods have measured since then is remembered, and would not be true of the new bytes."""
         known = self.__dict__.get("fingerprint")
         changed = known is not None and known != fingerprint(self.specs, self.readinto)
         if changed or (self._stamp is not None and self._stamp != self.stamp()):
@@ -86,5 +84,5 @@ class ArraySource(Leaf):
 
     @cached_property
     def fingerprint(self) -> str:
-        """See `fingerprint`."""
+        """The function `fingerprint` of sources/source.py, of these arrays."""
         return fingerprint(self.specs, self.readinto)

@@ -1,4 +1,4 @@
-"""Where a tensor stands in a model: read from its name."""
+"""Where a tensor stands in a model, which its name tells: in which layer, and whether it is an embedding or a head."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-# Heads that a checkpoint leaves out where they are its embedding, each with the embeddings that they may be tied to.
+# Heads, each with the embeddings that it may be tied to. A checkpoint leaves out a head that is tied to its embedding.
 TIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "lm_head.weight": (
@@ -23,7 +23,7 @@ TIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )  # fmt: skip
 HEADS = tuple(TIED)
-# The tensors of no layer that have a row for each token, beside the heads: by the ends of their names.
+# The ends of the names of embeddings: outside the layers these and the heads have a row for each token.
 EMBEDDINGS = (
     "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight",
     "backbone.embeddings.weight", "shared.weight",
@@ -33,9 +33,9 @@ _LAYER = re.compile(r"^(?:(.*?)\.)?(\d+)(?:\.|$)")
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
-    """A tensor's stack and layer: "model.layers.3.mlp.up.weight" -> ("model.layers", 3); else None."""
-    found = _LAYER.match(name)
-    return (found[1] or "", int(found[2])) if found else None
+    """The stack and the layer of a tensor: "model.layers.3.mlp.up.weight" -> ("model.layers", 3). None for no layer."""
+    match = _LAYER.match(name)
+    return (match[1] or "", int(match[2])) if match else None
 
 
 def by_token(name: str) -> bool:
@@ -46,18 +46,16 @@ def by_token(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A tensor's name and its relative depth in its stack of layers: 0 the first, 1 the last, None outside them."""
+    """A tensor's name and the depth of its layer: from 0, the first of its stack, to 1, the last; None for no layer."""
 
     name: str
     depth: Fraction | None = None
 
 
 def places(names: Iterable[str]) -> dict[str, Place]:
-    """The place of every name, depths over the layers that the names show: layer l of L has depth l / (L-1)."""
-    found = {name: layer_of(name) for name in names}
-    last: dict[str, int] = {}
-    for layer in found.values():
-        if layer:
-            last[layer[0]] = max(layer[1], last.get(layer[0], 0))
-    depths = {n: Fraction(at[1], last[at[0]] or 1) if at else None for n, at in found.items()}
-    return {name: Place(name, depth) for name, depth in depths.items()}
+    """The place of every tensor. Layer l has depth l / (L-1), where L is the number of layers that the names show."""
+    layers = {name: layer_of(name) for name in names}
+    last: dict[str, int] = {}  # stack -> its last layer, L-1
+    for stack, layer in filter(None, layers.values()):
+        last[stack] = max(layer, last.get(stack, 0))
+    return {name: Place(name, Fraction(at[1], last[at[0]] or 1) if at else None) for name, at in layers.items()}

@@ -1,11 +1,11 @@
-"""Texts of recipes: the patterns that names of tensors fit, and string literals."""
+"""Texts of recipes: patterns for names of tensors, string literals, and names that were misspelt."""
 
 import re
 from collections.abc import Iterable
 from fnmatch import translate
 from functools import cache
 
-WILD = re.compile(r"[*?\[]")  # what makes a pattern more than a name
+WILD = re.compile(r"[*?\[]")  # a text without these is a plain name
 
 
 @cache
@@ -29,10 +29,10 @@ def literal(text: str) -> str:
 
 
 class FirstMatch:
-    """Which of several patterns is the first that fits a name.
+    """Says which of several patterns is the first that fits a name.
 
-    There may be a pattern for each of a hundred thousand tensors, and it is asked for each of them: patterns that are
-    plain names are looked up, and only the others are tried one by one.
+    There may be a hundred thousand patterns, one for each tensor of a model, and as many questions. So patterns that
+    are plain names are looked up in a dict, and only the others are tried one by one.
     """
 
     def __init__(self, patterns: Iterable[str]):
@@ -44,7 +44,7 @@ class FirstMatch:
         self._wild = [k for k, pattern in enumerate(self._patterns) if WILD.search(pattern)]
 
     def of(self, name: str) -> int | None:
-        """The place of the pattern; None if none fits."""
+        """The index of the first pattern that fits the name; None if none does."""
         plain = self._names.get(name)
         for k in self._wild:
             if plain is not None and k > plain:
@@ -53,7 +53,11 @@ class FirstMatch:
                 return k
         return plain
 
+    def reached(self, names: Iterable[str]) -> set[str]:
+        """The patterns that are the first to fit one of the names."""
+        return {self._patterns[k] for name in names if (k := self.of(name)) is not None}
+
 
 def quoted(text: str) -> str:
-    """A string literal that a recipe reads back."""
+    """The text as a string literal of a recipe."""
     return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'

@@ -1,6 +1,6 @@
-"""What is known of architectures whose layers differ: how their configurations say so, and what they leave unsaid.
+"""How the configurations of architectures whose layers differ say so, and what they mean if they do not say it.
 
-The tables are those of transformers 5, and of models on the hub that bring their own code. views/bylayer.py uses them.
+The tables follow transformers 5, and models on the hub that bring their own code. views/bylayer.py uses them.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
 # ---- lists with one value a layer, and lists of numbers of layers --------------------------------------------------
+# Patterns of keys whose lists have nothing to do with layers, and of keys whose lists hold the numbers of layers.
 NOT_BY_LAYER = ("architectures", "*_token_id", "*_token_ids", "*_token_index", "*_words_ids", "auto_map")
 NUMBERS = (
     "mlp_only_layers", "moe_layers", "cross_attention_layers", "rope_scaling_layers", "*full_attn_idxs",
@@ -37,11 +38,11 @@ PERIODS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "global_attn_every_n_layers": (FULL, SLIDING),
     }
 )  # fmt: skip
-# Whose last layer a loader makes one of full attention, whatever is said of it.
+# Architectures whose last layer gets full attention from a loader, whatever the configuration says.
 ENDING_FULL = (
     "gemma4_text", "gemma4_unified_text", "embedding_gemma2_text", "diffusion_gemma_text",
 )  # fmt: skip
-# What a table means that lacks these keys, where their architecture needs them.
+# Architecture -> keys that it needs, with the values that it takes if the configuration lacks them.
 UNSAID: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "jamba": {"attn_layer_period": 8, "expert_layer_period": 2},
@@ -50,7 +51,8 @@ UNSAID: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sapiens2": {"num_last_full_attention_layers": 8},
     }
 )
-FIRST_OF_PERIOD = ("modernbert", "modernbert-decoder")  # whose `global_attn_every_n_layers` means the first of each
+# Architectures in which `global_attn_every_n_layers` means the first layer of each period, not the last.
+FIRST_OF_PERIOD = ("modernbert", "modernbert-decoder")
 LETTERS = {"L": SLIDING, "G": FULL}  # of EXAONE's sliding_window_pattern: "LLLG"
 _EVERY_2ND, _EVERY_4TH = (SLIDING, FULL), (*[SLIDING] * 3, FULL)
 _EVERY_5TH, _EVERY_6TH = (*[SLIDING] * 4, FULL), (*[SLIDING] * 5, FULL)
@@ -75,11 +77,11 @@ OWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )  # fmt: skip
 STEP = "decoder_sparse_step"
 WITHOUT_ROPE = {"smollm3": 4, "llama4_text": 4, "mistral_large4_text": 4}  # the default of `no_rope_layer_interval`
-# Words of a key that may hold a period which no row above writes out: `attn_layer_period`, `moe_layer_freq`, ...
+# A key that fits a pattern of both may hold a period that no table above knows: `attn_layer_period`, `moe_layer_freq`.
 OF_PERIODS = ("*interval*", "*period*", "*pattern*", "*every*", "*_freq", "*frequency", "*_step")
 OF_LAYERS = ("*layer*", "*att*", "*sparse*", "*moe*", "*rope*", "*window*", "*global*", "*expert*", "*dense*")
 
-# Keys of periods that a list makes superfluous.
+# Keys of periods that have no effect if there is a list: key -> the list.
 SAID_BY: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(PERIODS, "layer_types")
     | {
@@ -89,13 +91,13 @@ SAID_BY: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# ---- what holds only where the layers stand as they did ---------------------------------------------------------
-# Keys that, where they are neither 0 nor false, make a layer depend on its number.
+# ---- what holds only if the layers stand as they did -------------------------------------------------------------
+# Keys that make a layer depend on its number, unless their value is 0 or false.
 BOUND = (
     "num_kv_shared_layers", "hidden_size_per_layer_input", "scale_attn_by_inverse_layer_idx", "kv_source_layers",
     "num_last_full_attention_layers",
 )  # fmt: skip
-# Architectures that do so by themselves (None), or whose kinds of layers have no period unless a list names them.
+# Architectures in which a layer depends on its number: in any case (None), or unless this list names the layers' kinds.
 BY_NUMBER: Mapping[str, str | None] = MappingProxyType(
     {
         "diffllama": None, "minimax": None, "dory": None,
@@ -107,7 +109,8 @@ BY_NUMBER: Mapping[str, str | None] = MappingProxyType(
         "hy_v4": "indexer_types", "hy_v4_vl_text": "indexer_types",
     }
 )  # fmt: skip
-# Those of both that hold in the first layers of a model alone: their numbers count from the beginning.
+# Keys and architectures of both tables that do not matter if the layers are the first ones of a model, since they keep
+# their numbers.
 FROM_THE_START = (
     "scale_attn_by_inverse_layer_idx", "diffllama", "kimi_linear", "mimo_v2_flash", "dots3_note_text", "deepseek_v4",
     "hy_v4", "hy_v4_vl_text",

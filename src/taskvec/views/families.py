@@ -1,4 +1,4 @@
-"""Families of models whose symmetries are known by their tensors' names, in one tuple, and the choice among them."""
+"""The symmetries of known families of models, by the names of their tensors, and the choice among them (SHIPPED)."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,12 @@ from taskvec.views.symmetries import LAYER, Axis, Rule, Symmetry, fits_any, from
 
 
 def _rows(*modules: str) -> tuple[Axis, ...]:
+    """The rows of the modules' matrices and biases."""
     return tuple(Axis(f"{m}.{leaf}", 0) for m in modules for leaf in ("weight", "bias"))
 
 
 def _columns(*modules: str) -> tuple[Axis, ...]:
+    """The columns of the modules' matrices."""
     return tuple(Axis(f"{m}.weight", 1) for m in modules)
 
 
@@ -49,7 +51,8 @@ LLAMA = Symmetry(
 
 _SELF = tuple(f"{LAYER}.attention.self.{p}" for p in ("query", "key", "value"))
 _TABLES = tuple(f"*embeddings.{p}_embeddings" for p in ("word", "position", "token_type"))
-_MLM = ("*predictions.transform.dense", "lm_head.dense")  # between the stream and itself: its head is the embedding
+# These read the residual stream, and the head reads them: it is the embedding, so they have the units of the stream.
+_MLM = ("*predictions.transform.dense", "lm_head.dense")
 BERT = Symmetry(
     "bert",
     (
@@ -80,7 +83,7 @@ BERT = Symmetry(
     ),
 )  # fmt: skip
 
-GPT2 = Symmetry(  # its matrices stand as (in, out)
+GPT2 = Symmetry(  # its matrices are (in, out)
     "gpt2",
     (
         Rule(
@@ -120,27 +123,28 @@ SHIPPED = (LLAMA, BERT, GPT2)
 
 # ---- choosing ------------------------------------------------------------------------------------
 def symmetry_of(specs: Mapping[str, Spec], wanted: "str | os.PathLike[str] | None" = None) -> Symmetry:
-    """The one of that name, of that JSON file, or the first that knows every tensor. RecipeError, FormatError."""
+    """The symmetry named `wanted`, or in the JSON file `wanted`, or else the first that knows every tensor. Raises
+    FormatError for a file that cannot be read, and MismatchError if no symmetry knows every tensor."""
     if wanted is not None:
         named = next((s for s in SHIPPED if s.name == wanted), None)
         return named or from_json(wanted)
-    if found := next((s for s in SHIPPED if _knows(s, specs)), None) or stack(specs):
-        return found
+    if known := next((s for s in SHIPPED if _knows(s, specs)), None) or stack(specs):
+        return known
     strangers = {s.name: [n for n in specs if not _is_known(s, n)] for s in SHIPPED}
     nearest = min(strangers, key=lambda name: len(strangers[name]))
     raise MismatchError(
-        f"no symmetry is known for tensors of these names: they are no plain stack, and the nearest of "
-        f"{', '.join(strangers)} is {nearest}. Say which axes move together in a JSON file (spec). {nearest} does not "
-        f"know:",
+        f"no symmetry is known for tensors of these names: they are no plain stack of linear layers, and the nearest "
+        f"of {', '.join(strangers)} is {nearest}. Say which axes move together in a JSON file (spec). {nearest} does "
+        f"not know:",
         strangers[nearest][:20] or ["any of their layers"],
     )
 
 
 def _knows(symmetry: Symmetry, specs: Iterable[str]) -> bool:
-    """Whether every rule has its tensors and every tensor is accounted for: what nobody knows may break a symmetry."""
+    """Whether every rule has tensors and every tensor is known to a rule: an unknown tensor may break a symmetry."""
     needed = [rule for rule in symmetry.rules if not rule.optional]
-    found = all(any(fits_any(rule.patterns, n) for n in specs) for rule in needed)
-    return found and all(_is_known(symmetry, n) for n in specs)
+    fit = all(any(fits_any(rule.patterns, n) for n in specs) for rule in needed)
+    return fit and all(_is_known(symmetry, n) for n in specs)
 
 
 def _is_known(symmetry: Symmetry, name: str) -> bool:

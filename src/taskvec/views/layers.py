@@ -13,7 +13,8 @@ from taskvec.views.bylayer import Origin
 from taskvec.views.settings import Settings, settings_of, with_layers
 from taskvec.views.view import View, lifted, require_weights, texts, whole, without_collisions
 
-# Tensors of no layer that stand before the layers; every other one, and a head, stands after them.
+# Names of tensors outside the layers that stand before them. All other tensors outside the layers stand after them, and
+# so do heads.
 INPUT_SIDE = (
     "*embed*",
     "*emb.*",
@@ -26,71 +27,74 @@ INPUT_SIDE = (
     "*visual*",
     "*audio*",
 )
-# Tensors that only the first layer of a stack has, for all of them: positions relative to one another (T5, WavLM).
+# Tensors that only the first layer of a stack has and that all layers use: relative position embeddings (T5, WavLM).
 IN_THE_FIRST = ("*.relative_attention_bias.*", "*.rel_attn_embed.*")
 
 
 def stacks(weights: Weights) -> dict[str, int]:
-    """Stack -> how many layers it has: "model.layers" -> 24."""
-    found: dict[str, int] = {}
+    """The stacks of layers, by the part of the names before the number, with their sizes: {"model.layers": 24}."""
+    counts: dict[str, int] = {}
     for name in weights.specs:
         if at := layer_of(name):
-            found[at[0]] = max(found.get(at[0], 0), at[1] + 1)
-    return found
+            counts[at[0]] = max(counts.get(at[0], 0), at[1] + 1)
+    return counts
 
 
 def renumbered(name: str, stack: str, layer: int) -> str:
-    """The same tensor in another layer of its stack."""
+    """The name that a tensor has in another layer of its stack."""
     before = f"{stack}." if stack else ""
     rest = name[len(before) :].partition(".")
     return f"{before}{layer}{rest[1]}{rest[2]}"
 
 
 class Layered(View):
-    """What the views of layers share: the stack that is meant."""
+    """What the views of layers share: the stack whose layers they arrange, and what config.json says of it."""
 
     def stack(self, k: int) -> tuple[str, int]:
-        """The stack of an argument, and how many layers it has."""
-        found = stacks(self.args[k])
+        """The name of the stack in argument k, and how many layers it has there. Raises RecipeError."""
+        counts = stacks(self.args[k])
         wanted, text = self.params.get("stack"), self.args[k].text()
-        if not found:
+        if not counts:
             raise RecipeError(f"{self.name}: {text} has no layers: no tensor has a number in its name")
-        listed = ", ".join(f'stack="{name}" ({count} layer{"s" * (count > 1)})' for name, count in found.items())
+        listed = ", ".join(f'stack="{name}" ({count} layer{"s" * (count > 1)})' for name, count in counts.items())
         if isinstance(wanted, str):
-            if wanted not in found:
+            if wanted not in counts:
                 raise RecipeError(f'{self.name}: {text} has no stack "{wanted}"; it has {listed}')
-            return wanted, found[wanted]
-        if len(found) > 1:
-            raise RecipeError(f"{self.name}: {text} has {len(found)} stacks of layers, name the one you mean: {listed}")
-        return next(iter(found.items()))
+            return wanted, counts[wanted]
+        if len(counts) > 1:
+            raise RecipeError(
+                f"{self.name}: {text} has {len(counts)} stacks of layers, name the one you mean: {listed}"
+            )
+        return next(iter(counts.items()))
 
     def layers(self, k: int) -> dict[str, int]:
-        """The tensors of the stack of an argument, and the layer of each."""
+        """The tensors of the stack in argument k, with the number of the layer of each."""
         stack, _ = self.stack(k)
         places = {name: layer_of(name) for name in self.args[k].specs}
         return {name: at[1] for name, at in places.items() if at and at[0] == stack}
 
     @cached_property
     def origins(self) -> list[Origin]:
-        """For each layer of the result the configuration of the model that it is of, and its number there."""
+        """Where each layer of the result comes from."""
         raise NotImplementedError
 
     def configured(self, settings: Settings) -> Settings:
-        """Other layers."""
+        """config.json for the layers of the result. It is a problem if tensors that all layers use are missing."""
         name = self.stack(0)[0]
-        found, key = with_layers(settings, name, self.origins), f"{name}.0"
-        only = {
+        changed, first = with_layers(settings, name, self.origins), f"{name}.0"
+        shared = {
             n for k in range(len(self.args)) for n in self.layers(k) if any(fnmatchcase(n, p) for p in IN_THE_FIRST)
         }
-        if not only:
-            return found
-        lost = sorted({renumbered(n, name, 0) for n in only} - self.tensors.keys())
-        wrong = [f"{n} is read there by all layers: begin with the layer that has it" for n in lost]
-        return Settings(found.table, found.changes, {**found.problems, key: wrong})
+        if not shared:
+            return changed
+        lost = sorted({renumbered(n, name, 0) for n in shared} - self.tensors.keys())
+        problems = [f"{n} is missing, which all layers use: begin with the layer that has it" for n in lost]
+        return Settings(changed.table, changed.changes, {**changed.problems, first: problems})
 
 
 def origins_of(weights: Weights, stack: str, count: int) -> list[Origin]:
-    """The same of the `count` layers of an expression: through views of layers and through methods, to the models."""
+    """Where each of the `count` layers of an expression comes from: views of layers and methods are followed down to
+    the models."""
     donor = weights.donor
     if isinstance(donor, Layered) and donor.stack(0)[0] == stack:
         return donor.origins
@@ -115,8 +119,7 @@ def take_layers(m: Weights, start: int | Coefficient, stop: int | Coefficient, *
     stack: the part of the names before the number, "model.layers". It is needed if there are several stacks of layers.
 
     Raises RecipeError for a range that is empty or out of bounds, for a model without layers and for several stacks.
-    The number of layers of a LoRA is not known, since it names only the layers that it changes, so its range has no
-    bound.
+    A LoRA names only the layers that it changes, so the number of layers is not known, and the range has no bound.
     """
     (m,) = require_weights("take_layers", [m])
     first, last = whole("take_layers", "start", start, 0), whole("take_layers", "stop", stop, 1)
@@ -135,12 +138,12 @@ class TakeLayers(Layered):
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The first layer, and the one after the last."""
+        """The number of the first layer that is taken, and of the one after the last."""
         return _int(self.params["start"]), _int(self.params["stop"])
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """Those of the layers that are taken, renumbered, and those of none."""
+        """The tensors of the layers that are taken, with their new numbers, and the tensors outside the layers."""
         (start, stop), (stack, count) = self.bounds, self.stack(0)
         if stop > count and not self.partial:
             raise RecipeError(
@@ -155,12 +158,12 @@ class TakeLayers(Layered):
 
     @cached_property
     def origins(self) -> list[Origin]:
-        """Those that are taken."""
+        """The origins of the layers that are taken."""
         (start, stop), (stack, count) = self.bounds, self.stack(0)
         return origins_of(self.args[0], stack, count)[start:stop]
 
 
-# ---- several -------------------------------------------------------------------------------------
+# ---- one stack on another ------------------------------------------------------------------------
 def stack(*models: Weights, stack: str | None = None) -> Weights:
     """The layers of the first argument, then those of the second, and so on: a deeper model.
 
@@ -168,12 +171,12 @@ def stack(*models: Weights, stack: str | None = None) -> Weights:
 
     >>> stack(take_layers(m, 0, 24), take_layers(m, 8, 32))
 
-    Tensors of no layer are those of the first argument if they stand before the layers (a name that fits one of
-    INPUT_SIDE: embeddings, positions, vision), and those of the last argument if they stand after them (every other
-    name: final norm, head). config.json is that of the first argument, with the new number of layers and what the
-    arguments' own ones say of their layers (see `take_layers`).
+    Tensors outside these layers come from the first argument if they stand before the layers (a name that fits one of
+    INPUT_SIDE: embeddings, positions, vision), and from the last argument if they stand after them (every other name:
+    final norm, head). config.json is that of the first argument, with the new number of layers, and with what the
+    config.json of each argument says of its layers (see `take_layers`).
 
-    models: all models, or all task vectors.
+    models: only models, or only task vectors.
     stack: the part of the names before the number, "model.layers". It is needed if there are several stacks of layers,
         and must be the same in all arguments.
 
@@ -193,7 +196,7 @@ class Stack(Layered):
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """Input side, layers, output side, in the order of the files."""
+        """The input side of the first argument, the layers of all, and the output side of the last."""
         self._require_one_stack()
         (name, _), last, offset = self.stack(0), len(self.args) - 1, 0
         pairs: list[tuple[str, tuple[int, str]]] = []
@@ -208,6 +211,7 @@ class Stack(Layered):
         return without_collisions("stack", pairs)
 
     def _require_one_stack(self) -> None:
+        """Raise an error unless the arguments have stacks of one name, layers of like shapes, and the same heads."""
         if loras := [a.text() for a in self.args if all(s.partial for s in a.summed)]:
             raise RecipeError(
                 f"stack cannot count the layers of {loras[0]}, a LoRA, which names only those that it changes: add it "
@@ -224,10 +228,10 @@ class Stack(Layered):
         for there, lacks, a in ((0, 1, self.args[-1]), (1, 0, self.args[0])):
             problems += [f"{n} is not in {a.text()} (tie or untie one of them)" for n in heads[there] - heads[lacks]]
         if problems:
-            raise MismatchError("these cannot stand on one another:", problems[:SHOWN])
+            raise MismatchError("stack: these layers cannot stand on one another:", problems[:SHOWN])
 
     def _unlike(self, k: int) -> list[str]:
-        """Tensors of the layers for which an argument and the first have no shape in common."""
+        """The problems with tensors that have no shape in common in the layers of argument k and of the first one."""
         here, first = self._shapes(k), self._shapes(0)
         return [
             f"{name} is {_listed(here[name])} in {self.args[k].text()}, {_listed(first[name])} in {self.args[0].text()}"
@@ -236,20 +240,21 @@ class Stack(Layered):
         ]
 
     def _shapes(self, k: int) -> dict[str, set[tuple[int, ...]]]:
-        found: dict[str, set[tuple[int, ...]]] = {}
+        """The shapes that each tensor has in the layers of argument k, by the name that it has in layer 0."""
+        shapes: dict[str, set[tuple[int, ...]]] = {}
         (name, _), specs = self.stack(k), self.args[k].specs
         for tensor in self.layers(k):
-            found.setdefault(renumbered(tensor, name, 0), set()).add(specs[tensor].shape)
-        return found
+            shapes.setdefault(renumbered(tensor, name, 0), set()).add(specs[tensor].shape)
+        return shapes
 
     @cached_property
     def origins(self) -> list[Origin]:
-        """Those of all arguments."""
+        """The origins of the layers of all arguments."""
         return [o for k, a in enumerate(self.args) for o in origins_of(a, *self.stack(k))]
 
 
 def before_the_layers(name: str) -> bool:
-    """Whether a tensor of no layer belongs to the input side."""
+    """Whether a tensor outside the layers stands before them."""
     return name not in HEADS and any(fnmatchcase(name, pattern) for pattern in INPUT_SIDE)
 
 

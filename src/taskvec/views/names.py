@@ -1,4 +1,4 @@
-"""Views of names: other names for the same tensors, and the head that is its embedding, stored once or twice."""
+"""Views of names: the same tensors under other names, and a head equal to the embedding, stored once or twice."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -24,10 +24,11 @@ def rename(m: Weights, table: Mapping[str, str]) -> Weights:
     >>> rename(m, {"transformer.h.*": "model.layers.*", "old.weight": "new.weight"})
 
     table: {pattern: new name}. The first pattern that fits the whole name counts. A pattern may have one `*`, which
-        stands for any text, and for the same text in the new name.
+        stands for any text. The `*` in the new name stands for that text.
 
     Tensors that no pattern fits keep their names, and config.json stays as it is. Raises RecipeError for a pattern that
-    renames nothing (except in a LoRA, which need not name it), and MismatchError if two tensors would have one name.
+    renames nothing (except in a LoRA, which names only some tensors), and MismatchError if two tensors would have one
+    name.
     """
     (m,) = require_weights("rename", [m])
     if not isinstance(table, Mapping) or not table:
@@ -50,7 +51,7 @@ class Rename(View):
         return rename(args[0], {old: str(new) for old, new in params.items()})
 
     def same(self) -> tuple[Any, ...]:
-        """What two equal calls share: the order of a table counts."""
+        """What two equal calls share. The order of the table counts, since the first pattern that fits does."""
         return self.name, self.args, tuple(self.params.items())
 
     def written(self, names: Mapping[Source, str]) -> str:
@@ -62,12 +63,12 @@ class Rename(View):
     def tensors(self) -> Mapping[str, tuple[int, str]]:
         """Every tensor under its new name."""
         table = {old: str(new) for old, new in self.params.items()}
-        found = {name: next((o for o in table if fits(o, name)), None) for name in self.args[0].specs}
-        if (idle := [quoted(old) for old in table if old not in found.values()]) and not self.partial:
-            near = nearest(next(old for old in table if old not in found.values()), found)
-            raise RecipeError(f"rename: no tensor of {self.args[0].text()} is renamed by {', '.join(idle)}{near}")
+        patterns = {name: next((old for old in table if fits(old, name)), None) for name in self.args[0].specs}
+        if (idle := [old for old in table if old not in patterns.values()]) and not self.partial:
+            listed, near = ", ".join(map(quoted, idle)), nearest(idle[0], patterns)
+            raise RecipeError(f"rename: no tensor of {self.args[0].text()} is renamed by {listed}{near}")
         return without_collisions(
-            "rename", ((replaced(old, table[old], n) if old else n, (0, n)) for n, old in found.items())
+            "rename", ((replaced(old, table[old], n) if old else n, (0, n)) for n, old in patterns.items())
         )
 
 
@@ -78,7 +79,7 @@ def untie(m: Weights, *, head: str | None = None, embedding: str | None = None) 
     >>> untie(m)
     >>> untie(m, head="lm_head.weight", embedding="model.embed_tokens.weight")
 
-    head, embedding: names of the tensors; those in the table TIED (sources/positions.py) unless given.
+    head, embedding: names of the tensors. Without them they are looked up in the table TIED (sources/positions.py).
 
     config.json gets `tie_word_embeddings: false`. Raises RecipeError if there is no such embedding, more than one, or a
     head already. A LoRA that does not change the embedding stays as it is.
@@ -106,7 +107,8 @@ class Pair(View):
     """What `tie` and `untie` share: the names of head and embedding."""
 
     def pair(self, with_head: bool) -> tuple[str, str] | None:
-        """(head, embedding): the one pair of the table, or as given, that the tensors show. None in a LoRA."""
+        """The names (head, embedding): those given, or the pair of TIED whose embedding the model has, and whose head
+        it has, too, if `with_head`. None for a LoRA without such tensors. Raises RecipeError if there is not one."""
         specs, head, embedding = self.args[0].specs, self.params.get("head"), self.params.get("embedding")
         if isinstance(head, str) and isinstance(embedding, str):
             pairs = [(head, embedding)]
@@ -136,13 +138,13 @@ class Untie(Pair):
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """The embedding twice."""
-        found = {name: (0, name) for name in self.args[0].specs}
+        """All tensors, and the embedding once more as the head."""
+        places = {name: (0, name) for name in self.args[0].specs}
         if pair := self.pair(with_head=False):
-            if pair[0] in found:
+            if pair[0] in places:
                 raise RecipeError(f"untie: {self.args[0].text()} has a head already, {pair[0]}")
-            found[pair[0]] = (0, pair[1])
-        return found
+            places[pair[0]] = (0, pair[1])
+        return places
 
     def configured(self, settings: Settings) -> Settings:
         """No longer tied."""
@@ -163,7 +165,7 @@ class Tie(Pair):
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """All but the head."""
+        """All tensors except the head."""
         specs, pair = self.args[0].specs, self.pair(with_head=True)
         if pair and specs[pair[0]] != specs[pair[1]]:
             raise MismatchError(
@@ -184,7 +186,7 @@ class Tie(Pair):
     def prepare(
         self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
     ) -> None:
-        """Compare head and embedding; once."""
+        """Compare head and embedding, the first time that it is called. Raises MismatchError if they differ."""
         super().prepare(threads, progress, names)
         with self._lock:
             if not self._compared and (pair := self.pair(with_head=True)):
@@ -205,7 +207,7 @@ class Tie(Pair):
                 summed(of, start, spec.dtype, out[: count * width])
             if both[0][: count * width] != both[1][: count * width]:
                 raise MismatchError(
-                    f"tie: {head} is not {embedding} in {weights.text()}: they differ in elements {start} to "
-                    f"{start + count - 1}; a head of its own must stay"
+                    f"tie: {head} is not equal to {embedding} in {weights.text()}, which therefore needs both: they "
+                    f"differ among the elements {start} to {start + count - 1}"
                 )
             progress(count)

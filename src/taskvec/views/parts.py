@@ -1,4 +1,4 @@
-"""Views of parts: some of the tensors, parts put together again, and what is scaled on purpose."""
+"""Views of parts: some of the tensors of a model, several parts as one model, and a scaled model as a model."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -20,8 +20,8 @@ def select(m: Weights, *patterns: str) -> Weights:
 
     >>> join(stack(select(m, "text.*"), select(m, "text.*")), select(m, "vision.*"))
 
-    The filter `only(...)` sets the other tensors to zero; here they are gone. Raises RecipeError if a pattern fits no
-    tensor.
+    This leaves the other tensors out, while the filter `only(...)` sets them to zero. Raises RecipeError if a pattern
+    fits no tensor.
     """
     return _called(Select, "select", m, patterns, "model.vision.*")
 
@@ -47,11 +47,11 @@ class Select(View):
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """Those that fit."""
+        """The tensors that fit a pattern."""
         return {name: (0, name) for name in self.fitting()}
 
     def fitting(self) -> dict[str, None]:
-        """The tensors that fit a pattern, in their order. Raises RecipeError for a pattern that fits none."""
+        """The names that fit a pattern, in the order of the tensors. Raises RecipeError if a pattern fits none."""
         names = [*self.args[0].specs]
         if idle := [p for p in self.params if not any(matches(p, n) for n in names)]:
             listed = ", ".join(map(quoted, idle[:SHOWN]))
@@ -66,8 +66,8 @@ def drop(m: Weights, *patterns: str) -> Weights:
 
     >>> base + 0.5 * (drop(tuned, "*.rotary_emb.inv_freq", "v_head.*") - base)
 
-    This is for buffers and heads that only one of two models has. Raises RecipeError if a pattern fits no tensor, or if
-    the patterns fit all of them.
+    It is meant for buffers and heads that only one of two models has. Raises RecipeError if a pattern fits no tensor,
+    or if the patterns fit all tensors.
     """
     return _called(Drop, "drop", m, patterns, "*.inv_freq")
 
@@ -81,19 +81,19 @@ class Drop(Select):
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """Those that do not fit."""
-        out = self.fitting()
-        if len(out) == len(self.args[0].specs):
+        """The tensors that fit no pattern."""
+        dropped = self.fitting()
+        if len(dropped) == len(self.args[0].specs):
             raise RecipeError(f"drop: nothing of {self.args[0].text()} would be left")
-        return {n: (0, n) for n in self.args[0].specs if n not in out}
+        return {n: (0, n) for n in self.args[0].specs if n not in dropped}
 
 
 # ---- join ----------------------------------------------------------------------------------------
 def join(*parts: Weights) -> Weights:
     """Several parts of a model that have no tensor in common, as one model: the opposite of `select`.
 
-    parts: all models, or all task vectors. The tokenizer and config.json are those of the first, with the changes that
-        views make to the config.json of each.
+    parts: only models, or only task vectors. The tokenizer and config.json are those of the first part, with the
+        changes that views make to the config.json of each part.
 
     Raises MismatchError if two parts have a tensor of one name.
     """
@@ -109,23 +109,38 @@ class Join(View):
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """Those of each."""
+        """The tensors of each part."""
         pairs = [(name, (k, name)) for k, part in enumerate(self.args) for name in part.specs]
         return without_collisions("join", pairs)
 
     def configured(self, settings: Settings) -> Settings:
-        """The changes of every part."""
-        changes: dict[str, Any] = {}
-        for part in self.args:
-            changes = merged(changes, settings_of(part).changes)
-        return settings.changed(changes)
+        """The changes and the problems of every part. It is a problem if two parts change one entry differently."""
+        changes = settings.changes
+        problems = {stack: [*lines] for stack, lines in settings.problems.items()}
+        for part in self.args[1:]:
+            more = settings_of(part)
+            for stack, lines in (*more.problems.items(), ("join", _conflicts(changes, more.changes))):
+                problems[stack] = list(dict.fromkeys([*problems.get(stack, ()), *lines]))
+            changes = merged(changes, more.changes)
+        return Settings(settings.table, changes, problems)
+
+
+def _conflicts(one: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> list[str]:
+    """Entries of config.json, also in tables within it, that two parts set to different values."""
+    conflicts: list[str] = []
+    for key in one.keys() & other.keys():
+        if isinstance(one[key], dict) and isinstance(other[key], dict):
+            conflicts += _conflicts(one[key], other[key], f"{within}{key}.")
+        elif one[key] != other[key]:
+            conflicts.append(f"{within}{key} is {one[key]} by one part and {other[key]} by another")
+    return sorted(conflicts)
 
 
 # ---- as_model ------------------------------------------------------------------------------------
 def as_model(w: Weights) -> Weights:
-    """The expression as a model, with mass 1, whatever its own mass: for weights that are scaled on purpose, as 1.1*m.
+    """The expression as a model, with mass 1, whatever its own mass is. The numbers stay as they are.
 
-    The numbers stay as they are.
+    It is meant for weights that are scaled on purpose, such as 1.1*m.
     """
     return lifted(AsModel("as_model", require_weights("as_model", [w]), {}, {}))
 
@@ -140,15 +155,10 @@ class AsModel(View):
         return as_model(*args)
 
     def check(self) -> None:
-        """Raise what the headers can tell; any mass will do."""
+        """Raise an error for what the headers show to be wrong. Any mass is right."""
         self.specs  # noqa: B018 - raises what does not fit
 
     @property
     def partial(self) -> bool:
         """A model names every tensor."""
         return False
-
-    @cached_property
-    def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """All of them."""
-        return {name: (0, name) for name in self.args[0].specs}

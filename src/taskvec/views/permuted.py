@@ -1,7 +1,10 @@
-"""`permute`: the same numbers in another order, and the file that says in which.
+"""`permute`: the units of a model in another order, and the file that holds the order.
 
-Permuting is linear, so it goes through sums: `permute(b - base, p)` is `permute(b, p) - permute(base, p)`. What is left
-are views of single sources, which move the elements as they are stored: the same bits, whatever the dtype.
+1. Permuting is linear: `permute(b - base, p)` is `permute(b, p) - permute(base, p)`. So a sum is permuted by permuting
+   each of its sources, and the views here are views of single sources.
+2. A view moves elements as they are stored, so they keep their bits, whatever their dtype is.
+3. A tensor of n rows is read as (n, length). `rows` (n) says which row of the source each row is. If a further axis is
+   permuted, too, `inner` (length) says which element of that row each element is.
 """
 
 import json
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 KIND, STATISTIC, AXES, DIGEST = "permutation", "taskvec.statistic", "taskvec.axes", "taskvec.digest"
 SLAB = 256 << 10  # bytes of rows that are gathered at once
-NARROW, WHOLE = 512, 1 << 20  # rows of fewer bytes are not read one by one if the whole tensor has at most this many
+NARROW, WHOLE = 512, 1 << 20  # bytes: a tensor with rows below NARROW is read whole if it has at most WHOLE
 
 
 def permute(weights: Weights, permutations: "Weights | str | os.PathLike[str]") -> Weights:
@@ -37,11 +40,11 @@ def permute(weights: Weights, permutations: "Weights | str | os.PathLike[str]") 
     >>> 0.5 * a + 0.5 * permute(b, "perm.safetensors")
 
     permutations: what `taskvec align` wrote (a path, or `load(path)`), or `match(...).permutations`. They name the axes
-        that they permute. A tensor that they do not name passes through.
+        that they permute. A tensor that they do not name stays as it is.
 
     The network computes the same function, up to the rounding of sums that are taken in another order, and every
-    element keeps its bits. Raises RecipeError, FormatError and MismatchError for permutations that are none or do not
-    fit, before any data of the model is read.
+    element keeps its bits. Before any data of the model are read, it raises RecipeError if the second argument holds no
+    permutations, FormatError if they are damaged, and MismatchError if they do not fit the model.
     """
     if isinstance(permutations, str | os.PathLike):
         permutations = Weights({open_source(permutations): 1})
@@ -57,7 +60,7 @@ def permute(weights: Weights, permutations: "Weights | str | os.PathLike[str]") 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Permutations as they are kept: the groups, and for each the order of its units."""
+    """Permutations as they are stored: the groups, and for each group the order of its units, (units,) in int64."""
 
     groups: Mapping[str, Group]
     orders: "Mapping[str, NDArray[Any]]"
@@ -65,16 +68,16 @@ class Stored:
 
     @property
     def axes(self) -> dict[str, list[tuple[int, str, int]]]:
-        """Tensor -> (axis, group, parts) of each of its axes that is permuted."""
-        found: dict[str, list[tuple[int, str, int]]] = {}
+        """For each tensor its axes that are permuted: (axis, group, parts)."""
+        axes: dict[str, list[tuple[int, str, int]]] = {}
         for g, group in self.groups.items():
             for name, axis, parts in group.axes:
-                found.setdefault(name, []).append((axis, g, parts))
-        return found
+                axes.setdefault(name, []).append((axis, g, parts))
+        return axes
 
 
 class Permuted(Derived, LooksThrough):
-    """One source, its units in another order."""
+    """A view of one source with its units in another order."""
 
     alike = False
 
@@ -88,32 +91,32 @@ class Permuted(Derived, LooksThrough):
         return permute(*args)
 
     def __reduce__(self) -> Any:
-        return _again, (self.source, self.args[1])
+        return _unpickled, (self.source, self.args[1])
 
-    # ---- what it is: the source's own headers
+    # ---- what it is
     @property
     def specs(self) -> Mapping[str, Spec]:
-        """The source's."""
+        """The tensors of the source, with the same shapes and dtypes."""
         return self.source.specs
 
     @property
     def stored(self) -> Mapping[str, Spec]:
-        """The source's."""
+        """The tensors as the source stores them."""
         return stored_of(self.source)
 
     @property
     def base(self) -> str | None:
-        """The source's: of a vector in another order it is the base in that order, which nothing can check."""
+        """None: a permuted vector is relative to its base in the same order, whose fingerprint is not known."""
         return None
 
     @property
     def partial(self) -> bool:
-        """The source's."""
+        """Whether the source names only some tensors."""
         return self.source.partial
 
     @cached_property
     def fingerprint(self) -> str:
-        """BLAKE3 of the source's fingerprint and of the permutations, every element of them."""
+        """BLAKE3 of the source's fingerprint and of all elements of the permutations."""
         from blake3 import blake3
 
         axes = {name: group.axes for name, group in self.permutations.groups.items()}
@@ -124,24 +127,24 @@ class Permuted(Derived, LooksThrough):
         return {name: axes for name, axes in self.permutations.axes.items() if name in self.specs}
 
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
-        """What is not permuted is the source's own."""
+        """What is summed for a tensor: a permuted one is this view's own, another one is read in the source."""
         return {(self, name): Fraction(1)} if name in self._axes else self.args[0].parts(name)
 
     # ---- what it costs
     @property
     def cost(self) -> Cost:
-        """The orders of rows and of the elements within one."""
+        """The memory of `rows` and `inner` for every tensor."""
         sizes = [self.specs[name] for name in self._axes]
         return Cost(once=sum(8 * (s.shape[0] + s.numel // max(1, s.shape[0])) for s in sizes))
 
     def cost_of(self, name: str) -> Cost:
-        """Two slabs of rows, and a small tensor that is read whole."""
+        """The memory of two slabs of rows, and of a small tensor that is read whole."""
         spec = self.specs[name]
         row = spec.nbytes // max(1, spec.shape[0])
         return Cost(computing=2 * max(SLAB, row) + WHOLE)
 
     def reads(self, name: str) -> int:
-        """What the source reads; narrow rows are read whole for each block of the output."""
+        """Bytes that the source reads. A small tensor that is read whole for each block of the output counts once."""
         return reads(self.args[0], name)
 
     # ---- values
@@ -166,7 +169,7 @@ class Permuted(Derived, LooksThrough):
             result[at : at + piece.size] = piece
 
     def _rows(self, name: str, wanted: "NDArray[Any]", length: int, kind: Any) -> "NDArray[Any]":
-        """Rows of the source as they are stored; neighbours are read together."""
+        """The rows `wanted` of the source as they are stored, (wanted, length). Neighbours are read together."""
         import numpy as np
 
         spec = self.specs[name]
@@ -174,15 +177,15 @@ class Permuted(Derived, LooksThrough):
             whole = np.empty((spec.shape[0], length), kind)
             self.source.readinto(name, 0, whole.reshape(-1).view(np.uint8).data)
             return np.asarray(whole[wanted])
-        found = np.empty((wanted.size, length), kind)
+        slab = np.empty((wanted.size, length), kind)
         runs = np.flatnonzero(np.diff(wanted, prepend=-2) != 1).tolist()
         for at, end in zip(runs, [*runs[1:], wanted.size], strict=True):
-            view = found[at:end].reshape(-1).view(np.uint8).data
+            view = slab[at:end].reshape(-1).view(np.uint8).data
             self.source.readinto(name, int(wanted[at]) * length, view)
-        return found
+        return slab
 
     def _orders(self, name: str) -> "tuple[NDArray[Any] | None, NDArray[Any] | None]":
-        """Which row each row comes from, and which element of it each element; None for the order as it is."""
+        """`rows` and `inner` of a tensor: see above. None stands for the order as it is."""
         import numpy as np
 
         shape = self.specs[name].shape
@@ -198,22 +201,21 @@ class Permuted(Derived, LooksThrough):
         return rows, inner
 
 
-def _again(source: Source, permutations: Weights) -> Permuted:
-    """What was pickled."""
+def _unpickled(source: Source, permutations: Weights) -> Permuted:
     return Permuted(source, permutations, stored_in(permutations))
 
 
 def expanded(order: "NDArray[Any]", length: int, parts: int) -> "NDArray[Any]":
-    """The order of an axis' indices from that of its units, the same in each part."""
+    """The order of the indices of an axis, (length,), from the order of its units, which is the same in each part."""
     import numpy as np
 
     width = length // parts // order.size
-    one = (order[:, None] * width + np.arange(width)).reshape(-1)
-    return np.asarray((np.arange(parts)[:, None] * (length // parts) + one).reshape(-1))
+    within = (order[:, None] * width + np.arange(width)).reshape(-1)  # in one part
+    return np.asarray((np.arange(parts)[:, None] * (length // parts) + within).reshape(-1))
 
 
 def _misfits(stored: Stored, source: Source) -> list[str]:
-    """What keeps a source from being permuted so, a line a tensor."""
+    """The reasons why a source cannot be permuted in this way."""
     problems, seen = [], set()
     for name, group in stored.groups.items():
         missing = [n for n, _, _ in group.axes if n not in source.specs]
@@ -227,9 +229,9 @@ def _misfits(stored: Stored, source: Source) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-# ---- as they are kept ----------------------------------------------------------------------------
+# ---- as they are stored --------------------------------------------------------------------------
 class InMemory(ArraySource):
-    """Permutations that lie in no file, as a source."""
+    """Permutations in memory, as a source."""
 
     def __init__(self, arrays: "Mapping[str, NDArray[Any]]", metadata: Mapping[str, str]):
         super().__init__(KIND, arrays, {n: Spec(a.shape, "I64") for n, a in arrays.items()}, 0)
@@ -239,16 +241,19 @@ class InMemory(ArraySource):
 def in_memory(
     groups: Mapping[str, Group], orders: "Mapping[str, NDArray[Any]]", metadata: Mapping[str, str] | None = None
 ) -> Weights:
-    """Permutations as what `permute` takes. orders: for each group int64, unit i of the result is unit orders[i]."""
+    """Permutations in memory, for `permute`. orders: for each group (units,), unit i of the result is unit orders[i].
+
+    The metadata are those of a file of permutations: the axes of each group, a digest, and what `metadata` adds.
+    """
     import numpy as np
 
     arrays = {name: np.ascontiguousarray(orders[name], np.int64) for name in groups}
-    said = {STATISTIC: KIND, "taskvec.mass": "0", AXES: json.dumps({n: g.axes for n, g in groups.items()})}
-    return Weights({InMemory(arrays, {**(metadata or {}), **said, DIGEST: _digest(arrays)}): 1})
+    own = {STATISTIC: KIND, "taskvec.mass": "0", AXES: json.dumps({n: g.axes for n, g in groups.items()})}
+    return Weights({InMemory(arrays, {**(metadata or {}), **own, DIGEST: _digest(arrays)}): 1})
 
 
 def stored_in(weights: Weights) -> Stored:
-    """Permutations, read and checked. RecipeError for what holds none, FormatError for what should and does not."""
+    """Permutations, read and checked. Raises RecipeError if `weights` hold none, FormatError if they are damaged."""
     import numpy as np
 
     ((source, coefficient),) = weights.terms.items() if len(weights.terms) == 1 else ((None, None),)
@@ -265,33 +270,35 @@ def stored_in(weights: Weights) -> Stored:
         if not np.array_equal(np.sort(orders[name]), np.arange(orders[name].size)):
             problems.append(f"{name} is no permutation: it must name each of 0 ... {orders[name].size - 1} once")
     if not problems and metadata.get(DIGEST, digest := _digest(orders)) != digest:
-        problems.append("its digest is another than the one that was written")
+        problems.append(f"the digest of the permutations is not the one in its metadata ({DIGEST})")
     if problems:
-        raise FormatError(f"{source.text} is not what it should be:", problems)
+        raise FormatError(f"{source.text} holds damaged permutations; `taskvec align` writes them again:", problems)
     return Stored({n: Group(orders[n].size, axes[n]) for n in axes}, orders, _digest(orders))
 
 
 def _axes_in(metadata: Mapping[str, str], source: Source) -> dict[str, tuple[tuple[str, int, int], ...]]:
+    """For each group (tensor, axis, parts) of all its axes, as the metadata say. Raises FormatError."""
     try:
         table = json.loads(metadata.get(AXES, ""))
-        whole = isinstance(table, dict) and all(
+        valid = isinstance(table, dict) and all(
             isinstance(axes, list) and axes and all(is_axis(a) for a in axes) for axes in table.values()
         )
     except (ValueError, RecursionError):
-        whole = False
-    if not whole or table.keys() != source.specs.keys():
+        valid = False
+    if not valid or table.keys() != source.specs.keys():
         raise FormatError(f"{source.text} does not say which axes its permutations are of ({AXES})")
     return {name: tuple((a[0], a[1], a[2] if len(a) == 3 else 1) for a in axes) for name, axes in table.items()}
 
 
 def bytes_of(source: Source, name: str) -> bytearray:
     """All bytes of one tensor."""
-    found = bytearray(source.specs[name].nbytes)
-    source.readinto(name, 0, memoryview(found))
-    return found
+    content = bytearray(source.specs[name].nbytes)
+    source.readinto(name, 0, memoryview(content))
+    return content
 
 
 def _digest(orders: "Mapping[str, NDArray[Any]]") -> str:
+    """BLAKE3 of the names, sizes and elements of all orders."""
     from blake3 import blake3
 
     state = blake3()

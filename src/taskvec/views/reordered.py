@@ -1,4 +1,5 @@
-"""The view of a vocabulary in the order of another: each token's row at the id that another tokenizer gives it."""
+"""The view of a vocabulary in the order of another one: the row of each token stands at the id that the other
+tokenizer gives it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +20,8 @@ from taskvec.views.tokens import HIGHEST, Tokenizer, files_of, read
 from taskvec.views.view import lifted, require_weights, texts, whole
 from taskvec.views.vocabulary import vocabulary_tensors
 
-TokenSource = int | tuple[int, int | str]  # the number of a model, 0 for zero; or a row of one, by id or by token
+# Where the row of a token comes from: the number of a model, 0 for zeros, or a row of a model by its id or token.
+TokenSource = int | tuple[int, int | str]
 DEFAULTS: Mapping[str, Any] = {
     "source": "union", "base": None, "tokens": None, "forced": None, "head": None, "embedding": None,
 }  # fmt: skip
@@ -35,39 +37,39 @@ def align_vocab(
     head: str | None = None,
     embedding: str | None = None,
 ) -> Weights:
-    """The rows of m's embedding, head and the head's bias, in the order of another vocabulary.
+    """The rows of m's embedding, of its head and of the head's bias, in the order of another vocabulary.
 
     >>> align_vocab(m, like)                                            # the tokens of `like`
     >>> 0.5 * align_vocab(a, a, b) + 0.5 * align_vocab(b, a, b)         # the union of the tokens of a and b
 
-    1. The vocabulary is the union of those of `models`: all tokens of the first with their ids, then the new tokens of
-       each other one, in the order of their ids. With `base=k` in a union the tokens of the k-th come first. `source=k`
-       takes the vocabulary of the k-th of `models` alone (the first is 1); the others then only lend rows.
-    2. A row that m lacks comes from the base, `base=k`, if it has the row; else from the only one of `models` that has
-       it; else it is the mean of those that have it, in float64; else zero. mergekit's `tokenizer: {source: union}` has
-       the same rule. In a task vector that is arranged by models, rows that it lacks are zero, as they are in the
-       difference of what its two models become.
-    3. Ids without a token (padding) have the rows of the model whose vocabulary it is. They stay the last rows unless
-       new tokens take their ids.
+    1. The vocabulary is the union of the vocabularies of `models`: all tokens of the first with their ids, then the new
+       tokens of each further model, in the order of their ids. With `base=k` the tokens of the k-th model come first.
+       `source=k` takes the vocabulary of the k-th of `models` alone (the first is 1); the others then only lend rows.
+    2. If m lacks the row of a token, it comes from the base, `base=k`, if the base has it; else from the only one of
+       `models` that has it; else it is the mean of the rows of those that have it, in float64; else it is zero. This is
+       also the rule of mergekit's `tokenizer: {source: union}`. If m is a task vector and `models` are models, rows
+       that it lacks are zero, as they are in the difference of its two models after each is treated like this.
+    3. Ids without a token (padding) have the rows of the model whose vocabulary is taken. They stay the last rows
+       unless new tokens take their ids.
 
     tokens: says for single tokens where a row that m lacks comes from: {"<pad>": 0, "<eot>": 2, "<end>": (1, "</s>")}.
-        0 is zero, k is the row of the k-th of `models` for that token, and (k, other) its row for another token, by
-        text or by id. A token that the vocabulary does not have is added to it.
+        0 is a row of zeros, k is the row of the k-th of `models` for that token, and (k, other) its row for another
+        token, by text or by id. A token that the vocabulary does not have is added to it.
     forced: the same, also for rows that m has.
 
-    Vocabularies are read from the tokenizers' files beside the weights of each argument's first model (tokenizer.json,
-    vocab.json or vocab.txt). A token whose id is beyond the rows has no row. A saved model gets the tokenizer that
-    fits: the files of the one that was taken, and for a union a tokenizer.json in which the first cuts text as before
-    and knows the tokens of the others. config.json gets the new `vocab_size`, and config.json and
-    generation_config.json the new ids of the tokens that they name.
+    Vocabularies are read from the files of the tokenizer beside the weights of each argument's first model
+    (tokenizer.json, vocab.json or vocab.txt). A token whose id is beyond the rows has no row. A saved model gets the
+    tokenizer that fits: the files of the one that is taken, or for a union a tokenizer.json that cuts text as the first
+    one does and knows the tokens of the others. config.json gets the new `vocab_size`; config.json and
+    generation_config.json get the new ids of the tokens that they name.
 
     Deviation: in mergekit plain tokens of the others become added tokens, which cut other words apart, and rows of
     padding are dropped. Raises FormatError for a vocabulary that cannot be read, MismatchError for tensors that do not
-    fit.
+    fit together and for rows in `tokens` and `forced` that there are not.
     """
     args = require_weights("align_vocab", [m, *models])
     if len(args) < 2:
-        raise RecipeError("align_vocab needs the model whose vocabulary it is: align_vocab(m, like)")
+        raise RecipeError("align_vocab needs the model whose vocabulary is taken: align_vocab(m, like)")
     params: dict[str, Parameter] = {"source": "union", **texts("align_vocab", head=head, embedding=embedding)}
     for key, value in (("source", source), ("base", base)):
         if value is not None and value != "union":
@@ -81,7 +83,7 @@ def align_vocab(
 
 
 def _source(key: str, token: str, value: Any, count: int) -> Parameter:
-    """The number of a model, 0 for zero, or (the number, a token or an id)."""
+    """An entry of `tokens` or `forced` as a parameter: the number of a model, 0 for zero, or (number, token or id)."""
     entry = f"align_vocab: {key}[{token!r}]"
     if not isinstance(value, tuple | list):
         number = whole("align_vocab", f"{key}[{token!r}]", value, 0)
@@ -105,11 +107,11 @@ class Aligned(Rows):
         return align_vocab(*args, **params)  # type: ignore[arg-type]
 
     def __reduce__(self) -> Any:
-        """With the fingerprint, which covers the order of the rows: tokenizers may have changed meanwhile."""
-        return _again, (super().__reduce__()[1], "" if self.knobs else self.fingerprint)
+        """The call, and its fingerprint, by which `_unpickled` notices if a tokenizer has changed meanwhile."""
+        return _unpickled, (super().__reduce__()[1], "" if self.knobs else self.fingerprint)
 
     def check(self) -> None:
-        """Raise what the headers and the vocabularies can tell."""
+        """Raise an error for what the headers and the vocabularies show to be wrong."""
         masses = [a.kind() for a in self.args]
         if len(set(masses[1:])) > 1 or masses[0] > masses[1]:
             raise MassError(
@@ -119,7 +121,8 @@ class Aligned(Rows):
 
     @cached_property
     def rearranged(self) -> tuple[str, ...]:
-        """Embedding, head and its bias, which all arguments must have, with one number of rows each."""
+        """The embedding, the head and the head's bias. All arguments must have them, and an argument must have the same
+        number of rows in each. Raises MismatchError."""
         names, first = vocabulary_tensors("align_vocab", self.args[0], self.params), self.args[0]
         problems = []
         for a in self.args[1:]:
@@ -141,54 +144,59 @@ class Aligned(Rows):
         return names
 
     def _number(self, key: str) -> int | None:
-        found = self.params.get(key)
-        return int(found.constant) if isinstance(found, Coefficient) and found.constant is not None else None
+        """The number of a model that `source` or `base` is, None if it is not a number."""
+        value = self.params.get(key)
+        return int(value.constant) if isinstance(value, Coefficient) and value.constant is not None else None
 
     @property
     def owner(self) -> int:
-        """The argument whose tokens keep their ids."""
+        """The number of the argument whose tokens keep their ids."""
         return self._number("source") or self._number("base") or 1
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """What is written beside the weights."""
-        found = tokenizer_of(self.args[self.owner])
-        extra = tuple(dict.fromkeys([*found.extra, *self._sources("forced"), *self._sources("tokens")]))
+        """The tokenizer that is written beside the weights."""
+        owners = tokenizer_of(self.args[self.owner])
+        extra = tuple(dict.fromkeys([*owners.extra, *self._sources("forced"), *self._sources("tokens")]))
         if self._number("source"):
-            return Tokenizer(found.folder, found.others, extra)
+            return Tokenizer(owners.folder, owners.others, extra)
         first = self.rearranged[0]
         others = (
             replace(tokenizer_of(a), rows=a.specs[first].shape[0])
             for k, a in enumerate(self.args)
             if k not in (0, self.owner)
         )
-        return Tokenizer(found.folder, tuple(dict.fromkeys([*found.others, *others])), extra)
+        return Tokenizer(owners.folder, tuple(dict.fromkeys([*owners.others, *others])), extra)
 
     def _sources(self, key: str) -> Mapping[str, Parameter]:
-        found = self.params.get(key)
-        return found if isinstance(found, dict) else {}
+        """The table that `tokens` or `forced` is, {} if it is not given."""
+        table = self.params.get(key)
+        return table if isinstance(table, dict) else {}
 
-    def _named(self, key: str, tables: list[Mapping[str, int]], rows: list[int]) -> dict[str, tuple[int, int]]:
-        """Token -> (argument, row), (ZERO, 0) for zero, of the entries of `tokens` or `forced`."""
-        found, problems = {}, []
+    def _places(self, key: str, tables: list[Mapping[str, int]], rows: list[int]) -> dict[str, tuple[int, int]]:
+        """The entries of `tokens` or `forced` as token -> (argument, row), or (ZERO, 0). Raises MismatchError.
+
+        tables, rows: for each argument its tokens with their ids, and the number of its rows.
+        """
+        places, problems = {}, []
         for token, value in self._sources(key).items():
             model, row = value if isinstance(value, tuple) else (value, token)
             k = int(model.constant or 0) if isinstance(model, Coefficient) else 0
             number = tables[k].get(row, HIGHEST) if isinstance(row, str) else int(row.constant or 0)
             if k == 0:
-                found[token] = (ZERO, 0)
+                places[token] = (ZERO, 0)
             elif number < rows[k]:
-                found[token] = (k, number)
+                places[token] = (k, number)
             else:
                 problems.append(
                     f"{token!r}: {self.args[k].text()} has no token {row if isinstance(row, str) else number}"
                 )
         if problems:
             raise MismatchError(f"align_vocab: {key} names rows that there are not:", problems[:SHOWN])
-        return found
+        return places
 
     def plan(self, name: str) -> RowPlan:
-        """The same for all."""
+        """See `Rows.plan`. It is the same for all tensors."""
         return self._plan
 
     @cached_property
@@ -200,41 +208,48 @@ class Aligned(Rows):
         target, size = self.tokenizer.table(reader), rows[self.owner]
         if target.ids.keys() != tables[self.owner].keys():
             size = max(size, target.size)
-        if self.args[1].kind() > self.args[0].kind():  # models, that lend no rows to a task vector
+        lent, forced = (self._places(key, tables, rows) for key in ("tokens", "forced"))
+        if beyond := {token: n for token in lent | forced if (n := target.ids[token]) >= size}:
+            raise MismatchError(
+                f"align_vocab: these tokens have ids beyond the {size} rows of {self.args[self.owner].text()} "
+                f"(resize_vocab gives it {max(beyond.values()) + 1}):",
+                [f"{token!r} has the id {n}" for token, n in beyond.items()][:SHOWN],
+            )
+        if self.args[1].kind() > self.args[0].kind():  # models lend no rows to a task vector
             tables, rows = tables[:1], [rows[0], *(0 for _ in rows[1:])]
-        given = [self._named(key, tables, rows) for key in ("tokens", "forced")]
-        return rows_in_order(target.ids, size, tables, rows, self.owner, self._number("base"), *given)
+            lent, forced = (dict.fromkeys(places, (ZERO, 0)) for places in (lent, forced))
+        return rows_in_order(target.ids, size, tables, rows, self.owner, self._number("base"), lent, forced)
 
-    _read: Mapping[Path, object] | None = None  # the stamps of the tokenizers, when the rows were put in order
+    _read: Mapping[Path, object] | None = None  # the stamps of the tokenizers' files when the rows were put in order
 
     def _stamps(self) -> Mapping[Path, object]:
-        """Of the files of every tokenizer that counts."""
-        found = [*(tokenizer_of(a) for a in self.args), self.tokenizer]
-        folders = dict.fromkeys(t.folder for one in found for t in (one, *one.others))
+        """The stamps of the files of all tokenizers that are read."""
+        tokenizers = [*(tokenizer_of(a) for a in self.args), self.tokenizer]
+        folders = dict.fromkeys(t.folder for outer in tokenizers for t in (outer, *outer.others))
         return stamps_of(path for folder in folders for path in files_of(folder))
 
     def require_beside_unchanged(self) -> None:
-        """Raise SourceChanged if a tokenizer is another than the one by which the rows were put in order."""
+        """Raise SourceChanged if the files of a tokenizer have changed since the rows were put in order."""
         now = self._stamps()
-        if astray := changed(now if self._read is None else self._read, now):
+        if files := changed(now if self._read is None else self._read, now):
             raise SourceChanged(
-                "tokenizers changed after they were compared; nothing was written, run the same command again:", astray
+                "tokenizers changed after they were compared; nothing was written, run the same command again:", files
             )
 
     @property
     def cost(self) -> Cost:
-        """With the vocabularies while they are compared and written: one as JSON, all as tables."""
+        """See `Rows.cost`. The vocabularies are added, which are compared and written: one as JSON, all as tables."""
         sizes = [tokenizer_of(a).nbytes for a in self.args]
         return super().cost + Cost(once=6 * max(sizes) + 2 * sum(sizes))
 
     @property
     def verbatim(self) -> bool:
-        """False: the files of the tokenizers count too."""
+        """False, since the fingerprint must cover the order of the rows, too."""
         return False
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the call and of the order of the rows."""
+        """BLAKE3 of the fingerprint of the call and of the order of the rows."""
         from blake3 import blake3
 
         state = blake3(super().fingerprint.encode())
@@ -244,20 +259,21 @@ class Aligned(Rows):
         return state.hexdigest()
 
     def configured(self, settings: Settings) -> Settings:
-        """Another size."""
+        """config.json with the new `vocab_size`."""
         return with_entry(settings, "vocab_size", len(self._plan.arg)) if self.rearranged else settings
 
 
-def _again(given: Any, fingerprint: str) -> Aligned:
-    """What was pickled. Raises SourceChanged for tokenizers by which the rows have another order now."""
-    found = Aligned(*given)
-    if fingerprint and found.fingerprint != fingerprint:
-        raise SourceChanged(f"{found.text}: its tokenizers are not what they were when it was pickled")
-    return found
+def _unpickled(call: Any, fingerprint: str) -> Aligned:
+    """The view that was pickled. Raises SourceChanged if its rows would have another order now."""
+    view = Aligned(*call)
+    if fingerprint and view.fingerprint != fingerprint:
+        raise SourceChanged(f"{view.text}: its tokenizers are not what they were when it was pickled")
+    return view
 
 
 def tokenizer_of(weights: Weights) -> Tokenizer:
-    """That of an expression's first model, as a view within it may have made it. Raises FormatError."""
+    """The tokenizer of an expression's first model, or the one that a view in the expression made. Raises RecipeError
+    if there is no folder with a tokenizer."""
     source = weights.donor
     made = source.tokenizer if isinstance(source, Composite) else None
     folder = folder_of(source)
@@ -278,7 +294,12 @@ def rows_in_order(
     lent: Mapping[str, tuple[int, int]],
     forced: Mapping[str, tuple[int, int]],
 ) -> RowPlan:
-    """Where each of `size` rows comes from. ids, rows: the tokens of each argument, and how many rows it has."""
+    """Where each of `size` rows comes from, by the rules in `align_vocab`.
+
+    target: the vocabulary of the output, token -> id. ids, rows: for each argument its vocabulary, and the number of
+    its rows. owner: the argument whose vocabulary is taken. base: the argument that lends rows before others do.
+    lent, forced: `tokens` and `forced`, as token -> (argument, row).
+    """
     import numpy as np
 
     token_at: list[str | None] = [None] * size

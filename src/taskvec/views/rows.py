@@ -1,13 +1,16 @@
-"""Views of rows: each row of an embedding or a head is a row of an argument, the mean of several, or zero.
+"""Views of rows: each row of an embedding or a head is a row of an argument, the mean of several rows, or zero.
 
-Where each comes from is a pair of int32 arrays, read by runs: memory does not grow with the width of the rows.
+1. A plan says for each of the n rows of the output where it comes from: two int32 arrays (n), the number of an argument
+   and the number of a row of it. So the plan takes as much memory for wide rows as for narrow ones.
+2. Neighbouring rows of the output that are neighbours in one argument, too, are a run. A run is read at once.
+3. A mean is computed in float64 from the rows of the arguments when it is needed. The mean of all rows of the first
+   argument is computed once, in a pass before.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from taskvec.algebra.derived import Names, reads
@@ -25,14 +28,15 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int32]
 else:
     Indices = Any
-ZERO, MEAN, ALL = -1, -2, -3  # instead of an argument: zero; the mean of some rows; the mean of the first one's rows
+# In place of the number of an argument: zero, the mean of some rows, the mean of all rows of the first argument.
+ZERO, MEAN, ALL = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPlan:
-    """Where every row comes from: row `row[i]` of argument `arg[i]`, or ZERO, MEAN or ALL for `arg[i]`.
+    """Where every row of the output comes from. Row i is row `row[i]` of argument `arg[i]`, if that is not negative.
 
-    MEAN: the mean of rows `means[j]` = ((argument, row), ...) with j = row[i].
+    Otherwise `arg[i]` is ZERO, ALL, or MEAN: the mean of the rows `means[row[i]]` = ((argument, row), ...).
     """
 
     arg: Indices
@@ -41,18 +45,21 @@ class RowPlan:
 
     @property
     def nbytes(self) -> int:
-        """Memory that this takes."""
+        """Bytes of memory that the plan takes."""
         return self.arg.nbytes + self.row.nbytes + sum(200 + 100 * len(m) for m in self.means)
 
     def __len__(self) -> int:
         return len(self.arg)
 
     def counts(self, k: int) -> int:
-        """How many rows of an argument are read."""
+        """How many rows of argument k are read."""
         return int((self.arg == k).sum()) + sum(a == k for mean in self.means for a, _ in mean)
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
-        """(begin, end, arg, row): output rows begin .. end are those of `arg` from `row` on; from `first` to `last`."""
+        """The runs among the rows first <= i < last of the output, which is not empty: (begin, end, arg, row).
+
+        Rows begin <= i < end of the output are the rows of `arg` from `row` on.
+        """
         import numpy as np
 
         arg, row = self.arg[first:last], self.row[first:last]
@@ -67,8 +74,7 @@ class RowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """The same in no memory, however many rows there are: the first `rows` of argument 0, and then `fill`, up to
-    `size` rows."""
+    """A plan of `size` rows that takes no memory: the first `rows` are those of argument 0, the others are `fill`."""
 
     rows: int
     size: int
@@ -80,7 +86,7 @@ class Padding:
         return self.size
 
     def counts(self, k: int) -> int:
-        """How many rows of an argument are read."""
+        """How many rows of argument k are read."""
         return 0 if k else min(self.rows, self.size)
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
@@ -98,13 +104,13 @@ class Rows(View):
     def __init__(self, *call: Any):
         super().__init__(*call)
         self._lock = threading.Lock()
-        self._means: dict[str, NDArray[Any]] = {}  # of all rows, once measured
+        self._means: dict[str, NDArray[Any]] = {}  # tensor -> the mean of all its rows, once it is computed
         self._sums: dict[tuple[int, str], Linear] = {}
-        self._room = threading.local()
+        self._memory = threading.local()
 
     @property
     def rearranged(self) -> tuple[str, ...]:
-        """The tensors whose rows are other than in the first argument."""
+        """The names of the tensors whose rows are rearranged."""
         raise NotImplementedError
 
     def plan(self, name: str) -> RowPlan | Padding:
@@ -113,42 +119,37 @@ class Rows(View):
 
     @property
     def plans(self) -> list[RowPlan | Padding]:
-        """Every plan once."""
+        """Every plan once, although several tensors may share it."""
         return [*{id(plan): plan for plan in map(self.plan, self.rearranged)}.values()]
-
-    @cached_property
-    def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """Those of the first argument."""
-        return {name: (0, name) for name in self.args[0].specs}
 
     def _spec(self, k: int, inner: str) -> Spec:
         spec = super()._spec(k, inner)
         return Spec((len(self.plan(inner)), *spec.shape[1:]), spec.dtype) if inner in self.rearranged else spec
 
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
-        """Itself for the rows that it makes."""
+        """See `View.origin`. A tensor with rearranged rows is this view's own."""
         return {(self, name): Fraction(1)} if name in self.rearranged else super().origin(name)
 
     @property
     def verbatim(self) -> bool:
-        """Whether no row is a mean."""
+        """Whether every row is one of a file, bit for bit, or zero: no row is a mean."""
         return super().verbatim and not self.own_passes and not any(plan.means for plan in self.plans)
 
     # ---- what it costs
     @property
     def cost(self) -> Cost:
-        """The plan of the rows, and the means."""
+        """The memory of the plans of the rows, and of the means."""
         widths = sum(self._width(name) for name in self.rearranged)
         return super().cost + Cost(once=sum(plan.nbytes for plan in self.plans) + 8 * widths * self.own_passes)
 
     def cost_of(self, name: str) -> Cost:
-        """A sum of an argument, and the means of some rows while they are made."""
+        """The memory of one sum of an argument, and of a mean while it is computed."""
         sums = max(scratch_bytes(a.parts(name), VIEW_TILE) for a in self.args if name in a.specs)
         means = 8 * (VIEW_TILE + 3 * self._width(name)) * bool(self.plan(name).means or self.own_passes)
         return Cost(computing=sums + means)
 
     def reads(self, name: str) -> int:
-        """Bytes of the rows that are taken; of all rows once more where their mean is."""
+        """Bytes of the rows that are taken, and of all rows of the first argument if their mean is."""
         whole = [reads(a, name) for a in self.args]
         rows = [max(1, a.specs[name].shape[0]) for a in self.args]
         taken = (size * self.plan(name).counts(k) // rows[k] for k, size in enumerate(whole))
@@ -156,14 +157,14 @@ class Rows(View):
 
     @property
     def unmeasured(self) -> int:
-        """Elements that `prepare` has still to read."""
+        """The number of elements that `prepare` has still to read."""
         own = sum(self.args[0].specs[name].numel for name in self.rearranged if name not in self._means)
         return super().unmeasured + own * self.own_passes
 
     def prepare(
         self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
     ) -> None:
-        """Take the mean of all rows where it is asked for; once."""
+        """Compute the mean of all rows if it is needed, the first time that this is called."""
         super().prepare(threads, progress, names)
         if self.own_passes:
             with self._lock:
@@ -173,7 +174,7 @@ class Rows(View):
 
     # ---- values
     def encoded(self, name: str, start: int, dtype: str, out: memoryview) -> None:
-        """Elements from `start` on, row by row or in longer runs."""
+        """Elements from `start` on, run by run."""
         if name not in self.rearranged:
             super().encoded(name, start, dtype, out)
             return
@@ -194,7 +195,7 @@ class Rows(View):
                 self._repeat(values, first, dtype, piece)
 
     def _repeat(self, values: "NDArray[Any]", first: int, dtype: str, out: memoryview) -> None:
-        """The same row over and over, from its element first % width on."""
+        """Fill `out` with the same row over and over, from its element first % width on."""
         size, width, at = BITS[dtype] // 8, len(values), 0
         while at < len(out):
             part = values[first % width :][: (len(out) - at) // size]
@@ -202,14 +203,14 @@ class Rows(View):
             at, first = at + len(part) * size, first + len(part)
 
     def _mean(self, name: str, index: int) -> "NDArray[Any]":
-        """The mean of the rows of one entry of `means`, in float64."""
+        """The mean of the rows `means[index]` of a plan, (width,) in float64."""
         import numpy as np
 
         width, members = self._width(name), self.plan(name).means[index]
-        total, one = np.zeros(width), np.empty(width)
+        total, values = np.zeros(width), np.empty(width)
         for arg, row in members:
-            summed(self._sum(arg, name), row * width, "F64", one.data.cast("B"), self._scratch(name))
-            total += one
+            summed(self._sum(arg, name), row * width, "F64", values.data.cast("B"), self._scratch(name))
+            total += values
         return total / len(members)
 
     def _mean_of_rows(self, name: str) -> "NDArray[Any]":
@@ -217,22 +218,22 @@ class Rows(View):
         return self._means[name]
 
     def _mean_of_all(self, name: str, progress: Callable[[int], None]) -> "NDArray[Any]":
-        """The mean of all rows of the first argument, summed in float64 in their order."""
+        """The mean of all rows of the first argument, (width,), summed in float64 in their order."""
         import numpy as np
 
         spec, width = self.args[0].specs[name], self._width(name)
         total, step = np.zeros(width), max(1, VIEW_TILE // max(1, width))
         for first in range(0, spec.shape[0], step):
             count = min(step, spec.shape[0] - first)
-            some = np.empty((count, width))
-            out = some.reshape(-1).data.cast("B")
+            rows = np.empty((count, width))
+            out = rows.reshape(-1).data.cast("B")
             summed(self._sum(0, name), first * width, "F64", out, self._scratch(name))
-            total += some.sum(axis=0)
+            total += rows.sum(axis=0)
             progress(count * width)
         return total / max(1, spec.shape[0])
 
     def _width(self, name: str) -> int:
-        """Elements of a row."""
+        """The number of elements of a row."""
         spec = self.args[0].specs[name]
         return Spec(spec.shape[1:], spec.dtype).numel
 
@@ -242,8 +243,8 @@ class Rows(View):
         return self._sums[k, name]
 
     def _scratch(self, name: str) -> memoryview:
-        """This thread's memory for sums of any argument."""
-        kept: dict[str, memoryview] = self._room.__dict__
+        """Memory of this thread, large enough for the sum of any argument."""
+        kept: dict[str, memoryview] = self._memory.__dict__
         if name not in kept:
             need = max(aligned(scratch_bytes(a.parts(name), VIEW_TILE)) for a in self.args if name in a.specs)
             large = [memory for memory in kept.values() if len(memory) >= need]

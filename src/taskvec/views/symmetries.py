@@ -1,12 +1,16 @@
 """Which hidden units may be permuted without changing what a network computes, as data.
 
-Units are permuted in several tensors at once: the rows that make them and the columns that read them. A rule says which
-axes those are, by patterns of names; `groups` finds them in a model's headers. `stack` writes the rules of a plain
-stack of linear layers, `from_json` reads a user's own, families.py has those of known families. Symmetries as in Git
-Re-Basin (Ainsworth, Hayase & Srinivasa, ICLR 2023, arXiv 2209.04836), and whole attention heads.
+1. A hidden unit is computed by rows of some tensors and read by columns of others. If the units are put into another
+   order in all of these axes at once, the network computes the same function.
+2. A `Rule` says which axes these are, by patterns of names. A `Symmetry` is the rules of a family of models.
+   families.py has them for known families, `stack` makes them for a plain stack of linear layers, `from_json` reads a
+   user's own.
+3. `groups` finds the tensors in the headers of a model. A `Group` is a set of units that move together.
+
+The symmetries are those of Git Re-Basin (Ainsworth, Hayase & Srinivasa, ICLR 2023, arXiv 2209.04836), and whole
+attention heads.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,18 +19,19 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from taskvec.algebra.idle_patterns import nearest
 from taskvec.errors import FormatError, MismatchError, RecipeError
-from taskvec.places.local import stated
+from taskvec.places.json_files import read_json
 from taskvec.sources.positions import layer_of
 from taskvec.sources.source import Spec
-from taskvec.sources.text import matches
+from taskvec.sources.text import matches, quoted
 
-LAYER = "{layer}"  # at the start of a pattern or a rule's name: "model.layers.3", whichever layer the tensor is of
+LAYER = "{layer}"  # at the start of a pattern or of a rule's name: the layer of the tensor, such as "model.layers.3"
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An axis of the tensors that fit `pattern`: `parts` stretches, in each of which all units stand in order."""
+    """An axis of the tensors that fit `pattern`. It has `parts` equal parts, each with all units in the same order."""
 
     pattern: str
     axis: int
@@ -35,13 +40,14 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Units that move together. With {layer} in its name a group for each layer, without it one for the model.
+    """Units that move together: one group for each layer if {layer} is in the name, else one for the model.
 
-    units: how many there are, as a number or as keys of config.json (the first that is there counts); without it every
-    index is one. A unit is as many neighbouring indices of an axis as divide it evenly: a head's rows, all rows of the
-    query heads that share a key.
-    shared: vectors of one unit's width that all units use alike. aside: what these units do not touch, if the rule
-    claims to know every other tensor of the model.
+    units: the number of units, or keys of config.json that may hold it (the first that is there counts). An axis is
+        divided evenly, so a unit is the rows of one head, or of all query heads that share a key. Without `units` every
+        index is a unit.
+    shared: patterns of vectors that all units use alike, as wide as a unit.
+    aside: patterns of the tensors that these units do not touch. If it is given, the rule must know every tensor.
+    optional: the rule is left out unless somebody asks for it.
     """
 
     name: str
@@ -53,34 +59,40 @@ class Rule:
 
     @property
     def patterns(self) -> list[str]:
-        """Of the tensors that these units stand in."""
+        """The patterns of the tensors that have these units."""
         return [axis.pattern for axis in self.axes]
 
 
 @dataclass(frozen=True, slots=True)
 class Symmetry:
-    """The rules of a family of models, and the tensors that the rules which are not optional leave alone."""
+    """The rules of a family of models.
+
+    fixed: patterns of the tensors that rules which are not optional leave as they are.
+    complete: whether a pattern that fits no tensor is an error. Rules for a family may name tensors that some models
+        lack, such as biases.
+    """
 
     name: str
     rules: tuple[Rule, ...]
     fixed: tuple[str, ...] = ()
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Units of one model that move together: how many, and (tensor, axis, parts) wherever they stand."""
+    """Units of one model that move together: their number, and all axes that have them, as (tensor, axis, parts)."""
 
     units: int
     axes: tuple[tuple[str, int, int], ...]
 
 
 def fits_any(patterns: Iterable[str], name: str) -> bool:
-    """Whether one of the patterns fits."""
+    """Whether one of the patterns fits a tensor's name."""
     return any(fits(p, name) for p in patterns)
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Whether a pattern fits a tensor's name; {layer} is whichever layer the tensor is of."""
+    """Whether a pattern fits a tensor's name, where {layer} stands for the layer of the tensor."""
     if not pattern.startswith(LAYER):
         return matches(pattern, name)
     layer = layer_name(name)
@@ -88,29 +100,29 @@ def fits(pattern: str, name: str) -> bool:
 
 
 def layer_name(name: str) -> str | None:
-    """ "model.layers.3.mlp.up.weight" -> "model.layers.3"."""
-    found = layer_of(name)
-    return f"{found[0]}.{found[1]}".lstrip(".") if found else None
+    """The layer of a tensor, or None: "model.layers.3.mlp.up.weight" -> "model.layers.3"."""
+    place = layer_of(name)
+    return f"{place[0]}.{place[1]}".lstrip(".") if place else None
 
 
 _PIECE = re.compile(r"^(.*?)(\d+)\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
 
 
 def stack(specs: Mapping[str, Spec]) -> Symmetry | None:
-    """The rules of a plain stack of linear layers (out, in): `layers.0.weight`, `fc1.weight`, ...; None if it is none.
+    """The rules of a plain stack of linear layers, `layers.0.weight`, `fc1.weight`, ...; None if the model is not one.
 
-    All tensors must be a numbered module's, the modules' names alike up to their number, and each matrix must fit on
-    the one before. Vectors between two matrices (biases, norms) go with the units before them. What cannot be seen from
-    names is a connection that skips layers: models with one need rules of their own.
+    Every tensor must be of a module whose name ends in a number, and the names must be equal up to the number. Matrices
+    are (out, in), and `in` is `out` of the one before. Vectors between two matrices (biases, norms) have the units
+    before them. Connections that skip layers cannot be seen from names: models with such need rules of their own.
     """
     modules: dict[int, list[str]] = {}
     stems = set()
     for name in specs:
-        found = _PIECE.match(name)
-        if not found:
+        piece = _PIECE.match(name)
+        if not piece:
             return None
-        stems.add(found[1])
-        modules.setdefault(int(found[2]), []).append(name)
+        stems.add(piece[1])
+        modules.setdefault(int(piece[2]), []).append(name)
     rules: list[Rule] = []
     width: int | None = None
     for number, names in sorted(modules.items()):
@@ -133,26 +145,24 @@ def stack(specs: Mapping[str, Spec]) -> Symmetry | None:
 
 
 def from_json(path: "str | os.PathLike[str]") -> Symmetry:
-    """{"group": [["pattern", axis], ...]}, or {"group": {"axes": [["pattern", axis, parts], ...], "units": 12}}.
+    """The rules in a JSON file. It is {"group": [["pattern", axis], ...], ...}, or, in place of a list,
+    {"axes": [["pattern", axis, parts], ...], "units": 12}.
 
-    The names mean what they mean in `Rule`: {layer} in a group's name or a pattern, `units` a number or a key of
-    config.json, `parts` 3 for queries, keys and values in one matrix. Raises FormatError.
+    The names mean what they mean in `Rule`: a group's name or a pattern may begin with {layer}, `units` is a number or
+    a key of config.json, `parts` is 3 for queries, keys and values in one matrix. Raises FormatError.
     """
-    try:
-        with stated(path):
-            table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is no JSON: {error}") from None
+    table = read_json(Path(path), once=True)
     if not isinstance(table, dict) or not table:
         raise FormatError(f"{path} must map names of groups to lists of [pattern, axis]")
     problems: list[str] = []
     rules = [rule for name, entry in table.items() if (rule := _rule(name, entry, problems))]
     if problems:
         raise FormatError(f"{path} cannot be read as rules of symmetry:", problems)
-    return Symmetry(os.fspath(path), tuple(rules))
+    return Symmetry(os.fspath(path), tuple(rules), complete=True)
 
 
 def _rule(name: str, entry: Any, problems: list[str]) -> Rule | None:
+    """The rule that an entry of the file is. What is wrong with it is added to `problems`."""
     entry = {"axes": entry} if isinstance(entry, list) else entry
     if not isinstance(entry, dict) or not isinstance(entry.get("axes"), list) or not entry["axes"]:
         problems.append(f"{name}: needs a list of [pattern, axis]")
@@ -180,23 +190,29 @@ def is_axis(given: Any) -> bool:
 
 
 def _natural(value: Any, least: int) -> bool:
+    """Whether this is a whole number of at least `least`."""
     return type(value) is int and value >= least
 
 
-# ---- finding -------------------------------------------------------------------------------------
+# ---- the groups of a model -----------------------------------------------------------------------
 def groups(
     symmetry: Symmetry, specs: Mapping[str, Spec], config: Mapping[str, Any], heads: int | None, residual: bool
 ) -> dict[str, Group]:
-    """Every group of a model, by name. `heads`: the number of units where a rule asks the configuration.
+    """The groups of a model, by name.
 
-    Raises RecipeError if nothing fits or nobody says how many heads there are, MismatchError for axes that their units
-    do not divide; all findings at once.
+    config: the model's config.json. heads: the number of units of rules whose `units` are keys of config.json.
+    residual: whether optional rules count. Raises RecipeError if no tensor fits or the number of heads is not known,
+    and MismatchError, which lists all problems, if axes cannot be divided by their units, if a rule that must know
+    every tensor does not, or if a pattern of a user's own rule fits no tensor.
     """
-    found: dict[str, Group] = {}
+    result: dict[str, Group] = {}
     problems: list[str] = []
     for rule in symmetry.rules:
         if rule.optional and not residual:
             continue
+        if symmetry.complete:
+            idle = [a.pattern for a in rule.axes if not any(_has(rule, a, n) for n in specs)]
+            problems += [f"{rule.name}: {quoted(p)} fits no tensor{nearest(p, specs)}" for p in idle]
         if rule.aside:
             known = (*rule.patterns, *rule.aside)
             problems += [f"{rule.name}: {symmetry.name} does not know {n}" for n in specs if not fits_any(known, n)]
@@ -209,27 +225,33 @@ def groups(
             problems += wrong
             if not wrong:
                 group = Group(units or specs[axes[0][0]].shape[axes[0][1]] // axes[0][2], axes)
-                found[name] = group
+                result[name] = group
                 problems += _unlike(name, group, rule, specs)
     if problems:
         raise MismatchError(f"the rules of {symmetry.name} do not fit this model:", problems)
-    if not found:
+    if not result:
         raise RecipeError(f"no tensor fits a rule of {symmetry.name}")
-    return found
+    return result
+
+
+def _has(rule: Rule, axis: Axis, name: str) -> bool:
+    """Whether a tensor has an axis of a rule. Tensors outside the layers have none of a rule for each layer."""
+    return fits(axis.pattern, name) and (LAYER not in rule.name or layer_name(name) is not None)
 
 
 def _places_of(rule: Rule, specs: Mapping[str, Spec]) -> dict[str, tuple[tuple[str, int, int], ...]]:
-    found: dict[str, dict[tuple[str, int, int], None]] = {}
+    """The groups of a rule, by name: (tensor, axis, parts) of all their axes."""
+    axes_of: dict[str, dict[tuple[str, int, int], None]] = {}
     for name in specs:
         for axis in rule.axes:
-            layer = layer_name(name)
-            if fits(axis.pattern, name) and (layer is not None or LAYER not in rule.name):
-                found.setdefault(rule.name.replace(LAYER, layer or ""), {})[name, axis.axis, axis.parts] = None
-    return {name: tuple(axes) for name, axes in found.items()}
+            if _has(rule, axis, name):
+                group = rule.name.replace(LAYER, layer_name(name) or "")
+                axes_of.setdefault(group, {})[name, axis.axis, axis.parts] = None
+    return {group: tuple(axes) for group, axes in axes_of.items()}
 
 
 def _units(rule: Rule, config: Mapping[str, Any], heads: int | None) -> int | None:
-    """How many; 0 if every index is one, None if nobody knows."""
+    """The number of units of a rule; 0 if every index is a unit, None if nothing says how many there are."""
     if isinstance(rule.units, int):
         return rule.units
     if not rule.units:
@@ -238,7 +260,7 @@ def _units(rule: Rule, config: Mapping[str, Any], heads: int | None) -> int | No
 
 
 def fitting(group: str, units: int, axes: Iterable[tuple[str, int, int]], specs: Mapping[str, Spec]) -> list[str]:
-    """What keeps a group's axes from being divided in its units; 0 units: all lengths must be equal."""
+    """The reasons why the axes of a group cannot be divided into its units. 0 units: all lengths must be equal."""
     problems: list[str] = []
     first: tuple[str, int] | None = None
     for name, axis, parts in axes:
@@ -256,7 +278,7 @@ def fitting(group: str, units: int, axes: Iterable[tuple[str, int, int]], specs:
 
 
 def _unlike(name: str, group: Group, rule: Rule, specs: Mapping[str, Spec]) -> list[str]:
-    """Vectors that all units should share, and that are not as wide as one."""
+    """The problems with vectors that all units should share and that are not as wide as a unit."""
     width = min(specs[n].shape[axis] // parts // group.units for n, axis, parts in group.axes)
     layer = layer_name(group.axes[0][0])
     shared = [n for n in specs if layer_name(n) == layer and fits_any(rule.shared, n)]

@@ -1,6 +1,7 @@
-"""The vocabulary of a folder's tokenizer, read with the standard library alone, and the union of several.
+"""The vocabulary of the tokenizer in a folder, and the union of several vocabularies.
 
-A token is a text with an id, the row of the embedding that it has.
+A token is a text with an id, which is the number of its row in the embedding. The files are read with the standard
+library alone.
 """
 
 import json
@@ -15,7 +16,7 @@ from taskvec.places.json_files import read_json, read_text
 from taskvec.places.local import stated, write_text
 from taskvec.views.settings import read_table
 
-# The files of a tokenizer; those of WORDS hold the vocabulary in older forms, beside tokenizer.json.
+# Patterns of the files of a tokenizer. Those in WORDS hold the vocabulary in older formats, beside tokenizer.json.
 WORDS = (
     "vocab*", "merges.txt", "added_tokens.json", "*.model", "*.tiktoken", "tekken.json", "*.spm", "*.vocab",
     "bpe.codes", "*.bpe", "dict*.txt",
@@ -25,28 +26,32 @@ TEMPLATES = "additional_chat_templates"  # a folder
 IDS = ("*_token_id", "*_token_ids", "*_token_index")  # keys of config.json and generation_config.json that name tokens
 HIGHEST = 2**31 - 1
 ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
-FAR = 1000  # how much less likely than any other are the pieces that a Unigram model is given
+FAR = 1000  # by how much the log-probability of pieces that a Unigram model is given is below all others
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """ids: token -> id. added: those of them that the tokenizer finds in the text before all else, as it lists them."""
+    """A vocabulary. ids: token -> id.
+
+    added: the added tokens among them, which the tokenizer finds in a text before it cuts the rest, with their entries
+    in tokenizer.json.
+    """
 
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
 
     @property
     def size(self) -> int:
-        """One more than the greatest id."""
+        """The greatest id plus 1."""
         return max(self.ids.values(), default=-1) + 1
 
     def below(self, rows: int) -> "Table":
-        """Without the tokens whose id is `rows` or more."""
+        """The vocabulary without the tokens whose id is `rows` or more."""
         ids = {token: number for token, number in self.ids.items() if number < rows}
         return Table(ids, {token: entry for token, entry in self.added.items() if token in ids})
 
     def joined(self, other: "Table") -> "Table":
-        """With the tokens of another, which get the next ids in the order of theirs."""
+        """The union with another vocabulary. New tokens get the next ids, in the order of their ids in the other."""
         new = sorted((t for t in other.ids if t not in self.ids), key=other.ids.__getitem__)
         ids = {**self.ids, **{token: number for number, token in enumerate(new, self.size)}}
         more = {t: {**entry, "id": ids[t]} for t, entry in other.added.items() if t not in self.ids}
@@ -55,9 +60,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """That of `folder`, with the tokens of others added, and `extra` ones that none of them has.
+    """The tokenizer in `folder`, with the tokens of `others` and the `extra` tokens added.
 
-    rows: how many rows its model has, if that is known: to a union it lends no token that has no row.
+    rows: the number of rows of its model, if it is known. Tokens without a row are not part of a union.
     """
 
     folder: Path
@@ -66,40 +71,38 @@ class Tokenizer:
     rows: int = HIGHEST
 
     def table(self, reader: Callable[[Path], Table] | None = None) -> Table:
-        """Every token; `reader` is `read` or remembers what that read. Raises FormatError for what cannot be read."""
-        found = (reader or read)(self.folder)
+        """The vocabulary with all tokens. reader: `read`, or a function that caches it. Raises FormatError."""
+        table = (reader or read)(self.folder)
         for other in self.others:
-            found = found.joined(other.table(reader).below(other.rows))
-        new = {token: k for k, token in enumerate(self.extra) if token not in found.ids}
-        return found.joined(Table(new, {token: {**ADDED, "content": token} for token in new})) if new else found
+            table = table.joined(other.table(reader).below(other.rows))
+        new = {token: k for k, token in enumerate(self.extra) if token not in table.ids}
+        return table.joined(Table(new, {token: {**ADDED, "content": token} for token in new})) if new else table
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the files that are read for the table."""
+        """The size of the files that are read for the table."""
         own = sum(p.stat().st_size for p in files_of(self.folder) if p.suffix in (".json", ".txt"))
         return own + sum(other.nbytes for other in self.others)
 
     @property
     def grown(self) -> bool:
-        """Whether there are more tokens than in the files."""
+        """Whether there are more tokens than in the files of `folder`."""
         return bool(self.others or self.extra) and len(self.table().ids) > len(read(self.folder).ids)
 
     @property
     def copied(self) -> tuple[str, ...]:
-        """The files that go along as they are, by patterns; where it has grown, not those that would contradict it."""
+        """Patterns of the files that are copied. If there are new tokens, files of WORDS, which lack them, are not."""
         return tuple(p for p in TOKENIZER if p not in WORDS) if self.grown else TOKENIZER
 
     def write(self, target: Path, durable: bool) -> None:
-        """Where there are more tokens than in the files, write a tokenizer.json that has them too."""
+        """Write a tokenizer.json with all tokens, if there are more than in the files of `folder`."""
         if self.grown:
             document = extended(json_of(self.folder / "tokenizer.json"), self.table(), self.folder)
             write_text(target / "tokenizer.json", json.dumps(document, ensure_ascii=False) + "\n", durable)
 
     def renumbered(self, settings: Mapping[str, Any], folder: Path, filename: str) -> dict[str, Any]:
-        """A table of config.json or the like, of `folder`, with the ids of tokens as they are here.
-
-        An id keeps naming the same token. Where there is no such token here, the entry is that of this folder's file.
-        """
+        """`settings`, which are the table of `filename` in another `folder`, with the ids that this tokenizer gives to
+        their tokens. If it lacks a token, the entry is that of the file of the same name in its own folder."""
         if folder == self.folder:
             return dict(settings)
         tokens = {number: token for token, number in read(folder).ids.items()}
@@ -109,19 +112,20 @@ class Tokenizer:
 def _renumbered(
     settings: Mapping[str, Any], tokens: Mapping[int, str], ids: Mapping[str, int], own: Mapping[str, Any]
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """See `Tokenizer.renumbered`. tokens: id -> token, before. ids: token -> id, after. own: the folder's own table."""
+    result: dict[str, Any] = {}
     for key, value in settings.items():
         inner = own.get(key)
         if isinstance(value, dict):
-            found[key] = _renumbered(value, tokens, ids, inner if isinstance(inner, dict) else {})
+            result[key] = _renumbered(value, tokens, ids, inner if isinstance(inner, dict) else {})
         elif any(fnmatchcase(key, pattern) for pattern in IDS):
             old = value if isinstance(value, list) else [value]
             new = [ids.get(tokens[v]) if isinstance(v, int) and v in tokens else v for v in old]
             lost = any(n is None and v is not None for v, n in zip(old, new, strict=True))
-            found[key] = inner if lost else new if isinstance(value, list) else new[0]
+            result[key] = inner if lost else new if isinstance(value, list) else new[0]
         else:
-            found[key] = value
-    return found
+            result[key] = value
+    return result
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -172,6 +176,7 @@ def _is_piece(entry: Any) -> bool:
 
 
 def _checked(path: Path, vocabulary: Any, extra: Any, added: Mapping[Any, Mapping[str, Any]]) -> Table:
+    """The table of a vocabulary and of the ids of extra tokens. Raises FormatError unless each gives texts an id."""
     tables = [vocabulary, extra]
     if not all(
         isinstance(table, dict)
@@ -187,32 +192,32 @@ def _checked(path: Path, vocabulary: Any, extra: Any, added: Mapping[Any, Mappin
 
 def json_of(path: Path) -> dict[str, Any]:
     """The table that a JSON file holds. Raises FormatError."""
-    found = read_json(path)
-    if not isinstance(found, dict):
+    table = read_json(path)
+    if not isinstance(table, dict):
         raise FormatError(f"{path} holds no table")
-    return found
+    return table
 
 
 def template_of(folder: Path) -> str | None:
-    """The chat template that lies in a model's folder, if it has one. Raises FormatError for one that is no text."""
+    """The chat template in a model's folder, None if there is none. Raises FormatError if its file is no UTF-8 text."""
     if (alone := folder / "chat_template.jinja").is_file():
         return read_text(alone).strip() or None
     for name in ("chat_template.json", "tokenizer_config.json"):
-        found = read_table(folder / name).get("chat_template")
-        if isinstance(found, list):
-            found = {e.get("name"): e.get("template") for e in found if isinstance(e, dict)}.get("default")
-        if isinstance(found, str) and found.strip():
-            return found.strip()
+        template = read_table(folder / name).get("chat_template")
+        if isinstance(template, list):
+            template = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}.get("default")
+        if isinstance(template, str) and template.strip():
+            return template.strip()
     return None
 
 
 # ---- writing -------------------------------------------------------------------------------------
 def extended(document: dict[str, Any], table: Table, folder: Path) -> dict[str, Any]:
-    """A tokenizer.json with all tokens of a table, in place.
+    """The content of a tokenizer.json, changed in place so that it has all tokens of a table. Raises FormatError.
 
-    Every one gets a place in the model's vocabulary, where its id can be said. So a BPE model, which makes tokens by
-    merging, goes on cutting text as before; a Unigram model, for which they are far too unlikely, does where it had
-    tokens for the text. Added tokens of the others are found in the text as they were there.
+    All tokens are put into the vocabulary of the model, since only there ids can be written. A BPE model makes tokens
+    by its merges, so it cuts text as before. To a Unigram model the new pieces are far less likely than all others, so
+    it cuts text as before if it had pieces for it. Added tokens of the others are added tokens here, too.
     """
     model = document["model"]
     if isinstance(model["vocab"], dict):

@@ -27,33 +27,35 @@ VIEW_TILE = 64 << 10  # elements that are summed at once
 
 
 class View(Derived, LooksThrough):
-    """A call whose tensors are tensors of its arguments. A subclass says which, and what that does to config.json."""
+    """A call whose tensors are tensors of its arguments. A subclass says which (`tensors`), and what becomes of
+    config.json (`configured`)."""
 
     alike = False
 
     @property
     def busy(self) -> bool:  # type: ignore[override]
-        """As its arguments are: the engine looks through a view."""
+        """Whether an argument is: the engine looks through a view, which has no work of its own."""
         return any(s.busy for s in self.inner())
 
     def placed(self, model: Source | None) -> Derived:
-        """See `Derived.placed`. A view has other tensors than its argument, so its neighbours say nothing of that."""
+        """See `Derived.placed`. The view may have other tensors than its argument, so the model beside the view is no
+        model for the argument."""
         return super().placed(None)
 
-    @property
+    @cached_property
     def tensors(self) -> Mapping[str, tuple[int, str]]:
-        """Output tensor -> (the argument, the name there)."""
-        raise NotImplementedError
+        """Name -> (number of the argument, name there). By default these are all tensors of the first argument."""
+        return {name: (0, name) for name in self.args[0].specs}
 
     def check(self) -> None:
-        """Raise what the headers can tell."""
+        """Raise an error for what the headers show to be wrong."""
         masses = [a.kind() for a in self.args]
         if len(set(masses)) > 1:
             raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")
         self.specs  # noqa: B018 - raises what does not fit
 
     def written(self, names: Mapping[Source, str]) -> str:
-        """The call as a recipe writes it: what has no default stands in its place, the rest has its name."""
+        """The call as a recipe writes it: parameters without a default stand in their places, others have names."""
         parts = [a.text(names) for a in self.args]
         for key, value in self.params.items():
             if key not in self.defaults:
@@ -65,7 +67,7 @@ class View(Derived, LooksThrough):
     # ---- what it is
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        """As in the arguments, in float32 (float64 if a source is) where there is arithmetic."""
+        """The tensors as they are in the arguments. Floating-point ones are float32, or float64 if a source is."""
         return {name: self._spec(*place) for name, place in self.tensors.items()}
 
     def _spec(self, k: int, inner: str) -> Spec:
@@ -75,7 +77,7 @@ class View(Derived, LooksThrough):
 
     @cached_property
     def stored(self) -> Mapping[str, Spec]:
-        """With the dtypes of each argument's first model."""
+        """The tensors with the dtypes that they have in each argument's first model."""
         kept = [stored_of(a.donor) for a in self.args]
         return {
             name: Spec(self.specs[name].shape, (kept[k].get(inner) or self.specs[name]).dtype)
@@ -84,17 +86,17 @@ class View(Derived, LooksThrough):
 
     @property
     def folder(self) -> Path | None:
-        """Where the configuration lies: with the first argument's model."""
+        """The folder of the first argument's model, where config.json lies."""
         return folder_of(self.args[0].donor)
 
     def settled(self) -> tuple[dict[str, Any], dict[str, Sequence[str]]]:
-        """Entries of config.json, and what it cannot say, with what the arguments changed."""
-        found = self.configured(settings_of(self.args[0]))
-        return found.changes, dict(found.problems)
+        """The entries of config.json that this view and its arguments change, and the problems: see `Settings`."""
+        settings = self.configured(settings_of(self.args[0]))
+        return settings.changes, dict(settings.problems)
 
     @property
     def tokenizer(self) -> Any:
-        """That of the first argument's model, where a view made it."""
+        """The tokenizer that a view within the first argument made, or None."""
         donor = self.args[0].donor
         return donor.tokenizer if isinstance(donor, Derived) else None
 
@@ -104,18 +106,21 @@ class View(Derived, LooksThrough):
 
     @cached_property
     def base(self) -> str | None:
-        """The same view of what the arguments are relative to, if each task vector has one model subtracted."""
+        """The fingerprint of the same view of the models that are subtracted in the arguments, which are task vectors.
+
+        It is None if the view is a model, or if there is an argument in which not exactly one model is subtracted.
+        """
         if self.mass:
             return None
-        grounds = [a if a.kind() else _ground(a) for a in self.args]
-        if any(ground is None for ground in grounds):
+        bases = [a if a.kind() else _subtracted(a) for a in self.args]
+        if any(base is None for base in bases):
             return None
-        (view,) = self.rebuilt(tuple(ground for ground in grounds if ground), self.params).terms
+        (view,) = self.rebuilt(tuple(base for base in bases if base), self.params).terms
         return view.fingerprint
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the file it would be saved to where this can be told without arithmetic, else that of the call."""
+        """The fingerprint of the file that it would be saved to if every tensor is one of a file, else of the call."""
         return fingerprint(self.stored, self.as_stored) if self.verbatim else super().fingerprint
 
     @property
@@ -125,12 +130,12 @@ class View(Derived, LooksThrough):
 
     @property
     def cost(self) -> Cost:
-        """The table of its tensors."""
+        """The memory of the table of its tensors."""
         return Cost(once=A_TENSOR * len(self.tensors))
 
     # ---- values
     def origin(self, name: str) -> dict[tuple[Source, str], Fraction]:
-        """What is summed for a tensor: (source, its tensor) -> number."""
+        """What is summed for a tensor: (source, name of the tensor there) -> coefficient."""
         k, inner = self.tensors[name]
         return self.args[k].parts(inner)
 
@@ -143,7 +148,7 @@ class View(Derived, LooksThrough):
         self.encoded(name, start, self.stored[name].dtype, out)
 
     def encoded(self, name: str, start: int, dtype: str, out: memoryview) -> None:
-        """Elements from `start` on, in some dtype; what is not arithmetic has only its own."""
+        """Elements from `start` on, in any dtype; a tensor that is not of floating point is copied in its own."""
         k, inner = self.tensors[name]
         if self.specs[name].arithmetic:
             summed(self.args[k].linear(inner), start, dtype, out)
@@ -154,7 +159,8 @@ class View(Derived, LooksThrough):
 
 
 def summed(linear: Linear, start: int, dtype: str, out: memoryview, scratch: memoryview | None = None) -> None:
-    """A linear combination, VIEW_TILE elements at a time; `scratch` is what `scratch_bytes` says for so many."""
+    """Write a linear combination to `out`, VIEW_TILE elements at a time. scratch: as many bytes as `scratch_bytes` says
+    for so many elements."""
     width = BITS[dtype] // 8
     n = len(out) // width
     if not linear:
@@ -167,13 +173,14 @@ def summed(linear: Linear, start: int, dtype: str, out: memoryview, scratch: mem
         evaluate(linear, start + at, count, dtype, out[at * width : (at + count) * width], scratch)
 
 
-def _ground(weights: Weights) -> Weights | None:
-    """The one model that is subtracted."""
-    found = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
-    return Weights({found[0]: 1}) if len(found) == 1 else None
+def _subtracted(weights: Weights) -> Weights | None:
+    """The model that is subtracted, if there is exactly one."""
+    models = [s for s, c in weights.terms.items() if s.mass and (c.constant or 0) < 0]
+    return Weights({models[0]: 1}) if len(models) == 1 else None
 
 
 def _verbatim(weights: Weights) -> bool:
+    """Whether an expression is one source with all its tensors, each of which is one of a file, bit for bit."""
     terms = [*weights.terms.items()]
     if len(terms) != 1 or terms[0][1] != 1:
         return False
@@ -183,39 +190,39 @@ def _verbatim(weights: Weights) -> bool:
 
 # ---- what the functions of a recipe check --------------------------------------------------------
 def lifted(view: View) -> Weights:
-    """The view as an expression, checked as far as its knobs allow."""
+    """The view as an expression. It is checked unless it has knobs, whose values come later."""
     if not view.knobs:
         view.check()
     return Weights({view: 1}, sum(view.args, Weights({})).mentioned)
 
 
 def require_weights(call: str, args: Iterable[Any]) -> tuple[Weights, ...]:
-    """The arguments, if each is an expression with a source in it."""
-    found = tuple(args)
-    if wrong := [type(a).__name__ for a in found if not isinstance(a, Weights)]:
+    """The arguments, if each is an expression that mentions a source. Raises RecipeError."""
+    weights = tuple(args)
+    if wrong := [type(a).__name__ for a in weights if not isinstance(a, Weights)]:
         raise RecipeError(f"{call} works on models or task vectors, not on {', '.join(wrong)}")
-    if not found:
+    if not weights:
         raise RecipeError(f"{call} takes at least one model or task vector")
-    if not all(a.mentioned for a in found):
+    if not all(a.mentioned for a in weights):
         raise RecipeError(f"{call} was given an expression with nothing in it")
-    return found
+    return weights
 
 
 def whole(call: str, key: str, value: Any, least: int, most: int | None = None) -> Coefficient:
-    """A whole number of at least `least` and at most `most`, as a parameter."""
-    number = value if isinstance(value, Coefficient) else None
+    """A whole number of at least `least` and at most `most`, as a parameter. Raises RecipeError."""
+    parameter = value if isinstance(value, Coefficient) else None
     if isinstance(value, Integral) and not isinstance(value, bool):
-        number = Coefficient.of(value)
-    found = number.constant if number is not None else None
-    if number is None or found is None or found.denominator != 1 or found < least:
+        parameter = Coefficient.of(value)
+    number = parameter.constant if parameter is not None else None
+    if parameter is None or number is None or number.denominator != 1 or number < least:
         raise RecipeError(f"{call}: {key} must be a whole number of at least {least}, not {value!r}")
-    if most is not None and found > most:
+    if most is not None and number > most:
         raise RecipeError(f"{call}: {key} must be at most {most}, not {value!r}")
-    return number
+    return parameter
 
 
 def texts(call: str, **given: Any) -> dict[str, str]:
-    """The parameters that are given, each a text."""
+    """The parameters that are not None, each of which must be a text. Raises RecipeError."""
     for key, value in given.items():
         if value is not None and not isinstance(value, str):
             raise RecipeError(f'{call}: {key} must be a text, {key}="...", not {type(value).__name__}')
@@ -223,10 +230,11 @@ def texts(call: str, **given: Any) -> dict[str, str]:
 
 
 def without_collisions(call: str, pairs: Iterable[tuple[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
-    """The table of a view's tensors. Raises MismatchError that lists those that would have one name."""
-    found: dict[str, list[tuple[int, str]]] = {}
+    """The table of a view's tensors (`View.tensors`). Raises MismatchError, which lists those that would have one
+    name."""
+    places: dict[str, list[tuple[int, str]]] = {}
     for name, place in pairs:
-        found.setdefault(name, []).append(place)
-    if twice := [f"{name}: {', '.join(n for _, n in p)}" for name, p in found.items() if len(p) > 1]:
+        places.setdefault(name, []).append(place)
+    if twice := [f"{name}: {', '.join(n for _, n in p)}" for name, p in places.items() if len(p) > 1]:
         raise MismatchError(f"{call} gives several tensors one name:", twice[:SHOWN])
-    return {name: place for name, (place,) in found.items()}
+    return {name: place for name, (place,) in places.items()}

@@ -45,19 +45,19 @@ def test_any_range_is_a_part_of_the_whole(call):
 
 def test_threads_that_ask_at_once_get_the_same():
     (source,) = tv.trim(weights(1), density=0.3).terms
-    found = {}
+    answers = {}
 
     def ask(k):
         out = np.empty(7, np.float32)
         source.readinto("b", 0, memoryview(out.view(np.uint8)))
-        found[k] = out.tolist()
+        answers[k] = out.tolist()
 
     threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4 and len({str(v) for v in found.values()}) == 1
+    assert len(answers) == 4 and len({str(v) for v in answers.values()}) == 1
 
 
 def test_what_was_measured_is_not_measured_again():
@@ -81,8 +81,8 @@ def test_opposite_lanes_keep_the_sign_of_zero_and_equal_models_their_bits():
     a = tv.from_arrays({"w": np.array([[-0.0, 1.5], [3.1, -7.3]], np.float32)}, "a")
     b = tv.from_arrays({"w": np.array([[-0.0, 1.5], [3.1, -7.3]], np.float32)}, "b")
     for scope in ("row", "column", "tensor"):
-        found = tv.nuslerp(a, b, scope=scope)["w"]
-        assert np.array_equal(found.view(np.uint32), a["w"].view(np.uint32))
+        merged = tv.nuslerp(a, b, scope=scope)["w"]
+        assert np.array_equal(merged.view(np.uint32), a["w"].view(np.uint32))
 
 
 def test_what_a_function_makes_must_have_the_shape_of_its_arguments():

@@ -5,6 +5,7 @@ import pytest
 
 import taskvec as tv
 from taskvec.errors import MismatchError, UnboundKnob
+from taskvec.methods.core.call import PART
 
 SHAPES = {"layers.0.w": (6, 4), "layers.1.w": (6, 4), "b": (5,)}
 
@@ -118,3 +119,35 @@ def test_one_s_own_method_is_told_with_its_code():
     m = weights("m", 0)
     assert call_of(same(m)).methods == {"same": same.source} and call_of(tv.slerp(m, m)).methods == {}
     assert call_of(same(m)).own_proof()[0] and call_of(tv.slerp(m, m)).own_proof() == ()
+
+
+def test_sources_are_called_as_the_first_argument_that_names_them_does():
+    a, b = weights("a", 0), weights("b", 1)
+    w = tv.slerp(a.named("x"), b.named("y"))
+    assert w.text(w.names()) == "slerp(x, y)"
+    twice = tv.multislerp(a, a.named("x"), b, a.named("z"))
+    assert twice.text(twice.names()).startswith("multislerp(x, x, ")
+
+
+def test_models_and_whole_vectors_tell_their_own_layers():
+    a, b, t = weights("a", 0), weights("b", 1), weights("t", 2, mass=0)
+    along = tv.layers(0.25, 0.75, outside=0.5)
+    for call in (call_of(tv.slerp(a, b, t=along)), call_of(tv.trim(t, density=along))):
+        assert call.placed(None) is call and call.placed(call_of(a)) is call
+
+
+def test_only_what_is_drawn_and_rescaled_by_what_was_measured_is_drawn_twice():
+    t = weights("t", 2, mass=0)
+    twice = {
+        call.text: call.draws_twice
+        for call in map(call_of, (tv.dare(t), tv.dare(t, rescale="l1"), tv.della(t, rescale="l1"),
+                                  tv.random_like(t), tv.trim(t, rescale="l1"), tv.elect(t, t)))
+    }  # fmt: skip
+    assert [*twice.values()] == [False, True, True, False, False, False], twice
+
+
+def test_measuring_takes_a_part_of_each_argument_or_its_longest_row():
+    tau = tv.from_arrays({"b": np.zeros(5, np.float32), "w": np.zeros((1, PART + 8), np.float32)}, "t", mass=0)
+    assert call_of(tv.trim(tau)).cost.measuring == (1 + 16) * 4 * PART
+    assert call_of(tv.della(tau, rescale="l1")).cost.measuring == (1 + 16) * 4 * (PART + 8)
+    assert call_of(tv.della(tau)).cost.measuring == 0

@@ -11,9 +11,9 @@ from taskvec.methods.core.call import PART
 def vector(seed, coarse=False):
     rng = np.random.default_rng(seed)
     shapes = {"layers.0.w": (700, 999), "layers.1.w": (PART + 3,), "b": (7,), "none": (0, 3)}
-    found = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
-    found = {n: np.round(4 * a) / 4 for n, a in found.items()} if coarse else found
-    return tv.from_arrays(found, f"t{seed}", mass=0)
+    content = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    content = {n: np.round(4 * a) / 4 for n, a in content.items()} if coarse else content
+    return tv.from_arrays(content, f"t{seed}", mass=0)
 
 
 CALLS = ['trim(a, density=0.3, ties="%s")', 'breadcrumbs(a, density=0.3, gamma=0.05, scope="model", ties="%s")']
@@ -36,9 +36,9 @@ def test_what_is_counted_together_is_what_each_is_alone(tmp_path):
     a, b = vector(1), vector(2)
     calls = [tv.trim(a, density=0.2), tv.trim(0.5 * a - b, density=0.4, scope="tensor"), tv.trim(b, density=0.9)]
     tv.save(sum(calls, tv.Weights({})), tmp_path / "sum", threads=2)
-    found = tv.load(tmp_path / "sum")
-    for name in found:
-        np.testing.assert_allclose(found[name], sum(call[name].astype("f8") for call in calls), rtol=1e-6, atol=1e-6)
+    saved = tv.load(tmp_path / "sum")
+    for name in saved:
+        np.testing.assert_allclose(saved[name], sum(call[name].astype("f8") for call in calls), rtol=1e-6, atol=1e-6)
 
 
 def test_a_model_has_one_number_and_at_least_the_entries_of_its_argument():

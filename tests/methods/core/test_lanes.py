@@ -38,11 +38,11 @@ def alone(arrays):
 )
 def test_a_lane_is_a_vector_of_its_own(shape, scope, lane):
     arrays = vectors(shape)
-    found = made(arrays, scope)["w"]
-    count = found.size // shape[-1 if scope == "row" else 0] if shape else 1
+    merged = made(arrays, scope)["w"]
+    count = merged.size // shape[-1 if scope == "row" else 0] if shape else 1
     for k in range(count):
         wanted = alone([np.ascontiguousarray(lane(a, k)) for a in arrays])
-        np.testing.assert_allclose(lane(found, k), wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(lane(merged, k), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scope", ["row", "column"])

@@ -104,9 +104,9 @@ def test_a_parameter_may_be_at_the_end_of_its_range_and_a_tuple_empty_or_a_list(
 
 def test_a_number_that_differs_from_tensor_to_tensor_is_checked_where_it_is_out_of_range():
     arrays = {f"layers.{k}.w": np.ones(2, np.float32) for k in range(3)}
-    found = PICK(weights(**arrays), k=tv.layers(0.5, 1.5, outside=0))
+    call = PICK(weights(**arrays), k=tv.layers(0.5, 1.5, outside=0))
     with pytest.raises(RecipeError, match=r"k must lie in \[0, 1\], not 1.5 at layers.2.w"):
-        found.read("layers.0.w")  # before any work
+        call.read("layers.0.w")  # before any work
 
 
 def test_what_numbers_cannot_be_together_is_said_of_the_call_or_of_the_tensor():

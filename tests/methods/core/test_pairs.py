@@ -24,14 +24,14 @@ def test_sums_of_pairs_are_numpy_s_however_many_a_kernel_takes_at_once(at_once, 
     arrays, linears, scratch = given(3)
     wanted = pairs_of(3)
     assert wanted == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
-    found = pair_sums(wanted, linears, 100, 700, scratch)
+    sums = pair_sums(wanted, linears, 100, 700, scratch)
     dots = products(DOT, wanted, linears, 100, 700, scratch)
     assert dots.shape == (6, 1)
     for (i, j), (dot,) in zip(wanted, dots.tolist(), strict=True):
         x, y = (arrays[k][100:800].astype(np.float64) for k in (i, j))
         both = (x != 0) & (y != 0)
         against = int((np.sign(x) != np.sign(y))[both].sum())
-        assert found[i, j] == PairSum(dot, int(both.sum()), against)
+        assert sums[i, j] == PairSum(dot, int(both.sum()), against)
         assert dot == pytest.approx(float(x @ y), rel=1e-12)
 
 

@@ -29,8 +29,10 @@ def test_products_are_of_the_whole_tensor_or_of_the_whole_model():
     for scope, names in (("model", [*SHAPES]), ("tensor", ["layers.0.w"])):
         x, y = (np.concatenate([w[n].reshape(-1) for n in names]).astype("f8") for w in (a, b))
         share = (x @ x) / (x @ x + y @ y)
-        found = tv.metagpt(a, b, scope=scope)["layers.0.w"]
-        np.testing.assert_allclose(found, share * a["layers.0.w"] + (1 - share) * b["layers.0.w"], rtol=1e-5, atol=1e-6)
+        merged = tv.metagpt(a, b, scope=scope)["layers.0.w"]
+        np.testing.assert_allclose(
+            merged, share * a["layers.0.w"] + (1 - share) * b["layers.0.w"], rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("scope", ["model", "tensor"])
@@ -52,12 +54,12 @@ def test_whole_models_that_cannot_be_compared_name_the_tensors_that_spoil_it():
 
 def test_what_is_kept_is_rescaled_to_its_sum_of_magnitudes_and_nothing_is_not():
     tau = weights(1, zero=np.zeros(5, np.float32))
-    found, plain = tv.dare(tau, drop=0.5, rescale="l1"), tv.dare(tau, drop=0.5, rescale="none")
+    rescaled, plain = tv.dare(tau, drop=0.5, rescale="l1"), tv.dare(tau, drop=0.5, rescale="none")
     for name in ("layers.0.w", "layers.1.w"):
-        before, after = (np.abs(w[name].astype("f8")).sum() for w in (tau, found))
+        before, after = (np.abs(w[name].astype("f8")).sum() for w in (tau, rescaled))
         assert after == pytest.approx(before, rel=1e-6)
-        assert np.array_equal(found[name] != 0, plain[name] != 0)
-    assert not found["zero"].any()
+        assert np.array_equal(rescaled[name] != 0, plain[name] != 0)
+    assert not rescaled["zero"].any()
     small = tv.from_arrays({"w": np.full(100, 1e-10, np.float32)}, "s", mass=0)  # sums of 1e-8 have no ratio
     assert np.array_equal(tv.dare(small, rescale="l1")["w"], tv.dare(small, rescale="none")["w"])
 
@@ -66,5 +68,7 @@ def test_overlaps_count_what_is_shared_and_what_is_alone():
     """ramplus: what one vector alone has is boosted by the share that it shares."""
     a = {"w": np.array([1, 1, 0, 1], np.float32)}
     b = {"w": np.array([0, 1, 1, 0], np.float32)}
-    found = tv.ramplus(*(tv.from_arrays(x, n, mass=0) for n, x in (("a", a), ("b", b))), r=1, alpha=9, epsilon=0.5)["w"]
-    np.testing.assert_allclose(found, [1 + 1 / 2, 1, 1 + 1, 1 + 1 / 2], rtol=1e-6)
+    boosted = tv.ramplus(*(tv.from_arrays(x, n, mass=0) for n, x in (("a", a), ("b", b))), r=1, alpha=9, epsilon=0.5)[
+        "w"
+    ]
+    np.testing.assert_allclose(boosted, [1 + 1 / 2, 1, 1 + 1, 1 + 1 / 2], rtol=1e-6)

@@ -57,9 +57,9 @@ def test_groups_are_yielded_one_by_one_and_progress_counts_every_element():
     arrays = {"a": VALUES[:10], "b": VALUES[10:30], "c": VALUES[30:]}
     asked, seen = asked_for(arrays, wanted=5), []
     guesses = [{name: Guess((), (0.5,)) for name in ("a", "c")}]
-    found = {group: said for _, group, said in counted([asked], guesses, [{}], 2, seen.append)}
-    assert found.keys() == {"a", "c"} and sum(seen) == arrays["a"].size + arrays["c"].size
-    for name, said in found.items():
+    located = {group: said for _, group, said in counted([asked], guesses, [{}], 2, seen.append)}
+    assert located.keys() == {"a", "c"} and sum(seen) == arrays["a"].size + arrays["c"].size
+    for name, said in located.items():
         assert int(said.equals[name, 0.5].sum()) == int((np.abs(arrays[name]) == np.float32(0.5)).sum())
 
 

@@ -36,8 +36,8 @@ FLAT = hnp.arrays(np.float32, st.integers(1, 80), elements=st.one_of(ANY, FEW))
 @settings(max_examples=60, deadline=None)
 @given(FLAT, st.integers(1, 100), st.sampled_from(["all", "first"]))
 def test_any_numbers_are_cut_as_a_sort_cuts_them(values, percent, ties):
-    found = trimmed({"w": values}, density=percent / 100, scope="tensor", ties=ties)["w"]
-    assert np.array_equal(found, kept(values, int(percent / 100 * values.size), ties))
+    result = trimmed({"w": values}, density=percent / 100, scope="tensor", ties=ties)["w"]
+    assert np.array_equal(result, kept(values, int(percent / 100 * values.size), ties))
 
 
 @settings(max_examples=30, deadline=None)
@@ -46,21 +46,21 @@ def test_a_model_is_ranked_as_one_and_of_equals_the_first_by_name_are_within(par
     arrays = dict(zip("dbca", parts, strict=False))
     whole = np.concatenate([arrays[n] for n in sorted(arrays)])
     for ties in ("all", "first"):
-        found = trimmed(arrays, density=percent / 100, ties=ties)
+        result = trimmed(arrays, density=percent / 100, ties=ties)
         wanted = kept(whole, int(percent / 100 * whole.size), ties)
-        assert np.array_equal(np.concatenate([found[n] for n in sorted(arrays)]), wanted)
+        assert np.array_equal(np.concatenate([result[n] for n in sorted(arrays)]), wanted)
 
 
 @pytest.mark.parametrize("ties", ["all", "first"])
 def test_equal_entries_of_many_tiles_divide_where_they_should(ties):
     """Of one value, more than a tile of it; then of two tensors that are ranked together."""
     values = np.where(np.arange(3 * SPAN + 5) % 3 == 0, np.float32(2), np.float32(-1))
-    found = trimmed({"w": values}, density=0.5, scope="tensor", ties=ties)["w"]
-    assert np.array_equal(found, kept(values, values.size // 2, ties))
+    result = trimmed({"w": values}, density=0.5, scope="tensor", ties=ties)["w"]
+    assert np.array_equal(result, kept(values, values.size // 2, ties))
     both = {"b": values, "a": np.ones(SPAN + 1, np.float32)}
     whole = np.concatenate([both["a"], values])
-    found = trimmed(both, density=0.5, ties=ties)
-    assert np.array_equal(np.concatenate([found["a"], found["b"]]), kept(whole, int(0.5 * whole.size), ties))
+    result = trimmed(both, density=0.5, ties=ties)
+    assert np.array_equal(np.concatenate([result["a"], result["b"]]), kept(whole, int(0.5 * whole.size), ties))
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_equal_entries_of_many_tiles_divide_where_they_should(ties):
 )
 def test_ranks_from_none_to_all(density, least, count):
     values = np.arange(1, 11, dtype=np.float32)
-    found = trimmed({"w": values}, density=density, least=least, scope="tensor")["w"]
-    assert np.count_nonzero(found) == count and np.array_equal(found, kept(values, count))
+    result = trimmed({"w": values}, density=density, least=least, scope="tensor")["w"]
+    assert np.count_nonzero(result) == count and np.array_equal(result, kept(values, count))
 
 
 @pytest.mark.parametrize("spread", [0, 1e-3, 1, 15])
@@ -79,8 +79,8 @@ def test_what_a_sample_says_of_a_large_tensor_is_made_exact(spread):
     values = np.exp(spread * rng.standard_normal(700_001)).astype(np.float32)
     values[: 1 << 15] = 1e-30  # what the first piece shows is not what the rest is like
     for density in (0.001, 0.2, 0.99):
-        found = trimmed({"w": values}, density=density, scope="tensor")["w"]
-        assert np.array_equal(found, kept(values, int(density * values.size)))
+        result = trimmed({"w": values}, density=density, scope="tensor")["w"]
+        assert np.array_equal(result, kept(values, int(density * values.size)))
 
 
 def test_two_thresholds_of_one_call_are_both_exact():
@@ -117,10 +117,10 @@ def test_a_sample_that_is_wrong_costs_two_more_passes(call):
         values[start : start + 8192] = 1e-30
     for density in (0.001, 0.2, 0.9):
         (source,) = tv.parse(call % density, a=tv.from_arrays({"w": values}, "a", mass=0)).terms
-        seen, found = [], np.empty(values.size, np.float32)
+        seen, result = [], np.empty(values.size, np.float32)
         source.prepare(1, seen.append)
-        source.readinto("w", 0, memoryview(found.view(np.uint8)))
-        assert np.array_equal(found, kept(values, int(density * values.size)))
+        source.readinto("w", 0, memoryview(result.view(np.uint8)))
+        assert np.array_equal(result, kept(values, int(density * values.size)))
         assert sum(seen) == 3 * values.size
 
 
@@ -131,9 +131,9 @@ def test_ranks_among_what_is_not_zero_are_exact(select):
     a, b = (rng.standard_normal(20_000).astype(np.float32) for _ in "ab")
     b[::4] = a[::4]
     given = {n: tv.from_arrays({"w": x}, n, mass=0) for n, x in (("a", a), ("b", b))}
-    found = tv.parse(f"sce(a, b, select={select})", **given)["w"]
+    merged = tv.parse(f"sce(a, b, select={select})", **given)["w"]
     variance = ((a.astype("f8") - b) / 2) ** 2
     least = np.sort(variance)[::-1][int(select * np.count_nonzero(variance)) - 1]
     chosen = variance >= least * (1 - 1e-6)
     agrees = np.where(chosen, a.astype("f8") + b, 0) != 0
-    assert np.array_equal(found != 0, agrees)
+    assert np.array_equal(merged != 0, agrees)

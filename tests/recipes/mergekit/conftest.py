@@ -23,8 +23,8 @@ def merge(run):
     """merge("config.yml", ...) -> what the command said, which must have worked."""
 
     def done(*arguments):
-        found = run("merge", *arguments)
-        assert found.code == 0, found.stderr
-        return found
+        done = run("merge", *arguments)
+        assert done.code == 0, done.stderr
+        return done
 
     return done

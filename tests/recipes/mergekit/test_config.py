@@ -14,8 +14,8 @@ def test_a_key_that_is_there_twice_is_an_error_with_both_lines(home):
 def test_an_alias_bomb_is_refused_and_not_printed(home, run):
     lines = ["a: &a [x,x,x,x,x,x,x,x,x,x]"]
     lines += [f"{c}: &{c} [{','.join([f'*{p}'] * 10)}]" for p, c in zip("abcdefgh", "bcdefghi", strict=True)]
-    found = run("merge", written(home, "\n".join([*lines, "merge_method: *i", "models: []"])), "-o", "out")
-    assert found.code == 1 and "more than 100,000 values" in found.stderr and len(found.stderr) < 1000
+    done = run("merge", written(home, "\n".join([*lines, "merge_method: *i", "models: []"])), "-o", "out")
+    assert done.code == 1 and "more than 100,000 values" in done.stderr and len(done.stderr) < 1000
 
 
 def test_every_problem_of_a_file_is_said_at_once(home):
@@ -44,11 +44,11 @@ def test_a_model_is_a_path_a_revision_and_an_adapter(home):
 
 def test_models_are_named_once_each_the_base_first():
     problems = []
-    found = config(
+    made = config(
         {"merge_method": "ties", "base_model": "b", "models": [{"model": "m"}, {"model": "b"}], "dtype": "bfloat16"},
         problems,
     )
-    assert not problems and [str(r) for r in found.references] == ["b", "m"] and found.dtype == "bfloat16"
+    assert not problems and [str(r) for r in made.references] == ["b", "m"] and made.dtype == "bfloat16"
     assert config([1], problems) is None and "a configuration is a table of keys" in problems[0]
 
 

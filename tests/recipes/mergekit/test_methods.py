@@ -27,26 +27,26 @@ def test_every_method_prints_a_recipe_that_reads_back(home, method):
     config = {"merge_method": method, "models": entries, "parameters": shared}
     if row.base != "ignored":
         config["base_model"] = "base"
-    (found,) = read(written(home, yaml.safe_dump(config)))
-    assert tv.parse(str(found.weights)) == found.weights
-    assert found.weights.kind() == 1
+    (document,) = read(written(home, yaml.safe_dump(config)))
+    assert tv.parse(str(document.weights)) == document.weights
+    assert document.weights.kind() == 1
 
 
 def test_multislerp_of_one_model_says_that_its_base_has_no_part(home):
     one = {"model": "math", "parameters": {"weight": 0.5}}
     text = json.dumps({"merge_method": "multislerp", "base_model": "base", "models": [one]})
     with collected() as notes:
-        (found,) = read(written(home, text))
-    assert found.weights == tv.load("math") and "the base has no part in it" in next(iter(notes))
+        (document,) = read(written(home, text))
+    assert document.weights == tv.load("math") and "its base and its weight have no effect" in next(iter(notes))
 
 
 @pytest.mark.parametrize("method", ["linear", "karcher"])
 def test_the_base_gives_its_files_wherever_it_stands(home, method):
     models = [{"model": n, "parameters": {"weight": 1} if method == "linear" else {}} for n in ("math", "base", "code")]
-    (found,) = read(written(home, json.dumps({"merge_method": method, "models": models, "base_model": "base"})))
-    assert found.weights.donor.folder.name == "base"
-    (found,) = read(written(home, json.dumps({"merge_method": method, "models": models})))
-    assert found.weights.donor.folder.name == "math"
+    (document,) = read(written(home, json.dumps({"merge_method": method, "models": models, "base_model": "base"})))
+    assert document.weights.donor.folder.name == "base"
+    (document,) = read(written(home, json.dumps({"merge_method": method, "models": models})))
+    assert document.weights.donor.folder.name == "math"
 
 
 def mixed(method, names=NAMES):
@@ -63,7 +63,7 @@ def mixed(method, names=NAMES):
 def test_integers_that_differ_are_an_error_in_every_method(home, method):
     for k, name in enumerate(NAMES, 7):
         model(home / name, tensors(k, SHAPES) | {"model.counter": np.array(k)})
-    (found,) = read(written(home, mixed(method)))
+    (document,) = read(written(home, mixed(method)))
     with pytest.raises(MismatchError, match=r"model\.counter \(I64\[\]\) differs between"):
-        tv.save(found.weights, home / "out", dtype=found.dtype)
+        tv.save(document.weights, home / "out", dtype=document.dtype)
     assert not (home / "out").exists()

@@ -23,8 +23,8 @@ models:
   - {model: code, parameters: {weight: 1}}
 parameters: {normalize: false}
 """
-    (found,) = read(written(home, text))
-    (source,) = found.weights.terms
+    (document,) = read(written(home, text))
+    (source,) = document.weights.terms
     parts = {name: {s.text: float(c) for (s, _), c in source.origin(name).items()} for name in SHAPES}
     assert parts["model.layers.1.mlp.up_proj.weight"]['load("math")'] == 0.5
     assert parts["model.layers.2.mlp.up_proj.weight"]['load("math")'] == 1
@@ -44,9 +44,9 @@ PLAIN = Names({name: name for name in (*SEEN.seen, "head")})
 def value(setting, name, names=PLAIN, default=None):
     """What a parameter with this setting is at one tensor."""
     problems = []
-    found = number("k", [{"k": setting}] if setting is not None else [], names, default, "here", problems)
+    coefficient = number("k", [{"k": setting}] if setting is not None else [], names, default, "here", problems)
     assert not problems, problems
-    return float(found.at(places(dict.fromkeys(names.seen, Spec((1,), "F32")))[name]))
+    return float(coefficient.at(places(dict.fromkeys(names.seen, Spec((1,), "F32")))[name]))
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_a_setting_is_one_number_at_each_tensor(setting, name, wanted):
 
 
 def test_the_settings_of_a_model_count_before_those_of_the_file():
-    found = number("k", [{"k": [{"filter": "mlp", "value": 1}]}, {"k": 2}], PLAIN, None, "here", [])
+    coefficient = number("k", [{"k": [{"filter": "mlp", "value": 1}]}, {"k": 2}], PLAIN, None, "here", [])
     at = places(dict.fromkeys(PLAIN.seen, Spec((1,), "F32")))
-    assert [float(found.at(at[n])) for n in ("layers.0.mlp.w", "head")] == [1, 2]
+    assert [float(coefficient.at(at[n])) for n in ("layers.0.mlp.w", "head")] == [1, 2]
 
 
 def test_a_layer_by_its_number_is_that_of_the_model_and_one_layer_has_the_last_point():

@@ -71,5 +71,5 @@ def test_auto_takes_the_template_that_most_models_have(home):
     for name, template in (("base", "{{ a }}"), ("math", "{{ b }}"), ("code", "{{ b }}")):
         (home / name / "chat_template.jinja").write_text(template)
     text = LINEAR.replace("models:", "models:\n  - {model: base, parameters: {weight: 1}}") + "chat_template: auto\n"
-    (found,) = read(written(home, text))
-    assert found.chat_template == "{{ b }}"
+    (document,) = read(written(home, text))
+    assert document.chat_template == "{{ b }}"

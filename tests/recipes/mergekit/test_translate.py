@@ -23,15 +23,15 @@ models:
     ("key", "option", "seed"), [("", (), 0), ("5", (), 5), ("null", (), 0), ("5", (7,), 7), ("5", (0,), 0)]
 )
 def test_a_random_seed_in_the_file_is_that_of_its_draws_unless_another_is_given(home, key, option, seed):
-    (found,) = read(written(home, DARE + (f"random_seed: {key}" if key else "")), None, *option)
-    assert found.weights == read(written(home, DARE), seed=seed)[0].weights
-    assert found.weights != read(written(home, DARE), seed=seed + 1)[0].weights
+    (document,) = read(written(home, DARE + (f"random_seed: {key}" if key else "")), None, *option)
+    assert document.weights == read(written(home, DARE), seed=seed)[0].weights
+    assert document.weights != read(written(home, DARE), seed=seed + 1)[0].weights
 
 
 def test_a_file_is_the_recipe_that_it_prints(home):
-    (found,) = read(written(home, LINEAR))
-    assert found.weights == tv.parse("(math + 3*code)/4", math="math", code="code")
-    assert str(found.weights) == '0.25*load("math") + 0.75*load("code")'
+    (document,) = read(written(home, LINEAR))
+    assert document.weights == tv.parse("(math + 3*code)/4", math="math", code="code")
+    assert str(document.weights) == '0.25*load("math") + 0.75*load("code")'
 
 
 def test_documents_are_made_of_one_another_in_one_pass(home, merge):
@@ -48,8 +48,8 @@ models: [{model: half, parameters: {weight: 0.4}}]
     written(home, text)
     merge("config.yml", "-o", "out")
     wanted = tv.parse("base + 0.4*((math + code)/2 - base)", base="base", math="math", code="code")
-    found = load_file(home / "out" / "model.safetensors")
-    assert all(np.array_equal(found[name], wanted[name]) for name in SHAPES)
+    saved = load_file(home / "out" / "model.safetensors")
+    assert all(np.array_equal(saved[name], wanted[name]) for name in SHAPES)
     merge("config.yml", "--document", "half", "-o", "half-out")
     assert not (home / "half").exists()
 
@@ -63,11 +63,11 @@ slices:
 """
     written(home, text)
     merge("config.yml", "-o", "out")
-    found = load_file(home / "out" / "model.safetensors")
+    saved = load_file(home / "out" / "model.safetensors")
     math, code = (load_file(home / name / "model.safetensors") for name in ("math", "code"))
-    assert np.array_equal(found["model.layers.3.mlp.up_proj.weight"], code["model.layers.2.mlp.up_proj.weight"])
-    assert np.array_equal(found["model.embed_tokens.weight"], math["model.embed_tokens.weight"])
-    assert np.array_equal(found["lm_head.weight"], code["lm_head.weight"])
+    assert np.array_equal(saved["model.layers.3.mlp.up_proj.weight"], code["model.layers.2.mlp.up_proj.weight"])
+    assert np.array_equal(saved["model.embed_tokens.weight"], math["model.embed_tokens.weight"])
+    assert np.array_equal(saved["lm_head.weight"], code["lm_head.weight"])
     assert json.loads((home / "out" / "config.json").read_text())["num_hidden_layers"] == 4
 
 
@@ -81,7 +81,7 @@ slices:
 """
     written(home, text)
     merge("config.yml", "-o", "out")
-    found = load_file(home / "out" / "model.safetensors")
+    saved = load_file(home / "out" / "model.safetensors")
     math, code = (load_file(home / name / "model.safetensors") for name in ("math", "code"))
-    assert np.array_equal(found["model.embed_tokens.weight"], math["model.embed_tokens.weight"])
-    assert np.allclose(found["lm_head.weight"], (math["lm_head.weight"] + code["lm_head.weight"]) / 2, atol=1e-6)
+    assert np.array_equal(saved["model.embed_tokens.weight"], math["model.embed_tokens.weight"])
+    assert np.allclose(saved["lm_head.weight"], (math["lm_head.weight"] + code["lm_head.weight"]) / 2, atol=1e-6)

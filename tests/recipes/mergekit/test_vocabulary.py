@@ -37,13 +37,15 @@ def test_vocabularies_that_differ_say_what_brings_them_together(home):
 def test_a_model_without_a_head_gets_one_where_another_has_one(home):
     tied = {n: v for n, v in tensors(5, SHAPES).items() if n != "lm_head.weight"}
     model(home / "tied", tied)
-    (found,) = read(written(home, LINEAR.replace("model: code", "model: tied")))
+    (document,) = read(written(home, LINEAR.replace("model: code", "model: tied")))
     embedding = tied["model.embed_tokens.weight"]
     wanted = 0.25 * load_file(home / "math/model.safetensors")["lm_head.weight"] + 0.75 * embedding
-    np.testing.assert_allclose(found.weights["lm_head.weight"], wanted, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(document.weights["lm_head.weight"], wanted, rtol=1e-6, atol=1e-6)
     model(home / "other", tied)
-    (found,) = read(written(home, LINEAR.replace("model: code", "model: tied").replace("model: math", "model: other")))
-    assert "lm_head.weight" not in found.weights.specs
+    (document,) = read(
+        written(home, LINEAR.replace("model: code", "model: tied").replace("model: math", "model: other"))
+    )
+    assert "lm_head.weight" not in document.weights.specs
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 negation.py   forgetting: subtract a vector
 addition.py   learning: add vectors; target improvement
 analogies.py  three vectors predict a fourth
+methods.py    every merge method against plain task arithmetic
 discussion.py cosines, learning rates, vectors along the training, seeds, disentanglement
 common.py     from scores to means and paired comparisons
 """
@@ -11,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskvec.errors import RecipeError
+from taskvec.errors import RecipeError, did_you_mean
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments import addition, analogies, discussion, negation
+from taskvec.lab.experiments import addition, analogies, discussion, methods, negation
 from taskvec.lab.results import Findings
 from taskvec.lab.suite import Suite
-from taskvec.places.fields import near, problems_of
+from taskvec.places.fields import problems_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ EXPERIMENTS = (
     Experiment("negation", negation.QUESTION, negation.Settings, negation.run),
     Experiment("addition", addition.QUESTION, addition.Settings, addition.run),
     Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run),
+    Experiment("methods", methods.QUESTION, methods.Settings, methods.run),
     Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run),
 )
 
@@ -41,9 +43,11 @@ def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
     """The experiments of these names, or all, each with the settings of the suite. Raises RecipeError with all that is
     wrong: a name that is none (with the nearest), a setting that is none."""
     known = {experiment.name: experiment for experiment in EXPERIMENTS}
-    problems = [f"no experiment is called {name}{near(name, known)}" for name in names if name not in known]
+    problems = [f"no experiment is called {name}{did_you_mean(name, known)}" for name in names if name not in known]
     problems += [
-        f"{suite.path}: no experiment is called {n}{near(n, known)}" for n in suite.experiments if n not in known
+        f"{suite.path}: no experiment is called {n}{did_you_mean(n, known)}"
+        for n in suite.experiments
+        if n not in known
     ]
     for name, settings in suite.experiments.items():
         if name in known:

@@ -1,5 +1,11 @@
-"""A method applied to expressions is one more source: it adds and scales like a checkpoint, and nothing is computed
-until its elements are asked for.
+"""A method applied to expressions is one more source. It adds and scales like a checkpoint, and nothing is computed
+until somebody asks for its elements.
+
+1. `prepare` measures what the function must be told beside its arguments (thresholds, a Gram matrix), in passes over
+   the data. Calls of one method are measured in the same passes.
+2. `compute` gives the elements of a range of one tensor, in one of four ways. A method that combines its arguments is a
+   linear combination. One that lowers is operations of the kernels. A local one, or one of rows, is called tile by
+   tile. Any other one is called once for the whole tensor.
 """
 
 import math
@@ -27,28 +33,30 @@ if TYPE_CHECKING:
 
 
 class Applied(Reading, Lowers):
-    """A call that computes, range by range."""
+    """A call that computes its elements, range by range."""
 
     def __init__(self, method: Method, args: tuple[Weights, ...], params: Mapping[str, Parameter]):
         super().__init__(method, args, params)
         self._lock = threading.RLock()
         self._measured: dict[str, Mapping[str, Any]] = {}
-        self.kept: dict[str, memoryview] = {}  # tensor -> a bit an entry: whether the draw to measure kept it
+        self.kept: dict[str, memoryview] = {}  # tensor -> a bit an entry: whether the draw for measuring kept it
         self._told: dict[str, dict[str, Any]] = {}
         self._coefficients: dict[str, Sequence[Any]] = {}
         self._whole: dict[str, NDArray[Any]] = {}
 
-    # ---- what it takes to know
+    # ---- what is measured before
     def prepare(
         self, threads: int, progress: Callable[[int], None] = lambda size: None, names: Names | None = None
     ) -> None:
-        """Measure what the function must be told, arguments first; once. `names`: of these tensors, if that is enough;
-        what is drawn for them is kept until others are asked for."""
+        """Measure what the function must be told, once, after the same was done for its arguments.
+
+        names: the tensors that are needed, where each tensor is measured for itself. What is drawn for them is kept
+        until others are asked for."""
         self.prepare_all([self], threads, progress, names)
 
     @property
     def kin(self) -> Hashable:
-        """Calls of one method are measured together."""
+        """Calls of equal kin are measured together: those of one method."""
         return self.method, self.piecewise
 
     @classmethod
@@ -60,40 +68,40 @@ class Applied(Reading, Lowers):
         wanted = names if first.piecewise else None
         prepare([a for call in calls for a in call.args], threads, progress, wanted)
         with ExitStack() as held:
-            for call in sorted(calls, key=id):  # in one order everywhere, so that nobody waits for one another
+            for call in sorted(calls, key=id):  # one order everywhere, so that two threads never wait for each other
                 held.enter_context(call._lock)
             for call in calls:
                 if not call._measured:
                     call._require_numbers()
-            todo = [(call, its) for call in calls if (its := call._unknown(wanted))]
+            todo = [(call, missing) for call in calls if (missing := call._unmeasured_among(wanted))]
             for call, _ in todo:
                 call.kept.clear()
             measure = first.method.measure if todo else None
-            measurements = [call._measurement(its, wanted is not None) for call, its in todo] if measure else []
+            measurements = [call._measurement(missing, wanted is not None) for call, missing in todo] if measure else []
             told = measure(measurements, threads, progress) if measure else [{} for _ in todo]
             for (call, _), measurement in zip(todo, measurements, strict=bool(measure)):
                 call.kept.update(measurement.kept)
-            for (call, its), of_tensors in zip(todo, told, strict=True):
-                call._measured |= {name: of_tensors.get(name, {}) for name in its}
+            for (call, missing), of_tensors in zip(todo, told, strict=True):
+                call._measured |= {name: of_tensors.get(name, {}) for name in missing}
 
-    def _unknown(self, wanted: Names | None) -> list[str]:
-        """Which of the tensors have still to be measured."""
+    def _unmeasured_among(self, wanted: Names | None) -> list[str]:
+        """Which of the wanted tensors, or of all with None, have still to be measured."""
         if len(self._measured) == len(self.specs):
             return []
         among = self.specs if wanted is None else (n for n in wanted if n in self.specs)
         return [n for n in among if n not in self._measured]
 
     def _require_numbers(self) -> None:
-        """Raise RecipeError for parameters that cannot be at some tensor, before any work."""
+        """Raise RecipeError for parameters that are out of range at some tensor, before any work."""
         for name, spec in self.specs.items():
             if spec.arithmetic:
                 self.numbers(name)
 
     def _measurement(self, names: Names, remember: bool) -> Measurement:
-        """The call for some of its tensors. remember: what it draws to measure them is kept, if there is memory."""
-        of = tuple(name for name in names if self.specs[name].arithmetic)
-        size = sum(self.specs[name].numel for name in of)
-        return Measurement(self, of, remember and self.draws_twice and size <= STRETCH)
+        """The measurement of some tensors. remember: what is drawn to measure them is kept, if there is memory."""
+        arithmetic = tuple(name for name in names if self.specs[name].arithmetic)
+        size = sum(self.specs[name].numel for name in arithmetic)
+        return Measurement(self, arithmetic, remember and self.draws_twice and size <= STRETCH)
 
     @property
     def unmeasured(self) -> int:
@@ -103,7 +111,7 @@ class Applied(Reading, Lowers):
 
     # ---- values
     def readinto(self, name: str, start: int, out: memoryview) -> None:
-        """float32 elements from `start` on; tensors without arithmetic are the first model's."""
+        """Elements from `start` on, float32. Tensors without arithmetic are read from the first model."""
         if self.specs[name].arithmetic:
             import numpy as np
 
@@ -114,7 +122,7 @@ class Applied(Reading, Lowers):
 
     def compute(self, name: str, start: int, result: "NDArray[Any]") -> bool:
         """Elements from `start` on; whether all arguments are known to be finite."""
-        told = self._knows(name)
+        told = self._told_of(name)
         if self.method.combines:
             return self._combine(name, start, result, told)
         if self._lowers_at(name, start, told):
@@ -124,7 +132,7 @@ class Applied(Reading, Lowers):
         result[:] = self._tensor(name, told).reshape(-1)[start : start + result.size]
         return False
 
-    def _knows(self, name: str) -> dict[str, Any]:
+    def _told_of(self, name: str) -> dict[str, Any]:
         """What the function is told of a tensor: the parameters, and what was measured."""
         if name not in self._told:
             if name not in self._measured:
@@ -133,18 +141,19 @@ class Applied(Reading, Lowers):
         return self._told[name]
 
     def _lowers_at(self, name: str, start: int, told: Mapping[str, Any]) -> bool:
-        """What is known a tile can be given to the kernel from the beginning of one on."""
-        known = start % SPAN == 0 or not any(map(is_by_tile, told.values()))
-        return (self.lowers and known) or self._bits(name, start) is not None
+        """Whether the elements from `start` on can be operations of the kernels. Where a number is told for each tile,
+        the range must begin with a tile."""
+        fits = start % SPAN == 0 or not any(map(is_by_tile, told.values()))
+        return (self.lowers and fits) or self._bits(name, start) is not None
 
     def _bits(self, name: str, start: int) -> memoryview | None:
-        """What the draw to measure kept from `start` on, a bit an entry, where that is known and begins a byte."""
+        """What the draw for measuring kept from `start` on, a bit an entry, if that is known and begins with a byte."""
         bits = self.kept.get(name)
         return None if bits is None or start % 8 else bits[start // 8 :]
 
     def lowered(self, program: Program, name: str) -> int | None:
-        """The operations that compute its elements, where it has some: a reference to their result."""
-        told = self._knows(name)
+        """Add the operations that compute its elements, and return a reference to the result; None if it has none."""
+        told = self._told_of(name)
         if (bits := self._bits(name, program.start)) is not None:
             assert self.method.scale is not None
             return program.add(MASK, self.operands(program, name), (told[self.method.scale.told],), bits)
@@ -153,10 +162,11 @@ class Applied(Reading, Lowers):
         return self.method.lower(program, self.operands(program, name), name, here(told, program.start))
 
     def _combine(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
+        """A linear combination of the arguments, with the coefficients that the function makes of the Gram matrix."""
         import numpy as np
 
         if name not in self._coefficients:
-            by_lane = self.scope in LANES  # then NaN is of a lane, and the function tells them apart
+            by_lane = self.scope in LANES  # each lane has products of its own, so the function itself looks for NaN
             with np.errstate(all="ignore"):
                 if by_lane or np.isfinite(told[self.method.first]).all():
                     self._coefficients[name] = self.method.fn(**told)
@@ -176,8 +186,10 @@ class Applied(Reading, Lowers):
         return all(finite)
 
     def _by_lanes(self, name: str, start: int, out: "NDArray[Any]", coefficients: Sequence[Any]) -> None:
-        """A linear combination with coefficients of its own for each lane; summed in float32, argument by argument,
-        models around the first of them; where that is not finite as they stand, as in the kernels."""
+        """A linear combination with other coefficients for each lane, summed in float32, argument by argument.
+
+        Models are summed around the first of them. Where that is not finite, the plain sum decides, as in the
+        kernels."""
         import numpy as np
 
         lanes = Lanes.of(self.specs[name].shape, self.scope)
@@ -206,28 +218,27 @@ class Applied(Reading, Lowers):
                 tile[:] = total
 
     def _tiles(self, name: str, start: int, out: "NDArray[Any]", told: Mapping[str, Any]) -> bool:
-        """Tile by tile; what is known a tile (an array in `told`) needs each from its beginning."""
+        """The function tile by tile. Where a number is told for each tile, each tile is computed from its beginning."""
         import numpy as np
 
         step, stop, all_finite = self.step(name), start + out.size, True
-        if getattr(self._room, "tiles", out[:0]).size < len(self.args) * step:
-            self._room.tiles = np.empty(len(self.args) * step, np.float32)
-        rows = self._room.tiles[: len(self.args) * step].reshape(len(self.args), step)
+        if getattr(self._of_thread, "tiles", out[:0]).size < len(self.args) * step:
+            self._of_thread.tiles = np.empty(len(self.args) * step, np.float32)
+        rows = self._of_thread.tiles[: len(self.args) * step].reshape(len(self.args), step)
         by_tile = any(map(is_by_tile, told.values()))
         for at, size in self.spans(name, start - start % SPAN if by_tile else start, stop):
             arrays = [row[:size] for row in rows]
             finite = [self.values(linear, at, row) for row, linear in zip(arrays, self.sums(name), strict=True)]
-            found, first = self.tile(name, at, arrays, told, all(finite)), max(0, start - at)
+            result, first = self.tile(name, at, arrays, told, all(finite)), max(0, start - at)
             last = min(size, stop - at)
-            out[at + first - start : at + last - start] = found[first:last]
+            out[at + first - start : at + last - start] = result[first:last]
             all_finite &= all(finite)
         return all_finite
 
     def tile(
         self, name: str, at: int, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any], finite: bool = False
     ) -> "NDArray[Any]":
-        """What the function makes of a tile that begins at `at`; of an array in `told` it gets the tile's number."""
-
+        """The function of a tile that begins at `at`. Of an array in `told` it gets the number of this tile."""
         known = here(told, at)
         key = {"name": name, "start": at} if self.method.keyed else {}
         if self.method.rows:
@@ -236,7 +247,7 @@ class Applied(Reading, Lowers):
         return self._called(name, arrays, known | key, finite)
 
     def _tensor(self, name: str, told: Mapping[str, Any]) -> "NDArray[Any]":
-        """The whole tensor, computed once for the threads that want its parts."""
+        """The whole tensor, computed once for all threads that want parts of it."""
         with self._lock:
             if name not in self._whole:
                 while len(self._whole) >= KEPT:
@@ -250,40 +261,41 @@ class Applied(Reading, Lowers):
         import numpy as np
 
         arrays = []
-        every = [self.specs[name]] * len(self.models) + [self.known(a, name) for a in self.statistics]
-        for held, linear in zip(every, self.sums(name), strict=True):
-            array = np.empty(held.numel, np.float32)
-            for at in range(0, held.numel, METHOD_TILE):
+        specs = [self.specs[name]] * len(self.models) + [self.known(a, name) for a in self.statistics]
+        for spec, linear in zip(specs, self.sums(name), strict=True):
+            array = np.empty(spec.numel, np.float32)
+            for at in range(0, spec.numel, METHOD_TILE):
                 self.values(linear, at, array[at : at + METHOD_TILE])
-            arrays.append(array.reshape(held.shape))
+            arrays.append(array.reshape(spec.shape))
         key = {"name": name, "start": 0} if self.method.keyed else {}
         return self._called(name, arrays, {**told, **key})
 
     def _called(
         self, name: str, arrays: "Sequence[NDArray[Any]]", told: Mapping[str, Any], finite: bool = False
     ) -> "NDArray[Any]":
-        """What the function makes of the arrays, which must have their shape. `finite`: they are known to be."""
+        """The function of these arrays, whose result must have their shape. finite: whether the arrays are known to be
+        finite. Raises TaskvecError for another shape, and for an error in a user's own function."""
         import numpy as np
 
         try:
             with np.errstate(all="ignore"):  # a NaN is reported by its tensor where it would be written
-                found = np.asarray(self.method.fn(*arrays, **told), np.float32)
+                result = np.asarray(self.method.fn(*arrays, **told), np.float32)
         except Exception as error:
             if isinstance(error, TaskvecError) or not self.method.source:
                 raise
             raise TaskvecError(f"{self.method.name} failed at {name}: {type(error).__name__}: {error}") from error
-        if found.shape != arrays[0].shape:
+        if result.shape != arrays[0].shape:
             raise TaskvecError(
-                f"{self.method.name} made {list(found.shape)} of {name}, where it was given {list(arrays[0].shape)}"
+                f"{self.method.name} made {list(result.shape)} of {name}, where it was given {list(arrays[0].shape)}"
             )
-        # A comparison with NaN is false: what a method would drop in silence stays to be seen.
+        # A method may drop a NaN in silence, as every comparison with it is false. So it is put back.
         for array in [] if finite else [a for a in arrays if not math.isfinite(float(a.sum()))]:
             good = np.isfinite(array)
-            found = np.where(good if good.shape == found.shape else good.all(), found, np.float32("nan"))
-        return found
+            result = np.where(good if good.shape == result.shape else good.all(), result, np.float32("nan"))
+        return result
 
 
 def mass_of(coefficients: Sequence[float]) -> float:
-    """The sum, which is 1 where all that keeps it from 1 is the rounding of the coefficients."""
+    """The sum of the coefficients; exactly 1 if it differs from 1 by no more than their rounding."""
     total = math.fsum(coefficients)
     return 1.0 if abs(total - 1) <= 2.0**-50 * len(coefficients) else total

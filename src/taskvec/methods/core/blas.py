@@ -1,8 +1,8 @@
-"""One BLAS thread at a time: what a matrix product rounds to must not depend on the number of cores.
+"""One BLAS thread at a time, so that the bits of a matrix product do not depend on the number of cores.
 
-OpenBLAS, which numpy's wheels bring, splits sums by its number of threads; and its threads wait in loops, which starves
-those that compute blocks. There is no way to ask it for one thread in one call, so the number is set for the process
-while a decomposition runs, and set back. Another BLAS (Accelerate, MKL) is left as it is.
+OpenBLAS, which numpy's wheels contain, splits sums by its number of threads. Its threads also wait in loops, which
+takes time from the threads that compute blocks. A single call cannot ask for one thread, so the number is set for the
+whole process while a decomposition runs, and set back afterwards. Another BLAS (Accelerate, MKL) is left as it is.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ def _switch() -> tuple[Callable[[], int], Callable[[int], None]] | None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, and in a function that this decorates, matrix products and decompositions take one thread."""
+    """Matrix products and decompositions take one thread in this context, and in a function that this decorates."""
     global _inside, _before
     if not (switch := _switch()):
         yield

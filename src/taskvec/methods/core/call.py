@@ -1,4 +1,4 @@
-"""A call of a method: what it is, what its numbers are, and what memory it needs; what it computes is in applied.py."""
+"""A call of a method: its arguments, its parameters and the memory that it needs. applied.py computes its values."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -22,31 +22,29 @@ from taskvec.sources.positions import Place
 from taskvec.sources.positions import places as positions
 from taskvec.sources.source import Source, Spec
 
-METHOD_TILE = (
-    128 << 10
-)  # elements that an elementwise method sees at once: a few float32 tiles fit the second-level cache
-COUNTS = 15 << 18  # bytes of the largest table in which magnitudes about a threshold are counted, and what is beside it
-PART = (
-    2 * METHOD_TILE
-)  # elements that a measure counts or sums at once: fixed, so that threads and blocks change no sum
+# Elements that an elementwise method sees at once: a few float32 tiles of this size fit the second-level cache.
+METHOD_TILE = 128 << 10
+# Elements that a measure counts or sums at once. The number is fixed, so that no sum depends on threads or blocks.
+PART = 2 * METHOD_TILE
+COUNTS = 15 << 18  # bytes of the largest table in which magnitudes near a threshold are counted, with its workspace
 ABSENT = Spec((0,), "F32")  # what statistics hold of a tensor that they do not name
-KEPT = 2  # whole tensors that a method which is not local holds: threads work on two where one ends
+KEPT = 2  # results of whole tensors that are held: where one tensor ends and the next begins, threads work on both
 Value = float | str | tuple[float, ...]  # of a parameter, at one tensor
 
 
 class Call(Derived):
-    """One call of a method: a source of the mass of its arguments, float32."""
+    """One call of a method: a source in float32, whose mass is that of its arguments."""
 
     def __init__(self, method: Method, args: tuple[Weights, ...], params: Mapping[str, Parameter]):
         super().__init__(method.name, args, params, method.defaults)
         self.method = method
         self.own_passes = method.passes if isinstance(method.passes, int) else method.passes(self.params)
         count = len(args) // 2 if method.statistics else len(args)
-        self.models, self.statistics = args[:count], args[count:]  # what is merged, and what is known of each
+        self.models, self.statistics = args[:count], args[count:]  # what is merged, and the statistics of each
         self.scope, self.by_tile = meant(method.scope, self.params), meant(method.by_tile, self.params)
         self._rows = meant(method.rows, self.params)
         self.scaled = method.scale is not None and method.scale.on.of(self.params)
-        self.within: Source | None = None  # whose layers count, where the arguments name only some of them
+        self.within: Source | None = None  # the model that has all layers, where the arguments name only some of them
 
     @classmethod
     def of(cls, method: Method, args: tuple[Weights, ...], params: Mapping[str, Any]) -> Weights:
@@ -55,8 +53,8 @@ class Call(Derived):
         method.require_arguments(args)
         call = cls(method, args, method.given(params, len(args)))
         call.check()
-        tells = any(not s.partial for a in args for s in a.summed)  # base + lora - base
-        source = call.placed(None) if tells and call.lacks_entries else call
+        names_a_model = any(not s.partial for a in args for s in a.summed)  # as base + lora - base does
+        source = call.placed(None) if names_a_model and call.lacks_entries else call
         mentioned: dict[Source, str] = {}
         for weights in args:
             for leaf, name in weights.mentioned.items():
@@ -71,49 +69,49 @@ class Call(Derived):
         return type(self), (self.method, self.args, self.params), {"within": self.within}
 
     def same(self) -> tuple[Any, ...]:
-        """What two equal calls share; of one's own methods, the code too."""
+        """What two equal calls share. For a user's own method this includes the digest of its code."""
         return *super().same(), self.method.source
 
     def placed(self, model: Source | None) -> Derived:
         """See `Derived.placed`. Raises RecipeError if the number of entries is needed and nothing tells it."""
         reference = self.together.reference
         model = reference if reference is not None and not reference.partial else model
-        found = super().placed(model)
-        assert isinstance(found, Call)
-        if found.lacks_entries:
-            found = found.with_entries(model)
+        call = super().placed(model)
+        assert isinstance(call, Call)
+        if call.lacks_entries:
+            call = call.with_entries(model)
         for c in self.coefficients() if model is None else ():
             c.require_layers(self.args[0].text())
-        if model is None or found.within is model or not found.lacks_layers:
-            return found
-        if found is self:  # what this call already knows is of other layers
-            (new,) = self.rebuilt(self.args, self.params).terms
-            assert isinstance(new, Call)
-            found = new
-        found.within = model
-        return found
+        if model is None or call.within is model or not call.lacks_layers:
+            return call
+        if call is self:  # what this call already knows is of other layers
+            (copy,) = self.rebuilt(self.args, self.params).terms
+            assert isinstance(copy, Call)
+            call = copy
+        call.within = model
+        return call
 
     def with_entries(self, model: Source | None) -> "Call":
-        """The same call, told how many entries the model has."""
+        """The same call with the number of entries that the model has. Raises RecipeError where there is no model."""
         if model is None:
             adapter = self.args[0].text()
-            alone = written(self.method.scope, Scope.TENSOR)
+            by_tensor = written(self.method.scope, Scope.TENSOR)
             raise RecipeError(
                 f"{self.name} ranks the entries of the whole model, and {adapter} does not say how many these are: "
                 f"an adapter names only some of the tensors. Add the vector to its base, or write base + {adapter} - "
                 f"base in its place, or say how many there are ({self.method.entries}=...)"
-                + (f", or rank each tensor for itself ({alone})" if alone else "")
+                + (f", or rank each tensor for itself ({by_tensor})" if by_tensor else "")
             )
         self.specs  # noqa: B018 - raises MismatchError for what the model does not have
         entries = sum(spec.numel for spec in model.specs.values() if spec.arithmetic)
         args = tuple(a if _needs_model(a) else Weights(a.terms, a.mentioned) for a in self.args)
-        (found,) = self.rebuilt(args, self.params | {self.method.entries: Coefficient.of(entries)}).terms
-        assert isinstance(found, Call)
-        return found
+        (call,) = self.rebuilt(args, self.params | {self.method.entries: Coefficient.of(entries)}).terms
+        assert isinstance(call, Call)
+        return call
 
     @property
     def lacks_layers(self) -> bool:
-        """Whether its numbers depend on the layers, and its arguments, adapters, name only some of them."""
+        """Whether its numbers depend on the layers although its arguments are adapters, which name only some layers."""
         constant = all(
             c.constant is not None for c in (*(c for a in self.args for c in a.terms.values()), *self.coefficients())
         )
@@ -121,19 +119,19 @@ class Call(Derived):
 
     @property
     def lacks_entries(self) -> bool:
-        """Whether the function ranks entries of the whole model, and its arguments, adapters, name only some."""
+        """Whether it ranks the entries of the whole model although its arguments are adapters, which name only some."""
         whole = self.scope is Scope.MODEL and self.params.get(self.method.entries) == Coefficient.of(0)
         return whole and all(source.partial for a in self.args for source in a.terms)
 
     # ---- what it is
     @cached_property
     def together(self) -> Weights:
-        """The sum of what is merged: the names and shapes that all of it must have."""
+        """The sum of what is merged. It has the names and shapes that all arguments must have."""
         return sum(self.models, Weights({}))
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        """float32 wherever there is arithmetic; the rest passes through from the first model."""
+        """Tensors with arithmetic are float32. The others, of a model, are those of the first model."""
         total, fits = self.together.specs, self.method.fits
         if fits and (problems := [p for a in self.statistics for s in a.terms for p in fits(s, total)]):
             raise MismatchError(f"the statistics given to {self.name} are not of these models:", problems[:SHOWN])
@@ -145,12 +143,12 @@ class Call(Derived):
 
     @cached_property
     def stored(self) -> Mapping[str, Spec]:
-        """As the first model among the arguments has it."""
+        """Names, shapes and dtypes as the first model among the arguments has them in its file."""
         return stored_of(self.donor)
 
     @cached_property
     def donor(self) -> Source | None:
-        """The first model among the arguments: its dtypes are those of an output, and its integers."""
+        """The first model among the arguments, which gives an output its dtypes and its integers."""
         return self.together.donor
 
     @property
@@ -159,7 +157,7 @@ class Call(Derived):
         return super().methods | ({self.name: self.method.source} if self.method.source else {})
 
     def own_proof(self) -> tuple[str | None, ...]:
-        """Of one's own method what proves that its code is the same, or None."""
+        """For a user's own method what proves that its code is the same as in an earlier run, or None."""
         from taskvec.methods.core.proof import proof_of
 
         return (proof_of(self.method.fn),) if self.method.source else ()
@@ -173,8 +171,8 @@ class Call(Derived):
     @cached_property
     def _constants(self) -> dict[str, Value] | None:
         """The parameters, if they are the same for every tensor."""
-        alike = all(number.constant is not None for number in self.coefficients())
-        return self._numbers_at(Place("")) if alike else None
+        are_constant = all(number.constant is not None for number in self.coefficients())
+        return self._numbers_at(Place("")) if are_constant else None
 
     def _numbers_at(self, place: Place) -> dict[str, Value]:
         def at(key: str, value: Coefficient) -> float:
@@ -185,28 +183,29 @@ class Call(Derived):
                 return tuple(at(key, c) for c in value)
             return value if isinstance(value, str) else at(key, value)
 
-        found = {key: of(key, value) for key, value in self.params.items()}
-        if self.method.check and (problem := self.method.check(found, len(self.models))):
+        values = {key: of(key, value) for key, value in self.params.items()}
+        if self.method.check and (problem := self.method.check(values, len(self.models))):
             raise RecipeError(f"{self.name}{f' at {place.name}' if place.name else ''}: {problem}")
-        return found
+        return values
 
     def check(self) -> None:
-        """Raise RecipeError for parameters that cannot be together; those that differ between tensors come later."""
+        """Raise RecipeError for parameters that exclude one another. Those that differ between tensors are checked when
+        the tensors are measured."""
         _ = self._constants
 
     @cached_property
     def places(self) -> Mapping[str, Place]:
-        """Where each tensor stands among the layers of all arguments together, or of the model that they are within."""
+        """Where each tensor stands among the layers of all arguments together, or of the model that has all layers."""
         return self.together.places if self.within is None else positions(self.within.specs)
 
     @property
     def piecewise(self) -> bool:
-        """Whether what is told of a tensor is known from that tensor."""
+        """Whether what the function is told of a tensor depends on that tensor alone."""
         return self.scope in WITHIN_TENSORS
 
     @property
     def lowers(self) -> bool:
-        """Whether it becomes operations of the kernel, which work on whatever it is of while that is in the cache."""
+        """Whether it becomes operations of the kernels, which work on its arguments while these are in the cache."""
         return self.method.lower is not None and not self.by_rows
 
     @property
@@ -220,20 +219,20 @@ class Call(Derived):
         return self.method.keyed and self.own_passes > 0 and self.scaled
 
     def astray(self) -> Iterator[str]:
-        """Statistics that were computed of another model than their argument."""
+        """Statistics that were computed of another model than the argument that they belong to."""
         yield from super().astray()
-        for model, known in zip(self.models, self.statistics, strict=False):
-            (source,) = known.terms
-            of = [s for s, c in model.terms.items() if c == 1] if len(model.summed) == 1 else []
-            if source.base and source.base not in {s.fingerprint for s in of}:
-                what = f"the model {of[0].fingerprint[:16]}" if of else "an expression"
+        for model, statistics in zip(self.models, self.statistics, strict=False):
+            (source,) = statistics.terms
+            single = [s for s, c in model.terms.items() if c == 1] if len(model.summed) == 1 else []
+            if source.base and source.base not in {s.fingerprint for s in single}:
+                what = f"the model {single[0].fingerprint[:16]}" if single else "an expression"
                 yield f"{source.text} is of the model {source.base[:16]}; beside it stands {model.text()}, {what}"
 
     # ---- what it costs
     @property
     def cost(self) -> Cost:
-        """For the whole run: whole tensors for a method that needs them, numbers a lane for one by lanes. While the
-        call measures: a part of each argument, and the sample of thresholds."""
+        """Memory for the whole run: whole tensors for a method that needs them, and coefficients for each lane. While
+        the call measures it also needs a part of each argument, and the sample from which thresholds are guessed."""
         width = max((self.step(name) for name in self.specs), default=0) if self.method.rows else 0
         parts = (len(self.args) + 16) * 4 * max(PART, width) if self.own_passes else 0
         return Cost(self._kept_bytes, parts)
@@ -243,8 +242,8 @@ class Call(Derived):
         """Bytes held once, whatever the number of threads."""
         if self.method.combines:
             width = 8 * len(self.args) * (len(self.args) + 1)
-            lanes = (Lanes.of(spec.shape, self.scope) for spec in self.specs.values() if self.scope in LANES)
-            return sum(width * its.count for its in lanes)
+            shapes = [spec.shape for spec in self.specs.values() if self.scope in LANES]
+            return sum(width * Lanes.of(shape, self.scope).count for shape in shapes)
         if self.method.local or self.method.rows:
             everything = sum(spec.numel for spec in self.specs.values() if spec.arithmetic)
             return min(STRETCH, everything) // 8 * self.draws_twice
@@ -253,30 +252,31 @@ class Call(Derived):
 
     def _whole_bytes(self, name: str) -> int:
         """Bytes of one tensor's arguments, its result and what the function holds beside them."""
-        spec, workspace = self.specs[name], self.method.workspace
-        own, known = 4 * spec.numel, [4 * self.known(a, name).numel for a in self.statistics]
-        beside = workspace(spec.shape, len(self.args)) if workspace else own
-        copies = self.method.copies * max([own, *known]) if any(known) or not self.statistics else 0
-        return (len(self.models) + 1) * own + sum(known) + beside + copies
+        spec, workspace_of = self.specs[name], self.method.workspace
+        size, statistics = 4 * spec.numel, [4 * self.known(a, name).numel for a in self.statistics]
+        workspace = workspace_of(spec.shape, len(self.args)) if workspace_of else size
+        copies = self.method.copies * max([size, *statistics]) if any(statistics) or not self.statistics else 0
+        return (len(self.models) + 1) * size + sum(statistics) + workspace + copies
 
     @staticmethod
     def known(statistics: Weights, name: str) -> Spec:
-        """What statistics hold of a tensor."""
+        """The spec of what statistics hold of a tensor."""
         return statistics.specs.get(name, ABSENT)
 
     def cost_of(self, name: str) -> Cost:
-        """The tables in which it counts about its thresholds, or measures something else; a tile of each argument and
-        what is made of them, unless it is a part of the program that the block pays for."""
+        """Memory of a thread for one tensor: the tables in which it counts near its thresholds or measures something
+        else, and a tile of each argument and of the results. Where it is operations of the kernels, a block's program
+        already counts these tiles."""
         counts = self.own_passes and not self.method.combines
         tables = (COUNTS * self.method.thresholds or 2 << 20) if counts else 0
-        if self.lowers and not self.by_tile:  # which has tiles, too, but where a tile begins
+        if self.lowers and not self.by_tile:  # with by_tile a range that begins within a tile needs tiles of its own
             return Cost(computing=tables)
-        step, made = self.step(name), 3 if self.lowers else 8 + self.method.copies
+        step, results = self.step(name), 3 if self.lowers else 8 + self.method.copies
         tiles = sum(4 * step + scratch_bytes(a.parts(name), step) for a in self.args if name in a.specs)
-        return Cost(computing=tables + tiles + made * 4 * step)
+        return Cost(computing=tables + tiles + results * 4 * step)
 
     def lowered_bytes(self, name: str, n: int) -> int | None:
-        """Scratch memory of a program that it is part of, where it can be."""
+        """Scratch memory for n of its elements in a program of the kernels, or None if it cannot be in one."""
         if not (self.lowers or self.draws_twice):
             return None
         args = sum(scratch_bytes(a.parts(name), n) for a in self.args if name in a.specs)

@@ -1,16 +1,16 @@
-"""Counting magnitudes, streamed: where to look, from a sample, and one pass that counts there.
+"""Counting magnitudes, streamed: a sample tells where to look, and one pass over the data counts there.
 
-thresholds.py says why. What happens in one pass (`counted`), for several calls at once:
+thresholds.py says what this is for. One pass (`counted`) counts for several calls at once:
 
 1. The tensors are cut into runs of RUN elements. Threads take them one by one.
-2. For a run the thread borrows a set of tables of the run's group that nobody else adds to (`_Tally.begin`), and makes
-   one if all are in use: (2**16 bins + 1,) uint32 a window. So there are at most as many sets as threads.
-3. The run goes through the kernels, whole where they read it from files, otherwise tile by tile (`_count_piece`). What
-   several calls have in common, such as a base, is read once. The kernel adds to the tables, and counts what equals
-   the likely magnitudes: (tiles + 1,) uint32, the last of what lies above.
+2. For a run the thread borrows a set of tables of the run's group to which no other thread adds (`_Tally.begin`). It
+   makes one if all are in use: (2**16 bins + 1,) uint32 a window. So there are at most as many sets as threads.
+3. The run goes through the kernels, as a whole if they read it from files, otherwise tile by tile (`_count_piece`).
+   What several calls have in common, such as a base, is read once. The kernels add to the tables, and count what
+   equals the likely magnitudes: (tiles + 1,) uint32, of which the last number is how many entries lie above.
 4. The set is given back (`_Tally.end`). With the last run of a group its sets are added up and read (`ranks.located`),
    and the tables are free for other groups. So a model of many tensors needs no more tables than a few of them do.
-5. What was read, a few numbers for each group, is what the pass yields.
+5. The pass yields what was read off the counts, a few numbers for each group.
 """
 
 import math
@@ -31,11 +31,13 @@ from taskvec.sources.abilities import OnDisk
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAMPLE, SAMPLED = 8192, 1 << 19  # numbers of a piece of the sample, and of all pieces of a group at most;
-SPARSE = 64  # of a large one, one piece in so many
-WIDEST = 12  # bins of a window at most: 256 KB of counts a thread for each
-LIKELY, SURE = 2, 0.8  # values of which what equals them is counted, if so many of the sample are among them
-RUN = 16 * PART  # elements that are counted into one table
+SAMPLE = 8192  # elements of a piece of the sample
+SAMPLED = 1 << 19  # the most elements in all pieces of a group
+SPARSE = 64  # of a large group, at most one piece in so many is sampled
+WIDEST = 12  # the most bins of a window; each takes 256 KB of counts a thread
+LIKELY = 2  # how many likely magnitudes are counted one by one,
+SURE = 0.8  # if at least this share of the sample between a rank's two bounds equals one of them
+RUN = 16 * PART  # elements of a run
 Ranks = Mapping[str, Mapping[str, int]]  # group -> {parameter: rank}
 
 
@@ -48,7 +50,7 @@ class Guess(NamedTuple):
 
 # ---- where to look -------------------------------------------------------------------------------------------------
 def guessed(asked: Sequence[Asked], threads: int) -> list[dict[str, Guess]]:
-    """Of each call, group -> where its thresholds lie, as far as SAMPLED numbers of it can tell."""
+    """For each call: group -> where its thresholds lie, as far as a sample of SAMPLED numbers can tell."""
     guesses: list[dict[str, Guess]] = [{} for _ in asked]
     groups = [(k, group) for k, a in enumerate(asked) for group in a.sizes]
     for k, group, guess in each(groups, partial(_guess_of, asked), partial(_memory, asked), threads):
@@ -56,14 +58,14 @@ def guessed(asked: Sequence[Asked], threads: int) -> list[dict[str, Guess]]:
     return guesses
 
 
-def _guess_of(asked: Sequence[Asked], of: tuple[int, str], rows: "NDArray[Any]") -> tuple[int, str, Guess]:
-    k, group = of
+def _guess_of(asked: Sequence[Asked], which: tuple[int, str], rows: "NDArray[Any]") -> tuple[int, str, Guess]:
+    k, group = which
     return k, group, _guess(_sample(asked[k], group, rows), asked[k].ranks(group), asked[k].sizes[group])
 
 
 def _sample(asked: Asked, group: str, rows: "NDArray[Any]") -> "NDArray[Any]":
-    """Magnitudes of a group, (at most about SAMPLED,) float32: of its tensors as one long row, of which every so many
-    elements a piece is read."""
+    """A sample of a group's magnitudes, (about SAMPLED at most,) float32. Its tensors are seen as one long row, from
+    which pieces are read at equal distances."""
     import numpy as np
 
     size = asked.sizes[group]
@@ -83,10 +85,11 @@ def _sample(asked: Asked, group: str, rows: "NDArray[Any]") -> "NDArray[Any]":
 
 
 def _guess(sample: "NDArray[Any]", ranks: Mapping[str, int], size: int) -> Guess:
-    """For each rank where it lies in a sample of magnitudes, give or take four standard errors.
+    """What to count for each rank: it lies, give or take four standard errors, between two places of the sorted sample.
 
-    Differences of 16-bit floats take few values, and between those that many have lie some that few have: then the
-    values that occur most. Else the bins from the first to the last.
+    Differences of 16-bit floats take few values. If most of the sample between these places equals the LIKELY most
+    frequent magnitudes, or if the window would be too wide, it is these magnitudes. Otherwise it is the window of bins
+    from the first place to the last.
     """
     import numpy as np
 
@@ -108,8 +111,8 @@ def _guess(sample: "NDArray[Any]", ranks: Mapping[str, int], size: int) -> Guess
 
 
 def _sorted_part(sample: "NDArray[Any]", below: "NDArray[Any]", low: int, high: int) -> "NDArray[Any]":
-    """The numbers at the places low .. high of the sorted sample. below[k]: how many lie in the bins up to k.
-    Three times as fast as `np.partition`."""
+    """The numbers at the places low .. high of the sorted sample, three times as fast as by `np.partition`.
+    below[k]: how many numbers lie in the bins up to k."""
     import numpy as np
 
     first, last = (int(np.searchsorted(below, place, side="right")) for place in (low, high))
@@ -127,8 +130,8 @@ def counted(
     threads: int,
     progress: Callable[[int], None],
 ) -> Iterator[tuple[int, str, Located]]:
-    """One pass over the groups that the guesses of each call name: (the call's number, group, what the counts say of
-    its ranks), group by group as they are done."""
+    """One pass over the groups that the guesses of each call name. Yields (number of the call, group, what the counts
+    say of its ranks) for each group when it is done."""
     tallies = [_Tally(*each_call) for each_call in zip(asked, guesses, ranks, strict=True)]
     for size, done in each(_runs(tallies), partial(_count_run, tallies), partial(_memory, asked), threads):
         progress(size)
@@ -143,7 +146,7 @@ def _runs(tallies: "Sequence[_Tally]") -> list[Piece]:
 def _count_run(
     tallies: "Sequence[_Tally]", run: Piece, rows: "NDArray[Any]"
 ) -> tuple[int, list[tuple[int, str, Located]]]:
-    """(elements that were read, what is known of the groups that end with this run)."""
+    """Count one run. Returns (elements that were read, what the counts say of the groups that end with this run)."""
     borrowed = {k: tally.begin(run) for k, tally in enumerate(tallies) if tally.wants(run.name)}
     whole = all(tallies[k].streams(run.name) for k in borrowed)
     for piece in pieces_of(run.name, run.start, run.start + run.size, run.size if whole else METHOD_TILE):
@@ -153,7 +156,7 @@ def _count_run(
 
 
 def _count_piece(borrowed: "Sequence[tuple[_Tally, _Partial]]", run: Piece, piece: Piece, rows: "NDArray[Any]") -> None:
-    """Add a piece of the run to what each call counts of it."""
+    """Add a piece of the run to the counts of each call."""
     import numpy as np
 
     ops = sum(1 + len(mine.tables) + len(mine.same) for _, mine in borrowed)
@@ -174,11 +177,11 @@ def _count_piece(borrowed: "Sequence[tuple[_Tally, _Partial]]", run: Piece, piec
 
 
 class _Partial:
-    """What one thread at a time counts of a group, run after run; `same` is of the run at hand."""
+    """A set of tables of a group, to which one thread at a time adds, run after run. `same` is of the present run."""
 
     def __init__(self, tables: Tables):
         self.tables, self.size = tables, 0
-        self.same: dict[float, NDArray[Any]] = {}  # magnitude -> (tiles + 1,) how many have it, and lie above
+        self.same: dict[float, NDArray[Any]] = {}  # magnitude -> (tiles + 1,) how many have it; how many lie above
 
 
 class _Tally:
@@ -190,8 +193,8 @@ class _Tally:
         self._left = {group: asked.sizes[group] for group in guesses}
         self._counts: dict[str, Counts] = {}  # of groups that are not finished; their tables are in the partials
         self._partials: dict[str, list[_Partial]] = {}
-        # Tables to use again, as fresh memory costs more than counting: each as large as any is, and used in part, so
-        # that groups with windows of many sizes share them.
+        # Tables to use again, as fresh memory costs more than counting. Each is as large as the largest and is used in
+        # part, so that groups with windows of different sizes can share them.
         self._spare: list[NDArray[Any]] = []
 
     def wants(self, name: str) -> bool:
@@ -199,12 +202,12 @@ class _Tally:
         return self.asked.groups.get(name) in self.guesses
 
     def streams(self, name: str) -> bool:
-        """Whether all that is ranked is read from files by the kernel: in no memory but its windows."""
+        """Whether the kernels read all that is ranked from files, so that only their windows take memory."""
         sums = self.asked.m.sums(name)
         return self.asked.of is first_of and all(isinstance(s, OnDisk) for linear in sums for s, _ in linear.parts)
 
     def ranked(self, program: Program, piece: Piece, rows: "NDArray[Any]") -> int:
-        """What is ranked, as a reference."""
+        """Add what is ranked to a program; a reference to it."""
         m = self.asked.m
         if self.asked.of is first_of:
             return m.call.operands(program, piece.name)[0]
@@ -212,7 +215,7 @@ class _Tally:
         return program.array(self.asked.of(rows[: m.count, : piece.size]))
 
     def begin(self, run: Piece) -> _Partial:
-        """Tables of the run's group that nobody else adds to until `end`."""
+        """A set of tables of the run's group to which no other thread adds until `end`."""
         import numpy as np
 
         group = self.asked.groups[run.name]
@@ -237,7 +240,7 @@ class _Tally:
         return table
 
     def end(self, run: Piece, mine: _Partial) -> tuple[str, Located] | None:
-        """Give the tables back; with the last run of a group, what its counts say."""
+        """Give the tables back. Returns what the counts say if this was the last run of a group."""
         import numpy as np
 
         group = self.asked.groups[run.name]
@@ -263,7 +266,7 @@ class _Tally:
 
 
 def _added(tables: "Sequence[NDArray[Any]]", size: int) -> "NDArray[Any]":
-    """The sum of the tables of one window; of a group with 2**32 elements or more it needs 64 bits."""
+    """The sum of the tables of one window, in 64 bits for a group of 2**32 elements or more."""
     import numpy as np
 
     whole = tables[0] if size < 1 << 32 else tables[0].astype(np.uint64)
@@ -273,10 +276,10 @@ def _added(tables: "Sequence[NDArray[Any]]", size: int) -> "NDArray[Any]":
 
 
 def _memory(asked: Sequence[Asked]) -> "NDArray[Any]":
-    """A thread's memory: a piece of each argument."""
+    """A thread's memory, for a piece of each argument."""
     return rows_of(max(a.m.count for a in asked))
 
 
 def _size(window: Window) -> int:
-    """Counts of a window, and one for how many lie above."""
+    """The size of a window's table: a count for each magnitude, and one for how many lie above."""
     return (HIGH if window is EVERY else window[1] << 16) + 1

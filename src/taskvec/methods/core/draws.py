@@ -1,7 +1,8 @@
 """Random numbers with a key: a draw depends on (seed, tensor name, position), never on the order of work.
 
-The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011): a
-bijection of a 128-bit counter under a 64-bit key that passes BigCrush. Element i has word i mod 4 of counter i div 4.
+The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011), a
+bijection of a 128-bit counter under a 64-bit key that passes BigCrush. The random word of element i is word i mod 4 of
+counter i div 4.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-DROPS, PRUNES = 2, 4  # the streams of `dare` and of `della`, each with the one after it; `normal` has the first two
+# Streams are the upper halves of counters. `dare` uses DROPS and the one after it, `della` PRUNES and the one after it,
+# and `normal` the streams 0 and 1.
+DROPS, PRUNES = 2, 4
 
 
 def key_of(seed: int, name: str) -> tuple[int, int]:
@@ -28,9 +31,9 @@ def words(seed: int, name: str, start: int, n: int, stream: int = 0) -> "NDArray
     import numpy as np
 
     first, last = start // 4, -(-(start + n) // 4)
-    found = np.empty(4 * (last - first), np.uint32)
-    kernels.philox(found, last - first, first, stream, key_of(seed, name))
-    return found[start - 4 * first :][:n]
+    drawn = np.empty(4 * (last - first), np.uint32)
+    kernels.philox(drawn, last - first, first, stream, key_of(seed, name))
+    return drawn[start - 4 * first :][:n]
 
 
 def uniform(seed: int, name: str, start: int, n: int, stream: int = 0) -> "NDArray[Any]":

@@ -1,4 +1,4 @@
-"""Tensors as many vectors: the lanes of those scopes of which every row or column has numbers of its own."""
+"""A tensor as many vectors, its lanes: rows or columns, for the scopes in which each has coefficients of its own."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Lanes:
     """The vectors that a tensor is seen as: its rows, along the last axis, or its columns, along the first one.
 
-    As a matrix of `rows` times `width`, and of vectors and scalars one lane.
+    The tensor is read as a matrix of `rows` times `width`. A vector or a scalar is one lane.
     """
 
     rows: int
@@ -30,7 +30,7 @@ class Lanes:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of lanes."""
         return self.rows if self.along is Scope.ROW else self.width
 
     def index(self, start: int, n: int) -> "NDArray[Any]":

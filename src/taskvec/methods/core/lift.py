@@ -1,4 +1,4 @@
-"""What lifts a pure function over arrays to one over Weights: `Lifted`, and `@method` for one of your own."""
+"""What makes a pure function of arrays a function of Weights: `Lifted`, and `@method` for a function of your own."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from taskvec.methods.core.method import ALIKE, VECTORS, Method, Range
 
 
 class Lifted(Method):
-    """A method that is called on Weights, and gives Weights: one more source, of which nothing is computed yet.
+    """A method that is called on Weights and returns Weights: one more source, of which nothing is computed yet.
 
     help() and editors show a method as they show a function, with the parameters and the docstring of `fn`.
     """
@@ -37,34 +37,35 @@ class Lifted(Method):
         return self.name
 
     def __call__(self, *args: Weights, **params: Any) -> Weights:
-        """One more source. Raises RecipeError for arguments and parameters that it cannot take, MassError."""
+        """One more source, as an expression. Raises RecipeError for arguments and parameters that the method cannot
+        take, and MassError for models in the place of task vectors or the other way round."""
         return Applied.of(self, args, params)
 
     def __reduce__(self) -> Any:
-        """By the name that its module has it under, and by the digest of the user's own code."""
+        """A method is pickled as its module and its name there, with the digest of the code if it is a user's own."""
         home, name = self.fn.__module__, self.fn.__qualname__
         if self.source and _looked_up(home, name) is not self:
             raise TypeError(
                 f"the method {self.name} cannot be pickled, for no module has it as {home}.{name}: put it into one "
                 "that both processes import, or send the text, str(weights), and parse it with the method"
             )
-        return _again, (home, name if self.source else self.name, self.source)
+        return _unpickled, (home, name if self.source else self.name, self.source)
 
 
 def _looked_up(home: str, name: str) -> Any:
-    """What a module has under a dotted name, None if there is none."""
+    """The object that a module has under a dotted name, or None."""
     try:
         return reduce(getattr, name.split("."), import_module(home))
     except (ImportError, AttributeError, ValueError):
         return None
 
 
-def _again(home: str, name: str, source: str) -> Lifted:
-    """The method that was pickled, one of ours or a user's. Raises RecipeError for one whose code is another here."""
-    found = _looked_up(home, name) if source else FUNCTIONS[name]
-    if not isinstance(found, Lifted) or found.source != source:
+def _unpickled(home: str, name: str, source: str) -> Lifted:
+    """The method that was pickled, one of taskvec's or a user's. Raises RecipeError if its code differs here."""
+    lifted = _looked_up(home, name) if source else FUNCTIONS[name]
+    if not isinstance(lifted, Lifted) or lifted.source != source:
         raise RecipeError(f"the method {home}.{name} has other code here than where the weights were pickled")
-    return found
+    return lifted
 
 
 @overload
@@ -107,15 +108,16 @@ def method(
     """
 
     def lift(fn: Callable[..., Any]) -> Lifted:
-        kinds = inspect.signature(fn).parameters.values()
-        count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in kinds)
-        many = any(p.kind is p.VAR_POSITIONAL for p in kinds)
+        parameters = inspect.signature(fn).parameters.values()
+        count = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+        many = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         if not count and not many:
             raise RecipeError(f"{fn.__name__} takes no arrays: its positional arguments are expressions")
         told = {"name", "start"} if keyed else set()
-        if bare := [p.name for p in kinds if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in told]:
+        named = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in told]
+        if bare := [p.name for p in named if p.default is p.empty]:
             raise RecipeError(f"{fn.__name__}: parameters need defaults: {', '.join(bare)}")
-        if texts := [p.name for p in kinds if isinstance(p.default, str) and p.name not in (choices or {})]:
+        if texts := [p.name for p in parameters if isinstance(p.default, str) and p.name not in (choices or {})]:
             raise RecipeError(f"{fn.__name__}: parameters that are texts need choices: {', '.join(texts)}")
         limits = {key: Range(low, high) for key, (low, high) in (ranges or {}).items()}
         return Lifted(
@@ -127,7 +129,7 @@ def method(
 
 
 def code_digest(fn: Callable[..., Any]) -> str:
-    """BLAKE3 of a function's source, or of its compiled code where there is no source to be had."""
+    """BLAKE3 of a function's source, or of its compiled code where there is no source."""
     from blake3 import blake3
 
     try:

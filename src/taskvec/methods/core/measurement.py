@@ -1,9 +1,9 @@
-"""What a method asks of its arguments before it can work: `Measurement`, which every measuring function is given.
+"""What a method must know of its arguments before it can work: `Measurement`, which a measuring function is given.
 
 A measuring function takes measurements (one for each call that is measured in the same passes), the number of threads
-and a function that is told of elements that were read. For each of them it returns {tensor: {parameter: value}}, with
-which the framework calls the method. A value may be an array with a number for each tile of SPAN elements; the method
-is then told the number of the tile at hand.
+and a function that is told how many elements were read. For each measurement it returns {tensor: {parameter: value}},
+and the framework calls the method with these parameters. A value may be an array with a number for each tile of SPAN
+elements. The method is then told the number of the tile that it is given.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from taskvec.methods.core.roles import Scope
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SPAN = 32 << 10  # elements that share a number of those that are told tile by tile; blocks begin at multiples of it
+SPAN = 32 << 10  # elements of a tile, for parameters with a number for each tile; blocks begin at multiples of it
 
 
 class Piece(NamedTuple):
@@ -35,10 +35,11 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A call, those of its tensors that are measured, and whether what is drawn to measure them is remembered.
+    """A call and the tensors of it that are measured.
 
-    names: tensors with arithmetic, in the order of the model; integers are never measured.
-    kept: what is remembered. Tensor -> a bit an entry: whether the draw kept it.
+    names: tensors with arithmetic, in the order of the model. Integers are never measured.
+    remember: whether what is drawn for measuring is remembered in `kept`: tensor -> a bit for each entry, whether the
+        draw kept it.
     """
 
     call: Reading
@@ -49,7 +50,7 @@ class Measurement:
     # ---- the call
     @property
     def method(self) -> Method:
-        """What is called."""
+        """The method that is called."""
         return self.call.method
 
     @property
@@ -59,7 +60,7 @@ class Measurement:
 
     @property
     def params(self) -> Mapping[str, Parameter]:
-        """The parameters as they were given: texts, and numbers that may differ from tensor to tensor."""
+        """The parameters as the caller gave them: texts, and numbers that may differ from tensor to tensor."""
         return self.call.params
 
     def numbers(self, name: str) -> dict[str, Value]:
@@ -68,12 +69,12 @@ class Measurement:
 
     @property
     def statistics(self) -> Sequence[Weights]:
-        """The arguments that are statistics; as many models stand before them."""
+        """The arguments that are statistics. They stand after as many models."""
         return self.call.statistics
 
     @property
     def scope(self) -> Scope:
-        """What the method is told is measured of."""
+        """What is measured together: the model, each tensor, each row or each column."""
         return self.call.scope
 
     @property
@@ -82,8 +83,8 @@ class Measurement:
         return self.call.by_rows
 
     def remembers(self, name: str) -> bool:
-        """Whether the bits of a tensor are to be put into `kept`. Those of rows that are drawn apart must not share a
-        byte."""
+        """Whether the bits of a tensor are to be put into `kept`. Where rows are drawn one by one, each must have whole
+        bytes of its own."""
         return self.remember and (self.method.rows is None or self.width(name) % 8 == 0)
 
     # ---- its tensors
@@ -118,28 +119,30 @@ class Measurement:
                 yield Piece(name, *span)
 
     def longest(self, most: int = PART) -> int:
-        """Elements of the largest of these pieces at most."""
+        """The most elements that one of these pieces can have."""
         return max((self.call.step(name, most) for name in self.names), default=most)
 
     # ---- the numbers of its arguments
     def sums(self, name: str) -> list[Linear]:
-        """For each argument what is summed for one tensor."""
+        """For each argument, what is summed for one tensor."""
         return self.call.sums(name)
 
     def values(self, linear: Linear, start: int, out: "NDArray[Any]") -> bool:
-        """The elements of one argument from `start` on, (n,) float32; whether all are known to be finite."""
+        """Put the elements of one argument from `start` on into `out`, (n,) float32. Returns whether all are known to
+        be finite."""
         step = METHOD_TILE
         finite = [self.call.values(linear, start + at, out[at : at + step]) for at in range(0, out.size, step)]
         return all(finite)
 
     def fill(self, piece: Piece, rows: "NDArray[Any]") -> bool:
-        """The same of the first arguments, one for each of the rows: (arguments, at least piece.size) float32."""
+        """The same for a piece of several arguments, the first ones: a row for each, (arguments, at least piece.size)
+        float32."""
         sums = self.sums(piece.name)
         finite = [self.values(linear, piece.start, row[: piece.size]) for row, linear in zip(rows, sums, strict=False)]
         return all(finite)
 
     def program(self, piece: Piece, ops: int) -> tuple[Program, list[int]]:
-        """A program for the kernels with memory for so many operations, and the arguments in it as references."""
+        """A program for the kernels, with memory for so many operations, and references to the arguments in it."""
         program = together([self.call], piece.name, piece.start, piece.size, ops)
         return program, self.call.operands(program, piece.name)
 
@@ -149,23 +152,23 @@ class Measurement:
 
 
 def pieces_of(name: str, start: int, stop: int, most: int) -> Iterator[Piece]:
-    """A range of elements in pieces of so many."""
+    """The elements start .. stop of a tensor in pieces of `most` elements; the last may be shorter."""
     for at in range(start, stop, most):
         yield Piece(name, at, min(most, stop - at))
 
 
 def rows_of(count: int, size: int = PART) -> "NDArray[Any]":
-    """Memory of a thread: (count, size) float32, a piece of each of `count` arguments."""
+    """Memory of a thread for a piece of each of `count` arguments: (count, size) float32."""
     import numpy as np
 
     return np.empty((count, size), np.float32)
 
 
 def is_by_tile(value: Any) -> bool:
-    """Whether what is told of a tensor is an array: a number for each tile."""
+    """Whether a value that is told of a tensor is an array with a number for each tile."""
     return bool(getattr(value, "ndim", 0))
 
 
 def here(told: Mapping[str, Any], start: int) -> dict[str, Any]:
-    """What is told of the tile at `start`."""
+    """What is told of the tile that holds the element `start`."""
     return {key: value[start // SPAN] if is_by_tile(value) else value for key, value in told.items()}

@@ -1,6 +1,5 @@
-"""What a method of merging is, as data: a pure function over arrays, what it may be given, and what it costs."""
+"""What a merge method is, as data: a pure function of arrays, what it may be given, and what it costs."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +10,14 @@ from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.derived import Parameter
 from taskvec.algebra.program import Program
 from taskvec.algebra.weights import Weights
-from taskvec.errors import MassError, RecipeError
+from taskvec.errors import MassError, RecipeError, did_you_mean
 from taskvec.methods.core.roles import Rows, Scale, Scope, Setting
 from taskvec.numbers.rationals import as_float
 from taskvec.sources.abilities import statistic_of
 from taskvec.sources.source import Source, Spec
 
 VECTORS, ALIKE, MODELS = "task vectors", "models or task vectors", "models"
-Told = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told about it
+Told = Mapping[str, Mapping[str, Any]]  # tensor -> the measured parameters with which the function is called
 Measure = Callable[[Sequence[Any], int, Callable[[int], None]], list[Told]]  # (measurements, threads, progress)
 Fits = Callable[[Source, Mapping[str, Spec]], Iterator[str]]
 Lower = Callable[[Program, list[int], str, Mapping[str, Any]], int]
@@ -28,7 +27,7 @@ Check = Callable[[Mapping[str, Any], int], str]  # (parameters, number of argume
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """An interval of numbers for a parameter; of whole ones, if `whole`."""
+    """The interval in which the number of a parameter must lie; with `whole` it must be a whole number."""
 
     low: float
     high: float
@@ -47,28 +46,36 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """`fn`, a pure function over float32 arrays, and what must be known to apply it; `fn` itself is the bare one.
+    """`fn`, a pure function of float32 arrays, and what must be known to apply it.
 
-    local: `fn` may be given any range of elements, flat; otherwise whole tensors in their shape.
-    lower: the same as operations of the kernel, to the bit: (program, arguments, tensor, what `fn` is told of it) ->
-        the result. For local ones; what they are of is then read once, and computed while it is in the cache.
-    rows: what a row is to an `fn` that may be given any run of whole rows, as a matrix.
-    keyed: it takes `name` and `start`, which seed what it draws.
-    combines: it takes no arrays but their Gram matrix, its first parameter, and returns the coefficients of a linear
-        combination of them.
-    measure: finds what `fn` must be told beside the arrays, in `passes` over the data (some depend on the parameters);
-        for several measurements at once, which may share what they read (passes.py has `one_by_one`).
-    scope: what it is told is measured of. With Scope.ROW an elementwise `fn` is given whole rows.
-    entries: the parameter, a number, that says how many entries the whole model has; 0 if that is not known.
-    scale: the number of a tensor by which what is kept of it is multiplied.
-    by_tile: whether it is told of arrays with a number for each tile.
+    What `fn` is given:
+    local: any range of elements, as flat arrays. Otherwise it is given whole tensors in their shape.
+    rows: any run of whole rows, as matrices; the value says what a row is.
+    keyed: also `name` and `start`, the tensor and the position of the first element, which seed what it draws.
+    combines: no arrays, but their Gram matrix, as its first parameter. It returns the coefficients of a linear
+        combination of the arrays.
+    takes, least, most: of which kind the arguments of a call are, and how many there may be.
+    statistics: the kind of statistics that it needs. The arguments are then n models and after them the statistics of
+        each. `fits` says why a file of statistics cannot belong to models with the given specs.
+
+    What it is told beside the arrays:
+    ranges, choices: what its parameters may be. check: (parameters, number of arguments) -> what is wrong with values
+        that each lie in their range, or "".
+    measure: measures further parameters, in `passes` over the data (which may depend on the parameters). It measures
+        several calls at once, which may share what they read; passes.py has `one_by_one` for those that do not.
+    scope: what is measured together. With Scope.ROW an elementwise `fn` is given whole rows.
+    entries: the name of the parameter that says how many entries the whole model has; 0 if that is not known.
+    scale: how what is kept of a tensor is multiplied, so that its magnitude stays.
+    by_tile: whether measured values are arrays with a number for each tile.
+
+    How it is computed, and in what memory:
+    lower: the same bits as operations of the kernels, for local methods: (program, arguments, tensor, what `fn` is
+        told) -> a reference to the result. Its arguments are then read once, and stay in the cache meanwhile.
     thresholds: how many magnitudes of a given rank `measure` looks for, each with tables of its own in every thread.
-    statistics: the kind that it needs of each model: the arguments are n models, then the statistics of each. `fits`
-        says what keeps a file of them from being of models with the given specs.
     copies: float32 copies of its largest argument, statistics included, that `fn` holds beside arguments and result.
-    check: what numbers that each lie in their range cannot be together, or with so many arguments.
-    workspace: bytes that an `fn` of whole tensors holds at once beside its arguments and its result, by the tensor's
-    shape and the number of arguments; one more tensor in float32 if it is not given.
+    workspace: (shape, number of arguments) -> bytes that an `fn` of whole tensors holds beside its arguments and its
+        result; by default one more tensor in float32.
+    source: the digest of the code of a user's own method; "" for those of taskvec.
     """
 
     fn: Callable[..., Any]
@@ -93,12 +100,12 @@ class Method:
     fits: Fits | None = None
     check: Check | None = None
     copies: int = 0
-    source: str = ""  # the digest of the code of a user's own method
+    source: str = ""
     workspace: Callable[[tuple[int, ...], int], int] | None = None
 
     @property
     def name(self) -> str:
-        """What a recipe calls it."""
+        """The name of the method in recipes."""
         return self.fn.__name__
 
     @property
@@ -107,24 +114,23 @@ class Method:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The parameters that a caller may give, and their values otherwise."""
-        found = inspect.signature(self.fn).parameters.values()
-        return {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+        """The parameters that a caller may give, with their default values."""
+        parameters = inspect.signature(self.fn).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
     @cached_property
     def texts(self) -> dict[str, tuple[str, ...]]:
         """The parameters that are texts, and the texts that each may be."""
         settings = (self.scope, self.rows, self.by_tile, self.scale.on if self.scale else None)
-        means = {s.parameter: tuple(s.meanings) for s in settings if isinstance(s, Setting)}
-        return {**self.choices, **means}
+        return {**self.choices, **{s.parameter: tuple(s.meanings) for s in settings if isinstance(s, Setting)}}
 
     @cached_property
     def first(self) -> str:
-        """The first parameter of `fn`: the Gram matrix, where it combines."""
+        """The name of the first parameter of `fn`, which is the Gram matrix if the method combines."""
         return next(iter(inspect.signature(self.fn).parameters))
 
     def require_arguments(self, args: Sequence[Any]) -> None:
-        """Raise RecipeError or MassError for arguments that it cannot take."""
+        """Raise RecipeError or MassError for arguments that the method cannot take."""
         if wrong := [type(a).__name__ for a in args if not isinstance(a, Weights)]:
             raise RecipeError(f"{self.name} works on {self.takes}, not on {', '.join(wrong)}; parameters have names")
         if self.statistics:
@@ -149,15 +155,16 @@ class Method:
             raise MassError(f"{self.name} works on models or on task vectors, not on both: their masses are {masses}")
 
     def _models_among(self, args: Sequence[Weights]) -> Sequence[Weights]:
-        """The first half, if the second half are statistics of the kind that is needed."""
+        """The first half of the arguments, the models. Raises RecipeError if the second half are not statistics of the
+        kind that is needed."""
         kind, half = self.statistics, len(args) // 2
         call = f"{self.name}(a, b, {kind}_a, {kind}_b)"
         if len(args) % 2:
             raise RecipeError(f"{self.name} takes models and then the statistics of each, {call}: not {len(args)}")
         for k, a in enumerate(args[half:], half + 1):
-            found = [statistic_of(s) for s, c in a.terms.items() if c == 1] if len(a.summed) == 1 else []
-            if found != [kind]:
-                what = f"{found[0]} statistics" if found and found[0] else a.text()
+            kinds = [statistic_of(s) for s, c in a.terms.items() if c == 1] if len(a.summed) == 1 else []
+            if kinds != [kind]:
+                what = f"{kinds[0]} statistics" if kinds and kinds[0] else a.text()
                 raise RecipeError(
                     f"{self.name} takes models and then the {kind} statistics of each, {call}: argument {k} of "
                     f"{len(args)} is {what} (`taskvec stats MODEL --kind {kind}` makes them)"
@@ -165,7 +172,7 @@ class Method:
         return args[:half]
 
     def given(self, params: Mapping[str, Any], count: int) -> dict[str, Parameter]:
-        """All parameters of a call with `count` arguments, checked. Raises RecipeError for what it cannot take."""
+        """All parameters of a call with `count` arguments. Raises RecipeError for those that the method cannot take."""
         require_known(self.name, params, self.defaults)
         count = count // 2 if self.statistics else count
         return {key: self._parameter(key, value, count) for key, value in (self.defaults | dict(params)).items()}
@@ -197,8 +204,7 @@ class Method:
 
 
 def require_known(call: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Raise RecipeError for a parameter that a method has not, with the nearest one."""
+    """Raise RecipeError for a parameter that a method does not have, and name the most similar one."""
     if unknown := sorted(set(given) - set(known)):
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise RecipeError(f"{call} has no parameter {unknown[0]}{hint}; it has {', '.join(known) or 'none'}")

@@ -1,6 +1,6 @@
 """Sums over pairs of vectors: dot products, and how many entries are nonzero in both and differ in sign.
 
-Methods ask for them part by part (passes.py), and so does `compare`.
+Methods (passes.py) and `compare` add them up part by part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ MOST_AT_ONCE = 8192  # pairs that a kernel multiplies in one run
 
 
 class PairSum(NamedTuple):
-    """Of two vectors, over some of their entries."""
+    """Sums over some of the entries of two vectors, x and y."""
 
     dot: float  # sum x_i y_i, in float64
     both: int  # entries that are nonzero in both
-    against: int  # those of them whose signs differ
+    against: int  # entries that are nonzero in both and differ in sign
 
 
 PairSums = dict[Pair, PairSum]
@@ -33,15 +33,15 @@ def pairs_of(n: int) -> list[Pair]:
 
 
 def square(upper: Mapping[Pair, Any], n: int) -> list[list[Any]]:
-    """The symmetric n x n table of what is known of every pair i <= j."""
+    """The symmetric n x n table with the values of the pairs i <= j."""
     return [[upper[min(i, j), max(i, j)] for j in range(n)] for i in range(n)]
 
 
 def products(
     code: int, wanted: Sequence[Pair], vectors: Sequence[Linear], start: int, count: int, scratch: memoryview
 ) -> "NDArray[Any]":
-    """What the operation DOT or PAIR says of these pairs of vectors over a range of elements of one tensor:
-    (pairs, 1 or 3) float64. `scratch`: memory for the vectors in a program."""
+    """What the operation DOT or PAIR measures of these pairs of vectors over a range of elements of one tensor:
+    (pairs, 1 or 3) float64. scratch: memory for the vectors in a program."""
     import numpy as np
 
     sums = np.zeros((len(wanted), 3 if code == PAIR else 1))

@@ -1,7 +1,8 @@
-"""Passes over the data for what a method must know before it can work: Gram matrices, sums over pairs, scales.
+"""Passes over the data that measure what a method must know: Gram matrices, sums over pairs, scales.
 
-Exact, and in no more memory than a piece of each argument a thread and the numbers that result. Pieces are fixed and
-their sums are exactly rounded, so that threads change nothing. thresholds.py has the order statistics.
+They need no more memory than a piece of each argument for each thread, and the numbers that result. Pieces have fixed
+sizes, and sums over pieces are rounded exactly, so that the number of threads changes nothing. Order statistics are in
+thresholds.py.
 """
 
 import math
@@ -29,7 +30,7 @@ LEAST_SUM = 1e-7  # sums of magnitudes below this have no ratio
 
 
 def one_by_one(measure: Callable[[Measurement, int, Progress], Told]) -> Callable[..., list[Told]]:
-    """What measures several calls one after the other, each in passes of its own."""
+    """A measuring function that measures several calls one after the other, each in passes of its own."""
 
     def every(measurements: Sequence[Measurement], threads: int, progress: Progress) -> list[Told]:
         return [measure(m, threads, progress) for m in measurements]
@@ -39,15 +40,16 @@ def one_by_one(measure: Callable[[Measurement, int, Progress], Told]) -> Callabl
 
 # ---- products of two arguments -------------------------------------------------------------------------------------
 def told_grams(m: Measurement, threads: int, progress: Progress) -> Told:
-    """What a method is told that combines its arguments: the Gram matrix of each tensor."""
+    """What a method that combines its arguments is told: the Gram matrix of each tensor."""
     return {name: {m.method.first: gram} for name, gram in grams(m, threads, progress).items()}
 
 
 def grams(m: Measurement, threads: int, progress: Progress) -> dict[str, Gram]:
-    """Tensor -> G, G_ij = <x_i, x_j> in float64: over the tensor, over the whole model with Scope.MODEL, and with
-    Scope.ROW or COLUMN an array with a number for each lane.
+    """Tensor -> the Gram matrix G, G_ij = <x_i, x_j> in float64.
 
-    Raises NonFiniteError that names the tensors which make the products of the whole model NaN or Inf.
+    The products are over the tensor, or with Scope.MODEL over the whole model. With Scope.ROW or COLUMN each G_ij is an
+    array with a number for each lane. Raises NonFiniteError where a product over the whole model is NaN or Inf. It
+    names the tensors that make it so.
     """
     if m.scope in LANES:
         return _grams_of_lanes(m, threads, progress)
@@ -66,8 +68,8 @@ def grams(m: Measurement, threads: int, progress: Progress) -> dict[str, Gram]:
         return {name: gram(pieces) for name, pieces in dots.items()}
     shared = gram([piece for pieces in dots.values() for piece in pieces])
     if not _is_finite(shared):
-        spoilt = [name for name, pieces in dots.items() if not _is_finite(gram(pieces))]
-        raise NonFiniteError(f"{m.call.name} compares whole models, and these tensors have NaN or Inf:", spoilt)
+        spoiled = [name for name, pieces in dots.items() if not _is_finite(gram(pieces))]
+        raise NonFiniteError(f"{m.call.name} compares whole models, and these tensors have NaN or Inf:", spoiled)
     return dict.fromkeys(dots, shared)
 
 
@@ -95,7 +97,8 @@ def _is_finite(gram: Gram) -> bool:
 
 
 def _grams_of_lanes(m: Measurement, threads: int, progress: Progress) -> dict[str, Gram]:
-    """A tensor a thread, its blocks in order, so that a lane is always summed in the same order."""
+    """`grams` with a number for each lane. A thread takes a whole tensor and its blocks in order, so that a lane is
+    always summed in the same order."""
     import numpy as np
 
     def work(name: str, rows: "NDArray[Any]") -> tuple[str, Gram]:
@@ -118,7 +121,7 @@ def _grams_of_lanes(m: Measurement, threads: int, progress: Progress) -> dict[st
 
 
 def _blocks(lanes: Lanes) -> Iterator[tuple[int, int, int, int]]:
-    """(row, rows, column, columns): the matrix in blocks of at most PART elements that lie in one piece."""
+    """The matrix in blocks of at most PART elements that lie next to one another: (row, rows, column, columns)."""
     if lanes.width > PART:
         for row in range(lanes.rows):
             for column in range(0, lanes.width, PART):
@@ -141,9 +144,9 @@ def with_scale(
     told: Mapping[str, Mapping[str, Any]],
     by_rows: ByRows | None = None,
 ) -> Told:
-    """What a method is told of each tensor, and the number by which it multiplies what it keeps (`Method.scale`).
+    """What a method is told of each tensor, with the number by which it multiplies what it keeps (`Method.scale`).
 
-    by_rows: for a function that is not lowered, what adds up a run of whole rows and sets `bits`.
+    by_rows: for a method of rows, the function that adds up a run of whole rows and sets the bits of what is kept.
     """
     assert m.method.scale is not None
     key = m.method.scale.told
@@ -159,8 +162,8 @@ def _scales(
     key: str,
     by_rows: ByRows | None,
 ) -> dict[str, float]:
-    """Tensor -> sum |tau| / sum |what the function makes of tau| with a scale of 1; 1 where one of the two is below
-    LEAST_SUM."""
+    """Tensor -> sum |tau| / sum |what the function makes of tau with a scale of 1|, or 1 if one of the two sums is
+    below LEAST_SUM."""
     import numpy as np
 
     known = {name: {**m.numbers(name), **told[name], key: 1.0} for name in m.names}
@@ -179,11 +182,11 @@ def _scales(
         progress(piece.size)
     m.kept.update(kept)
     sums = {name: (total(before[name]), total(after[name])) for name in m.names}
-    return {name: 1.0 if min(pair) < LEAST_SUM else pair[0] / pair[1] for name, pair in sums.items()}
+    return {name: 1.0 if min(whole, part) < LEAST_SUM else whole / part for name, (whole, part) in sums.items()}
 
 
 Known = Mapping[str, Mapping[str, Any]]  # tensor -> what the function is told
-Bits = Mapping[str, memoryview]  # of some tensors: a bit an entry, whether it is kept
+Bits = Mapping[str, memoryview]  # tensor, some of all -> a bit an entry: whether it is kept
 
 
 def _lowered_sizes(m: Measurement, known: Known, kept: Bits, piece: Piece, sums: "NDArray[Any]") -> Sizes:
@@ -212,5 +215,5 @@ def _sizes_by_rows(
 
 
 def total(values: Sequence[float]) -> float:
-    """The sum, exactly rounded; nan if one of them is not finite, so that the result shows it."""
+    """The sum, exactly rounded. It is NaN if one of the values is not finite, so that the result shows it."""
     return math.fsum(values) if all(map(math.isfinite, values)) else math.nan

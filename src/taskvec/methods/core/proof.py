@@ -1,10 +1,10 @@
-"""Whether a user's own function is the same function as in an earlier run: a digest of all the code that it may run.
+"""Whether a user's own function is the same as in an earlier run: a digest of all the code that it may run.
 
 An interrupted merge goes on only if what it has computed and what it will compute come from the same function. The text
-of the function does not say that alone: it may call others, and read variables of its file. So the digest follows what
-a plain function can reach: functions of the user's, constants, and modules of well-known libraries with their
-versions. Whatever else there is (an object, a helper module, an open file) may hold anything, and then there is no
-digest: the merge starts again.
+of the function is not enough to tell, as it may call other functions and read variables of its file. So the digest
+covers all that a plain function can reach: functions of the user's, constants, and modules of well-known libraries with
+their versions. Anything else (an object, a helper module, an open file) may hold anything. Then there is no digest, and
+the merge starts again.
 """
 
 import dis
@@ -15,13 +15,13 @@ from typing import Any
 
 LIBRARIES = ("numpy", "scipy", "torch", "ml_dtypes", "taskvec")  # and the standard library
 PLAIN = (int, float, complex, bool, str, bytes, type(None), type(Ellipsis))
-# What a function reads or draws by these names, nobody can follow; nor what these modules say.
+# What a function reads or draws through these names and modules may differ from run to run.
 OPEN = {"open", "input", "exec", "eval", "globals", "__import__", "load", "loadtxt", "fromfile", "memmap", "random"}
 STATEFUL = {"random", "os", "time", "datetime", "sys", "io", "pathlib", "secrets", "uuid", "subprocess", "socket"}
 
 
 def proof_of(fn: Callable[..., Any]) -> str | None:
-    """BLAKE3 of what `fn` may run; None if it reaches something that cannot be told to be the same."""
+    """BLAKE3 of what `fn` may run, or None if it reaches something of which one cannot tell that it is the same."""
     from blake3 import blake3
 
     seen: dict[int, None] = {}
@@ -30,7 +30,7 @@ def proof_of(fn: Callable[..., Any]) -> str | None:
 
 
 def _parts(value: Any, seen: dict[int, None]) -> Iterator[str | None]:
-    """Texts that stand for a value and for all that it reaches; None for what cannot be followed."""
+    """Texts that stand for a value and for all that it reaches, and None for what cannot be followed."""
     if isinstance(value, PLAIN):
         yield repr(value)
     elif isinstance(value, tuple | frozenset):

@@ -1,8 +1,8 @@
 """Which magnitudes a method asks for, by their rank, and how they are read off counts.
 
 The largest magnitude of a group has rank 1. A group is one tensor, or the whole model (`Measurement.groups`). The bits
-of a float32 without its sign, read as a whole number, are in the order of the magnitudes themselves. So whoever counts
-how many entries have which bits knows the magnitude of every rank, without sorting anything:
+of a float32 without its sign, read as a whole number, are in the order of the magnitudes themselves. So the counts of
+how many entries have which bits tell the magnitude of every rank, and nothing need be sorted:
 
 1. The upper 15 bits of a magnitude are its bin, one of HIGH. A table of all bins (EVERY) says in which bin a rank lies.
 2. The lower 16 bits tell apart the 2**16 magnitudes within a bin. A table of a window of neighbouring bins has a number
@@ -33,7 +33,7 @@ Values = Callable[["NDArray[Any]"], "NDArray[Any]"]  # (arguments, n) -> the n n
 
 
 class Cut(NamedTuple):
-    """The magnitude of a rank; of the `equals` entries that have it the first `quota` are within the rank."""
+    """The magnitude of a rank. `equals` entries have it, and the first `quota` of them are within the rank."""
 
     value: float
     quota: int
@@ -55,8 +55,8 @@ class Located(NamedTuple):
     """What the counts of a group say of its ranks."""
 
     ranks: dict[str, int]  # parameter -> the rank that was looked for
-    cuts: dict[str, Cut]  # those of them whose magnitudes were among what was counted
-    windows: tuple[Window, ...]  # the bins in which the ranks lie, where every bin was counted
+    cuts: dict[str, Cut]  # parameter -> its cut, where the magnitude of the rank was counted
+    windows: tuple[Window, ...]  # the bins in which the ranks lie, if every bin was counted
     equals: Equals
 
 
@@ -89,8 +89,10 @@ class Asked:
                 )
 
     def ranks(self, group: str, zeros: int = 0) -> dict[str, int]:
-        """Parameter -> rank, among all entries of the model where the call was told how many it has: those that an
-        adapter does not name are zero, so a rank beyond those that it names takes in all of these."""
+        """Parameter -> rank in a group of which so many entries are zero.
+
+        If the call was told how many entries the model has, the rank is among all of these. Entries that an adapter
+        does not name are zero; so a rank beyond the size of the group becomes that size."""
         size = self.sizes[group]
         whole = max(size, int(self._entries(group)))
         ranks = self.ranks_of(whole, zeros + whole - size, **self.told[group])
@@ -102,8 +104,8 @@ class Asked:
 
 
 def located(asked: Asked, group: str, ranks: Mapping[str, int], counts: Counts) -> Located:
-    """Read the counts of a group. ranks: those to look for; where every bin was counted, all that the method asks for,
-    which may depend on how many entries are zero."""
+    """Read the counts of a group. ranks: parameter -> the rank to look for. They are not used where every bin was
+    counted: then all ranks of the method are looked for, as they may depend on how many entries are zero."""
     if EVERY in counts.tables:
         upper = counts.tables[EVERY][:-1]
         wanted = asked.ranks(group, zeros=int(upper[0]))
@@ -114,15 +116,15 @@ def located(asked: Asked, group: str, ranks: Mapping[str, int], counts: Counts) 
 
 
 def _among(counts: Counts, rank: int) -> Iterator[Cut]:
-    """The value of this rank, if it is one of those that were counted."""
+    """The cut of this rank, if its magnitude is one of the likely ones, which were counted."""
     for value, above in counts.above.items():
-        equal = sum(int(tiles.sum()) for (_, of), tiles in counts.equals.items() if of == value)
+        equal = sum(int(tiles.sum()) for (_, magnitude), tiles in counts.equals.items() if magnitude == value)
         if above < rank <= above + equal:
             yield Cut(value, rank - above, equal)
 
 
 def _within(counts: Counts, rank: int) -> Iterator[Cut]:
-    """The value of this rank, if it lies in a window."""
+    """The cut of this rank, if its magnitude lies in a window."""
     for (first, _), table in counts.tables.items():
         inside, above = table[:-1], int(table[-1])
         if above < rank <= above + int(inside.sum()):
@@ -131,7 +133,7 @@ def _within(counts: Counts, rank: int) -> Iterator[Cut]:
 
 
 def bin_of(counts: "NDArray[Any]", rank: int) -> tuple[int, int]:
-    """(the place of the count that holds the entry of this rank from the top, its rank among those counted there)."""
+    """(place of the count that holds the entry of this rank from the top, its rank among the entries counted there)."""
     import numpy as np
 
     above = np.cumsum(counts[::-1])

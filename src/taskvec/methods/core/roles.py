@@ -14,7 +14,7 @@ Meaning = TypeVar("Meaning")
 
 
 class Scope(Enum):
-    """What the numbers that a method is told are measured of."""
+    """What is measured together for a method."""
 
     MODEL = "all tensors together"
     LAYER = "the tensors of a layer together"
@@ -24,7 +24,7 @@ class Scope(Enum):
 
 
 LANES = (Scope.ROW, Scope.COLUMN)  # the scopes in which a tensor is many vectors, its lanes
-WITHIN_TENSORS = (Scope.TENSOR, *LANES)  # those in which what is told of a tensor is known from that tensor
+WITHIN_TENSORS = (Scope.TENSOR, *LANES)  # the scopes in which what is told of a tensor depends on that tensor alone
 
 
 class Rows(Enum):
@@ -36,7 +36,7 @@ class Rows(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Setting(Generic[Meaning]):
-    """A parameter that is a text, and what each text that it may be means."""
+    """A parameter that is a text, and what each of its possible texts means."""
 
     parameter: str
     meanings: Mapping[str, Meaning]
@@ -48,9 +48,9 @@ class Setting(Generic[Meaning]):
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """The number sum |tau| / sum |kept| of a tensor, by which a method multiplies what it keeps.
+    """A method multiplies what it keeps of a tensor by sum |tau| / sum |kept|, a number that is measured.
 
-    told: the parameter of `fn` that gets the number; it is 1 where it is not measured. on: whether it is measured.
+    told: the parameter of `fn` that gets the number, which is 1 if it is not measured. on: whether it is measured.
     """
 
     told: str
@@ -58,11 +58,11 @@ class Scale:
 
 
 def meant(setting: "Meaning | Setting[Any]", params: Mapping[str, Any]) -> Meaning:
-    """What a declaration means for one call: itself, or what the parameter says that it names."""
+    """What a declaration means for one call: itself, or for a Setting what the parameter of the call says."""
     return setting.of(params) if isinstance(setting, Setting) else setting
 
 
 def written(setting: "Meaning | Setting[Meaning]", meaning: Meaning) -> str:
-    """How a recipe asks for a meaning, such as `scope="tensor"`; "" where it cannot."""
+    """How a recipe asks for this meaning, such as `scope="tensor"`; "" if it cannot."""
     texts = setting.meanings if isinstance(setting, Setting) else {}
     return next((f'{setting.parameter}="{text}"' for text, means in texts.items() if means is meaning), "")  # type: ignore[union-attr]

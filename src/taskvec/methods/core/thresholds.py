@@ -1,4 +1,4 @@
-"""Order statistics: the magnitude of a given rank, exact and streamed, and how those that are equal to it divide.
+"""Order statistics: the magnitude of a given rank, exact and streamed, and which entries equal to it are within.
 
 `trim` keeps the largest fifth of a model's entries, so it must know the magnitude of rank n/5 among n entries. To sort
 them would take the memory of the model. Counting does not (ranks.py says why), and `cuts` counts in these steps:
@@ -34,7 +34,7 @@ Guesses = dict[str, Guess]  # group -> what to count
 
 
 class Cuts:
-    """The cuts of one measurement, as far as they are known."""
+    """The cuts of one measurement, as far as they are known: the magnitude of each rank (`ranks.Cut`)."""
 
     def __init__(self, asked: Asked):
         self.asked = asked
@@ -58,15 +58,14 @@ class Cuts:
         }
 
     def quotas(self, threads: int) -> dict[str, dict[str, Any]]:
-        """Tensor -> {parameter: how many of the equal entries of each tile are within the rank}, inf where all of them
-        are.
+        """Tensor -> {parameter: how many of the equal entries of each tile are within the rank}, or inf if all are.
 
-        One pass over what has more of them than its quota and is not among the `equals` that were counted with the
-        ranks; 8 bytes a tile.
+        This takes 8 bytes a tile, and a pass over the groups that have more equal entries than their quota and whose
+        equal entries were not counted together with the ranks.
         """
         import numpy as np
 
-        groups = {n: group for n, group in self.asked.groups.items() if self.asked.m.sizes[n]}  # others have no entries
+        groups = {name: group for name, group in self.asked.groups.items() if self.asked.m.sizes[name]}  # not empty
         split = {group: {k: c for k, c in of.items() if c.quota < c.equals} for group, of in self.cuts.items()}
         lacking: dict[str, dict[float, None]] = {}
         for name, group in groups.items():
@@ -92,28 +91,29 @@ def cuts(
     of: Values = first_of,
     zeros: bool = False,
 ) -> list[Cuts]:
-    """The cuts of several calls, in the same passes.
+    """The cuts of several calls, measured in the same passes.
 
-    ranks_of: is told a group's size, how many of its entries are zero, and its numbers. zeros: the ranks depend on how
-    many entries have magnitudes below 2**-133, so that all bins must be counted first. of: what is ranked.
+    ranks_of: (size of a group, how many of its entries are zero, **its parameters) -> {parameter: rank}. zeros: whether
+    the ranks depend on how many entries have magnitudes below 2**-133, so that all bins must be counted first. of: what
+    is ranked.
     """
-    found = [Cuts(Asked(m, ranks_of, of)) for m in measurements]
+    every = [Cuts(Asked(m, ranks_of, of)) for m in measurements]
     if not zeros:
-        guesses = guessed([c.asked for c in found], threads)
-        _count(found, guesses, threads, progress)
-    missed = [{group: Guess((EVERY,)) for group, ranks in c.left.items() if ranks or zeros} for c in found]
+        guesses = guessed([cut.asked for cut in every], threads)
+        _count(every, guesses, threads, progress)
+    missed = [{group: Guess((EVERY,)) for group, ranks in cut.left.items() if ranks or zeros} for cut in every]
     if any(missed):
-        _count(found, missed, threads, progress)
-        right = [{group: Guess(windows) for group, windows in c.windows.items() if windows} for c in found]
-        _count(found, right, threads, progress)
-    return found
+        _count(every, missed, threads, progress)
+        right = [{group: Guess(windows) for group, windows in cut.windows.items() if windows} for cut in every]
+        _count(every, right, threads, progress)
+    return every
 
 
-def _count(found: Sequence[Cuts], guesses: list[Guesses], threads: int, progress: Callable[[int], None]) -> None:
-    """One pass over what the guesses name, and what it says of the ranks that are left."""
-    asked, ranks = [c.asked for c in found], [c.left for c in found]
+def _count(every: Sequence[Cuts], guesses: list[Guesses], threads: int, progress: Callable[[int], None]) -> None:
+    """One pass over the groups that the guesses name, from which the cuts learn their ranks."""
+    asked, ranks = [cut.asked for cut in every], [cut.left for cut in every]
     for k, group, located in counted(asked, guesses, ranks, threads, progress):
-        found[k].learn(group, located)
+        every[k].learn(group, located)
 
 
 def _before(

@@ -1,9 +1,10 @@
 """A mergekit configuration as values. Every key is checked, and one error lists all problems, each with its place."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from taskvec.errors import did_you_mean
 
 Settings = Mapping[str, Any]  # parameter -> what the file says: a scalar, a gradient, or conditions
 Problems = list[str]
@@ -30,7 +31,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One model of a merge, or the layers first <= l < last of it, and the parameters that are its own."""
+    """One model of a merge with its own parameters. layers (first, last): only the layers first <= l < last of it."""
 
     model: Reference
     parameters: Settings = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Inputs that are merged with one another; slices follow one another as layers of the output."""
+    """Inputs that are merged with one another. The layers of the output are those of the slices, one after another."""
 
     inputs: tuple[Input, ...]
     parameters: Settings = field(default_factory=dict)
@@ -48,7 +49,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A part of a model with several stacks of layers: text decoder, vision tower, ..."""
+    """A part of a model that has several stacks of layers, such as its text decoder or its vision tower."""
 
     slices: tuple[Slice, ...]
     parameters: Settings = field(default_factory=dict)
@@ -56,7 +57,10 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Where the embedding of one token comes from: a model, a token of one, or zero; `force`: for every model."""
+    """Where the embedding of one token comes from: a model, a token of a model, or zero.
+
+    force: whether models that have an embedding of the token take this one instead.
+    """
 
     model: Reference | None = None
     token: str | int | None = None
@@ -75,7 +79,7 @@ class Tokenizer:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One document. `modules` has one entry, named "", where the file has `models` or `slices`."""
+    """One document of a file. `modules` has one entry, named "", if the file has `models` or `slices`."""
 
     method: str
     modules: Mapping[str, Module]
@@ -90,17 +94,17 @@ class Config:
 
     @property
     def references(self) -> list[Reference]:
-        """Every model, in order of mention, the base first."""
-        found = [self.base] if self.base else []
+        """Every model once, the base first, then in order of mention."""
+        models = [self.base] if self.base else []
         for module in self.modules.values():
             for part in module.slices:
-                found += [part.base] if part.base else []
-                found += [one.model for one in part.inputs]
-        return list(dict.fromkeys(found))
+                models += [part.base] if part.base else []
+                models += [entry.model for entry in part.inputs]
+        return list(dict.fromkeys(models))
 
 
 def config(document: Any, problems: Problems) -> Config | None:
-    """A document of the file; None, and problems, if it is not one."""
+    """The configuration that a document of the file holds. None if it has problems, which are added to `problems`."""
     if not isinstance(document, Mapping):
         problems.append(f"a configuration is a table of keys, not {_kind(document)}")
         return None
@@ -120,7 +124,7 @@ def config(document: Any, problems: Problems) -> Config | None:
             modules[str(name)] = Module(_slices(table, where + ".", problems), _settings(table, where, problems))
     else:
         modules[""] = Module(_slices(document, "", problems))
-    found = Config(
+    configuration = Config(
         method=str(method),
         modules=modules,
         base=_reference(document["base_model"], "base_model", problems) if document.get("base_model") else None,
@@ -132,7 +136,7 @@ def config(document: Any, problems: Problems) -> Config | None:
         name=_text(document, "name", problems),
         seed=_seed(document, problems),
     )
-    return found if len(problems) == count else None
+    return configuration if len(problems) == count else None
 
 
 # ---- parts of it -------------------------------------------------------------------------------------------------
@@ -158,7 +162,7 @@ def _slice(value: Any, where: str, problems: Problems) -> Slice | None:
     if given == []:
         problems.append(f"{where}.sources is empty: a slice needs at least one model")
     inputs = _each(given or [], f"{where}.sources", _source, problems)
-    lengths = {last - first for one in inputs if one.layers for first, last in [one.layers]}
+    lengths = {entry.layers[1] - entry.layers[0] for entry in inputs if entry.layers}
     if len(lengths) > 1:
         problems.append(f"{where}: its sources have different numbers of layers: {sorted(lengths)}")
     base = _reference(table["base_model"], f"{where}.base_model", problems) if table.get("base_model") else None
@@ -257,8 +261,8 @@ def _each(
     if not isinstance(value, list):
         problems.append(f"{where} is a list, not {_kind(value)}")
         return ()
-    found = (read(entry, f"{where}[{k}]", problems) for k, entry in enumerate(value))
-    return tuple(part for part in found if part is not None)
+    parts = (read(entry, f"{where}[{k}]", problems) for k, entry in enumerate(value))
+    return tuple(part for part in parts if part is not None)
 
 
 def _settings(table: Mapping[str, Any], where: str, problems: Problems) -> Settings:
@@ -279,14 +283,10 @@ def _known(value: Any, known: Iterable[str], where: str, problems: Problems) -> 
 
 
 def _require_known(table: Mapping[str, Any], known: Iterable[str], where: str, problems: Problems) -> None:
-    names = list(known)
-    problems += [f"{where}{key} is no key of mergekit's{nearest(str(key), names)}" for key in table if key not in names]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint with the known name that is closest, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    keys = list(known)
+    problems += [
+        f"{where}{key} is no key of mergekit's{did_you_mean(str(key), keys)}" for key in table if key not in keys
+    ]
 
 
 def _required(table: Mapping[str, Any], key: str, where: str, problems: Problems) -> Any:

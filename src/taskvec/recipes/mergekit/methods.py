@@ -1,7 +1,8 @@
 """mergekit's methods, one row each: the parameters and inputs of a method, and the expression that it stands for.
 
-mergekit trims tensor by tensor, lets a sum of zero elect plus, rescales by the ratio of L1 norms, and divides by the
-weights that agree. The expressions say this in the options of our methods. Sums are float32 whatever the inputs are.
+mergekit differs from the papers: it trims each tensor by itself, elects plus where the signs sum to zero, rescales by
+the ratio of L1 norms, and divides by the weights of those that agree. Our methods have options for this, which these
+expressions use. Sums are computed in float32, whatever the dtypes of the inputs are.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +15,14 @@ from taskvec.errors import MassError
 from taskvec.notes import note
 from taskvec.recipes.recipe import FUNCTIONS
 
-IGNORED, OPTIONAL, REQUIRED = "ignored", "optional", "required"  # what a method does with a base
-SHARED, EACH, TUNED = "shared", "each", "tuned"  # one value; one an input; one an input that is not the base
+IGNORED, OPTIONAL, REQUIRED = "ignored", "optional", "required"  # whether a method uses a base
+# A parameter has one value, or one for each input, or one for each input that is not the base.
+SHARED, EACH, TUNED = "shared", "each", "tuned"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a method is given for one slice. own: parameter -> a value for each of `models`."""
+    """What a method is given for one slice. shared: parameter -> value. own: parameter -> a value for each model."""
 
     base: Weights | None
     models: tuple[Weights, ...]
@@ -31,7 +33,7 @@ class Call:
 
     @property
     def ground(self) -> Weights:
-        """The base, of a method that cannot do without."""
+        """The base, for a method that requires one."""
         assert self.base is not None
         return self.base
 
@@ -43,7 +45,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """numbers: parameter -> (whose it is, default or None if it must be given). Counts are of all inputs."""
+    """A method of mergekit.
+
+    build: makes the expression.
+    numbers: parameter -> (SHARED, EACH or TUNED; the default, or None if the file must give a value).
+    flags: parameter that is true or false -> default.
+    least, most: the number of inputs, the base included.
+    """
 
     build: Callable[[Call], Weights]
     numbers: Mapping[str, tuple[str, float | None]]
@@ -55,60 +63,60 @@ class Row:
 
 # ---- sums ---------------------------------------------------------------------------------------------------------
 def linear(call: Call) -> Weights:
-    """sum w_i x_i, divided by sum w_i."""
+    """sum w_i x_i [/ sum w_i, with normalize]."""
     total = sum((w * m for w, m in zip(call.own["weight"], call.models, strict=True)), Weights({}))
     return total / _sum(call.own["weight"]) if call.flags["normalize"] else _as_model(total)
 
 
 def passthrough(call: Call) -> Weights:
-    """The one input, scaled where the file says so."""
+    """scale * x of the one input."""
     (scale,), (model,) = call.own["scale"], call.models
     return model if scale == 1 else _as_model(scale * model)
 
 
 def task_arithmetic(call: Call) -> Weights:
-    """base + lambda * sum w_i tau_i [/ sum w_i]."""
+    """base + lambda * sum w_i tau_i [/ sum w_i, with normalize]."""
     return _joined(call, call.taus, elect=False)
 
 
 def ties(call: Call) -> Weights:
-    """Trimmed by magnitude, tensor by tensor; the elected sign; a weighted mean of those that agree."""
-    return _joined(
-        call, [_trimmed(call, t, d) for t, d in zip(call.taus, call.own["density"], strict=True)], elect=True
-    )
+    """Task vectors that are trimmed by magnitude in each tensor, with the election of signs."""
+    trimmed = [_trimmed(call, t, d) for t, d in zip(call.taus, call.own["density"], strict=True)]
+    return _joined(call, trimmed, elect=True)
 
 
 def breadcrumbs(call: Call) -> Weights:
-    """Without the outliers and the small ones, then summed."""
+    """Task vectors without their largest and smallest entries, summed."""
     return _joined(call, _crumbs(call), elect=False)
 
 
 def breadcrumbs_ties(call: Call) -> Weights:
-    """The same, then the election."""
+    """`breadcrumbs` with the election of signs in place of the sum."""
     return _joined(call, _crumbs(call), elect=True)
 
 
 def dare_linear(call: Call) -> Weights:
-    """Dropped at random, then summed."""
+    """Task vectors with entries dropped at random, summed."""
     return _joined(call, _dropped(call), elect=False)
 
 
 def dare_ties(call: Call) -> Weights:
-    """The same, then the election."""
+    """`dare_linear` with the election of signs in place of the sum."""
     return _joined(call, _dropped(call), elect=True)
 
 
 def della(call: Call) -> Weights:
-    """Dropped at random, the small ones more often; the election."""
+    """Task vectors with entries dropped at random, small ones more often, with the election of signs."""
     return _joined(call, _pruned(call), elect=True)
 
 
 def della_linear(call: Call) -> Weights:
-    """The same, then summed."""
+    """`della` with the sum in place of the election of signs."""
     return _joined(call, _pruned(call), elect=False)
 
 
 def _joined(call: Call, taus: list[Weights], elect: bool) -> Weights:
+    """base + lambda * sum w_i tau_i; with `elect`, of each entry only those are summed that have the elected sign."""
     weights, normalize = call.own["weight"], call.flags["normalize"]
     parts = [w * t for w, t in zip(weights, taus, strict=True)]
     mixed: Weights
@@ -122,8 +130,8 @@ def _joined(call: Call, taus: list[Weights], elect: bool) -> Weights:
 
 
 def _trimmed(call: Call, tau: Weights, density: Coefficient) -> Weights:
-    found: Weights = FUNCTIONS["trim"](tau, density=density, scope="tensor", ties="first", least=1, rescale=_norm(call))
-    return tau if density == 1 else found
+    options = {"scope": "tensor", "ties": "first", "least": 1, "rescale": _norm(call)}
+    return tau if density == 1 else _called("trim", tau, density=density, **options)
 
 
 def _crumbs(call: Call) -> list[Weights]:
@@ -161,30 +169,34 @@ def _as_model(weights: Weights) -> Weights:
     try:
         if weights.mass == 1:
             return weights
-    except MassError:  # another mass for every tensor
+    except MassError:  # the mass differs from tensor to tensor
         pass
-    found: Weights = FUNCTIONS["as_model"](weights)
-    return found
+    return _called("as_model", weights)
+
+
+def _called(name: str, *args: Weights, **params: object) -> Weights:
+    """One of our methods or views, with the type that its result has."""
+    result: Weights = FUNCTIONS[name](*args, **params)
+    return result
 
 
 # ---- geometry and the rest ---------------------------------------------------------------------------------------
 def slerp(call: Call) -> Weights:
-    """Along the arc from the base to the other model; zero vectors are let through, as mergekit does."""
-    found: Weights = FUNCTIONS["slerp"](call.ground, *call.models, t=call.shared["t"], zero="one")
-    return found
+    """The point at t of the arc from the base to the other model. Vectors of zeros are allowed, as in mergekit."""
+    return _called("slerp", call.ground, *call.models, t=call.shared["t"], zero="one")
 
 
 def nuslerp(call: Call) -> Weights:
-    """Between two models, or between their task vectors if there is a base."""
+    """A point of the arc between two models, or between their task vectors if there is a base."""
     scope = "tensor" if call.flags["nuslerp_flatten"] else "column" if call.flags["nuslerp_row_wise"] else "row"
     return _on_taus(call, "nuslerp", weights=call.own["weight"], scope=scope)
 
 
 def multislerp(call: Call) -> Weights:
-    """The barycentre on the sphere, of models or of task vectors."""
+    """The barycentre on the sphere of models, or of task vectors if there is a base."""
     if len(call.models) == 1:
         if call.base is not None:
-            note("multislerp of one model is that model: the base has no part in it, and neither has a weight")
+            note("multislerp of one model is that model: its base and its weight have no effect")
         return call.models[0]
     normalize = "sum" if call.flags["normalize_weights"] else "none"
     return _on_taus(call, "multislerp", weights=call.own["weight"], normalize=normalize, eps=call.shared["eps"])
@@ -195,55 +207,50 @@ def karcher(call: Call) -> Weights:
     if len(call.models) == 1:
         return call.models[0]
     numbers = {key: call.shared[key] for key in ("max_iter", "tol")}
-    found: Weights = FUNCTIONS["karcher"](*call.models, zero="tol", **numbers)
-    return found
+    return _called("karcher", *call.models, zero="tol", **numbers)
 
 
 def model_stock(call: Call) -> Weights:
     """base + stock(taus), tensor by tensor or row by row."""
     scope = "row" if call.flags["filter_wise"] else "tensor"
-    found: Weights = FUNCTIONS["model_stock"](call.ground, *call.models, scope=scope, floor=1e-6)
-    return found
+    return _called("model_stock", call.ground, *call.models, scope=scope, floor=1e-6)
 
 
 def arcee_fusion(call: Call) -> Weights:
-    """What matters most of the other model."""
-    found: Weights = FUNCTIONS["arcee_fusion"](call.ground, *call.models)
-    return found
+    """The base with the most important changes of the other model."""
+    return _called("arcee_fusion", call.ground, *call.models)
 
 
 def nearswap(call: Call) -> Weights:
-    """The other model where it is near."""
-    found: Weights = FUNCTIONS["nearswap"](call.ground, *call.models, t=call.shared["t"], floor=1e-6)
-    return found
+    """The base, moved towards the other model where the two are near each other."""
+    return _called("nearswap", call.ground, *call.models, t=call.shared["t"], floor=1e-6)
 
 
 def sce(call: Call) -> Weights:
     """base + sce(taus)."""
-    found: Weights = FUNCTIONS["sce"](*call.taus, select=call.shared["select_topk"], tie="plus", floor=1e-6)
-    return call.ground + found
+    return call.ground + _called("sce", *call.taus, select=call.shared["select_topk"], tie="plus", floor=1e-6)
 
 
 def ram(call: Call) -> Weights:
     """base + ram(taus)."""
-    found: Weights = FUNCTIONS["ram"](*call.taus, epsilon=call.shared["epsilon"])
-    return call.ground + found
+    return call.ground + _called("ram", *call.taus, epsilon=call.shared["epsilon"])
 
 
 def ramplus_tl(call: Call) -> Weights:
     """base + ramplus(taus)."""
     numbers = {key: call.shared[key] for key in ("r", "alpha", "epsilon")}
-    found: Weights = FUNCTIONS["ramplus"](*call.taus, scope="tensor", **numbers)
-    return call.ground + found
+    return call.ground + _called("ramplus", *call.taus, scope="tensor", **numbers)
 
 
 def _on_taus(call: Call, name: str, **params: object) -> Weights:
-    found: Weights = FUNCTIONS[name](*(call.models if call.base is None else call.taus), **params)
-    return found if call.base is None else call.base + found
+    """A method on task vectors, whose result is added to the base; without a base, the method on the models."""
+    if call.base is None:
+        return _called(name, *call.models, **params)
+    return call.base + _called(name, *call.taus, **params)
 
 
 def _arithmetic(build: Callable[[Call], Weights], normalize: bool, rescale: bool, **more: float) -> Row:
-    """A row of the family sparsify x consensus."""
+    """A row for a method that makes task vectors sparse and then sums them or elects signs."""
     numbers: dict[str, tuple[str, float | None]] = {
         "weight": (TUNED, None),
         "density": (TUNED, 1),

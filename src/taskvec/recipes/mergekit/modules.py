@@ -1,10 +1,11 @@
-"""The modules of a model with several stacks of layers, by the names that mergekit gives them."""
+"""The modules of models with several stacks of layers, under mergekit's names for them."""
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-# Module -> the names of its tensors. The first module that fits has a tensor; text_decoder has what is left.
+from taskvec.sources.text import fits_any
+
+# Module -> patterns for the names of its tensors. A tensor belongs to the first module with a pattern that fits.
 MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "multi_modal_projector": ("*multi_modal_projector.*", "*visual.merger.*", "*visual.deepstack_merger_list.*"),
@@ -19,11 +20,11 @@ MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def names_of(module: str, tensors: Iterable[str]) -> list[str]:
-    """The tensors of a module; of a module that is not in the table, those whose names begin with its own."""
+    """The tensors of a module. If it is not in the table, these are the tensors whose names begin with its name."""
     if module not in MODULES:
         return [name for name in tensors if name.startswith(module)]
     return [name for name in tensors if _module_of(name) == module]
 
 
 def _module_of(tensor: str) -> str:
-    return next(m for m, patterns in MODULES.items() if any(fnmatchcase(tensor, pattern) for pattern in patterns))
+    return next(module for module, patterns in MODULES.items() if fits_any(tensor, patterns))

@@ -1,33 +1,39 @@
-"""mergekit's parameters as coefficients: scalars, gradients over the layers, filters by substring, scopes."""
+"""mergekit's parameters as coefficients.
+
+In a file, a parameter is a number, a gradient over the layers, or a list of conditions, each of which has a value for
+the tensors whose names contain a text. A parameter may be set for a model, a slice, a module and the whole file. The
+nearest setting counts. If its conditions leave tensors without a value, the next setting counts for these.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from taskvec.algebra.coefficients import Coefficient, layers, per
-from taskvec.algebra.idle_patterns import fits_one, nearest, reached
+from taskvec.algebra.idle_patterns import fits_one, nearest
 from taskvec.errors import RecipeError
 from taskvec.notes import note
 from taskvec.recipes.mergekit.config import Problems, Settings
-from taskvec.sources.text import literal
+from taskvec.sources.text import FirstMatch, literal
 
 SHOWN = 5  # tensors that an error names
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The tensors of one slice: as the expression names them, layers from 0 on, and as mergekit's filters see them.
+    """The tensors of one slice.
 
-    `single`: the slice has one layer, for which mergekit takes the last point of a gradient.
+    seen: the name in the expression, in which layers are numbered from 0 on -> the name that mergekit's filters see.
+    single: whether the slice has one layer alone, which in mergekit gets the last point of a gradient.
     """
 
     seen: Mapping[str, str]
     single: bool = False
 
     def patterns(self, text: str) -> list[str]:
-        """What fits the tensors whose name, as mergekit sees it, contains `text`."""
+        """Patterns for the tensors whose name, as mergekit sees it, contains `text`."""
         moved = any(name != seen for name, seen in self.seen.items())
-        if moved and any(c.isdigit() for c in text):  # a layer by its number: the expression numbers it otherwise
+        if moved and any(c.isdigit() for c in text):  # perhaps the number of a layer, which is another one here
             return [literal(name) for name, seen in self.seen.items() if text in seen]
         return [f"*{literal(text)}*"]
 
@@ -35,7 +41,11 @@ class Names:
 def number(
     key: str, scopes: Iterable[Settings], names: Names, default: float | None, where: str, problems: Problems
 ) -> Coefficient:
-    """A parameter as one coefficient for all tensors of a slice; `default` None if the file must give it."""
+    """A parameter as one coefficient for all tensors of a slice.
+
+    scopes: the settings of the model, of the slice, and so on, the nearest first.
+    default: the value where the file gives none; None if the file must give it.
+    """
     rows: list[tuple[str | None, Coefficient]] = []
     for settings in scopes:
         if key in settings:
@@ -46,31 +56,32 @@ def number(
     if not closed and default is not None:
         rows, closed = [*rows, (None, Coefficient.of(default))], True
     if not closed:
-        bare = [n for n, seen in names.seen.items() if not any(text in seen for text, _ in rows if text)]
-        if bare:
-            more = f" and {len(bare) - SHOWN} more" if len(bare) > SHOWN else ""
-            problems.append(f"{where}: {key} has no value" + (f" for {', '.join(bare[:SHOWN])}{more}" if rows else ""))
+        without = [n for n, seen in names.seen.items() if not any(text in seen for text, _ in rows if text)]
+        if without:
+            more = f" and {len(without) - SHOWN} more" if len(without) > SHOWN else ""
+            of = f" for {', '.join(without[:SHOWN])}{more}" if rows else ""
+            problems.append(f"{where}: {key} has no value{of}")
             return Coefficient.of(0)
     if len(rows) == 1 and closed:
         return rows[0][1]
     table: dict[str, Coefficient] = {}
-    said: dict[str, list[str]] = {}  # filter -> its patterns
+    filters: dict[str, list[str]] = {}  # the text of a filter -> its patterns
     for text, value in rows:
-        said[text or ""] = ["*"] if text is None else names.patterns(text)
-        for pattern in said[text or ""]:
+        filters[text or ""] = ["*"] if text is None else names.patterns(text)
+        for pattern in filters[text or ""]:
             table.setdefault(pattern, value)
-    live = reached([*table], names.seen)
-    for text, patterns in said.items():
-        if text and live.isdisjoint(patterns):  # mergekit ignores it in silence
+    reached = FirstMatch(table).reached(names.seen)
+    for text, patterns in filters.items():
+        if text and reached.isdisjoint(patterns):  # mergekit says nothing about such a filter
             fits = any(fits_one(pattern, names.seen) for pattern in patterns)
             why = " that no filter above it fits" if fits else nearest(f"*{text}*", names.seen.values())
             note(f"{where}: {key}: the filter {text!r} fits no tensor{why}")
-    table = {pattern: value for pattern, value in table.items() if pattern in live or pattern == "*"}
-    return per(table)
+    return per({pattern: value for pattern, value in table.items() if pattern in reached or pattern == "*"})
 
 
 def _rows(setting: Any, names: Names, where: str, problems: Problems) -> list[tuple[str | None, Coefficient]]:
-    """(substring, value) in the order in which they are tried; None fits everything, what follows it is never seen."""
+    """(text of a filter, value) in the order in which they are tried. None in place of a text is for all tensors: what
+    follows it is never tried, and so left out."""
     conditions = _conditions(setting)
     if conditions is None:
         value = _value(setting, names, where, problems)
@@ -91,13 +102,14 @@ def _rows(setting: Any, names: Names, where: str, problems: Problems) -> list[tu
 
 
 def _conditions(setting: Any) -> Sequence[Any] | None:
+    """The conditions of a setting; None if it is a number or a gradient."""
     if isinstance(setting, Mapping):
         return [setting]
     return setting if isinstance(setting, list) and any(isinstance(e, Mapping) for e in setting) else None
 
 
 def _value(value: Any, names: Names, where: str, problems: Problems) -> Coefficient | None:
-    """A number, or a gradient: linear between its points, from the first layer to the last."""
+    """A number, or a gradient whose points are spaced evenly from the first layer to the last; None if it is empty."""
     if value is None or value == []:
         return None
     points = [_float(v, where, problems) for v in (value if isinstance(value, list) else [value])]
@@ -112,7 +124,7 @@ def _value(value: Any, names: Names, where: str, problems: Problems) -> Coeffici
 
 
 def _float(value: Any, where: str, problems: Problems) -> float:
-    """YAML's own numbers, and those that YAML takes for texts: 1e-5."""
+    """A number of the file. YAML reads 1e-5 as a text, so that texts of numbers are numbers, too."""
     try:
         if isinstance(value, int | float | str):
             return float(value) if not isinstance(value, int) else int(value)
@@ -124,10 +136,10 @@ def _float(value: Any, where: str, problems: Problems) -> float:
 
 def flag(key: str, scopes: Iterable[Settings], default: bool, where: str, problems: Problems) -> bool:
     """A parameter that is true or false for the whole slice."""
-    found = next((s[key] for s in scopes if s.get(key) is not None), default)
-    if isinstance(found, str) and found.lower() in ("true", "false"):
-        return found.lower() == "true"
-    if isinstance(found, bool) or found in (0, 1):
-        return bool(found)
-    problems.append(f"{where}: {key} is true or false for all tensors, not {found!r}")
+    value = next((s[key] for s in scopes if s.get(key) is not None), default)
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, bool) or value in (0, 1):
+        return bool(value)
+    problems.append(f"{where}: {key} is true or false for all tensors, not {value!r}")
     return default

@@ -1,19 +1,20 @@
-"""Chat templates: those that mergekit knows by name, a text of the user, or the one that most of the models have."""
+"""The chat template of an output: one that mergekit knows by name, a text, or the one that most of the models have."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from taskvec.algebra.weights import Weights
-from taskvec.recipes.mergekit.config import Problems, nearest
+from taskvec.errors import did_you_mean
+from taskvec.recipes.mergekit.config import Problems
 from taskvec.sources.abilities import folder_of
 from taskvec.views.tokens import template_of
 
 _TURNS = "{% for message in messages %}"
 _END = "{% endfor %}"
 
-# They render what mergekit's do, blank and newline included, which is what its merges were tried with: of Alpaca's last
-# message nothing follows, each message of Llama 3 is followed by a newline, EXAONE's parts are indented.
+# They render exactly what mergekit's templates do, because users tried their merges with those. So nothing follows the
+# last message of Alpaca, a newline follows each message of Llama 3, and the parts of EXAONE are indented.
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "chatml": _TURNS + "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
@@ -49,18 +50,18 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
 
 
 def chat_template(wanted: str | None, models: Iterable[Weights], problems: Problems) -> str | None:
-    """The template that the file asks for: by name, written out, or "auto", the most frequent one of the models."""
+    """The template that the file asks for: a name in TEMPLATES, a text, or "auto", the most frequent of the models."""
     if not wanted:
         return None
     if wanted == "auto":
         folders = [folder for m in models for leaf in m.mentioned if (folder := folder_of(leaf))]
-        found = [template for folder in folders if (template := template_of(folder))]
-        return Counter(found).most_common(1)[0][0] if found else None
+        templates = [template for folder in folders if (template := template_of(folder))]
+        return Counter(templates).most_common(1)[0][0] if templates else None
     if wanted in TEMPLATES:
         return TEMPLATES[wanted]
     if "{" not in wanted:
         names = ("auto", *TEMPLATES)
         problems.append(
-            f"no chat_template is named {wanted}{nearest(wanted, names)}: use one of {', '.join(names)}, or Jinja"
+            f"no chat_template is named {wanted}{did_you_mean(wanted, names)}: use one of {', '.join(names)}, or Jinja"
         )
     return wanted

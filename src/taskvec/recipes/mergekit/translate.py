@@ -1,4 +1,12 @@
-"""From a mergekit configuration to the expression that it stands for, and to the further arguments of `save`."""
+"""From a mergekit configuration to the expression that it stands for, and to the further arguments of `save`.
+
+1. `read` reads the documents of a file as `Config` and checks that their methods and parameters exist.
+2. `_Documents` loads the models that a document names. A model may be the result of another document of the file.
+3. `_Translation` makes the expression of one document: for each slice of each module a call of the method, which
+   METHODS has, on the layers of the models; the slices stacked; the modules joined.
+
+Problems are collected, and one error lists all of them. An empty expression stands in for a part that has a problem.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,9 +15,9 @@ from typing import Any
 
 from taskvec.algebra.coefficients import Coefficient
 from taskvec.algebra.weights import Weights
-from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError
+from taskvec.errors import FormatError, MismatchError, RecipeError, TaskvecError, did_you_mean
 from taskvec.places import yaml_files
-from taskvec.recipes.mergekit.config import Config, Input, Module, Problems, Reference, Settings, Slice, config, nearest
+from taskvec.recipes.mergekit.config import Config, Input, Module, Problems, Reference, Settings, Slice, config
 from taskvec.recipes.mergekit.methods import IGNORED, METHODS, REQUIRED, SHARED, Call, Row
 from taskvec.recipes.mergekit.modules import names_of
 from taskvec.recipes.mergekit.parameters import Names, flag, number
@@ -18,12 +26,13 @@ from taskvec.recipes.mergekit.vocabulary import prepared
 from taskvec.recipes.recipe import FUNCTIONS, load
 from taskvec.sources.positions import layer_of
 
-WIDTH = {"F8_E4M3": 0, "F8_E5M2": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 4}  # whose numbers hold those of the others
+# If the models differ in dtype, the output has the one with the largest number here.
+WIDTH = {"F8_E4M3": 0, "F8_E5M2": 0, "F16": 1, "BF16": 2, "F32": 3, "F64": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """One document: its expression, and what `save` is told. notes: what the file says to no effect."""
+    """One document: its expression, and arguments of `save`. notes: settings of the file that have no effect."""
 
     weights: Weights
     dtype: str | None
@@ -33,22 +42,21 @@ class Merge:
 
 
 def read(path: Path, names: Mapping[str, str] | None = None, seed: int | None = None) -> list[Merge]:
-    """The documents of a mergekit file, those with a `name` before those that use it.
+    """The documents of a mergekit file, translated. Raises RecipeError with every problem of the file.
 
-    names: model in the file -> where it lies, for files whose paths are of another machine. seed: of DARE and DELLA,
-    instead of a document's random_seed (0 where it has none).
-    Raises RecipeError with every problem of the file.
+    names: path in the file -> path or name on the hub to load in its place, for a file from another machine.
+    seed: of DARE and DELLA, in place of the document's random_seed, which is 0 by default.
     """
     try:
         documents = yaml_files.documents(path)
     except FormatError as error:
         raise RecipeError(str(error).partition("\n")[0], error.problems) from None
     problems: Problems = []
-    found = [config(document, problems) for document in documents if document is not None]
-    configs = [c for c in found if c]
-    if not found:
+    documents = [document for document in documents if document is not None]
+    configs = [c for document in documents if (c := config(document, problems))]
+    if not documents:
         problems.append("the file is empty")
-    _require_rows(configs, problems)
+    _require_known(configs, problems)
     _raise(path, problems)
     return _Documents(path, configs, names or {}, seed).merges()
 
@@ -58,8 +66,8 @@ def _raise(path: Path, problems: Problems) -> None:
         raise RecipeError(f"{path} cannot be merged as it is:", problems)
 
 
-def _require_rows(configs: Iterable[Config], problems: Problems) -> None:
-    """Documents with names of their own, known methods, known parameters."""
+def _require_known(configs: Iterable[Config], problems: Problems) -> None:
+    """Add a problem for each name that two documents have, each unknown method and each unknown parameter."""
     names: set[str | None] = set()
     for c in configs:
         if c.name in names:
@@ -68,13 +76,13 @@ def _require_rows(configs: Iterable[Config], problems: Problems) -> None:
         row = METHODS.get(c.method)
         if row is None:
             problems.append(
-                f"no method is named {c.method}{nearest(c.method, METHODS)}; methods are {', '.join(METHODS)}"
+                f"no method is named {c.method}{did_you_mean(c.method, METHODS)}; methods are {', '.join(METHODS)}"
             )
             continue
         known = {key for r in METHODS.values() for key in (*r.numbers, *r.flags)}
         for where, settings in _every_settings(c):
             problems += [
-                f"{where}.{key} is no parameter{nearest(str(key), known)}; {c.method} has {', '.join(_named(row))}"
+                f"{where}.{key} is no parameter{did_you_mean(str(key), known)}; {c.method} has {', '.join(_named(row))}"
                 for key in settings
                 if key not in known
             ]
@@ -85,7 +93,7 @@ def _named(row: Row) -> list[str]:
 
 
 def _idle(c: Config) -> Iterator[str]:
-    """Parameters of other methods, which have no effect here: mergekit takes them in silence."""
+    """A line for each parameter that only other methods have. mergekit ignores these without a word."""
     row = METHODS[c.method]
     for where, settings in _every_settings(c):
         for key in settings.keys() - {*row.numbers, *row.flags}:
@@ -93,50 +101,45 @@ def _idle(c: Config) -> Iterator[str]:
 
 
 def promoted(weights: Weights, models: Iterable[Weights]) -> str | None:
-    """The dtype of the output where the file names none: the widest, if the models differ; None if they do not."""
-    kinds: dict[str, set[str]] = {}
+    """The dtype of the output if the file names none: the widest of the models' dtypes, or None if they all agree."""
+    kinds: dict[str, set[str]] = {}  # tensor -> its dtypes in the models
     for source in [s for m in models for s in m.mentioned if s.mass]:
         for name, spec in source.specs.items():
             if spec.arithmetic:
                 kinds.setdefault(name, set()).add(spec.dtype)
-    if not weights.terms or all(len(found) == 1 for found in kinds.values()):
+    if not weights.terms or all(len(dtypes) == 1 for dtypes in kinds.values()):
         return None
-    return max({kind for found in kinds.values() for kind in found}, key=WIDTH.__getitem__)
+    return max({dtype for dtypes in kinds.values() for dtype in dtypes}, key=WIDTH.__getitem__)
 
 
-def _every_settings(c: Config) -> list[tuple[str, Settings]]:
-    found = [("parameters", c.parameters)]
+def _every_settings(c: Config) -> Iterator[tuple[str, Settings]]:
+    """Every block of parameters in a document, with its place in the file."""
+    yield "parameters", c.parameters
     for name, module in c.modules.items():
         top = f"modules.{name}." if name else ""
-        found.append((f"{top}parameters", module.parameters))
+        yield f"{top}parameters", module.parameters
         for k, part in enumerate(module.slices):
+            yield f"{top}slices[{k}].parameters", part.parameters
             listed = part.inputs and part.inputs[0].layers is None
-            found.append((f"{top}slices[{k}].parameters", part.parameters))
-            found += [
-                (
-                    f"{top}models[{j}].parameters" if listed else f"{top}slices[{k}].sources[{j}].parameters",
-                    one.parameters,
-                )
-                for j, one in enumerate(part.inputs)
-            ]
-    return found
+            inputs = f"{top}models" if listed else f"{top}slices[{k}].sources"
+            yield from ((f"{inputs}[{j}].parameters", entry.parameters) for j, entry in enumerate(part.inputs))
 
 
 class _Documents:
-    """The documents of one file: a model that is named like a document is that document's expression."""
+    """The documents of one file. A model that has the name of a document is the expression of that document."""
 
     def __init__(self, path: Path, configs: list[Config], names: Mapping[str, str], seed: int | None):
         self.path, self.names, self.seed = path, names, seed
         self.configs = {c.name: c for c in configs}
         self.made: dict[str | None, Merge] = {}
-        self.under_way: list[str | None] = []
+        self.under_way: list[str | None] = []  # the documents that are being translated, each needed by the one before
         self.problems: Problems = []
         self.opened: dict[Reference, Weights] = {}
 
     def merges(self) -> list[Merge]:
-        found = [self.merge(name) for name in self.configs]
+        merges = [self.merge(name) for name in self.configs]
         _raise(self.path, list(dict.fromkeys(self.problems)))
-        return found
+        return merges
 
     def merge(self, name: str | None) -> Merge:
         if name in self.under_way:
@@ -155,7 +158,7 @@ class _Documents:
     def _expression(self, c: Config) -> Weights:
         opened = {reference: self.open(reference) for reference in c.references}
         if not all(m.terms for m in opened.values()):
-            return Weights({})  # it is said what could not be read
+            return Weights({})  # a model could not be loaded, which is among the problems already
         models = prepared(c, opened, self.problems)
         seed = self.seed if self.seed is not None else c.seed or 0
         return Weights({}) if self.problems else _Translation(c, models, seed, self.problems).weights()
@@ -180,7 +183,7 @@ class _Documents:
 
 @dataclass(frozen=True, slots=True)
 class _Translation:
-    """One document. Problems are collected; an expression that has any is never used."""
+    """The translation of one document, whose models are loaded. Its result is not used if there are problems."""
 
     config: Config
     models: Mapping[Reference, Weights]
@@ -200,28 +203,26 @@ class _Translation:
         for k, part in enumerate(module.slices):
             where = f"{prefix}slices[{k}]" if part.inputs[0].layers else f"{prefix}models"
             parts.append(self._slice(name, module, part, where, done))
-            done += sum(last - first for one in part.inputs[:1] if one.layers for first, last in [one.layers])
+            done += part.inputs[0].layers[1] - part.inputs[0].layers[0] if part.inputs[0].layers else 0
         if self.problems or len(parts) == 1:
             return parts[0]
         return self._tried(f"{prefix}slices", FUNCTIONS["stack"], *parts)
 
     def _slice(self, name: str, module: Module, part: Slice, where: str, done: int) -> Weights:
-        """The method on the inputs of one slice; `done`: layers of the output before it."""
+        """The method on the inputs of one slice. done: the number of layers of the output before this slice."""
         row, base = METHODS[self.config.method], part.base or self.config.base
         inputs = list(part.inputs)
-        if base and not inputs[0].layers and base not in [one.model for one in inputs]:
+        if base and not inputs[0].layers and base not in [entry.model for entry in inputs]:
             inputs.append(Input(base))  # as mergekit does
-        if row.base == IGNORED:  # all are alike in the sum, and the output has the base's files
-            inputs.sort(key=lambda one: one.model != base)
+        if row.base == IGNORED:  # the order does not matter to the method, and the output has the files of the first
+            inputs.sort(key=lambda entry: entry.model != base)
         if not self._counted(row, inputs, base, where):
             return Weights({})
-        opened = [self._opened(one, name, where) for one in inputs]
+        opened = [self._opened(entry, name, where) for entry in inputs]
         if self.problems:
             return Weights({})
-        tuned = [k for k, one in enumerate(inputs) if row.base == IGNORED or one.model != base]
-        ground = next(
-            (w for w, one in zip(opened, inputs, strict=True) if row.base != IGNORED and one.model == base), None
-        )
+        tuned = [k for k, entry in enumerate(inputs) if row.base == IGNORED or entry.model != base]
+        ground = next((weights for k, weights in enumerate(opened) if k not in tuned), None)
         shared = [part.parameters, module.parameters, self.config.parameters]
 
         def value(key: str, default: float | None, k: int | None) -> Coefficient:
@@ -247,8 +248,8 @@ class _Translation:
         return Weights({}) if self.problems else self._tried(where, row.build, call)
 
     def _counted(self, row: Row, inputs: list[Input], base: Reference | None, where: str) -> bool:
-        """Whether the method can work on so many inputs, and has the base that it needs."""
-        method, named = self.config.method, [one.model for one in inputs]
+        """Whether the method has the base that it needs, and a number of different inputs that it can work on."""
+        method, named = self.config.method, [entry.model for entry in inputs]
         problems = [f"{where}: {m} is named twice" for m in dict.fromkeys(named) if named.count(m) > 1]
         if row.base == REQUIRED and base is None:
             problems.append(f"{where}: {method} needs a base_model")
@@ -261,24 +262,24 @@ class _Translation:
         self.problems.extend(problems)
         return not problems
 
-    def _opened(self, one: Input, module: str, where: str) -> Weights:
+    def _opened(self, entry: Input, module: str, where: str) -> Weights:
         """A model, or the part of it that a module or a range of layers names."""
-        found, place = self.models[one.model], f"{where}: {one.model}"
+        model, place = self.models[entry.model], f"{where}: {entry.model}"
         if module not in ("", "default"):
-            if not (names := names_of(module, found.specs)):
+            if not (names := names_of(module, model.specs)):
                 self.problems.append(f"{place} has no module {module}")
-                return found
-            found = self._tried(place, FUNCTIONS["select"], found, *names)
-        if one.layers and one.layers != (0, _layers(found)):
-            found = self._tried(place, FUNCTIONS["take_layers"], found, *one.layers)
-        return found
+                return model
+            model = self._tried(place, FUNCTIONS["select"], model, *names)
+        if entry.layers and entry.layers != (0, _layers(model)):
+            model = self._tried(place, FUNCTIONS["take_layers"], model, *entry.layers)
+        return model
 
     def _tried(self, where: str, build: Callable[..., Weights], *args: Any) -> Weights:
-        """What `build` makes, whose tensors fit together."""
+        """What `build` makes of the arguments, or an empty expression if it raises an error, which is a problem."""
         try:
-            found = build(*args)
-            found.specs  # noqa: B018 - raises what does not fit
-            return found
+            weights = build(*args)
+            weights.specs  # noqa: B018 - raises MismatchError if tensors do not fit together
+            return weights
         except TaskvecError as error:
             hint = ""
             if isinstance(error, MismatchError) and any("vocab" in problem for problem in error.problems):
@@ -289,14 +290,14 @@ class _Translation:
 
 def _layers(weights: Weights) -> int:
     """The number of layers of the longest stack."""
-    return max((at[1] + 1 for name in weights.specs if (at := layer_of(name))), default=0)
+    return max((layer[1] + 1 for name in weights.specs if (layer := layer_of(name))), default=0)
 
 
 def _seen(weights: Weights, first: int) -> dict[str, str]:
-    """Tensor -> the name that it has where its layers are numbered from `first` on."""
-    found = {}
+    """Tensor -> the name that it has if layers are numbered from `first` on."""
+    seen = {}
     for name in weights.specs:
-        at = layer_of(name)
-        stack = f"{at[0]}." if at and at[0] else ""
-        found[name] = f"{stack}{at[1] + first}{name[len(f'{stack}{at[1]}') :]}" if at else name
-    return found
+        stack, layer = layer_of(name) or ("", None)
+        before = f"{stack}." if stack else ""
+        seen[name] = name if layer is None else f"{before}{layer + first}{name.removeprefix(f'{before}{layer}')}"
+    return seen

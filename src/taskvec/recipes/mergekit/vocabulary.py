@@ -1,4 +1,4 @@
-"""The models of a configuration as its method gets them: one vocabulary, and a head in all of them or in none."""
+"""The models of a configuration, prepared for its method: one vocabulary, and a head in all of them or in none."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +13,17 @@ Models = Mapping[Reference, Weights]
 
 
 def prepared(c: Config, models: Models, problems: Problems) -> dict[Reference, Weights]:
-    """Heads untied where one of the models has its own, then every vocabulary as the tokenizer block says.
+    """The models with heads of their own if one of them has one, and with the vocabulary that the file asks for.
 
-    mergekit reads the embedding where a head is missing, so a merge of tied and untied models is untied.
+    Where a head is missing, mergekit reads the embedding in its place, so that a merge of tied and untied models is
+    untied.
     """
     headed = any(name in HEADS for m in models.values() for name in m.specs)
-    found = dict(models)
+    untied = dict(models)
     for reference, model in models.items():
         if headed and not any(name in HEADS for name in model.specs):
-            found[reference] = FUNCTIONS["untie"](model)
-    return found if c.tokenizer is None or problems else _aligned(c, c.tokenizer, found, problems)
+            untied[reference] = FUNCTIONS["untie"](model)
+    return untied if c.tokenizer is None or problems else _aligned(c, c.tokenizer, untied, problems)
 
 
 def _aligned(c: Config, block: Tokenizer, models: Models, problems: Problems) -> dict[Reference, Weights]:
@@ -36,25 +37,26 @@ def _aligned(c: Config, block: Tokenizer, models: Models, problems: Problems) ->
         else:
             problems.append(f"tokenizer.source: {block.source} is none of the models that are merged")
     for key, forced in (("tokens", False), ("forced", True)):
-        named = {text: _source(text, t, order, problems) for text, t in block.tokens.items() if t.force == forced}
-        if entries := {text: source for text, source in named.items() if source is not None}:
+        sources = {text: _source(text, t, order, problems) for text, t in block.tokens.items() if t.force == forced}
+        if entries := {text: source for text, source in sources.items() if source is not None}:
             options[key] = entries
     if problems:
         return dict(models)
-    found = {}
+    aligned = {}
     for reference, model in models.items():
         try:
-            found[reference] = FUNCTIONS["align_vocab"](model, *models.values(), **options)
+            aligned[reference] = FUNCTIONS["align_vocab"](model, *models.values(), **options)
             if block.pad_to_multiple_of:
-                found[reference] = FUNCTIONS["pad_vocab"](found[reference], block.pad_to_multiple_of, fill="mean")
+                aligned[reference] = FUNCTIONS["pad_vocab"](aligned[reference], block.pad_to_multiple_of, fill="mean")
         except TaskvecError as error:
             problems.append(f"tokenizer: {error}")
             return dict(models)
-    return found
+    return aligned
 
 
 def _source(text: str, token: Token, order: list[Reference], problems: Problems) -> Any:
-    """As `align_vocab` takes it: 0, the number of a model, or a row of one; None if the entry says nothing."""
+    """The source of a token as `align_vocab` takes it: 0, the number of a model, or (number, token) for a row of it.
+    None if the entry says nothing."""
     if token.zero:
         return 0
     if token.model is None:

@@ -1,8 +1,10 @@
-"""Statistics and the merges that need them: Fisher against its closed form, Gram against X^T X, regmean against least
-squares; and what happens to all that is not as it should be.
+"""Merges that need statistics: Fisher averaging and RegMean against their equations, from arrays and from files.
+
+And what happens to all that is not as it should be.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,100 +15,9 @@ from safetensors.numpy import load_file, save_file
 import taskvec as tv
 from taskvec.errors import FingerprintError, MassError, MismatchError, RecipeError, TaskvecError
 
-torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
+pytest.importorskip("torch")
+from small_statistics import X, by_name, called, mlp, stored
 
-from small_statistics import X, by_name, called, computed, mlp, stored  # noqa: E402
-
-Y = torch.tensor([0, 2, 1, 1, 0, 2, 2])
-
-
-class Named(nn.Module):
-    """Called with x=..., as batches are dicts."""
-
-    def __init__(self, layers):
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-# ---- Fisher information ---------------------------------------------------------------------------
-def test_fisher_of_softmax_regression_is_its_closed_form(tmp_path):
-    """F_W[c, j] = E p_c (1 - p_c) x_j^2, F_b[c] = E p_c (1 - p_c)."""
-    module = nn.Sequential(nn.Linear(4, 3)).eval()
-    found, _ = computed(module, tmp_path, "fisher")
-    p = torch.softmax(module(X), -1).detach().double().numpy()
-    spread = p * (1 - p)
-    wanted = np.einsum("nc,nj->cj", spread, X.double().numpy() ** 2) / len(X)
-    np.testing.assert_allclose(found["0.weight"], wanted, rtol=1e-5)
-    np.testing.assert_allclose(found["0.bias"], spread.mean(0), rtol=1e-5)
-
-
-@pytest.mark.parametrize("labels", ["exact", "given"])
-def test_fisher_of_a_network_is_the_mean_of_squared_gradients(tmp_path, labels):
-    module = mlp()
-    found, _ = computed(module, tmp_path, "fisher", by_name(y=Y), labels=labels)
-    wanted = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
-    for x, y in zip(X, Y, strict=True):
-        p = torch.softmax(module(x), -1).detach()
-        for c in range(3) if labels == "exact" else [int(y)]:
-            module.zero_grad()
-            torch.log_softmax(module(x), -1)[c].backward()
-            for name, q in module.named_parameters():
-                wanted[name] += (p[c] if labels == "exact" else 1) * q.grad**2 / len(X)
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-9)
-
-
-def test_sampled_labels_have_the_exact_expectation_and_a_seed(tmp_path):
-    module, many = mlp(), X[:1].expand(2000, 4)
-    exact, _ = computed(module, tmp_path, "fisher", by_name(X[:1]))
-    sampled, _ = computed(module, tmp_path, "fisher", by_name(many, size=500), labels="sampled")
-    for name in exact:
-        np.testing.assert_allclose(sampled[name], exact[name], rtol=0.1, atol=1e-6)
-    draws = {"labels": "sampled", "examples": 50}
-    one, two = (computed(module, tmp_path, "fisher", by_name(many, size=k), **draws)[0] for k in (50, 7))
-    other, _ = computed(module, tmp_path, "fisher", by_name(many, size=50), **draws, seed=1)
-    assert np.array_equal(one["2.bias"], two["2.bias"]) and not np.array_equal(one["2.bias"], other["2.bias"])
-
-
-# ---- Gram matrices --------------------------------------------------------------------------------
-def test_gram_is_x_transposed_x_of_every_linear_layer(tmp_path):
-    module = mlp()
-    found, _ = computed(module, tmp_path, "gram")
-    inner = torch.tanh(module[0](X)).detach().double().numpy()
-    np.testing.assert_allclose(found["0.weight"], X.double().T @ X.double(), rtol=1e-5)
-    np.testing.assert_allclose(found["2.weight"], inner.T @ inner, rtol=1e-5)
-    assert found.keys() == {"0.weight", "2.weight"}
-
-
-def test_gram_leaves_out_what_the_mask_hides_and_layers_that_nothing_reached(tmp_path):
-    class Spare(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.used, self.spare = nn.Linear(4, 2), nn.Linear(4, 2)
-
-        def forward(self, x, attention_mask):
-            return self.used(x)
-
-    module = Spare().eval()
-    x = X[:6].reshape(2, 3, 4)
-    batch = {"x": x, "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}
-    saved = tv.stats(
-        stored(module, tmp_path / "m"), lambda _: (module, [batch]), tmp_path / "g.safetensors", kind="gram"
-    )
-    kept = torch.stack([x[0, 0], x[0, 1], x[1, 0]])
-    found = load_file(tmp_path / "g.safetensors")
-    np.testing.assert_allclose(found["used.weight"], kept.T @ kept, rtol=1e-5)
-    assert found.keys() == {"used.weight"} and saved.unreached == ("spare.weight",)
-    module(**batch)  # the hooks are gone
-    assert not module.used._forward_pre_hooks
-
-
-# ---- the merges -----------------------------------------------------------------------------------
 SHAPES = {"embed.weight": (6, 4), "layers.0.weight": (5, 4), "layers.0.bias": (5,), "layers.1.weight": (3, 5)}
 
 
@@ -129,8 +40,8 @@ def grams(count, names=("layers.0.weight", "layers.1.weight"), rows=20, seed=2):
 def merged(recipe, thetas, known=(), kind="fisher"):
     given = {f"m{k}": tv.from_arrays(t, f"m{k}") for k, t in enumerate(thetas)}
     given |= {f"s{k}": tv.from_arrays(s, f"s{k}", statistic=kind) for k, s in enumerate(known)}
-    found = tv.parse(recipe, **{name: w for name, w in given.items() if name in recipe})
-    return {name: found[name] for name in found}
+    weights = tv.parse(recipe, **{name: w for name, w in given.items() if name in recipe})
+    return {name: weights[name] for name in weights}
 
 
 @pytest.mark.parametrize("floors", ["first", "all"])
@@ -139,7 +50,7 @@ def merged(recipe, thetas, known=(), kind="fisher"):
 def test_fisher_is_the_weighted_mean(floors, norm, weights):
     thetas, known = models(3), fishers(3)
     call = f'fisher(m0, m1, m2, s0, s1, s2, weights={weights}, floors="{floors}", norm="{norm}")'
-    found = merged(call, thetas, known)
+    tensors = merged(call, thetas, known)
     c = [
         w / (np.sqrt(sum((f.astype("f8") ** 2).sum() for f in fs.values())) if norm == "model" else 1)
         for w, fs in zip(weights, known, strict=True)
@@ -149,7 +60,7 @@ def test_fisher_is_the_weighted_mean(floors, norm, weights):
         f = [np.maximum(x, 1e-6) if k == 0 or floors == "all" else x for k, x in enumerate(f)]
         top = sum(a * b * t[name] for a, b, t in zip(c, f, thetas, strict=True))
         np.testing.assert_allclose(
-            found[name], top / sum(a * b for a, b in zip(c, f, strict=True)), rtol=1e-5, atol=1e-6
+            tensors[name], top / sum(a * b for a, b in zip(c, f, strict=True)), rtol=1e-5, atol=1e-6
         )
 
 
@@ -183,16 +94,16 @@ def test_equal_information_gives_the_weighted_mean(size, weights):
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0.5, 2, 0.25)])
 def test_regmean_is_its_equation_and_the_rest_the_mean(alpha, weights):
     thetas, known = models(3), grams(3)
-    found = merged(f"regmean(m0, m1, m2, s0, s1, s2, alpha={alpha}, weights={weights})", thetas, known, "gram")
+    tensors = merged(f"regmean(m0, m1, m2, s0, s1, s2, alpha={alpha}, weights={weights})", thetas, known, "gram")
     for name in SHAPES:
         if name in known[0]:
             g = [c * k[name].astype("f8") for c, k in zip(weights, known, strict=True)]
             g = [alpha * x + (1 - alpha) * np.diag(np.diag(x)) for x in g]
             wanted = np.linalg.inv(sum(g)) @ sum(x @ t[name].T for x, t in zip(g, thetas, strict=True))
-            np.testing.assert_allclose(found[name], wanted.T, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(tensors[name], wanted.T, rtol=1e-4, atol=1e-5)
         else:
             wanted = sum(c * t[name] for c, t in zip(weights, thetas, strict=True)) / sum(weights)
-            np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(tensors[name], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_regmean_of_least_squares_solutions_is_the_solution_on_all_the_data():
@@ -201,11 +112,11 @@ def test_regmean_of_least_squares_solutions_is_the_solution_on_all_the_data():
     sets = [(rng.standard_normal((30 + 10 * k, 6)) + k, rng.standard_normal((30 + 10 * k, 4))) for k in range(3)]
     thetas = [{"w": np.linalg.lstsq(x, y, rcond=None)[0].T.astype("f4")} for x, y in sets]
     known = [{"w": (x.T @ x).astype("f4")} for x, _ in sets]
-    found = merged("regmean(m0, m1, m2, s0, s1, s2, alpha=1)", thetas, known, "gram")
+    tensors = merged("regmean(m0, m1, m2, s0, s1, s2, alpha=1)", thetas, known, "gram")
     x, y = (np.concatenate(part) for part in zip(*sets, strict=True))
-    np.testing.assert_allclose(found["w"], np.linalg.lstsq(x, y, rcond=None)[0].T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tensors["w"], np.linalg.lstsq(x, y, rcond=None)[0].T, rtol=1e-4, atol=1e-5)
     mean = np.mean([t["w"] for t in thetas], 0)
-    assert np.abs(mean - found["w"]).max() > 0.05  # what a mean would not have done
+    assert np.abs(mean - tensors["w"]).max() > 0.05  # what a mean would not have done
 
 
 @settings(max_examples=25, deadline=None)
@@ -214,10 +125,10 @@ def test_gram_matrices_that_are_multiples_of_one_give_a_weighted_mean(sizes, alp
     thetas = models(2)
     names = ("layers.0.weight", "layers.1.weight")
     known = [{n: c * np.eye(SHAPES[n][1], dtype="f4") for n in names} for c in sizes]
-    found = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")
+    tensors = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")
     for n in names:
         wanted = (sizes[0] * thetas[0][n] + sizes[1] * thetas[1][n]) / sum(sizes)
-        np.testing.assert_allclose(found[n], wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(tensors[n], wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.9, 1])
@@ -227,21 +138,21 @@ def test_regmean_stays_at_the_mean_where_no_data_speak(alpha):
     x = [np.outer(rng.standard_normal(9), [1.0, 2.0, 0, 0]), np.outer(rng.standard_normal(9), [1.0, 2.0, 0, 0])]
     thetas = [{"w": rng.standard_normal((3, 4)).astype("f4")} for _ in x]
     known = [{"w": (v.T @ v).astype("f4")} for v in x]
-    found = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")["w"]
+    w = merged(f"regmean(m0, m1, s0, s1, alpha={alpha})", thetas, known, "gram")["w"]
     mean = (thetas[0]["w"] + thetas[1]["w"]) / 2
-    np.testing.assert_allclose(found[:, 2:], mean[:, 2:], rtol=1e-5)
-    assert np.abs(found).max() < 10
+    np.testing.assert_allclose(w[:, 2:], mean[:, 2:], rtol=1e-5)
+    assert np.abs(w).max() < 10
     if alpha == 1:  # what the data say is met: outputs on the one direction are those of least squares
         g = [k["w"].astype("f8") for k in known]
         wanted = sum(a @ t["w"].T for a, t in zip(g, thetas, strict=True))
-        np.testing.assert_allclose(sum(g) @ found.T, wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(sum(g) @ w.T, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_whose_data_never_reached_a_layer_has_no_say_in_it():
     thetas, known = models(2), grams(2)
     del known[0]["layers.0.weight"]
-    found = merged("regmean(m0, m1, s0, s1, alpha=1)", thetas, known, "gram")
-    np.testing.assert_allclose(found["layers.0.weight"], thetas[1]["layers.0.weight"], rtol=1e-4, atol=1e-5)
+    tensors = merged("regmean(m0, m1, s0, s1, alpha=1)", thetas, known, "gram")
+    np.testing.assert_allclose(tensors["layers.0.weight"], thetas[1]["layers.0.weight"], rtol=1e-4, atol=1e-5)
 
 
 # ---- as sources -----------------------------------------------------------------------------------
@@ -263,8 +174,6 @@ def world(tmp_path_factory):
 def loaded(world, recipe):
     given = {"a": "a", "b": "b", "c": "c", "fa": "fisher-a", "fb": "fisher-b", "ga": "gram-a", "gb": "gram-b"}
     used = {n: world / (f if len(n) == 1 else f"{f}.safetensors") for n, f in given.items()}
-    import re
-
     return tv.parse(recipe, **{n: str(p) for n, p in used.items() if re.search(rf"\b{n}\b", recipe)})
 
 
@@ -371,141 +280,21 @@ def test_nothing_else_takes_them_for_weights(world, command):
         ["diff", "fisher-a.safetensors", "a", "-o", "out"],
         ["merge", "a", "a=a", "--like", "fisher-a.safetensors", "-o", "out"],
     ):
-        found = command(*words, folder=world)
-        assert found.code == 1 and "only a method takes them" in found.stderr, words
+        said = command(*words, folder=world)
+        assert said.code == 1 and "only a method takes them" in said.stderr, words
     assert not (world / "out").exists()
 
 
 def test_nan_in_a_model_or_its_statistics_is_named():
     thetas, known, gram = models(2), fishers(2), grams(2)
     gram[1]["layers.1.weight"][0, 1] = known[1]["layers.1.weight"][0, 0] = np.nan
-    for found in (
+    for tensors in (
         merged("fisher(m0, m1, s0, s1)", thetas, known),
         merged("regmean(m0, m1, s0, s1)", thetas, gram, "gram"),
     ):
-        assert np.isnan(found["layers.1.weight"]).any() and not np.isnan(found["layers.0.weight"]).any()
+        assert np.isnan(tensors["layers.1.weight"]).any() and not np.isnan(tensors["layers.0.weight"]).any()
     thetas[0]["embed.weight"][0, 0] = np.nan
     assert np.isnan(merged("regmean(m0, m1, s0, s1)", thetas, grams(2), "gram")["embed.weight"][0, 0])
-
-
-# ---- the command line -----------------------------------------------------------------------------
-
-
-TINY = """
-import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-IDS = torch.arange(1, 13).reshape(3, 4)
-
-
-def classifier(path):
-    module = AutoModelForSequenceClassification.from_pretrained(path).eval()
-    return module, [{"input_ids": IDS[:2]}, {"input_ids": IDS[2:]}]
-
-
-def stories(path, padding=2):
-    module = AutoModelForCausalLM.from_pretrained(path).eval()
-    ids = torch.nn.functional.pad(IDS, (0, padding))
-    mask = torch.nn.functional.pad(torch.ones_like(IDS), (0, padding))
-    following = torch.nn.functional.pad(IDS[:, 1:], (0, padding + 1), value=-100)
-    return module, [{"input_ids": ids, "attention_mask": mask, "use_cache": False}]
-
-
-def unpadded(path):
-    return stories(path, padding=0)
-
-
-def with_targets(path):
-    module, batches = stories(path)
-    following = torch.nn.functional.pad(IDS[:, 1:], (0, 3), value=-100)
-    return module, [batch | {"targets": following} for batch in batches]
-"""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A BERT that classifies and a GPT-2, both tiny and as transformers saves them, twice each."""
-    transformers = pytest.importorskip("transformers")
-    home = tmp_path_factory.mktemp("tiny")
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    bert = transformers.BertConfig(vocab_size=20, num_labels=3, max_position_embeddings=16, **sizes)
-    gpt = transformers.GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=1, n_head=2)
-    for seed in range(2):
-        torch.manual_seed(seed)
-        transformers.BertForSequenceClassification(bert).save_pretrained(home / f"bert{seed}")
-        transformers.GPT2LMHeadModel(gpt).save_pretrained(home / f"gpt{seed}")
-    (home / "data.py").write_text(TINY)
-    return home
-
-
-def test_a_classifier_of_transformers_from_end_to_end(tiny, command, run):
-    for seed in range(2):
-        for kind in ("fisher", "gram"):
-            words = ("--data", "data.py:classifier", "--kind", kind, "-o", f"{kind}{seed}.safetensors")
-            found = command("stats", f"bert{seed}", *words, folder=tiny)
-            assert found.code == 0 and f"{kind} statistics of" in found.stdout and "over 3 examples" in found.stdout
-    words = ("--data", "data.py:classifier", "--kind", "gram", "-o", "again.safetensors", "--json")
-    found = run("stats", "bert0", *words, cwd=tiny)  # in a process of its own
-    assert found.code == 0 and json.loads(found.stdout)["kind"] == "gram"
-    assert (tiny / "again.safetensors").read_bytes() == (tiny / "gram0.safetensors").read_bytes()
-    shown = command("show", "fisher0.safetensors", folder=tiny).stdout
-    for text in ("fisher statistics, which only methods take (mass 0)", "examples     3", "labels       exact", "norm"):
-        assert text in shown
-    assert "all" in command("verify", "gram0.safetensors", folder=tiny).stdout
-    assert "fisher statistics of model" in command("log", "fisher0.safetensors", folder=tiny).stdout
-    sources = ["a=bert0", "b=bert1", "fa=fisher0.safetensors", "fb=fisher1.safetensors"]
-    assert command("merge", "fisher(a, b, fa, fb)", *sources, "-o", "f", folder=tiny).code == 0
-    assert "fisher statistics fisher0.safetensors" in command("log", "f", folder=tiny).stdout
-    sources = ["a=bert0", "b=bert1", "ga=gram0.safetensors", "gb=gram1.safetensors"]
-    assert command("merge", "regmean(a, b, ga, gb)", *sources, "-o", "r", folder=tiny).code == 0
-    one, two, out = (load_file(tiny / n / "model.safetensors") for n in ("bert0", "bert1", "r"))
-    g = [load_file(tiny / f"gram{k}.safetensors")["classifier.weight"].astype("f8") for k in range(2)]
-    g = [0.9 * x + 0.1 * np.diag(np.diag(x)) for x in g]
-    wanted = np.linalg.solve(sum(g), g[0] @ one["classifier.weight"].T + g[1] @ two["classifier.weight"].T).T
-    np.testing.assert_allclose(out["classifier.weight"], wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_a_language_model_with_padding(tiny, command, tmp_path):
-    def stats(data, kind, *more):
-        path = tmp_path / f"{data}-{kind}.safetensors"
-        found = command("stats", "gpt0", "--data", f"data.py:{data}", "--kind", kind, "-o", path, *more, folder=tiny)
-        assert found.code == 0, found.stderr
-        return load_file(path), next(iter(tv.load(path).terms)).metadata
-
-    (padded, about), (plain, _) = stats("stories", "gram"), stats("unpadded", "gram")
-    assert padded.keys() == plain.keys() and "lm_head.weight" not in padded
-    for name in plain:
-        np.testing.assert_allclose(padded[name], plain[name], rtol=1e-4, atol=1e-6)
-    assert "transformer.h.0.mlp.c_proj.weight" in json.loads(about["taskvec.transposed"])
-    assert padded["transformer.h.0.mlp.c_proj.weight"].shape == (32, 32)
-    (padded, _), (plain, _) = (stats(d, "fisher", "--labels", "sampled") for d in ("stories", "unpadded"))
-    for name in plain:
-        np.testing.assert_allclose(padded[name], plain[name], rtol=1e-3, atol=1e-8)
-    given, _ = stats("with_targets", "fisher", "--labels", "given")
-    module = __import__("transformers").AutoModelForCausalLM.from_pretrained(tiny / "gpt0").eval()
-    wanted = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
-    for ids in torch.arange(1, 13).reshape(3, 1, 4):
-        module.zero_grad()
-        (3 * module(input_ids=ids, labels=ids).loss).backward()  # its mean over the three next tokens
-        for name, p in module.named_parameters():
-            wanted[name] += p.grad**2 / 3
-    for name in wanted:
-        np.testing.assert_allclose(given[name], wanted[name], rtol=1e-3, atol=1e-7)
-
-
-def test_regmean_keeps_to_the_layout_of_conv1d(tiny, command, tmp_path):
-    for seed in range(2):
-        words = ["--data", "data.py:stories", "--kind", "gram", "-o", tmp_path / f"g{seed}.safetensors"]
-        assert command("stats", f"gpt{seed}", *words, folder=tiny).code == 0
-    sources = ["a=gpt0", "b=gpt1", f"ga={tmp_path / 'g0.safetensors'}", f"gb={tmp_path / 'g1.safetensors'}"]
-    found = command("merge", "regmean(a, b, ga, gb, alpha=0.5)", *sources, "-o", tmp_path / "out", folder=tiny)
-    assert found.code == 0, found.stderr
-    one, two, out = (load_file(p / "model.safetensors") for p in (tiny / "gpt0", tiny / "gpt1", tmp_path / "out"))
-    for name in ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.mlp.c_fc.weight"):  # the first is square
-        g = [load_file(tmp_path / f"g{k}.safetensors")[name].astype("f8") for k in range(2)]
-        g = [0.5 * x + 0.5 * np.diag(np.diag(x)) for x in g]
-        wanted = np.linalg.solve(sum(g), g[0] @ one[name] + g[1] @ two[name])
-        np.testing.assert_allclose(out[name], wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_metadata_that_cannot_be_meant_is_a_stated_error(tmp_path):
