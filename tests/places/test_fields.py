@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taskvec.places.fields import fits, keys_of, problems_of, required_keys, unknown, wanted
+from taskvec.places.fields import fits, fits_throughout, keys_of, problems_of, required_keys, unknown, wanted
 
 
 @dataclass
@@ -65,8 +65,13 @@ def test_an_unknown_key_that_is_like_no_other_is_told_with_all_that_there_are():
     ],
 )
 def test_a_value_is_of_a_type_with_everything_in_it(kind, good, bad):
-    assert all(fits(value, kind) for value in good)
-    assert not [value for value in bad if fits(value, kind)]
+    assert all(fits(value, kind) and fits_throughout(value, kind) for value in good)
+    assert not [value for value in bad if fits_throughout(value, kind)]
+
+
+def test_a_list_alone_is_not_looked_into():
+    assert fits([1], Sequence[str]) and fits({"a": 1}, Mapping[str, str])
+    assert not fits("a", Sequence[str]) and not fits(["a"], Mapping[str, str])
 
 
 @pytest.mark.parametrize(

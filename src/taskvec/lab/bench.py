@@ -8,6 +8,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -22,7 +23,7 @@ from taskvec.evals.suite import Suite as Tasks
 from taskvec.evals.suite import suite_from as tasks_from
 from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.packages import fetched, package_named, unpacked
-from taskvec.lab.suite import Recipe, Suite
+from taskvec.lab.suite import Suite
 from taskvec.lab.vectors import Training, Vectors
 from taskvec.recipes.recipe import load
 from taskvec.searching.search import search
@@ -92,8 +93,10 @@ class Bench:
     def joint(self, tasks: Sequence[str], seed: int, objective: str = "labels", **changes: Any) -> Weights:
         """The vector of several tasks that are trained together."""
         until = changes.pop("until", 1.0)
-        recipe: Recipe = replace(self.suite.training, **changes)
-        return self.vectors.get(Training(tuple(tasks), seed, recipe, objective, until))
+        usual = self.suite.training
+        other = {key: value for key, value in changes.items() if value != getattr(usual, key)}
+        variant = "_".join(re.sub(r"\W", "", f"{key}_{value}") for key, value in other.items())
+        return self.vectors.get(Training(tuple(tasks), seed, replace(usual, **other), objective, until, variant))
 
     # ---- scores
     def scores(self, weights: Weights, tasks: Sequence[str], split: str, share: float = 1.0) -> dict[str, Numbers]:

@@ -127,7 +127,7 @@ def _about(path: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read, remove it to run again: {error}") from None
-    if not isinstance(about, dict) or not KEYS <= about.keys() or not isinstance(about["experiments"], dict):
+    if not isinstance(about, dict) or KEYS - about.keys() or not isinstance(about["experiments"], dict):
         raise DataError(f"{path} does not say what was run, remove it to run again")
     return about
 

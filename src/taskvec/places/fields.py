@@ -34,7 +34,7 @@ def problems_of(table: Mapping[Any, Any], kind: type, where: str) -> list[str]:
     problems += [
         f"{where}: {key} is {wanted(known[key])}, not {reprlib.repr(value)}"
         for key, value in table.items()
-        if key in known and not fits(value, known[key])
+        if key in known and not fits_throughout(value, known[key])
     ]
     return problems
 
@@ -55,10 +55,15 @@ def fits(value: Any, kind: Any) -> bool:
         return missing or (number and abs(value) < math.inf)
     if kind is Any:
         return True
-    inner = get_args(kind)[-1]  # of a list its elements, of a table its values
-    if get_origin(kind) is Sequence:
-        return isinstance(value, list) and all(fits(element, inner) for element in value)
-    return isinstance(value, dict) and all(fits(element, inner) for element in value.values())
+    return isinstance(value, list if get_origin(kind) is Sequence else dict)
+
+
+def fits_throughout(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type, and also the elements of a list and the values of a table."""
+    if not fits(value, kind) or get_origin(kind) not in (Sequence, Mapping):
+        return fits(value, kind)
+    elements = value if isinstance(value, list) else value.values()
+    return all(fits_throughout(element, get_args(kind)[-1]) for element in elements)
 
 
 def wanted(kind: Any) -> str:

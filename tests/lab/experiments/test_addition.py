@@ -60,7 +60,9 @@ def test_one_model_for_all_tasks_is_made_in_every_way(findings, bench):
 
 def test_joint_training_has_so_many_seeds_as_the_suite_says(findings, bench):
     joint = table_of(findings, "One model")[JOINT]["accuracy"]
-    assert joint.values == pytest.approx([accuracy(bench, bench.base + bench.joint(bench.suite.tasks, 0), bench.suite.tasks)])
+    assert joint.values == pytest.approx(
+        [accuracy(bench, bench.base + bench.joint(bench.suite.tasks, 0), bench.suite.tasks)]
+    )
     assert "Joint training was done with 1 of 3 seeds." in findings.limits
     without = run(bench, SETTINGS)
     assert JOINT not in table_of(without, "One model") and not any("Joint" in c.claim for c in without.claims)
@@ -111,7 +113,9 @@ def test_target_improvement_is_never_worse_on_validation_examples(findings, benc
     table = table_of(findings, "Target improvement")
     assert [*table] == bench.suite.tasks
     for task, cells in table.items():
-        assert cells["fine-tuned"].values == pytest.approx([accuracy(bench, tuned(bench, task, s), [task]) for s in bench.seeds])
+        assert cells["fine-tuned"].values == pytest.approx(
+            [accuracy(bench, tuned(bench, task, s), [task]) for s in bench.seeds]
+        )
         for seed, added in enumerate(cells["added, seed by seed"].split(", ")):
             model = tuned(bench, task, seed)
             if added != "none":

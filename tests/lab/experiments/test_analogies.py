@@ -7,7 +7,18 @@ import pytest
 
 from taskvec.errors import RecipeError
 from taskvec.lab.experiments.analogies import (
-    AUXILIARY, BASE, MODELS, ONE, OWN, SEVERAL, SINGLE, SUM, Settings, _domains, _quadrants, run,
+    AUXILIARY,
+    BASE,
+    MODELS,
+    ONE,
+    OWN,
+    SEVERAL,
+    SINGLE,
+    SUM,
+    Settings,
+    _domains,
+    _quadrants,
+    run,
 )  # fmt: skip
 
 QUADRANT = ["films_good", "films_bad", "meals_good", "meals_bad"]
@@ -90,7 +101,7 @@ def test_all_settings_are_reported_and_their_mean_is_the_first_row(findings):
     for table, count in zip(findings.tables, (2, 2, 4), strict=True):
         rows = table_of(findings, table.title)
         settings = [*rows][1:]
-        assert [*rows][0] == "mean of all" and len(settings) == count
+        assert next(iter(rows)) == "mean of all" and len(settings) == count
         for model in MODELS:
             assert rows["mean of all"][model].mean == pytest.approx(mean(rows[s][model].mean for s in settings))
 

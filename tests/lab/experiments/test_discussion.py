@@ -82,7 +82,10 @@ def test_disentanglement_is_that_of_the_pair_in_the_middle_and_at_the_end(bench)
     assert table == {"food and home": {"α = 0.5 for both": wanted.xi[2, 2], "α = 1 for both": wanted.xi[4, 4]}}
 
 
-@pytest.mark.parametrize(("alphas", "names"), [("0:2:1", ["α = 1 for both", "α = 2 for both"]), ("0:1:1", ["α = 0 for both", "α = 1 for both"])])
+@pytest.mark.parametrize(
+    ("alphas", "names"),
+    [("0:2:1", ["α = 1 for both", "α = 2 for both"]), ("0:1:1", ["α = 0 for both", "α = 1 for both"])],
+)
 def test_the_columns_of_disentanglement_are_named_by_the_coefficients_that_were_measured(bench, alphas, names):
     assert [*table_of(run(bench, replace(SETTINGS, alphas=alphas)), "Disentanglement")["food and home"]] == names
 

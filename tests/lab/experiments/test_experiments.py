@@ -26,7 +26,9 @@ def test_settings_are_those_of_the_suite_and_else_the_defaults(finished):
 
 def test_everything_that_is_wrong_is_told_at_once(finished):
     suite = replace(finished.suite, experiments={"negatoin": {}, "addition": {"gird": "0:1:1", "joint": "yes"}})
-    with pytest.raises(RecipeError, match=r"cannot be run \(there is negation, addition, analogies, methods, discussion\)") as error:
+    with pytest.raises(
+        RecipeError, match=r"cannot be run \(there is negation, addition, analogies, methods, discussion\)"
+    ) as error:
         planned(["adition"], suite)
     text = str(error.value)
     for problem in (

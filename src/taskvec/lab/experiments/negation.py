@@ -21,8 +21,19 @@ from taskvec.algebra.weights import Weights
 from taskvec.lab.bench import Bench, Choice, require
 from taskvec.lab.experiments.common import averaged, compared, too_few, values_of
 from taskvec.lab.results import (
-    FAILS, HOLDS, UNTESTED, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict,
-)  # fmt: skip
+    FAILS,
+    HOLDS,
+    UNTESTED,
+    WEAKLY,
+    Claim,
+    Curves,
+    Estimate,
+    Findings,
+    Points,
+    Table,
+    percent,
+    verdict,
+)
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
 
