@@ -8,6 +8,7 @@ import pytest
 
 from lab.tiny import write_suite
 from taskvec.lab.bench import Bench
+from taskvec.lab.experiments import EXPERIMENTS
 from taskvec.lab.run import run as run_experiments
 from taskvec.lab.suite import suite_from
 
@@ -52,7 +53,9 @@ def finished(suite_file, tmp_path_factory):
     told = []
     with one_thread():
         suite = suite_from(str(suite_file))
-        result = run_experiments([], suite, SEEDS, home / "out", home / "cache", lambda *said: told.append(said))
+        result = run_experiments(
+            [e.name for e in EXPERIMENTS], suite, SEEDS, home / "out", home / "cache", lambda *said: told.append(said)
+        )
     return SimpleNamespace(suite=suite, folder=home / "out", cache=home / "cache", result=result, told=told)
 
 

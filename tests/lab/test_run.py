@@ -95,7 +95,7 @@ def test_the_progress_names_the_experiment_and_the_training_and_its_share_rises_
 # ---- a second run ------------------------------------------------------------------------------------
 def test_a_second_run_from_the_journal_trains_nothing_and_measures_nothing(finished):
     before = findings_of(finished.folder)
-    again = run([], finished.suite, 3, finished.folder, finished.cache)
+    again = run(EXPERIMENTS, finished.suite, 3, finished.folder, finished.cache)
     assert (again.trained, again.judged) == ((), 0)
     assert findings_of(finished.folder) == before
 

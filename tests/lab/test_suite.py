@@ -40,6 +40,12 @@ def test_the_smallest_suite_has_defaults_for_everything_else(tmp_path):
     assert suite.training == Recipe(["*"]) and suite.tasks == ["movie"] and suite.controls == []
 
 
+def test_a_recipe_names_only_what_differs_from_the_defaults():
+    """So its vectors keep their names when a later version has more settings."""
+    assert Recipe(["*"]).settings() == {"parameters": ["*"]}
+    assert Recipe(["*"], rate=1e-3, epochs=2).settings() == {"parameters": ["*"], "rate": 1e-3}
+
+
 @pytest.mark.parametrize("name", known_suites())
 def test_the_suites_that_come_with_taskvec_are_read_and_have_what_their_experiments_name(name):
     from taskvec.lab.experiments import planned
@@ -109,6 +115,7 @@ def test_a_suite_with_several_mistakes_is_told_about_all_of_them(tmp_path):
         ({"training": {"parameters": ["*"], "rate": 0, "clip": -1}}, "training: clip is above 0, not -1"),
         ({"training": {"parameters": ["*"], "warm_up": 1}}, "warm_up is a share of the steps"),
         ({"training": {"parameters": ["*"], "schedule": "step"}}, "schedule is linear or cosine, not step"),
+        ({"training": {"parameters": ["*"], "autocast": "half"}}, "autocast is bfloat16, or left out, not half"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_the_key_that_has_it(tmp_path, changes, message):

@@ -67,6 +67,12 @@ def test_an_early_vector_is_a_beginning_of_the_whole_training(trained):
     assert told == [(k + 1, len(early.losses)) for k in range(len(early.losses))]
 
 
+def test_training_in_16_bits_gives_nearly_the_same_first_loss_and_float32_changes(trained):
+    whole, half = trained("food"), trained("food", recipe=replace(RECIPE, autocast="bfloat16"))
+    assert half.losses[0] == pytest.approx(whole.losses[0], rel=0.05) and half.losses != whole.losses
+    assert all(delta.dtype == np.float32 and delta.any() for delta in half.deltas.values())
+
+
 def test_several_tasks_are_trained_together(trained):
     recipe = replace(RECIPE, batch=32)
     alone, joint = trained("food", recipe=recipe), trained("food", "home", recipe=recipe)

@@ -8,7 +8,6 @@
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import DataError, FormatError, RecipeError
+from taskvec.errors import DataError, FormatError, OutputError, RecipeError, TaskvecError, retold
 from taskvec.evals import SPLITS, Numbers, means
 from taskvec.evals.order import digest
 from taskvec.evals.suite import Suite as Tasks
@@ -25,6 +24,7 @@ from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.packages import fetched, package_named, unpacked
 from taskvec.lab.suite import Suite
 from taskvec.lab.vectors import Training, Vectors
+from taskvec.places.local import stated
 from taskvec.recipes.recipe import load
 from taskvec.searching.search import search
 from taskvec.searching.stores import store_of
@@ -55,7 +55,8 @@ class Choice:
     @property
     def curve(self) -> list[tuple[float, Mapping[str, float]]]:
         """(coefficient, metrics), from the smallest coefficient on, of the one knob."""
-        return sorted(((value, metrics) for knobs, metrics in self.trials for value in knobs.values()), key=first)
+        points = [(value, metrics) for knobs, metrics in self.trials for (value,) in [tuple(knobs.values())]]
+        return sorted(points, key=first)
 
 
 class Bench:
@@ -94,8 +95,9 @@ class Bench:
         """The vector of several tasks that are trained together."""
         until = changes.pop("until", 1.0)
         usual = self.suite.training
-        other = {key: value for key, value in changes.items() if value != getattr(usual, key)}
-        variant = "_".join(re.sub(r"\W", "", f"{key}_{value}") for key, value in other.items())
+        other = {name: value for name, value in changes.items() if value != getattr(usual, name)}
+        named = other | ({"until": until} if until != 1 else {})
+        variant = "".join(f"_{name}_{v:g}" if isinstance(v, float) else f"_{name}_{v}" for name, v in named.items())
         return self.vectors.get(Training(tuple(tasks), seed, replace(usual, **other), objective, until, variant))
 
     # ---- scores
@@ -139,7 +141,8 @@ class Bench:
 
     def _read(self) -> dict[str, Mapping[str, Numbers]]:
         """The journal of an earlier run. Raises DataError if it was begun with other data, or is no such journal."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with stated(self.folder, OutputError):
+            self.folder.mkdir(parents=True, exist_ok=True)
         first = {
             "lab": FORMAT, "suite": self.suite.name, "model": dict(self.suite.model),
             "tasks": {name: digest(json.dumps(data.digests)) for name, data in self.data.items()},
@@ -159,7 +162,8 @@ class Bench:
         try:
             return {line["key"]: {m: _reread(v) for m, v in line["scores"].items()} for line in lines[1:]}
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise DataError(f"{self.folder / 'scores.jsonl'} is damaged: take another folder (-o)") from None
+            where = self.folder / "scores.jsonl"
+            raise DataError(f"{where} has a line that is no score: remove it, or take another folder (-o)") from None
 
     # ---- choosing
     def judge(self, tasks: Sequence[str]) -> "Judge":
@@ -266,7 +270,10 @@ def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) 
     path = cache / "tasks" / f"{suite.name}-{digest(text)[:16]}.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")  # JSON is YAML
-    return tasks_from(str(path))
+    try:
+        return tasks_from(str(path))
+    except TaskvecError as error:  # of settings that the user wrote into the suite
+        raise retold(error, str(error).replace(str(path), str(suite.path))) from None
 
 
 def _training_told(tell: Tell) -> Callable[[str, int, int], None]:
