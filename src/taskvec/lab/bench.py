@@ -24,7 +24,7 @@ from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.packages import fetched, package_named, unpacked
 from taskvec.lab.suite import Suite
 from taskvec.lab.vectors import Training, Vectors
-from taskvec.places.local import stated
+from taskvec.places.local import replace_text, stated
 from taskvec.recipes.recipe import load
 from taskvec.searching.search import search
 from taskvec.searching.stores import store_of
@@ -268,8 +268,9 @@ def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) 
     }
     text = json.dumps(table, indent=1, ensure_ascii=False)
     path = cache / "tasks" / f"{suite.name}-{digest(text)[:16]}.yml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")  # JSON is YAML
+    with stated(path, DataError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text)  # JSON is YAML
     try:
         return tasks_from(str(path))
     except TaskvecError as error:  # of settings that the user wrote into the suite

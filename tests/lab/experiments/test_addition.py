@@ -7,9 +7,11 @@ from statistics import mean
 import numpy as np
 import pytest
 
+from lab.tiny import sentences
 from taskvec.errors import RecipeError
 from taskvec.lab.bench import Bench
 from taskvec.lab.experiments.addition import AVERAGE, FIXED, JOINT, MATCHED, SUM, Settings, run
+from taskvec.lab.suite import suite_from
 
 SETTINGS = Settings(
     grid="0:1:0.5", pairs_grid="0:1:0.5", sensitivity="0:2:1", pairs=False, subsets=False, joint=0, improvement=False
@@ -133,6 +135,20 @@ def test_the_review_s_first_major_point_is_answered_by_name(findings):
     table = table_of(findings, "One model")
     lost = 100 * (table[SUM]["accuracy"].mean - table[FIXED]["accuracy"].mean)
     assert f"λ = 0.4 loses {lost:.1f} [" in claim.here and np.isfinite(lost)
+
+
+def test_a_single_model_that_gets_nothing_right_is_a_stated_error(own_suite, tmp_path):
+    """Its test examples have each other's labels, and so whoever has learned the task gets all of them wrong."""
+    rows = sentences("food")
+    other = {"sweet": "salty", "salty": "sweet"}
+    for name, part in (("a", rows[:100]), ("b", rows[100:120]), ("c", [(t, other[label]) for t, label in rows[120:]])):
+        text = "".join(f"{text},{label}\n" for text, label in part)
+        (own_suite.parent / f"{name}.csv").write_text(f"text,label\n{text}")
+    text = own_suite.read_text().replace("{file: food.csv}", "{train: a.csv, validation: b.csv, test: c.csv}")
+    own_suite.write_text(text.replace("epochs: 4", "epochs: 30"))
+    bench = Bench(suite_from(str(own_suite)), [0], tmp_path / "out", tmp_path / "cache")
+    with pytest.raises(RecipeError, match="addition: the model fine-tuned on food gets no test example right"):
+        run(bench, SETTINGS)
 
 
 def test_one_task_cannot_be_added(finished, tmp_path):

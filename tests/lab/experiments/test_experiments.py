@@ -15,6 +15,12 @@ def names(work):
 def test_without_names_all_that_are_not_long_are_planned_and_else_each_once_in_the_order_given(finished):
     assert names(planned([], finished.suite)) == [e.name for e in EXPERIMENTS if e.name != "methods"]
     assert names(planned(["methods"], finished.suite)) == ["methods"]
+
+
+def test_without_names_an_experiment_for_which_a_suite_says_nothing_is_left_out_if_it_has_nothing_to_do(finished):
+    bare = replace(finished.suite, experiments={})
+    assert names(planned([], bare)) == ["negation", "addition", "discussion"]
+    assert names(planned(["analogies"], bare)) == ["analogies"], "and it says itself what it lacks"
     assert names(planned(["addition", "negation", "addition"], finished.suite)) == ["addition", "negation"]
 
 

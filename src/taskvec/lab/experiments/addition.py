@@ -105,7 +105,11 @@ class _Work:
     def own(self, name: str, seed: int, share: float = 1.0) -> float:
         """Test accuracy of the model fine-tuned on a task alone: what others are divided by."""
         model = self.bench.base + self.bench.vector(name, seed)
-        return averaged(self.bench.scores(model, [name], "test", share), [name])
+        score = averaged(self.bench.scores(model, [name], "test", share), [name])
+        require(
+            score, f"addition: the model fine-tuned on {name} gets no test example right: nothing is a share of that"
+        )
+        return score
 
     def normalised(self, model: Weights, tasks: Sequence[str], seed: int, share: float = 1.0) -> float:
         """The mean over tasks of the normalised accuracy, on a share of the test examples."""

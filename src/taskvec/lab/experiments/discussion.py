@@ -119,6 +119,7 @@ def _rates(bench: Bench, settings: Settings, few: Sequence[str]) -> tuple[Table,
         rate = bench.suite.training.rate * factor
         vectors = [bench.vector(name, seed, rate=rate) for name in few]
         own, (summed, lam) = _own(bench, vectors, few), _sum_of(bench, settings, vectors, few)
+        require(own, f"discussion: at the rate {rate:g} the single models get no test example right")
         kept[factor] = summed / own
         rows.append((f"{rate:.2g}", own, summed, summed / own, lam))
     table = Table(

@@ -219,7 +219,8 @@ def _claims(
 ) -> tuple[Claim, ...]:
     negative, noise = NEGATIVE, NOISE
     gap = over(noise, 0).minus(over(negative, 0))
-    kept = over(negative, 1).mean / over("pre-trained", 1).mean
+    before = over("pre-trained", 1).mean
+    kept = over(negative, 1).mean / before if before else math.nan
     claims = [
         Claim(
             "The negative task vector takes more of the target than a random vector of the same norms.",
@@ -232,7 +233,7 @@ def _claims(
             "It leaves the control tasks nearly as they were.",
             "ViT-B/32: control 63.4 before, 60.9 after",
             f"control {percent(over('pre-trained', 1).mean)} before, {percent(over(negative, 1))} after",
-            HOLDS if kept >= s.keep else WEAKLY if kept >= s.keep - 0.05 else FAILS,
+            UNTESTED if math.isnan(kept) else HOLDS if kept >= s.keep else WEAKLY if kept >= s.keep - 0.05 else FAILS,
         ),
         Claim(
             "What fine-tuning did not gain, negation cannot take.",
