@@ -74,6 +74,17 @@ def test_a_share_of_the_examples_is_a_beginning_of_all(fresh):
     assert 0 < len(part) < len(whole) and whole[: len(part)] == part
 
 
+def test_an_ensemble_averages_the_probabilities_of_its_models(fresh):
+    models = [fresh.base, fresh.base + 0.5 * fresh.vector("food", 0)]
+    task = fresh.tasks.tasks["food"]
+    probabilities = [task.probabilities(model, "test", 0, 1) for model in models]
+    assert all(p.sum(1) == pytest.approx(np.ones(len(p)), abs=1e-5) for p in probabilities)
+    wanted = (probabilities[0] + probabilities[1]).argmax(1) == task.wanted("test", 0, 1)
+    assert fresh.ensemble(models, ["food"], "test")["food"] == wanted.astype(int).tolist()
+    assert fresh.ensemble(models[1:], ["food"], "test") == fresh.scores(models[1], ["food"], "test")
+    assert journal(fresh)[1]["model"] == "ensemble of base; base + 0.5*food_0" and fresh.judged == 2
+
+
 def test_vectors_of_two_recipes_are_two_models_in_the_journal(fresh):
     rates = [fresh.vector("food", 0), fresh.vector("food", 0, rate=0.2 * fresh.suite.training.rate)]
     for vector in rates:

@@ -10,6 +10,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from taskvec.evals import SPLITS, Numbers, means
 from taskvec.evals.order import digest
 from taskvec.evals.suite import Suite as Tasks
 from taskvec.evals.suite import suite_from as tasks_from
+from taskvec.evals.task import HasProbabilities
 from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.packages import fetched, package_named, unpacked
 from taskvec.lab.suite import Suite
@@ -115,17 +117,38 @@ class Bench:
         """Metric -> the mean score."""
         return means(self.scores(weights, tasks, split))
 
+    def ensemble(
+        self, models: Sequence[Weights], tasks: Sequence[str], split: str, share: float = 1.0
+    ) -> dict[str, Numbers]:
+        """Metric -> hits and misses of several models whose probabilities of the classes are averaged.
+
+        Raises RecipeError for a task that has no probabilities.
+        """
+        scores: dict[str, Numbers] = {}
+        for name in tasks:
+            task = self.tasks.tasks[name]
+            if not isinstance(task, HasProbabilities):
+                raise RecipeError(f"{name} gives no probabilities of classes, so that an ensemble cannot average them")
+            scores |= self._noted(models, name, split, share, partial(_ensemble, task, models, split, share))
+        return scores
+
     def _scores(self, weights: Weights, name: str, split: str, share: float) -> Mapping[str, Numbers]:
-        sources = {told: source.fingerprint for source, told in weights.names().items()}
+        judge = replace(self.tasks, tasks={name: self.tasks.tasks[name]}, stop=share)
+        return self._noted([weights], name, split, share, lambda: judge(weights, split))
+
+    def _noted(
+        self, models: Sequence[Weights], name: str, split: str, share: float, judged: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Numbers]:
+        """What `judged` gives for one model or an ensemble: from the journal, or measured now and noted."""
+        sources = {told: source.fingerprint for weights in models for source, told in weights.names().items()}
+        texts = [weights.text(weights.names()) for weights in models]
         about: dict[str, Any] = {
-            "model": weights.text(weights.names()), "sources": sources, "task": name, "split": split,
-            **({"share": share} if share < 1 else {}),
+            "model": texts[0] if len(texts) == 1 else f"ensemble of {'; '.join(texts)}", "sources": sources,
+            "task": name, "split": split, **({"share": share} if share < 1 else {}),
         }  # fmt: skip
         key = digest(json.dumps([about, self.identity(name, split)], sort_keys=True))
         if key not in self._known:
-            task = self.tasks.tasks[name]
-            judged = replace(self.tasks, tasks={name: task}, stop=share)(weights, split)
-            scores = {metric: _plain(values) for metric, values in judged.items()}
+            scores = {metric: _plain(values) for metric, values in judged().items()}
             self._known[key] = scores
             with self._store.locked():
                 self._store.append({"key": key, **about, "scores": {m: _written(v) for m, v in scores.items()}})
@@ -275,6 +298,15 @@ def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) 
         return tasks_from(str(path))
     except TaskvecError as error:  # of settings that the user wrote into the suite
         raise retold(error, str(error).replace(str(path), str(suite.path))) from None
+
+
+def _ensemble(
+    task: HasProbabilities, models: Sequence[Weights], split: str, share: float
+) -> dict[str, Sequence[float]]:
+    """Hits and misses of the mean of the models' probabilities."""
+    total = sum(task.probabilities(weights, split, 0.0, share) for weights in models)
+    hits = total.argmax(-1) == task.wanted(split, 0.0, share)
+    return {task.name: hits.astype(float)}  # type: ignore[attr-defined]
 
 
 def _training_told(tell: Tell) -> Callable[[str, int, int], None]:

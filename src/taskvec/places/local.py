@@ -345,7 +345,7 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file beside its place and rename it: whoever looks, also after a kill, sees the old file or the new.
+    """Write a small file beside its place and rename it, so that a kill leaves the old file or the new one.
 
     Several processes may write the same file at the same time.
     """

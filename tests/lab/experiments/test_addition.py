@@ -10,7 +10,7 @@ import pytest
 from lab.tiny import sentences
 from taskvec.errors import RecipeError
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments.addition import AVERAGE, FIXED, JOINT, MATCHED, SUM, Settings, run
+from taskvec.lab.experiments.addition import AVERAGE, ENSEMBLE, FIXED, JOINT, MATCHED, SUM, Settings, run
 from taskvec.lab.suite import suite_from
 
 SETTINGS = Settings(
@@ -43,7 +43,16 @@ def chosen(bench, direction, tasks, grid):
 
 def test_one_model_for_all_tasks_is_made_in_every_way(findings, bench):
     table = table_of(findings, "One model for all 3 tasks")
-    assert [*table] == ["pre-trained", AVERAGE, SUM, MATCHED, FIXED, JOINT, "fine-tuned, each on its own task"]
+    assert [*table] == [
+        "pre-trained",
+        AVERAGE,
+        SUM,
+        MATCHED,
+        FIXED,
+        JOINT,
+        "fine-tuned, each on its own task",
+        ENSEMBLE,
+    ]
     tasks = bench.suite.tasks
     for seed in bench.seeds:
         total = sum((bench.vector(task, seed) for task in tasks[1:]), bench.vector(tasks[0], seed))
@@ -83,6 +92,21 @@ def test_every_pair_has_its_coefficient_and_their_mean_is_the_first_row(findings
             assert table[" + ".join(pair)]["normalised"].values[seed] == pytest.approx(wanted)
     means = [table[" + ".join(pair)]["normalised"].mean for pair in pairs]
     assert table["mean of all pairs"]["normalised"].mean == pytest.approx(mean(means))
+
+
+def test_the_ensemble_of_the_single_models_stands_beside_their_sum_with_one_seed(findings, bench):
+    tasks = bench.suite.tasks
+    hits = bench.ensemble([tuned(bench, task) for task in tasks], tasks, "test")
+    cells = table_of(findings, "One model")[ENSEMBLE]
+    assert cells["accuracy"].values == pytest.approx([mean(mean(hits[task]) for task in tasks)]) and cells["λ"] is None
+    (scatter,) = findings.points
+    assert [*scatter.points] == [" + ".join(pair) for pair in combinations(tasks, 2)]
+    for pair in combinations(tasks, 2):
+        both = bench.ensemble([tuned(bench, task) for task in pair], pair, "test")
+        total = bench.vector(pair[0], 0) + bench.vector(pair[1], 0)
+        summed = bench.base + chosen(bench, total, pair, (0, 0.5, 1)) * total
+        wanted = mean(mean(both[task]) for task in pair), accuracy(bench, summed, pair)
+        assert scatter.points[" + ".join(pair)] == pytest.approx(wanted)
 
 
 def test_subsets_of_one_are_the_single_models_and_the_rest_lies_between_worst_and_best(findings):

@@ -2,9 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from taskvec.lab.experiments.common import averaged, compared, over_seeds, too_few, values_of
+from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, over_seeds, too_few, values_of
+from taskvec.lab.results import FAILS, HOLDS, UNTESTED, WEAKLY
 from taskvec.searching.evidence import difference
 
 SCORES = {"a": [1, 0, 1, 1], "b": [0.5, 0.0], "c": 0.25}
@@ -30,6 +32,13 @@ def test_a_comparison_is_the_second_minus_the_first_on_the_same_examples():
     assert (one.p, one.interval) == (wanted.p, wanted.interval)
     assert compared([second], [first]).interval.mean == pytest.approx(-0.25)
     assert compared([first, second], [first, second]).interval.mean == 0
+
+
+def test_pearson_s_correlation_and_what_it_says():
+    xs, ys = [0.1, 0.4, 0.2, 0.9], [1.0, 2.0, 2.5, 4.0]
+    assert correlation([*zip(xs, ys, strict=True)]) == pytest.approx(np.corrcoef(xs, ys)[0, 1])
+    assert np.isnan(correlation([(0.1, 1.0), (0.1, 2.0)])), "one of the two never varies"
+    assert [correlated(r) for r in (0.6, 0.5, 0.0, -1.0, float("nan"))] == [HOLDS, WEAKLY, FAILS, FAILS, UNTESTED]
 
 
 @pytest.mark.parametrize(("count", "said"), [(1, "1 seed of"), (2, "2 seeds of"), (3, None)])

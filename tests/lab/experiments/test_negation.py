@@ -8,7 +8,7 @@ import pytest
 
 from taskvec.errors import RecipeError
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments.negation import MODELS, Settings, correlation, run
+from taskvec.lab.experiments.negation import MODELS, Settings, run
 from taskvec.lab.results import UNTESTED
 
 SETTINGS = Settings(grid="0:1:0.25", sensitivity="0:2:0.5")
@@ -115,9 +115,3 @@ def test_what_a_suite_names_must_be_there(bench, finished, tmp_path):
     alone = Bench(replace(finished.suite, specs={"food": finished.suite.specs["food"]}), [0], tmp_path, finished.cache)
     with pytest.raises(RecipeError, match="negation: food has no control task; a suite needs a second task"):
         run(alone, SETTINGS)
-
-
-def test_pearson_s_correlation():
-    xs, ys = [0.1, 0.4, 0.2, 0.9], [1.0, 2.0, 2.5, 4.0]
-    assert correlation([*zip(xs, ys, strict=True)]) == pytest.approx(np.corrcoef(xs, ys)[0, 1])
-    assert np.isnan(correlation([(0.1, 1.0), (0.1, 2.0)]))
