@@ -20,7 +20,7 @@ def commands():
         yield (verb,)
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", [*commands()], ids=" ".join)
 def test_every_verb_explains_itself(words):
     done = CliRunner().invoke(taskvec, [*words, "--help"])
     assert done.exit_code == 0
