@@ -130,11 +130,10 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_bytes_of_a_quiet_run(
 
     suite = only(suite_from(str(suite_file)), ["food", "home"])
     quiet = run(experiments, suite, 1, tmp_path / "quiet", tmp_path / "cache-quiet")
-    journal, vectors = tmp_path / "killed/scores.jsonl", tmp_path / "cache-killed/vectors"
+    vectors = tmp_path / "cache-killed/vectors"
     moments = (
         lambda: vectors.is_dir(),  # a vector is trained, and its file is not there yet or has just come
-        lambda: journal.read_bytes().count(b"\n") > 40,
-        lambda: (tmp_path / "killed/findings/negation.json").exists(),
+        lambda: (tmp_path / "killed/findings/negation.json").exists(),  # and addition is being measured
     )
     for moment in moments:
         with command("killed") as process:
