@@ -74,8 +74,8 @@ def test_the_cache_is_the_user_s_unless_the_environment_names_one(monkeypatch):
     monkeypatch.setenv("TASKVEC_CACHE", "/elsewhere")
     assert str(default_cache()) == "/elsewhere"
     monkeypatch.delenv("TASKVEC_CACHE")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert str(default_cache()) == "/home/me/.cache/taskvec"
+    monkeypatch.setenv("HOME", "/mine")
+    assert str(default_cache()) == "/mine/.cache/taskvec"
 
 
 def test_progress_goes_to_stderr_at_most_every_ten_seconds_and_not_at_all_if_silent(capsys, monkeypatch):
