@@ -90,14 +90,17 @@ class Vectors:
             "format": FORMAT,
             "base": base.fingerprint,
             "tasks": [
-                [self.data[n].digests["train"], self.suite.specs[n].descriptions, {**self.suite.evaluator}]
-                for n in names
+                [self.data[n].digests["train"], self.suite.specs[n].descriptions, self._evaluator(n)] for n in names
             ],
             "recipe": training.recipe.settings(),
             "seed": training.seed,
             "objective": training.objective,
             "until": training.until,
         }
+
+    def _evaluator(self, name: str) -> dict[str, object]:
+        """The keys of the suite and of this task, such as max_tokens and scale, on which the loss depends."""
+        return {**self.suite.evaluator, **self.suite.specs[name].evaluator}
 
     def _train(self, training: Training, path: Path) -> None:
         import torch
