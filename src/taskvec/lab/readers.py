@@ -62,7 +62,8 @@ def orange(archive: Path, part: str) -> Pool:
     return Pool(table("train"), table("test"))
 
 
-RATED = ("movieReviewSnippets", "amazonReviewSnippets", "tweets", "nytEditorialSnippets")
+RATED = "_GroundTruth.txt"  # how the names of its tables of ratings end
+TABLES = ("movieReviewSnippets", "amazonReviewSnippets", "tweets", "nytEditorialSnippets")
 GENDERS = {
     "he": re.compile(
         r"\b(he|him|his|himself|man|men|boys?|guys?|actor|father|son|husband|brother|mr)\b", re.IGNORECASE
@@ -84,7 +85,7 @@ def vader(archive: Path, part: str) -> Pool:
     if inner is None:
         raise DataError(f"{archive} has no rated sentences")
     if part in GENDERS:
-        rated = [text for name in RATED for text in _rated(inner, name)]
+        rated = [text for name in TABLES for text in _rated(inner, name)]
         return Pool([t for t in rated if {g for g, words in GENDERS.items() if words.search(t.text)} == {part}], [])
     return Pool(_rated(inner, part), [])
 
@@ -92,8 +93,9 @@ def vader(archive: Path, part: str) -> Pool:
 def _rated(inner: bytes, part: str) -> list[Text]:
     """The rated sentences of one file. See `vader`."""
     with tarfile.open(fileobj=io.BytesIO(inner)) as tar:
-        file = tar.extractfile(f"hutto_ICWSM_2014/{part}_GroundTruth.txt")
-        assert file is not None
+        parts = {name.rpartition("/")[2].removesuffix(RATED): name for name in tar.getnames() if name.endswith(RATED)}
+        if part not in parts or (file := tar.extractfile(parts[part])) is None:
+            raise DataError(f"vaderSentiment has no part {part}; there is {', '.join([*sorted(parts), *GENDERS])}")
         lines = file.read().decode("utf8", "replace").splitlines()
     rows = [line.split("\t") for line in lines if line.count("\t") == 2]
     in_documents = "_" in rows[0][0]

@@ -121,8 +121,7 @@ class Vectors:
             "format": FORMAT,
             "base": base.fingerprint,
             "tasks": [
-                [self.data[n].digests["train"], self.suite.specs[n].descriptions, {**self.suite.evaluator}]
-                for n in names
+                [self.data[n].digests["train"], self.suite.specs[n].descriptions, self._evaluator(n)] for n in names
             ],
             "recipe": training.recipe.settings(),
             "seed": training.seed,
@@ -135,6 +134,10 @@ class Vectors:
         """The examples of a task that a training uses. Raises DataError for a class that has too few."""
         examples = [*read(self.data[task].file("train"))]
         return training.drawn.of(task, examples) if training.drawn else examples
+
+    def _evaluator(self, name: str) -> dict[str, object]:
+        """The keys of the suite and of this task, such as max_tokens and scale, on which the loss depends."""
+        return {**self.suite.evaluator, **self.suite.specs[name].evaluator}
 
     def _train(self, training: Training, path: Path) -> None:
         import torch

@@ -14,7 +14,7 @@ from taskvec.lab.bench import Bench
 from taskvec.lab.experiments import debiasing
 from taskvec.lab.experiments.debiasing import BALANCED, BASE, DEBIASED, FREE, FROM_BASE, NEGATED, NOISE, SKEWED, SMALLER
 from taskvec.lab.experiments.fairness import ByCell, accuracies, groups_of
-from taskvec.lab.readers import GENDERS, RATED, vader
+from taskvec.lab.readers import GENDERS, TABLES, vader
 from taskvec.lab.results import HOLDS, Estimate
 from taskvec.lab.vectors import Drawn, Training
 
@@ -217,13 +217,13 @@ def test_sentences_of_one_gender_have_words_of_it_and_none_of_the_other(tmp_path
     sentences = ["she is great", "his wife is great", "The men are bad", "heroes theme", "a bad film", "HE is bad"]
     inner = io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w:gz") as tar:
-        for name in RATED:
+        for name in TABLES:
             rows = [f"{k}\t{2 if 'great' in text else -2}\t{text}" for k, text in enumerate(sentences)]
             add(tar, f"hutto_ICWSM_2014/{name}_GroundTruth.txt", "\n".join(rows).encode())
     with tarfile.open(tmp_path / "vader.tar.gz", "w:gz") as tar:
         add(tar, "vader/hutto_ICWSM_2014.tar.gz", inner.getvalue())
     of = {part: [(t.text, t.label) for t in vader(tmp_path / "vader.tar.gz", part).examples] for part in GENDERS}
-    assert of["she"] == [("she is great", "positive")] * len(RATED)
+    assert of["she"] == [("she is great", "positive")] * len(TABLES)
     assert {*of["he"]} == {("The men are bad", "negative"), ("HE is bad", "negative")}
 
 
