@@ -1,22 +1,16 @@
 """Debiasing, on the tiny suite: the two domains are the groups."""
 
-import io
-import tarfile
-from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from lab.tiny import tiny_suite
-from taskvec.errors import DataError, RecipeError
-from taskvec.evals.texts import read
+from taskvec.errors import RecipeError
 from taskvec.lab.bench import Bench
 from taskvec.lab.experiments import debiasing
 from taskvec.lab.experiments.debiasing import BALANCED, BASE, DEBIASED, FREE, FROM_BASE, NEGATED, NOISE, SKEWED, SMALLER
 from taskvec.lab.experiments.fairness import ByCell, accuracies, groups_of
-from taskvec.lab.readers import GENDERS, TABLES, vader
 from taskvec.lab.results import HOLDS, Estimate
-from taskvec.lab.vectors import Drawn, Training
 
 SET = {"groups": ["films", "meals"], "size": 40, "skew": 0.95}
 SETTINGS = debiasing.Settings({"domain": SET}, grid="0:2:0.5", base_grid="-1:1:0.5")
@@ -43,45 +37,6 @@ def rows_of(findings, title):
     return {row[0]: dict(zip(table.columns[1:], row[1:], strict=True)) for row in table.rows}
 
 
-# ---- training sets -------------------------------------------------------------------------------
-def test_a_drawn_training_set_has_the_first_examples_of_each_cell(bench, groups):
-    drawn = groups.drawn("domain_skewed", 40, 0.95)
-    training = Training(drawn.tasks, 0, bench.suite.training, drawn=drawn)
-    films = bench.vectors.examples(training, "films")
-    assert Counter(e.label for e in films) == {"good": 19, "bad": 1}
-    good = [e for e in read(bench.data["films"].file("train")) if e.label == "good"]
-    assert films[:19] == good[:19]
-
-
-def test_other_draws_are_other_vectors_and_all_examples_are_another_still(bench, groups):
-    recipe, tasks = bench.suite.training, ("films", "meals")
-    trainings = [
-        Training(tasks, 0, recipe, drawn=groups.drawn("set", 40, 0.95)),
-        Training(tasks, 0, recipe, drawn=groups.drawn("set", 40, 0.5)),
-        Training(tasks, 0, recipe, drawn=groups.drawn("set", 20, 0.5)),
-        Training(tasks, 1, recipe, drawn=groups.drawn("set", 20, 0.5)),
-        Training(tasks, 0, recipe),
-    ]
-    assert len({bench.vectors.path(training).name.rpartition("-")[2] for training in trainings}) == len(trainings)
-
-
-def test_other_training_examples_are_another_vector(bench, groups):
-    drawn = groups.drawn("set", 40, 0.95)
-    training, before = Training(drawn.tasks, 0, bench.suite.training, drawn=drawn), bench.vectors.data
-    path = bench.vectors.path(training)
-    films = before["films"]
-    try:
-        bench.vectors.data = before | {"films": replace(films, digests={**films.digests, "train": "others"})}
-        assert bench.vectors.path(training) != path
-    finally:
-        bench.vectors.data = before
-
-
-def test_a_training_set_that_is_too_large_names_the_classes_that_lack_examples(bench):
-    with pytest.raises(DataError, match="films has 32 training examples of good, and 33 are wanted"):
-        bench.drawn(Drawn("large", (("films", "good", 33), ("meals", "bad", 1))), 0)
-
-
 def test_the_vectors_are_of_the_skewed_and_the_balanced_set(bench, findings, groups):
     names = {name.rpartition("_")[0] for name in bench.vectors.trained}
     assert names == {"domain_skewed", "domain_balanced"}, "nothing else is trained"
@@ -90,7 +45,6 @@ def test_the_vectors_are_of_the_skewed_and_the_balanced_set(bench, findings, gro
     )
 
 
-# ---- the experiment ------------------------------------------------------------------------------
 def test_training_on_skewed_data_is_unfair_and_subtracting_the_bias_is_fairer(findings):
     rows = rows_of(findings, "Debiasing: domain")
     assert rows[SKEWED]["parity difference"].mean > 0.5 > rows[DEBIASED]["parity difference"].mean
@@ -210,24 +164,3 @@ def test_several_sets_have_tables_charts_and_claims_of_their_own(bench):
     assert len(turned.tables) == 4 and len(turned.curves) == 8
     assert {claim.claim.partition(":")[0] for claim in turned.claims} == {"domain", "turned"}
     assert rows_of(turned, "Debiasing: domain")[BASE] == rows_of(turned, "Debiasing: turned")[BASE]
-
-
-# ---- groups by words -----------------------------------------------------------------------------
-def test_sentences_of_one_gender_have_words_of_it_and_none_of_the_other(tmp_path):
-    sentences = ["she is great", "his wife is great", "The men are bad", "heroes theme", "a bad film", "HE is bad"]
-    inner = io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
-        for name in TABLES:
-            rows = [f"{k}\t{2 if 'great' in text else -2}\t{text}" for k, text in enumerate(sentences)]
-            add(tar, f"hutto_ICWSM_2014/{name}_GroundTruth.txt", "\n".join(rows).encode())
-    with tarfile.open(tmp_path / "vader.tar.gz", "w:gz") as tar:
-        add(tar, "vader/hutto_ICWSM_2014.tar.gz", inner.getvalue())
-    of = {part: [(t.text, t.label) for t in vader(tmp_path / "vader.tar.gz", part).examples] for part in GENDERS}
-    assert of["she"] == [("she is great", "positive")] * len(TABLES)
-    assert {*of["he"]} == {("The men are bad", "negative"), ("HE is bad", "negative")}
-
-
-def add(tar, name, content):
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
