@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import DataError, FormatError, OutputError, RecipeError, TaskvecError, retold
+from taskvec.errors import DataError, FormatError, OutputError, RecipeError, TaskvecError, did_you_mean, retold
 from taskvec.evals import SPLITS, Numbers, means
 from taskvec.evals.evaluator import Judges
 from taskvec.evals.order import digest
@@ -345,6 +345,12 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     problems += [f"the data of {name}" for name, what in now["tasks"].items() if older.get(name, what) != what]
     problems += [f"the task {name}" for name in older.keys() ^ now["tasks"].keys()]
     return problems
+
+
+def require_tasks(suite: Suite, experiment: str, names: Sequence[str]) -> None:
+    """Raise RecipeError for names that are no tasks of a suite, each with the nearest one."""
+    unknown = [f"{name}{did_you_mean(name, suite.specs)}" for name in names if name not in suite.specs]
+    require(not unknown, f"{experiment}: no task is called {', '.join(unknown)}")
 
 
 def require(condition: object, problem: str) -> None:

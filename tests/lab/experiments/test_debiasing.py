@@ -29,7 +29,7 @@ def findings(bench):
 
 @pytest.fixture
 def groups(bench):
-    return groups_of(bench, SET["groups"], "debiasing")
+    return groups_of(bench.suite, SET["groups"], "debiasing")
 
 
 def rows_of(findings, title):

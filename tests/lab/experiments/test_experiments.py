@@ -20,7 +20,8 @@ def test_without_names_all_that_are_not_long_are_planned_and_else_each_once_in_t
 def test_without_names_an_experiment_for_which_a_suite_says_nothing_is_left_out_if_it_has_nothing_to_do(finished):
     bare = replace(finished.suite, experiments={})
     assert names(planned([], bare)) == ["negation", "addition", "discussion", "sequential"]
-    assert names(planned(["analogies"], bare)) == ["analogies"], "and it says itself what it lacks"
+    with pytest.raises(RecipeError, match="analogies: the suite names neither"):
+        planned(["analogies"], bare)
     assert names(planned(["addition", "negation", "addition"], finished.suite)) == ["addition", "negation"]
 
 

@@ -22,7 +22,7 @@ def bench(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_cell(bench):
-    return ByCell(bench, groups_of(bench, ["films", "meals"], "debiasing"), ("food",))
+    return ByCell(bench, groups_of(bench.suite, ["films", "meals"], "debiasing"), ("food",))
 
 
 def test_parity_and_odds_are_those_of_the_predictions():
@@ -95,11 +95,11 @@ def test_a_search_takes_the_cells_and_the_other_tasks_for_metrics(bench, by_cell
 )
 def test_tasks_that_cannot_be_groups_are_refused(bench, names, says):
     with pytest.raises(RecipeError, match=says):
-        groups_of(bench, names, "debiasing")
+        groups_of(bench.suite, names, "debiasing")
 
 
 def test_groups_of_more_than_two_classes_are_refused():
     spec = SimpleNamespace(labels=["a", "b", "c"])
     suite = SimpleNamespace(specs={"one": spec, "other": spec})
     with pytest.raises(RecipeError, match="the same two classes"):
-        groups_of(SimpleNamespace(suite=suite), ["one", "other"], "debiasing")
+        groups_of(suite, ["one", "other"], "debiasing")

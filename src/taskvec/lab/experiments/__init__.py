@@ -33,18 +33,19 @@ class Experiment:
     question: str
     settings: type  # a dataclass, whose fields a suite may set
     run: Callable[[Bench, Any], Findings]
+    check: Callable[[Suite, Any], None]  # raises RecipeError for a suite or settings with which it cannot be run
     long: bool = False  # it is run only when it is named
     told: bool = False  # it has nothing to do unless the suite has settings for it
 
 
 EXPERIMENTS = (
-    Experiment("negation", negation.QUESTION, negation.Settings, negation.run),
-    Experiment("addition", addition.QUESTION, addition.Settings, addition.run),
-    Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run, told=True),
-    Experiment("methods", methods.QUESTION, methods.Settings, methods.run, long=True),
-    Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run),
-    Experiment("sequential", sequential.QUESTION, sequential.Settings, sequential.run),
-    Experiment("debiasing", debiasing.QUESTION, debiasing.Settings, debiasing.run, told=True),
+    Experiment("negation", negation.QUESTION, negation.Settings, negation.run, negation.check),
+    Experiment("addition", addition.QUESTION, addition.Settings, addition.run, addition.check),
+    Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run, analogies.check, told=True),
+    Experiment("methods", methods.QUESTION, methods.Settings, methods.run, methods.check, long=True),
+    Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run, discussion.check),
+    Experiment("sequential", sequential.QUESTION, sequential.Settings, sequential.run, sequential.check),
+    Experiment("debiasing", debiasing.QUESTION, debiasing.Settings, debiasing.run, debiasing.check, told=True),
 )
 
 
@@ -52,7 +53,8 @@ def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
     """The experiments of these names, each with the settings of the suite; without names all that are not long, and
     for which the suite has the settings that they need.
 
-    Raises RecipeError with all that is wrong: unknown names, each with the nearest known one, and unknown settings.
+    Raises RecipeError with all that is wrong: unknown names, each with the nearest known one, unknown settings, and
+    what an experiment cannot do with this suite.
     """
     known = {experiment.name: experiment for experiment in EXPERIMENTS}
     problems = [f"no experiment is called {name}{did_you_mean(name, known)}" for name in names if name not in known]
@@ -64,8 +66,14 @@ def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
     for name, settings in suite.experiments.items():
         if name in known:
             problems += problems_of(settings, known[name].settings, f"{suite.path}, {name}")
+    usual = [e for e in EXPERIMENTS if not e.long and (e.name in suite.experiments or not e.told)]
+    wanted = [] if problems else [known[name] for name in dict.fromkeys(names)] or usual
+    work = [(e, e.settings(**suite.experiments.get(e.name, {}))) for e in wanted]
+    for experiment, settings in work:
+        try:
+            experiment.check(suite, settings)
+        except RecipeError as error:
+            problems.append(str(error))
     if problems:
         raise RecipeError(f"these experiments cannot be run (there is {', '.join(known)}):", problems)
-    usual = [e for e in EXPERIMENTS if not e.long and (e.name in suite.experiments or not e.told)]
-    wanted = [known[name] for name in dict.fromkeys(names)] or usual
-    return [(e, e.settings(**suite.experiments.get(e.name, {}))) for e in wanted]
+    return work

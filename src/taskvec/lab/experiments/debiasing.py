@@ -25,10 +25,11 @@ from typing import Any
 
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
-from taskvec.lab.bench import Bench, Choice, require
+from taskvec.lab.bench import Bench, Choice, require, require_tasks
 from taskvec.lab.experiments.common import averaged, compared, too_few
 from taskvec.lab.experiments.fairness import Accuracies, ByCell, Groups, Hits, accuracies, groups_of
 from taskvec.lab.results import Claim, Curves, Estimate, Findings, Table, percent, verdict
+from taskvec.lab.suite import Suite
 from taskvec.lab.vectors import Drawn
 from taskvec.methods import FUNCTIONS
 from taskvec.places.fields import problems_of
@@ -93,6 +94,7 @@ class _Model:
 
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
+    check(bench.suite, settings)
     plans = _plans(bench, settings)
     measured: list[tuple[_Plan, dict[str, _Model]]] = []
     for place, plan in enumerate(plans):
@@ -130,24 +132,29 @@ def run(bench: Bench, settings: Settings) -> Findings:
     )
 
 
-def _plans(bench: Bench, settings: Settings) -> list[_Plan]:
-    """The sets of a suite. Raises RecipeError for settings that cannot be used."""
-    require(
-        settings.sets, "debiasing: the suite names no `sets` (experiments: {debiasing: {sets: {NAME: {groups: ...}}}})"
-    )
-    unknown = [name for name in settings.controls if name not in bench.suite.specs]
-    require(not unknown, f"debiasing: no task is called {', '.join(unknown)}")
-    plans = []
+def check(suite: Suite, settings: Settings) -> None:
+    """Raise RecipeError for what this experiment cannot do with a suite."""
+    told = "debiasing: the suite names no `sets` (experiments: {debiasing: {sets: {NAME: {groups: [ONE, OTHER]}}}})"
+    require(settings.sets, told)
+    require_tasks(suite, "debiasing", settings.controls)
     for name, table in settings.sets.items():
         where = f"debiasing, {name}"
         require(isinstance(table, dict), f"{where}: a set is a table, {{groups: [ONE, OTHER], size: 1000, skew: 0.95}}")
         problems = problems_of(table, SkewedSet, where)
         require(not problems, "; ".join(problems))
         about = SkewedSet(**table)
-        groups = groups_of(bench, about.groups, where)
+        groups_of(suite, about.groups, where)
         require(0.5 < about.skew <= 1, f"{where}: skew is above 0.5 and at most 1, not {about.skew}")
         require(about.size >= 4, f"{where}: size is at least 4, not {about.size}")
-        controls = [*(settings.controls or bench.suite.controls or bench.suite.tasks)]
+
+
+def _plans(bench: Bench, settings: Settings) -> list[_Plan]:
+    """What is to be done for each set."""
+    controls = [*(settings.controls or bench.suite.controls or bench.suite.tasks)]
+    plans = []
+    for name, table in settings.sets.items():
+        about = SkewedSet(**table)
+        groups = groups_of(bench.suite, about.groups, "debiasing")
         judge = ByCell(bench, groups, tuple(control for control in controls if control not in groups.names))
         skewed = groups.drawn(f"{name}_skewed", about.size, about.skew)
         plans.append(_Plan(name, judge, skewed, groups.drawn(f"{name}_balanced", about.size, 0.5)))

@@ -24,8 +24,9 @@ from typing import Any
 
 from taskvec.algebra.weights import Weights
 from taskvec.evals import Numbers
-from taskvec.lab.bench import Bench, require
+from taskvec.lab.bench import Bench, require, require_tasks
 from taskvec.lab.experiments.common import values_of
+from taskvec.lab.suite import Suite
 from taskvec.lab.vectors import Drawn
 
 Cell = tuple[str, str]  # (group, class)
@@ -74,12 +75,11 @@ class Groups:
         return max(abs(h[first, c] - h[second, c]) for c in self.classes)
 
 
-def groups_of(bench: Bench, names: Sequence[str], experiment: str) -> Groups:
+def groups_of(suite: Suite, names: Sequence[str], experiment: str) -> Groups:
     """The groups of these two tasks. Raises RecipeError for tasks that cannot be groups."""
-    unknown = [name for name in names if name not in bench.suite.specs]
-    require(not unknown, f"{experiment}: no task is called {', '.join(unknown)}")
+    require_tasks(suite, experiment, names)
     require(len({*names}) == len(names) == 2, f"{experiment}: groups are two tasks, not {', '.join(names) or 'none'}")
-    first, second = (bench.suite.specs[name].labels for name in names)
+    first, second = (suite.specs[name].labels for name in names)
     require(
         {*first} == {*second} and len(first) == 2,
         f"{experiment}: groups have the same two classes; {names[0]} has {', '.join(first)}, and {names[1]} has "

@@ -23,11 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from taskvec.lab.bench import Bench, require
+from taskvec.lab.bench import Bench, require, require_tasks
 from taskvec.lab.experiments.common import compared, too_few, values_of
 from taskvec.lab.experiments.edits import ADDED, AGAIN, ANEW, ONCE, REMOVED, SMALL, Change, Editor, Walk, orders_of
 from taskvec.lab.experiments.in_place import TASKVEC, left_behind
 from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Cell, Claim, Curves, Estimate, Findings, Table, percent, verdict
+from taskvec.lab.suite import Suite
 from taskvec.searching.evidence import holm
 
 QUESTION = "Does a later edit break an earlier one, and does removing a vector give back exactly the model without it?"
@@ -48,16 +49,19 @@ class Settings:
     margin: float = 0.02  # a loss of accuracy that does not matter
 
 
+def check(suite: Suite, settings: Settings) -> None:
+    """Raise RecipeError for what this experiment cannot do with a suite."""
+    tasks = settings.tasks or suite.tasks[:4]
+    require_tasks(suite, "sequential", tasks)
+    told = f"sequential: it takes 2 to {MOST} different tasks, not {', '.join(tasks)}"
+    require(1 < len({*tasks}) == len(tasks) <= MOST, told)
+    require(settings.orders >= 1 and settings.anew >= 0, "sequential: orders is at least 1, and anew at least 0")
+
+
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
+    check(bench.suite, settings)
     tasks = tuple(settings.tasks or bench.suite.tasks[:4])
-    unknown = [name for name in tasks if name not in bench.suite.specs]
-    require(not unknown, f"sequential: no task is called {', '.join(unknown)}")
-    require(
-        1 < len({*tasks}) == len(tasks) <= MOST,
-        f"sequential: it takes 2 to {MOST} different tasks, not {', '.join(tasks)}",
-    )
-    require(settings.orders >= 1 and settings.anew >= 0, "sequential: orders is at least 1, and anew at least 0")
     orders = orders_of(tasks, settings.orders)
     editor = Editor(bench, tasks, settings.grid)
     walked = {ONCE: editor.all(ONCE, orders)}
