@@ -115,6 +115,10 @@ def test_a_removed_task_is_judged_in_the_model_of_all_others(bench, findings):
     others = bench.base + lam * bench.vector("food", seed) + lam * bench.vector("home", seed)
     assert row["without it"].values[1] == averaged(bench.scores(others, ["moves"], "test"), ["moves"])
     assert row["pre-trained"].values[1] == averaged(bench.scores(bench.base, ["moves"], "test"), ["moves"])
+    rows = rows_of(findings, "A task that was removed").values()
+    known = claim(findings, "A removed task is as well known")
+    assert (known.verdict == FAILS) == any(row["p"] < 0.05 for row in rows)
+    assert known.here.startswith(f"{sum(row['p'] < 0.05 for row in rows)} of 3 differ")
 
 
 def test_orders_beyond_those_that_are_tried_anew_have_no_numbers_for_it(findings):
