@@ -4,6 +4,11 @@ negation.py   forgetting: subtract a vector
 addition.py   learning: add vectors; target improvement
 analogies.py  three vectors predict a fourth
 methods.py    every merge method against plain task arithmetic
+sequential.py tasks are added, removed and added again, in every order
+edits.py      sequences of edits, and what they do to the tasks in the model
+in_place.py   what edits leave behind that are made in place
+debiasing.py  subtract the bias of a vector that was trained on skewed data
+fairness.py   groups, their cells, parity and odds, and skewed training sets
 discussion.py cosines, learning rates, vectors along the training, seeds, disentanglement
 common.py     from scores to means and paired comparisons
 """
@@ -14,7 +19,7 @@ from typing import Any
 
 from taskvec.errors import RecipeError, did_you_mean
 from taskvec.lab.bench import Bench
-from taskvec.lab.experiments import addition, analogies, discussion, methods, negation
+from taskvec.lab.experiments import addition, analogies, debiasing, discussion, methods, negation, sequential
 from taskvec.lab.results import Findings
 from taskvec.lab.suite import Suite
 from taskvec.places.fields import problems_of
@@ -39,6 +44,8 @@ EXPERIMENTS = (
     Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run, analogies.check, told=True),
     Experiment("methods", methods.QUESTION, methods.Settings, methods.run, methods.check, long=True),
     Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run, discussion.check),
+    Experiment("sequential", sequential.QUESTION, sequential.Settings, sequential.run, sequential.check),
+    Experiment("debiasing", debiasing.QUESTION, debiasing.Settings, debiasing.run, debiasing.check, told=True),
 )
 
 
