@@ -69,6 +69,11 @@ def test_another_model_task_split_and_share_is_another_score(fresh):
     assert fresh.judged == 6 == len({line["key"] for line in journal(fresh)[1:]})
 
 
+def test_a_model_in_which_a_vector_cancelled_is_the_model_without_it(fresh):
+    scores = fresh.scores(fresh.base, ["food"], "test")
+    assert fresh.scores(fresh.base + 0 * fresh.vector("food", 0), ["food"], "test") == scores and fresh.judged == 1
+
+
 def test_a_share_of_the_examples_is_a_beginning_of_all(fresh):
     whole, part = (fresh.scores(fresh.base, ["food"], "test", share)["food"] for share in (1.0, 0.5))
     assert 0 < len(part) < len(whole) and whole[: len(part)] == part

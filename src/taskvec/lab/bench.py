@@ -8,6 +8,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -145,8 +146,10 @@ class Bench:
         self, models: Sequence[Weights], name: str, split: str, share: float, judged: Callable[[], Mapping[str, Any]]
     ) -> Mapping[str, Numbers]:
         """What `judged` gives for one model or an ensemble: from the journal, or measured now and noted."""
-        sources = {told: source.fingerprint for weights in models for source, told in weights.names().items()}
         texts = [weights.text(weights.names()) for weights in models]
+        named = {word for text in texts for word in re.findall(r"\w+", text)}  # a source that cancelled is not named
+        names = {told: source for weights in models for source, told in weights.names().items()}
+        sources = {told: source.fingerprint for told, source in names.items() if told in named}
         about: dict[str, Any] = {
             "model": texts[0] if len(texts) == 1 else f"ensemble of {'; '.join(texts)}", "sources": sources,
             "task": name, "split": split, **({"share": share} if share < 1 else {}),
