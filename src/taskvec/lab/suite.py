@@ -76,6 +76,7 @@ class TaskSpec:
     classes: Mapping[str, str] = field(default_factory=dict)  # class -> its description
     role: str = "task"
     evaluator: Mapping[str, Any] = field(default_factory=dict)  # keys of this task alone
+    head_of: str = ""  # the task whose pictures make its prototypes, of which it may have only some classes
 
     @property
     def labels(self) -> list[str]:
@@ -96,7 +97,7 @@ class Suite:
     name: str
     path: Path
     about: str
-    model: Mapping[str, str]
+    model: Mapping[str, Any]
     evaluator: Mapping[str, Any]
     training: Recipe
     splits: Sizes
@@ -113,9 +114,13 @@ class Suite:
         """The tasks that no vector is trained on."""
         return [name for name, spec in self.specs.items() if spec.role == "control"]
 
+    def kind_of(self, name: str) -> str:
+        """The kind of a task's evaluator."""
+        return str({**self.evaluator, **self.specs[name].evaluator}.get("kind", ""))
+
 
 KEYS = ("about", "model", "evaluator", "training", "splits", "tasks", "experiments")
-MODELS = ({"folder"}, {"package", "inside"})
+MODELS = ({"folder"}, {"package", "inside"}, {"package", "inside", "config"})
 ROLES = ("task", "control", "part")
 DATA = ({"package", "part"}, {"file"}, {"train", "validation", "test"})
 
@@ -142,6 +147,7 @@ def suite_from(name: str) -> Suite:
     if not problems:
         made = _made(path, given)
         problems = [*made.training.problems(), *(p for name, s in made.specs.items() for p in _of_task(name, s))]
+        problems += [p for name, spec in made.specs.items() if spec.head_of for p in _of_head(made, name, spec)]
         if not made.tasks:
             problems.append("tasks: none has the role `task`, so there is nothing to train a vector on")
     if problems:
@@ -155,6 +161,8 @@ def only(suite: Suite, names: Sequence[str]) -> Suite:
     if problems:
         raise RecipeError(f"the suite {suite.name} has no task:", problems)
     specs = {name: spec for name, spec in suite.specs.items() if name in names or spec.role != "task"}
+    for head in {spec.head_of for spec in specs.values()} - {"", *specs}:
+        specs[head] = replace(suite.specs[head], role="part")  # parts take their prototypes from it
     return replace(suite, specs=specs)
 
 
@@ -212,3 +220,13 @@ def _of_task(name: str, spec: TaskSpec) -> list[str]:
     if bad := [t for t in spec.templates if "{}" not in str(t)]:
         problems.append(f"{name}: a template has {{}} where the description goes, and {bad[0]!r} has none")
     return problems
+
+
+def _of_head(suite: Suite, name: str, spec: TaskSpec) -> list[str]:
+    """What is wrong with the task from which another takes its prototypes."""
+    head = suite.specs.get(spec.head_of)
+    if head is None:
+        return [f"{name}: head_of names no task of the suite: {spec.head_of}{did_you_mean(spec.head_of, suite.specs)}"]
+    if [*head.descriptions] != [*spec.descriptions]:
+        return [f"{name}: head_of {spec.head_of} has other classes"]
+    return []

@@ -5,6 +5,7 @@ addition.py   learning: add vectors; target improvement
 analogies.py  three vectors predict a fourth
 methods.py    every merge method against plain task arithmetic
 discussion.py cosines, learning rates, vectors along the training, seeds, disentanglement
+batchnorm.py  for addition: which running statistics BatchNorm should have in a sum
 common.py     from scores to means and paired comparisons
 """
 
