@@ -47,7 +47,8 @@ def converted(archive: Path, inside: str, config: Mapping[str, Any], folder: Pat
         tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     except (pickle.UnpicklingError, RuntimeError, ValueError, AttributeError, TypeError, EOFError) as error:
-        raise DataError(f"{inside} of {archive} is no table of plain tensors: {str(error).splitlines()[0]}") from None
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{inside} of {archive} is no table of plain tensors: {why}") from None
     with stated(folder, DataError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as held:
