@@ -33,7 +33,7 @@ from taskvec.places.fields import fits, unknown, wanted
 from taskvec.places.yaml_files import document
 
 KINDS: Mapping[str, type[Task]] = {
-    kind.kind: kind for kind in (Classification, Images, Prototypes, Perplexity, Generation, Harness, Command)
+    kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Prototypes, Harness, Command)
 }
 
 
