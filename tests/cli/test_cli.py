@@ -27,6 +27,7 @@ VERB_LINES = {
     "verify": ["tau"],
     "log": ["tau"],
     "align": ["a", "b", "--spec", "units.json", "-o", "p.safetensors"],
+    "lab": ["list"],
 }
 
 

@@ -94,8 +94,8 @@ def test_a_model_that_wants_more_than_texts_is_stated(home):
 def test_scores_and_predictions_of_a_model_are_of_one_pass(home):
     suite = suite_from(described(home, f"{MOOD} data: all.jsonl, prompts: {json.dumps(PROMPTS)}}}"))
     task, passes = suite.tasks["mood"], []
-    predicted = task._predicted
-    task._predicted = lambda *args: passes.append(1) or predicted(*args)
+    predicted = task._computed
+    task._computed = lambda *args: passes.append(1) or predicted(*args)
     for lam in (0.5, 0.7):
         w = model(home, "encoder", lam)
         hits, best = suite(w, "test")["mood"], suite.predictions(w, "test")["mood"]

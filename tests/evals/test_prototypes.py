@@ -11,6 +11,7 @@ from lab.tiny_images import TABLE, rows, write_model
 from taskvec.errors import FormatError, MismatchError, RecipeError
 from taskvec.evals.pixels import decoded, encoded
 from taskvec.evals.suite import suite_from
+from taskvec.evals.task import HasProbabilities
 
 KEYS = {
     "kind": "prototypes", "train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl",
@@ -87,6 +88,8 @@ def test_a_picture_is_of_the_class_with_the_nearest_prototype_of_the_base(home, 
     wanted = torch.tensor([["upright", "lying"].index(e["label"]) for e in examples])
     assert suite(weights, "test")["bars"].tolist() == (logits.argmax(1) == wanted).float().tolist()
     task = suite.tasks["bars"]
+    assert isinstance(task, HasProbabilities)
+    assert np.allclose(task.probabilities(weights, "test", 0, 1), (logits * 10).softmax(1), atol=1e-5)
     loss = task.loss_of(task.live.take(weights), task.listed("test"), True)
     assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(logits * 10, wanted).item(), rel=1e-4)
     assert loss.requires_grad

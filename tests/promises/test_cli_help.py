@@ -11,16 +11,27 @@ from taskvec.cli import VERBS, taskvec
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb):
-    done = CliRunner().invoke(taskvec, [verb, "--help"])
+def commands():
+    """The words of every command: a verb, or a verb and what it is to do (lab run)."""
+    for verb in VERBS:
+        command = taskvec.get_command(click.Context(taskvec), verb)
+        inner = [*command.commands] if isinstance(command, click.Group) else []
+        yield from ((verb, name) for name in inner)
+        yield (verb,)
+
+
+@pytest.mark.parametrize("words", [*commands()], ids=" ".join)
+def test_every_verb_explains_itself(words):
+    done = CliRunner().invoke(taskvec, [*words, "--help"])
     assert done.exit_code == 0
-    command = taskvec.get_command(click.Context(taskvec), verb)
+    command = taskvec
+    for word in words:
+        command = command.get_command(click.Context(command), word)
     assert command is not None and len((command.help or "").splitlines()[0]) > 20
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            assert parameter.help, f"{verb} {parameter.opts[0]} has no help"
-    assert "--json" in done.output
+            assert parameter.help, f"{' '.join(words)} {parameter.opts[0]} has no help"
+    assert "--json" in done.output or isinstance(command, click.Group)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -32,6 +32,7 @@ ORDER = (  # lowest first; a folder or file of the first level may import only f
     "evals",
     "searching",
     "report",
+    "lab",
     "cli",
     "__main__",
 )

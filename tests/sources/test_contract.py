@@ -305,7 +305,7 @@ def test_what_is_lowered_is_what_the_bare_function_makes(kind, at):
     prepare([tv.Weights({source: 1})], 1)
     for name, spec in source.specs.items() if isinstance(source, Lowers) and source.lowers else ():
         arrays = [in_a_program(linear, spec.numel) for linear in source.sums(name)]
-        expected = source.tile(name, 0, arrays, source._knows(name))
+        expected = source.tile(name, 0, arrays, source._told_of(name))
         assert in_a_program(alone(source, name), spec.numel).tobytes() == expected.tobytes(), name
 
 

@@ -43,7 +43,7 @@ def list_all(machine: bool) -> None:
             say(f"    controls: {', '.join(suite.controls)}")
     say("experiments:")
     for experiment in EXPERIMENTS:
-        say(f"  {experiment.name}: {experiment.question}")
+        say(f"  {experiment.name}: {experiment.question}{' (long: name it to run it)' * experiment.long}")
 
 
 @lab.command()
@@ -65,7 +65,7 @@ def run(
     machine: bool,
     quiet: bool,
 ) -> None:
-    """Run experiments, or all of them, and write a report.
+    """Run experiments, or all that are not long, and write a report.
 
     Vectors that are missing are trained and kept. A run that was stopped goes on when the same command is given again.
     """

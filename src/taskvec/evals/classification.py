@@ -81,24 +81,39 @@ class Classification(Task):
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 for each example}."""
-        examples = self.part(split, start, stop)
         predicted = self.predictions(weights, split, start, stop)
-        return {"": (predicted == places([e.label for e in examples], self.names, self.name)).astype(float)}
+        return {"": (predicted == self.wanted(split, start, stop)).astype(float)}
+
+    def wanted(self, split: str, start: float, stop: float) -> list[int]:
+        """The number of each example's own class, (n,)."""
+        return places([e.label for e in self.part(split, start, stop)], self.names, self.name)
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
         """The number of the class with the highest logit for each example, (n,)."""
-        part = split, start, stop
-        classes: NDArray[Any] = self.once(weights, part, lambda: self._predicted(weights, self.part(*part)))
-        return classes
-
-    def _predicted(self, weights: Weights, examples: Sequence[Example]) -> "NDArray[Any]":
-        """See `predictions`. Raises RecipeError for a text that is too long for the model."""
         import numpy as np
+
+        return np.asarray(best(self.name, self._all_logits(weights, split, start, stop)), np.int64)
+
+    def probabilities(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
+        """The softmax of each example's logits, (n, classes) in float32; those of a zero-shot head times `scale`."""
+        logits = self._all_logits(weights, split, start, stop)
+        scaled = logits * self.scale if self.prompts else logits
+        probabilities: NDArray[Any] = scaled.softmax(-1).numpy()
+        return probabilities
+
+    def _all_logits(self, weights: Weights, split: str, start: float, stop: float) -> "torch.Tensor":
+        """(n, classes) in float32; kept for the last weights, since scores and predictions both need them."""
+        part = split, start, stop
+        logits: torch.Tensor = self.once(weights, part, lambda: self._computed(weights, self.part(*part)))
+        return logits
+
+    def _computed(self, weights: Weights, examples: Sequence[Example]) -> "torch.Tensor":
+        """See `_all_logits`. Raises RecipeError for a text that is too long for the model."""
         import torch
 
         self.ready()
         module, ids = self.live.take(weights), self._ids([e.text for e in examples])
-        classes = np.zeros(len(examples), np.int64)
+        all_logits = torch.zeros(len(examples), len(self.names))
         for batch in by_length(ids, self.batch):
             with torch.inference_mode():
                 try:
@@ -109,8 +124,8 @@ class Classification(Task):
                         raise
                     problem = f"{self.name}: a text has {longest} tokens, and the model has {most} positions"
                     raise RecipeError(f"{problem}: shorten texts (max_tokens: {most})") from error
-            classes[batch] = best(self.name, logits)
-        return classes
+            all_logits[batch] = logits.float().cpu()
+        return all_logits
 
     def ready(self) -> None:
         """Make the head. Raises MismatchError if it has another number of classes than the file names."""

@@ -79,26 +79,39 @@ class Prototypes(Task):
 
     def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
         """{"": 0 or 1 for each picture}."""
-        wanted = places([e.label for e in self.part(split, start, stop)], self.names, self.name)
-        return {"": (self.predictions(weights, split, start, stop) == wanted).astype(float)}
+        predicted = self.predictions(weights, split, start, stop)
+        return {"": (predicted == self.wanted(split, start, stop)).astype(float)}
+
+    def wanted(self, split: str, start: float, stop: float) -> list[int]:
+        """The number of each picture's own class, (n,)."""
+        return places([e.label for e in self.part(split, start, stop)], self.names, self.name)
 
     def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
         """The number of the class with the nearest prototype for each picture, (n,)."""
-        part = split, start, stop
-        classes: NDArray[Any] = self.once(weights, part, lambda: self._predicted(weights, self.part(*part)))
-        return classes
-
-    def _predicted(self, weights: Weights, examples: Sequence[Example]) -> "NDArray[Any]":
-        """See `predictions`."""
         import numpy as np
+
+        return np.asarray(best(self.name, self._all_logits(weights, split, start, stop)), np.int64)
+
+    def probabilities(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
+        """The softmax of each picture's cosines times `scale`, (n, classes) in float32."""
+        logits = self._all_logits(weights, split, start, stop) * self.scale
+        probabilities: NDArray[Any] = logits.softmax(-1).numpy()
+        return probabilities
+
+    def _all_logits(self, weights: Weights, split: str, start: float, stop: float) -> "torch.Tensor":
+        """(n, classes) in float32; kept for the last weights, since scores and predictions both need them."""
+        part = split, start, stop
+        logits: torch.Tensor = self.once(weights, part, lambda: self._computed(weights, self.part(*part)))
+        return logits
+
+    def _computed(self, weights: Weights, examples: Sequence[Example]) -> "torch.Tensor":
+        """See `_all_logits`."""
         import torch
 
         self.ready()
-        module, classes = self.live.take(weights), list[int]()
-        for k in range(0, len(examples), self.batch):
-            with torch.inference_mode():
-                classes += best(self.name, self._logits(module, examples[k : k + self.batch]))
-        return np.array(classes, np.int64)
+        module, batches = self.live.take(weights), range(0, len(examples), self.batch)
+        with torch.inference_mode():
+            return torch.cat([self._logits(module, examples[k : k + self.batch]).cpu() for k in batches])
 
     def loss_of(self, model: Callable[..., Any], examples: Sequence[Example], labels: bool) -> "torch.Tensor":
         """Cross-entropy, or the entropy of the predictions, of the cosines times `scale`."""

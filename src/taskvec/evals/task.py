@@ -30,6 +30,17 @@ class Predicts(Protocol):
         """The number of a class for each example of a part of a split: see `Task.part`."""
 
 
+@runtime_checkable
+class HasProbabilities(Protocol):
+    """A task that gives the probability of each class for each example: an ensemble averages them."""
+
+    def probabilities(self, weights: Weights, split: str, start: float, stop: float) -> Any:
+        """(n, classes), from one share of the examples to another."""
+
+    def wanted(self, split: str, start: float, stop: float) -> Sequence[int]:
+        """The number of each example's own class, (n,)."""
+
+
 @dataclass
 class Task(Data):
     """A task of a suite, as its file describes it. The fields are the keys of the file; `open` makes it ready.

@@ -10,20 +10,23 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import DataError, RecipeError
+from taskvec.errors import DataError, OutputError, RecipeError, TaskvecError, retold
 from taskvec.evals import SPLITS, Numbers, means
 from taskvec.evals.order import digest
 from taskvec.evals.suite import Suite as Tasks
 from taskvec.evals.suite import suite_from as tasks_from
+from taskvec.evals.task import HasProbabilities
 from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.models import base_folder
 from taskvec.lab.suite import Recipe, Suite
 from taskvec.lab.vectors import Training, Vectors
+from taskvec.places.local import stated
 from taskvec.recipes.recipe import load
 from taskvec.searching.search import search
 from taskvec.searching.stores import store_of
@@ -54,7 +57,8 @@ class Choice:
     @property
     def curve(self) -> list[tuple[float, Mapping[str, float]]]:
         """(coefficient, metrics), from the smallest coefficient on, of the one knob."""
-        return sorted(((value, metrics) for knobs, metrics in self.trials for value in knobs.values()), key=first)
+        points = [(value, metrics) for knobs, metrics in self.trials for (value,) in [tuple(knobs.values())]]
+        return sorted(points, key=first)
 
 
 class Bench:
@@ -91,9 +95,10 @@ class Bench:
 
     def joint(self, tasks: Sequence[str], seed: int, objective: str = "labels", **changes: Any) -> Weights:
         """The vector of several tasks that are trained together."""
+        variant = "".join(f"_{name}_{value:g}" for name, value in changes.items())
         until = changes.pop("until", 1.0)
         recipe: Recipe = replace(self.suite.training, **changes)
-        return self.vectors.get(Training(tuple(tasks), seed, recipe, objective, until))
+        return self.vectors.get(Training(tuple(tasks), seed, recipe, objective, until, variant))
 
     # ---- scores
     def scores(self, weights: Weights, tasks: Sequence[str], split: str, share: float = 1.0) -> dict[str, Numbers]:
@@ -110,17 +115,38 @@ class Bench:
         """Metric -> the mean score."""
         return means(self.scores(weights, tasks, split))
 
+    def ensemble(
+        self, models: Sequence[Weights], tasks: Sequence[str], split: str, share: float = 1.0
+    ) -> dict[str, Numbers]:
+        """Metric -> hits and misses of several models whose probabilities of the classes are averaged.
+
+        Raises RecipeError for a task that has no probabilities.
+        """
+        scores: dict[str, Numbers] = {}
+        for name in tasks:
+            task = self.tasks.tasks[name]
+            if not isinstance(task, HasProbabilities):
+                raise RecipeError(f"{name} gives no probabilities of classes, so that an ensemble cannot average them")
+            scores |= self._noted(models, name, split, share, partial(_ensemble, task, models, split, share))
+        return scores
+
     def _scores(self, weights: Weights, name: str, split: str, share: float) -> Mapping[str, Numbers]:
-        sources = {told: source.fingerprint for source, told in weights.names().items()}
+        judge = replace(self.tasks, tasks={name: self.tasks.tasks[name]}, stop=share)
+        return self._noted([weights], name, split, share, lambda: judge(weights, split))
+
+    def _noted(
+        self, models: Sequence[Weights], name: str, split: str, share: float, judged: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Numbers]:
+        """What `judged` gives for one model or an ensemble: from the journal, or measured now and noted."""
+        sources = {told: source.fingerprint for weights in models for source, told in weights.names().items()}
+        texts = [weights.text(weights.names()) for weights in models]
         about: dict[str, Any] = {
-            "model": weights.text(weights.names()), "sources": sources, "task": name, "split": split,
-            **({"share": share} if share < 1 else {}),
+            "model": texts[0] if len(texts) == 1 else f"ensemble of {'; '.join(texts)}", "sources": sources,
+            "task": name, "split": split, **({"share": share} if share < 1 else {}),
         }  # fmt: skip
         key = digest(json.dumps([about, self.identity(name, split)], sort_keys=True))
         if key not in self._known:
-            task = self.tasks.tasks[name]
-            judged = replace(self.tasks, tasks={name: task}, stop=share)(weights, split)
-            scores = {metric: _plain(values) for metric, values in judged.items()}
+            scores = {metric: _plain(values) for metric, values in judged().items()}
             self._known[key] = scores
             with self._store.locked():
                 self._store.append({"key": key, **about, "scores": {m: _written(v) for m, v in scores.items()}})
@@ -137,7 +163,8 @@ class Bench:
 
     def _read(self) -> dict[str, Mapping[str, Numbers]]:
         """The journal of an earlier run. Raises DataError if it was begun with other data, or is no such journal."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with stated(self.folder, OutputError):
+            self.folder.mkdir(parents=True, exist_ok=True)
         first = {
             "lab": FORMAT, "suite": self.suite.name, "model": dict(self.suite.model),
             "tasks": {name: digest(json.dumps(data.digests)) for name, data in self.data.items()},
@@ -154,7 +181,11 @@ class Bench:
                 f"{self.folder} holds results of other data or another suite: take another folder (-o). It differs in:",
                 _differing(lines[0], first),
             )
-        return {line["key"]: {m: _reread(v) for m, v in line["scores"].items()} for line in lines[1:] if "key" in line}
+        try:
+            return {line["key"]: {m: _reread(v) for m, v in line["scores"].items()} for line in lines[1:]}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            where = self.folder / "scores.jsonl"
+            raise DataError(f"{where} has a line that is no score: remove it, or take another folder (-o)") from None
 
     # ---- choosing
     def judge(self, tasks: Sequence[str]) -> "Judge":
@@ -252,7 +283,19 @@ def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) 
     path = cache / "tasks" / f"{suite.name}-{digest(text)[:16]}.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")  # JSON is YAML
-    return tasks_from(str(path))
+    try:
+        return tasks_from(str(path))
+    except TaskvecError as error:  # of settings that the user wrote into the suite
+        raise retold(error, str(error).replace(str(path), str(suite.path))) from None
+
+
+def _ensemble(
+    task: HasProbabilities, models: Sequence[Weights], split: str, share: float
+) -> dict[str, Sequence[float]]:
+    """Hits and misses of the mean of the models' probabilities."""
+    total = sum(task.probabilities(weights, split, 0.0, share) for weights in models)
+    hits = total.argmax(-1) == task.wanted(split, 0.0, share)
+    return {task.name: hits.astype(float)}  # type: ignore[attr-defined]
 
 
 def _head(suite: Suite, name: str, data: Mapping[str, Prepared]) -> dict[str, Any]:

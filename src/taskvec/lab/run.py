@@ -72,7 +72,10 @@ def run(
     cache: Path,
     progress: Progress = lambda text, share: None,
 ) -> Run:
-    """Run the named experiments, or all, with the vectors of so many seeds. Raises TaskvecError and its kinds."""
+    """Run the named experiments, or all that are not long, with the vectors of so many seeds.
+
+    Raises TaskvecError and its kinds.
+    """
     began = time.perf_counter()
     if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
         raise MissingExtra(f"the lab needs {' and '.join(missing)}; it", "lab")

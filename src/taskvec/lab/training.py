@@ -82,11 +82,13 @@ def fine_tune(
     try:
         for step, batch in enumerate(batches[:stop]):
             optimizer.param_groups[0]["lr"] = recipe.rate * rate_at(step, len(batches), recipe)
-            loss = sum(
-                len(places) / len(batch) * loss_of(task, module, [examples[k] for k in places])
-                for (task, examples), places in zip(tasks, dealt(batch, sizes), strict=True)
-                if places
-            )
+            # A context for each step: torch keeps 16-bit copies of the weights as long as one lasts.
+            with torch.autocast(live.device.partition(":")[0], torch.bfloat16, enabled=bool(recipe.autocast)):
+                loss = sum(
+                    len(places) / len(batch) * loss_of(task, module, [examples[k] for k in places])
+                    for (task, examples), places in zip(tasks, dealt(batch, sizes), strict=True)
+                    if places
+                )
             losses.append(_finite(loss, step))
             optimizer.zero_grad()
             loss.backward()

@@ -6,6 +6,7 @@ examples or another recipe are another name. Beside it lies a file NAME.json tha
 """
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -37,13 +38,14 @@ class Training:
     recipe: Recipe
     objective: str = "labels"
     until: float = 1.0  # the share of the steps after which the vector is taken
+    variant: str = ""  # in words, what differs from the suite's recipe
 
     @property
     def name(self) -> str:
-        """What recipes call it: movie_0, movie_0_ascent, joint_0, movie_0_at_0.25."""
+        """What recipes call it: movie_0, movie_0_ascent, joint_0, movie_0_until_0_25."""
         what = self.tasks[0] if len(self.tasks) == 1 else "joint"
         more = "" if self.objective == "labels" else f"_{self.objective}"
-        return f"{what}_{self.seed}{more}" + (f"_at_{self.until:g}".replace(".", "") if self.until != 1 else "")
+        return re.sub(r"\W", "_", f"{what}_{self.seed}{more}{self.variant}")
 
 
 class Vectors:
@@ -92,7 +94,7 @@ class Vectors:
                 [self.data[n].digests["train"], self.suite.specs[n].descriptions, {**self.suite.evaluator}]
                 for n in names
             ],
-            "recipe": asdict(training.recipe),
+            "recipe": training.recipe.settings(),
             "seed": training.seed,
             "objective": training.objective,
             "until": training.until,

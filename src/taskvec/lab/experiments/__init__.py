@@ -29,20 +29,23 @@ class Experiment:
     question: str
     settings: type  # a dataclass, whose fields a suite may set
     run: Callable[[Bench, Any], Findings]
+    long: bool = False  # it is run only when it is named
 
 
 EXPERIMENTS = (
     Experiment("negation", negation.QUESTION, negation.Settings, negation.run),
     Experiment("addition", addition.QUESTION, addition.Settings, addition.run),
     Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run),
-    Experiment("methods", methods.QUESTION, methods.Settings, methods.run),
+    Experiment("methods", methods.QUESTION, methods.Settings, methods.run, long=True),
     Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run),
 )
 
 
 def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
-    """The experiments of these names, or all, each with the settings of the suite. Raises RecipeError with all that is
-    wrong: a name that is none (with the nearest), a setting that is none."""
+    """The experiments of these names, or all that are not long, each with the settings of the suite.
+
+    Raises RecipeError with all that is wrong: unknown names, each with the nearest known one, and unknown settings.
+    """
     known = {experiment.name: experiment for experiment in EXPERIMENTS}
     problems = [f"no experiment is called {name}{did_you_mean(name, known)}" for name in names if name not in known]
     problems += [
@@ -55,5 +58,5 @@ def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
             problems += problems_of(settings, known[name].settings, f"{suite.path}, {name}")
     if problems:
         raise RecipeError(f"these experiments cannot be run (there is {', '.join(known)}):", problems)
-    wanted = [known[name] for name in dict.fromkeys(names)] or [*EXPERIMENTS]
+    wanted = [known[name] for name in dict.fromkeys(names)] or [e for e in EXPERIMENTS if not e.long]
     return [(e, e.settings(**suite.experiments.get(e.name, {}))) for e in wanted]

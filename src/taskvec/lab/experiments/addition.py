@@ -3,7 +3,9 @@
 1. θ0 + λ Σ τ_t over the vectors of several tasks, one λ for the whole sum, chosen on validation examples. What it
    scores on a task is divided by what the model fine-tuned on that task alone scores: the normalised accuracy.
 2. All pairs of tasks, and all tasks at once. With all tasks the sum is compared with the base, with the average of the
-   models (λ = 1/T), with rules for λ that need no data, and with a model that is trained on all tasks jointly.
+   models (λ = 1/T), with rules for λ that need no data, with a model that is trained on all tasks jointly, and with the
+   ensemble of the fine-tuned models, whose probabilities are averaged. Over the pairs, the accuracies of the sum and of
+   the ensemble are correlated.
 3. All subsets of the tasks (of one seed, since there are 2^T): the normalised accuracy against the number of tasks.
 4. The sensitivity to λ: validation accuracy for λ from 0 to 2, and the plateau around its best.
 5. Target improvement: a model fine-tuned on one task, plus λ times the vector of another task, both chosen on
@@ -24,15 +26,15 @@ from taskvec.evals import Numbers
 from taskvec.lab.batchnorm import has_statistics
 from taskvec.lab.bench import Bench, require
 from taskvec.lab.experiments.batchnorm import comparison
-from taskvec.lab.experiments.common import averaged, compared, too_few, values_of
-from taskvec.lab.results import Claim, Curves, Estimate, Findings, Table, percent, verdict
+from taskvec.lab.experiments.common import averaged, compared, correlation, too_few, values_of
+from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
 
 QUESTION = "Does a sum of vectors give one model that does all their tasks?"
-SUM, AVERAGE, MATCHED, FIXED, JOINT = (
+SUM, AVERAGE, MATCHED, FIXED, JOINT, ENSEMBLE = (
     "sum, λ by validation", "average of the models (λ = 1/T)", "norm_matched, no data", "λ = 0.4, no data",
-    "joint training",
+    "joint training", "ensemble of the fine-tuned models",
 )  # fmt: skip
 
 TRIED = 3  # subsets of each size, on which its λ is chosen
@@ -49,6 +51,7 @@ class Settings:
     subsets: bool = True
     subset_share: float = 1.0  # of the test examples, on which the 2^T subsets are judged
     joint: int = 1  # seeds of joint training, which takes as long as all vectors together; 0 for none
+    ensemble: bool = True  # for tasks that give probabilities of classes
     improvement: bool = True
     improvement_grid: str = "0:0.5:0.1"
     statistics_grid: str = "0:1:0.1"  # of λ, for a model with BatchNorm
@@ -59,15 +62,15 @@ def run(bench: Bench, settings: Settings) -> Findings:
     tasks = bench.suite.tasks
     require(len(tasks) > 1, "addition: a suite needs two tasks at least")
     work = _Work(bench, settings, tasks)
-    tables, curves, claims = [], [], []
+    tables, curves, claims, points = [], [], [], list[Points]()
     table, sensitivity, told = work.everything()
     tables.append(table)
     curves.append(sensitivity)
     claims += told
     if settings.pairs:
-        table, claim = work.pairs()
+        table, of_pairs, points = work.pairs()
         tables.append(table)
-        claims.append(claim)
+        claims += of_pairs
     if settings.subsets:
         curves.append(work.subsets())
     if settings.improvement:
@@ -95,7 +98,7 @@ def run(bench: Bench, settings: Settings) -> Findings:
         ),
         tuple(tables),
         tuple(curves),
-        (),
+        tuple(points),
         tuple(claims),
         tuple(limits),
     )
@@ -110,6 +113,10 @@ class _Work:
     def total(self, tasks: Sequence[str], seed: int) -> Weights:
         """The sum of vectors."""
         return reduce(add, (self.bench.vector(name, seed) for name in tasks))
+
+    def tuned(self, tasks: Sequence[str], seed: int) -> list[Weights]:
+        """The fine-tuned models."""
+        return [self.bench.base + self.bench.vector(name, seed) for name in tasks]
 
     def own(self, name: str, seed: int, share: float = 1.0) -> float:
         """Test accuracy of the model fine-tuned on a task alone: what others are divided by."""
@@ -152,8 +159,10 @@ class _Work:
             if number < self.settings.joint:
                 made[JOINT] = (self.bench.base + self.bench.joint(self.tasks, seed), 1.0)
             made["fine-tuned, each on its own task"] = (None, 1.0)
-            for name, (model, value) in made.items():
-                scores = self._scores(model, seed)
+            judged = {name: (self._scores(model, seed), value) for name, (model, value) in made.items()}
+            if number == 0 and self.settings.ensemble:
+                judged[ENSEMBLE] = (self.bench.ensemble(self.tuned(self.tasks, seed), self.tasks, "test"), float("nan"))
+            for name, (scores, value) in judged.items():
                 shares = [averaged(scores, [t]) / self.own(t, seed) for t in self.tasks]
                 models.setdefault(name, []).append((averaged(scores, self.tasks), mean(shares), min(shares), value))
                 for task in self.tasks:
@@ -253,9 +262,11 @@ class _Work:
         )
 
     # ---- pairs and subsets
-    def pairs(self) -> tuple[Table, Claim]:
-        """Every pair of tasks: the normalised accuracy of the sum, averaged over its two tasks."""
+    def pairs(self) -> tuple[Table, list[Claim], list[Points]]:
+        """Every pair of tasks: the normalised accuracy of the sum, averaged over its two tasks. For the first seed also
+        the accuracy of the ensemble of both models."""
         rows, means = [], [[] for _ in self.bench.seeds]  # type: ignore[var-annotated]
+        ensembles: dict[str, tuple[float, float]] = {}
         every = [*combinations(self.tasks, 2)]
         for number, pair in enumerate(every):
             self.bench.tell(f"addition of pairs, {number + 1} of {len(every)}", self.share(1, number, len(every)))
@@ -265,17 +276,35 @@ class _Work:
                 values.append(self.normalised(model, pair, seed))
                 lams.append(lam)
                 means[k].append(values[-1])
+                if k == 0 and self.settings.ensemble:
+                    both = self.bench.ensemble(self.tuned(pair, seed), pair, "test")
+                    summed = self.bench.scores(model, pair, "test")
+                    ensembles[" + ".join(pair)] = averaged(both, pair), averaged(summed, pair)
             rows.append((" + ".join(pair), Estimate.over(values), Estimate.over(lams)))
         whole = Estimate.over([mean(of_seed) for of_seed in means])
         rows = [("mean of all pairs", whole, None), *rows]  # type: ignore[list-item]
         table = Table("Pairs of tasks", ("pair", "normalised", "λ"), tuple(rows), "Test examples.", plain=("λ",))
-        claim = Claim(
-            "Sums of two vectors keep nearly all of what the single models do (95 % normalised, at least).",
-            "all pairs: 98.9 % normalised on average",
-            f"{percent(whole)} % normalised on average",
-            verdict(whole, wanted=0.95),
+        claims = [
+            Claim(
+                "Sums of two vectors keep nearly all of what the single models do (95 % normalised, at least).",
+                "all pairs: 98.9 % normalised on average",
+                f"{percent(whole)} % normalised on average",
+                verdict(whole, wanted=0.95),
+            )
+        ]
+        if len(ensembles) < 3:
+            return table, claims, []
+        r = correlation([*ensembles.values()])
+        claims.append(
+            Claim(
+                "The accuracy of a sum goes with that of the ensemble of the single models.",
+                "they correlate (no number)",
+                f"Pearson's correlation over {len(ensembles)} pairs: {r:.2f}",
+                FAILS if not r > 0 else HOLDS if r > 0.5 else WEAKLY,
+            )
         )
-        return table, claim
+        told = "Pairs of tasks: the ensemble of both models, and the sum of both vectors"
+        return table, claims, [Points(told, "accuracy of the ensemble", "accuracy of the sum", ensembles)]
 
     def subsets(self) -> Curves:
         """Normalised accuracy of the sums of all subsets, on the tasks of the subset, against their number."""

@@ -1,5 +1,6 @@
 """What experiments share: from the scores of tasks to means over examples and over tasks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
@@ -37,3 +38,12 @@ def compared(first: Sequence[Scores], second: Sequence[Scores]) -> Difference:
 def averaged(scores: Mapping[str, Numbers], tasks: Sequence[str]) -> float:
     """The mean over tasks of the mean over their examples."""
     return mean(mean(values_of(scores, task)) for task in tasks)
+
+
+def correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Pearson's; NaN where one of the two never varies."""
+    xs, ys = zip(*pairs, strict=True)
+    mx, my = mean(xs), mean(ys)
+    top = math.fsum((x - mx) * (y - my) for x, y in pairs)
+    below = math.sqrt(math.fsum((x - mx) ** 2 for x in xs) * math.fsum((y - my) ** 2 for y in ys))
+    return top / below if below else math.nan

@@ -19,7 +19,7 @@ from statistics import mean
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.lab.bench import Bench, Choice, require
-from taskvec.lab.experiments.common import averaged, compared, too_few, values_of
+from taskvec.lab.experiments.common import averaged, compared, correlation, too_few, values_of
 from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
@@ -249,12 +249,3 @@ def _limits(bench: Bench, targets: Sequence[_Target]) -> tuple[str, ...]:
     if len(targets) < 4:
         limits.append(f"A correlation over {len(targets)} targets says next to nothing.")
     return tuple(limits)
-
-
-def correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    """Pearson's; NaN where one of the two never varies."""
-    xs, ys = zip(*pairs, strict=True)
-    mx, my = mean(xs), mean(ys)
-    top = math.fsum((x - mx) * (y - my) for x, y in pairs)
-    below = math.sqrt(math.fsum((x - mx) ** 2 for x in xs) * math.fsum((y - my) ** 2 for y in ys))
-    return top / below if below else math.nan
