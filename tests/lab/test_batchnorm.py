@@ -89,3 +89,12 @@ def test_they_are_measured_on_pictures_alone(bench):
 
 class NoPictures:
     name = "texts"
+
+
+def test_training_keeps_the_statistics_of_the_base_and_trains_the_rest(bench):
+    bench.vector("corners", 7)
+    assert "corners_7" in bench.vectors.trained
+    state = bench.tasks.tasks["corners"].live.module.state_dict()  # training leaves the module as it is
+    for name in bench.base.specs:
+        same = np.array_equal(state[name].numpy(), bench.base[name])
+        assert same == ("running" in name or "num_batches" in name), name
