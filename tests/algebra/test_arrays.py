@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import taskvec as tv
-from taskvec.errors import TaskvecError
+from taskvec.errors import FingerprintError, MismatchError, TaskvecError
 from taskvec.sources.source import Spec
 
 
@@ -65,3 +65,52 @@ def test_arrays_are_not_copied_unless_they_must_be():
     whole[0, 0] = 7
     assert weights["w"][0, 0] == 7 and weights["columns"].tolist() == [[0, 2], [4, 6], [8, 10]]
     assert weights["scalar"].shape == () and weights["scalar"] == 3 and weights["none"].shape == (0, 4)
+
+
+# ---- of a base ----------------------------------------------------------------------------------------------
+BASE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "v": np.ones(4, np.float32)}
+
+
+def test_a_task_vector_may_name_some_tensors_of_its_base_and_is_zero_in_the_others(tmp_path):
+    base = tv.from_arrays(BASE, "base")
+    tau = tv.from_arrays({"v": np.full(4, 0.5, np.float32)}, "tau", mass=0, base=base)
+    tuned = base + 2 * tau
+    assert tuned["v"].tolist() == [2, 2, 2, 2] and tuned["w"].tolist() == BASE["w"].tolist()
+    assert (base + tau) - tau == base
+    tv.save(tau, tmp_path / "tau.safetensors")
+    assert (base + 2 * tv.load(tmp_path / "tau.safetensors"))["v"].tolist() == [2, 2, 2, 2]
+
+
+def test_without_a_base_a_vector_must_name_every_tensor():
+    base = tv.from_arrays(BASE, "base")
+    with pytest.raises(TaskvecError, match="w"):
+        (base + tv.from_arrays({"v": np.ones(4, np.float32)}, "tau", mass=0)).specs  # noqa: B018
+
+
+def test_a_vector_is_refused_on_a_base_that_it_was_not_made_for(tmp_path):
+    base = tv.from_arrays(BASE, "base")
+    other = tv.from_arrays({name: array + 1 for name, array in BASE.items()}, "other")
+    tau = tv.from_arrays({"v": np.ones(4, np.float32)}, "tau", mass=0, base=base)
+    with pytest.raises(FingerprintError, match="tau was made from the model"):
+        tv.save(other + tau, tmp_path / "wrong.safetensors")
+    tv.save(base + tau, tmp_path / "right.safetensors")
+    assert tv.load(tmp_path / "right.safetensors")["v"].tolist() == [2, 2, 2, 2]
+
+
+def test_a_vector_that_does_not_fit_its_base_is_told_with_every_tensor():
+    base = tv.from_arrays(BASE, "base")
+    wrong = {"w": np.ones((3, 2), np.float32), "x": np.ones(1, np.float32), "v": np.ones(4, np.float32)}
+    with pytest.raises(MismatchError, match="tau does not fit the model that it is to change") as error:
+        tv.from_arrays(wrong, "tau", mass=0, base=base)
+    assert "x is not in base" in str(error.value) and "w is [3, 2] in tau and [2, 3] in base" in str(error.value)
+
+
+def test_a_base_is_a_single_model_and_only_a_task_vector_has_one():
+    base, other = tv.from_arrays(BASE, "base"), tv.from_arrays(BASE, "other")
+    tau = tv.from_arrays(BASE, "tau", mass=0)
+    for options in (
+        {"mass": 1, "base": base}, {"mass": 0, "base": 0.5 * base + 0.5 * other}, {"mass": 0, "base": tau},
+        {"mass": 0, "base": base + tau}, {"mass": 0, "base": base, "statistic": "fisher"},
+    ):  # fmt: skip
+        with pytest.raises(TaskvecError, match="base is the model, a single one, that a task vector"):
+            tv.from_arrays({"v": np.ones(4, np.float32)}, **options)

@@ -28,6 +28,7 @@ from evals.tiny import (
 )
 from taskvec.errors import FormatError
 from taskvec.evals.suite import suite_from
+from taskvec.evals.task import batch_of
 
 
 def test_a_zero_shot_head_is_made_by_the_base_and_frozen(home):
@@ -104,3 +105,27 @@ def test_scores_and_predictions_of_a_model_are_of_one_pass(home):
     assert len(passes) == 2
     suite(w, "validation")
     assert len(passes) == 3  # other examples are another pass
+
+
+def test_the_loss_of_examples_is_their_cross_entropy_or_the_entropy_and_that_of_a_step_is_of_its_batch(home):
+    text = f"{MOOD} validation: val.tsv, test: test.csv, scale: 5, batch: 8, prompts: {json.dumps(PROMPTS)}}}"
+    suite = suite_from(described(home, text))
+    task = suite.tasks["mood"]
+    task.ready()
+    task.live.take(model(home, "encoder"))
+    with torch.no_grad():
+        base, net = eager(home, "encoder", AutoModel, 0), eager(home, "encoder", AutoModel)
+        rows = torch.stack([embed(home, base, texts).mean(0) for texts in PROMPTS.values()])
+        examples = task.listed("test")
+        logits = 5 * embed(home, net, [e.text for e in examples]) @ torch.nn.functional.normalize(rows, dim=-1).T
+    wanted = torch.tensor([[*PROMPTS].index(e.label) for e in examples])
+    losses = {labels: task.loss_of(task.live.module, examples, labels) for labels in (True, False)}
+    assert losses[True].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, wanted).item(), rel=1e-4)
+    entropy = -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+    assert losses[False].item() == pytest.approx(entropy.item(), rel=1e-4)
+    losses[True].backward()
+    assert any(p.grad is not None and p.grad.any() for p in task.live.module.parameters())
+    task.live.module.zero_grad()
+    validation = task.listed("validation")
+    batch = [validation[k] for k in batch_of(len(validation), 8, 3)]
+    assert task.loss(task.live.module, 3, True).item() == task.loss_of(task.live.module, batch, True).item()

@@ -149,3 +149,17 @@ def test_a_judge_of_texts_with_several_classes_gives_the_probability_of_each(hom
     (judge / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
     with pytest.raises(RecipeError, match="is a regression and gives no probabilities"):
         suite_from(described(home, written, "judged.yml")).tasks["a"].scorer(TEXTS[:2])
+
+
+def test_the_loss_of_some_windows_is_the_mean_of_their_losses(home):
+    suite = suite_from(
+        described(home, "model: lm-base\ntasks:\n  ppl: {kind: perplexity, data: story.txt, window: 16}")
+    )
+    task, w = suite.tasks["ppl"], model(home, "lm")
+    losses = suite(w, "test")["ppl_loss"]
+    windows = task.listed("test")[:3]
+    task.live.take(w)
+    loss = task.loss_of(task.live.module, windows, True)
+    assert loss.item() == pytest.approx(float(np.mean(losses[:3])), rel=1e-4) and loss.requires_grad
+    with pytest.raises(RecipeError, match="ppl: a language model learns from its texts"):
+        task.loss_of(task.live.module, windows, False)

@@ -37,7 +37,7 @@ def test_an_answer_is_made_once_for_the_same_weights_and_the_same_question():
 def test_a_task_has_only_the_abilities_that_it_offers():
     assert not isinstance(Command(), InModule | Predicts)
     with pytest.raises(RecipeError, match="nothing can be learned from command"):
-        Command().loss(None, 0, True)
+        Command().loss_of(None, [], True)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ experiments:
     domains: [films, meals]
     quadrants: {{moods: [films_good, films_bad, meals_good, meals_bad]}}
     grid: "0:1:0.5"
-    several_grid: "0:1:0.5"
+    several_grid: "0:1:1"
+  methods: {{counts: [2], methods: [ties, magmax, random vector]}}
+  discussion: {{few: [food, home], rates: [0.2, 1.0], shares: [0.25, 1.0], grid: "0:1:0.5", pairs: 1}}
 """
 
 

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from taskvec.places.local import (
     located,
     opened,
     place_to_write,
+    replace_text,
     resolve,
     stated,
     write_text,
@@ -268,6 +270,35 @@ def test_a_link_is_refused_and_what_it_leads_to_stays(tmp_path, write):
 def test_what_is_no_unicode_is_written_as_an_escape(tmp_path):
     write_text(tmp_path / "x", "of " + os.fsdecode(b"b\xffse"))
     assert (tmp_path / "x").read_text(encoding="utf-8") == "of b\\udcffse"
+
+
+def test_a_text_that_is_replaced_is_always_an_old_one_or_the_new_one(tmp_path):
+    """Also while two processes write it, and when they are killed."""
+    path, texts = tmp_path / "about.json", [letter * 300_000 for letter in "ab"]
+    replace_text(path, texts[0])
+    children = []
+    for text in texts:
+        child = os.fork()
+        if not child:
+            try:
+                while True:
+                    replace_text(path, text)
+            finally:
+                os._exit(1)
+        children.append(child)
+    seen = {path.read_text() for _ in range(200)}
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "it had been writing until then"
+    assert seen | {path.read_text()} <= {*texts}
+
+
+def test_a_text_that_takes_the_place_of_a_link_leaves_what_the_link_led_to(tmp_path):
+    (tmp_path / "keys").write_text("keys")
+    (tmp_path / "link").symlink_to("keys")
+    replace_text(tmp_path / "link", "new")
+    assert (tmp_path / "keys").read_text() == "keys" and (tmp_path / "link").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["keys", "link"]
 
 
 @pytest.mark.parametrize("name", ["", "/", "a\0b"])

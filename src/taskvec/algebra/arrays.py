@@ -49,7 +49,7 @@ def from_arrays(
 def _fingerprint(specs: Mapping[str, Spec], base: Weights, mass: int, statistic: str, name: str) -> str:
     """The fingerprint of the model that a task vector changes, if the vector fits it."""
     model = base.donor
-    if mass or statistic or model is None or base.terms != {model: 1}:
+    if mass or statistic or model is None or model.mass != 1 or base.terms != {model: 1}:
         raise TaskvecError("base is the model, a single one, that a task vector (mass=0) changes")
     problems = [f"{key} is not in {model.text}" for key in specs if key not in model.specs]
     problems += [

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import DataError, OutputError, RecipeError, TaskvecError, retold
+from taskvec.errors import DataError, FormatError, OutputError, RecipeError, TaskvecError, retold
 from taskvec.evals import SPLITS, Numbers, means
 from taskvec.evals.order import digest
 from taskvec.evals.suite import Suite as Tasks
@@ -24,9 +24,9 @@ from taskvec.evals.suite import suite_from as tasks_from
 from taskvec.evals.task import HasProbabilities
 from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.models import base_folder
-from taskvec.lab.suite import Recipe, Suite
+from taskvec.lab.suite import Suite
 from taskvec.lab.vectors import Training, Vectors
-from taskvec.places.local import stated
+from taskvec.places.local import replace_text, stated
 from taskvec.recipes.recipe import load
 from taskvec.searching.search import search
 from taskvec.searching.stores import store_of
@@ -95,10 +95,12 @@ class Bench:
 
     def joint(self, tasks: Sequence[str], seed: int, objective: str = "labels", **changes: Any) -> Weights:
         """The vector of several tasks that are trained together."""
-        variant = "".join(f"_{name}_{value:g}" for name, value in changes.items())
         until = changes.pop("until", 1.0)
-        recipe: Recipe = replace(self.suite.training, **changes)
-        return self.vectors.get(Training(tuple(tasks), seed, recipe, objective, until, variant))
+        usual = self.suite.training
+        other = {name: value for name, value in changes.items() if value != getattr(usual, name)}
+        named = other | ({"until": until} if until != 1 else {})
+        variant = "".join(f"_{name}_{v:g}" if isinstance(v, float) else f"_{name}_{v}" for name, v in named.items())
+        return self.vectors.get(Training(tuple(tasks), seed, replace(usual, **other), objective, until, variant))
 
     # ---- scores
     def scores(self, weights: Weights, tasks: Sequence[str], split: str, share: float = 1.0) -> dict[str, Numbers]:
@@ -257,7 +259,7 @@ def _all_prepared(suite: Suite, cache: Path, tell: Tell) -> dict[str, Prepared]:
         tell(f"data of {name}", None)
         try:
             found[name] = prepared(suite, name, cache)
-        except DataError as error:
+        except (DataError, FormatError) as error:
             problems.append(f"{name}: {error}")
     if problems:
         raise DataError(f"the suite {suite.name} lacks data:", problems)
@@ -281,8 +283,9 @@ def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) 
     }
     text = json.dumps(table, indent=1, ensure_ascii=False)
     path = cache / "tasks" / f"{suite.name}-{digest(text)[:16]}.yml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")  # JSON is YAML
+    with stated(path, DataError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text)  # JSON is YAML
     try:
         return tasks_from(str(path))
     except TaskvecError as error:  # of settings that the user wrote into the suite

@@ -115,7 +115,7 @@ def _of(examples: Sequence[Text], known: Sequence[str]) -> list[Text]:
 
 def _chosen(spec: TaskSpec, examples: Sequence[Text]) -> list[Text]:
     """The examples of the labels that a task names; without such labels all, so that others are told of as an error."""
-    return _of(examples, spec.data.get("labels") or ())
+    return _of(examples, [*map(str, spec.data.get("labels") or ())])
 
 
 def _own(path: Path) -> list[Text]:

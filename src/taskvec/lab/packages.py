@@ -179,9 +179,12 @@ def fetched(package: Package, cache: Path) -> Path:
         with kept.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != package.sha256:
+        advice = (
+            "remove the file and run the same command again" if package.command else "install another version of it"
+        )
         raise DataError(
             f"{kept} has the sha256 {digest[:16]}..., and {package.name} {package.version} has "
-            f"{package.sha256[:16]}...: remove the file and run the same command again"
+            f"{package.sha256[:16]}...: {advice}"
         )
     return kept
 

@@ -69,6 +69,9 @@ def orange(archive: Path, part: str) -> Pool:
     return Pool(table("train"), table("test"))
 
 
+RATED = "_GroundTruth.txt"  # how the names of its tables of ratings end
+
+
 def vader(archive: Path, part: str) -> Pool:
     """vaderSentiment: sentences with a mean human rating from -4 to 4, in a tar within the source distribution.
 
@@ -79,8 +82,9 @@ def vader(archive: Path, part: str) -> Pool:
     if inner is None:
         raise DataError(f"{archive} has no rated sentences")
     with tarfile.open(fileobj=io.BytesIO(inner)) as tar:
-        file = tar.extractfile(f"hutto_ICWSM_2014/{part}_GroundTruth.txt")
-        assert file is not None
+        parts = {name.rpartition("/")[2].removesuffix(RATED): name for name in tar.getnames() if name.endswith(RATED)}
+        if part not in parts or (file := tar.extractfile(parts[part])) is None:
+            raise DataError(f"vaderSentiment has no part {part}; there is {', '.join(sorted(parts))}")
         lines = file.read().decode("utf8", "replace").splitlines()
     rows = [line.split("\t") for line in lines if line.count("\t") == 2]
     in_documents = "_" in rows[0][0]

@@ -14,6 +14,7 @@ from typing import Any
 
 from taskvec.errors import DataError
 from taskvec.evals.order import digest
+from taskvec.places.local import replace_text
 from taskvec.searching.evidence import Interval, spread
 
 FEW = 3  # seeds, below which there is no interval
@@ -144,7 +145,7 @@ def _cell(cell: Any) -> Cell:
 def write_findings(findings: Findings, path: Path) -> str:
     """Write them as JSON; returns a digest of the file's text."""
     text = json.dumps(findings.as_dict(), indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    replace_text(path, text)
     return digest(text)
 
 

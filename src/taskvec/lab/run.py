@@ -25,9 +25,10 @@ from taskvec.lab.pictures import pictures
 from taskvec.lab.results import Findings, read_findings, write_findings
 from taskvec.lab.suite import Suite
 from taskvec.notes import note
-from taskvec.places.local import stated, write_text
+from taskvec.places.local import replace_text, stated
 from taskvec.version import __version__
 
+KEYS = {"suite", "about", "training", "tasks", "taskvec", "experiments"}  # of about.json, which the page needs
 Progress = Callable[[str, float | None], None]  # what is being done, and the share of the run that is behind it
 
 
@@ -111,7 +112,7 @@ def _within(progress: Progress, before: int, count: int) -> Progress:
 def _note(bench: Bench, experiment: str, what: dict[str, Any]) -> None:
     """Write down in about.json what was run."""
     path = bench.folder / "about.json"
-    about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"experiments": {}}
+    about = _about(path) if path.exists() else {"experiments": {}}
     suite = bench.suite
     about |= {
         "suite": suite.name, "about": suite.about, "model": dict(suite.model), "training": asdict(suite.training),
@@ -120,7 +121,18 @@ def _note(bench: Bench, experiment: str, what: dict[str, Any]) -> None:
     }  # fmt: skip
     what |= {"seeds": list(bench.seeds), "seconds": round(what["seconds"], 1), "ended": time.strftime("%Y-%m-%d %H:%M")}
     about["experiments"][experiment] = what
-    write_text(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n", durable=False)
+    replace_text(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What about.json says. Raises DataError for a file that no run wrote."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read, remove it to run again: {error}") from None
+    if not isinstance(about, dict) or KEYS - about.keys() or not isinstance(about["experiments"], dict):
+        raise DataError(f"{path} does not say what was run, remove it to run again")
+    return about
 
 
 def report(folder: Path) -> Path:
@@ -130,13 +142,10 @@ def report(folder: Path) -> Path:
     paths = [there[e.name] for e in EXPERIMENTS if e.name in there]
     if not paths or not about.is_file():
         raise DataError(f"{folder} has no results of the lab: `taskvec lab run -o {folder}` makes them")
-    try:
-        told = json.loads(about.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{about} cannot be read: {error}") from None
+    told = _about(about)
     found = [read_findings(path) for path in paths]
     with stated(folder, OutputError):
-        write_text(folder / "report.html", page(told, found), durable=False)
+        replace_text(folder / "report.html", page(told, found))
     try:
         for findings in found:
             pictures(findings, folder / "figures")

@@ -90,13 +90,13 @@ class TaskSpec:
     @property
     def labels(self) -> list[str]:
         """The classes of its examples. The head may have more."""
-        return [*self.data.get("labels", self.descriptions)]
+        return [*map(str, self.data.get("labels", self.descriptions))]
 
     @property
     def descriptions(self) -> dict[str, list[str]]:
-        """Class -> the sentences that describe it."""
-        filled = {name: [t.replace("{}", text) for t in self.templates] for name, text in self.classes.items()}
-        return filled or {name: [*texts] for name, texts in self.prompts.items()}
+        """Class -> the sentences that describe it. Classes are texts, also those that YAML reads as numbers."""
+        filled = {str(name): [t.replace("{}", text) for t in self.templates] for name, text in self.classes.items()}
+        return filled or {str(name): [*texts] for name, texts in self.prompts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,11 @@ def _problems(given: Mapping[Any, Any]) -> list[str]:
         problems.append(
             "model: it is {folder: PATH} or {package: NAME, inside: PATH}, where a .pth file needs config: {...}, too"
         )
+    if not isinstance(given.get("evaluator") or {}, dict):
+        problems.append("evaluator: a table is needed")
+    experiments = given.get("experiments") or {}
+    if not isinstance(experiments, dict) or not all(isinstance(s or {}, dict) for s in experiments.values()):
+        problems.append("experiments: it is {EXPERIMENT: {SETTING: VALUE}}")
     if not isinstance(tasks := given.get("tasks"), dict) or not tasks:
         return [*problems, "tasks: {NAME: {about: ..., data: ..., prompts: ...}} is needed"]
     for name, about in tasks.items():
@@ -229,6 +234,13 @@ def _of_task(name: str, spec: TaskSpec) -> list[str]:
             f"{name}: data is {{package: NAME, part: NAME}}, {{file: PATH}}, or "
             "{train: PATH, validation: PATH, test: PATH}"
         )
+    problems += [
+        f"{name}: {key} of data is a text, not {value!r}"
+        for key, value in spec.data.items()
+        if key != "labels" and not isinstance(value, str)
+    ]
+    if not isinstance(spec.data.get("labels", []), list):
+        problems.append(f"{name}: labels of data is a list of classes")
     if bool(spec.templates) != bool(spec.classes):
         problems.append(f"{name}: templates and classes belong together")
     if spec.prompts and spec.classes:

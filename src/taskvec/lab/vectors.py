@@ -91,8 +91,7 @@ class Vectors:
             "format": FORMAT,
             "base": base.fingerprint,
             "tasks": [
-                [self.data[n].digests["train"], self.suite.specs[n].descriptions, {**self.suite.evaluator}]
-                for n in names
+                [self.data[n].digests["train"], self.suite.specs[n].descriptions, self._evaluator(n)] for n in names
             ],
             "recipe": training.recipe.settings(),
             "seed": training.seed,
@@ -100,6 +99,10 @@ class Vectors:
             "until": training.until,
             **({"heads": heads} if heads else {}),
         }
+
+    def _evaluator(self, name: str) -> dict[str, object]:
+        """The keys of the suite and of this task, such as max_tokens and scale, on which the loss depends."""
+        return {**self.suite.evaluator, **self.suite.specs[name].evaluator}
 
     def _train(self, training: Training, path: Path) -> None:
         import torch

@@ -6,9 +6,9 @@ all of them at once. An unknown key names the nearest key that there is.
 
 import math
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from taskvec.errors import did_you_mean
 
@@ -34,7 +34,7 @@ def problems_of(table: Mapping[Any, Any], kind: type, where: str) -> list[str]:
     problems += [
         f"{where}: {key} is {wanted(known[key])}, not {reprlib.repr(value)}"
         for key, value in table.items()
-        if key in known and not fits(value, known[key])
+        if key in known and not fits_throughout(value, known[key])
     ]
     return problems
 
@@ -55,9 +55,24 @@ def fits(value: Any, kind: Any) -> bool:
         return missing or (number and abs(value) < math.inf)
     if kind is Any:
         return True
-    return isinstance(value, dict if "Mapping" in str(kind) else list)
+    return isinstance(value, list if get_origin(kind) is Sequence else dict)
+
+
+def fits_throughout(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type, and also the elements of a list and the values of a table."""
+    if not fits(value, kind) or get_origin(kind) not in (Sequence, Mapping):
+        return fits(value, kind)
+    elements = value if isinstance(value, list) else value.values()
+    return all(fits_throughout(element, get_args(kind)[-1]) for element in elements)
 
 
 def wanted(kind: Any) -> str:
-    """A field's type in words."""
-    return NAMES.get(kind, "a number" if "None" in str(kind) else "a table" if "Mapping" in str(kind) else "a list")
+    """A field's type in words: a text, a number, a list of texts, a table of lists of numbers."""
+    if kind in NAMES or (inner := get_args(kind)) == ():
+        return NAMES.get(kind, "anything")
+    if type(None) in inner:
+        return wanted(inner[0])
+    plural = wanted(inner[-1]).removeprefix("a ").replace("list", "lists").replace("table", "tables")
+    plural = plural if " of " in plural or plural.startswith("true") else f"{plural}s"
+    what = "a list" if get_origin(kind) is Sequence else "a table"
+    return what if inner[-1] is Any else f"{what} of {plural}"

@@ -344,6 +344,16 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
             sync(file.fileno())
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file beside its place and rename it, so that a kill leaves the old file or the new one.
+
+    Several processes may write the same file at the same time.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_text(beside, text, durable=False)
+    beside.replace(path)
+
+
 def opened(path: Path, flags: int) -> int:
     """A descriptor of the file of this name. A link is not followed, and raises OSError (ELOOP)."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o644)

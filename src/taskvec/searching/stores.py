@@ -216,7 +216,7 @@ def _begins_a_journal(data: bytes) -> bool:
 
     Only then may they be cut off: any other file is left as it is.
     """
-    begins = (b'{"search":', b'{"interference":')
+    begins = (b'{"search":', b'{"interference":', b'{"lab":')
     return any(data.startswith(b) or b.startswith(data) for b in begins)
 
 

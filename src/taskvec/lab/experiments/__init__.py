@@ -30,19 +30,21 @@ class Experiment:
     settings: type  # a dataclass, whose fields a suite may set
     run: Callable[[Bench, Any], Findings]
     long: bool = False  # it is run only when it is named
+    told: bool = False  # it has nothing to do unless the suite has settings for it
 
 
 EXPERIMENTS = (
     Experiment("negation", negation.QUESTION, negation.Settings, negation.run),
     Experiment("addition", addition.QUESTION, addition.Settings, addition.run),
-    Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run),
+    Experiment("analogies", analogies.QUESTION, analogies.Settings, analogies.run, told=True),
     Experiment("methods", methods.QUESTION, methods.Settings, methods.run, long=True),
     Experiment("discussion", discussion.QUESTION, discussion.Settings, discussion.run),
 )
 
 
 def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
-    """The experiments of these names, or all that are not long, each with the settings of the suite.
+    """The experiments of these names, each with the settings of the suite; without names all that are not long, and
+    for which the suite has the settings that they need.
 
     Raises RecipeError with all that is wrong: unknown names, each with the nearest known one, and unknown settings.
     """
@@ -58,5 +60,6 @@ def planned(names: Sequence[str], suite: Suite) -> list[tuple[Experiment, Any]]:
             problems += problems_of(settings, known[name].settings, f"{suite.path}, {name}")
     if problems:
         raise RecipeError(f"these experiments cannot be run (there is {', '.join(known)}):", problems)
-    wanted = [known[name] for name in dict.fromkeys(names)] or [e for e in EXPERIMENTS if not e.long]
+    usual = [e for e in EXPERIMENTS if not e.long and (e.name in suite.experiments or not e.told)]
+    wanted = [known[name] for name in dict.fromkeys(names)] or usual
     return [(e, e.settings(**suite.experiments.get(e.name, {}))) for e in wanted]

@@ -26,8 +26,8 @@ from taskvec.evals import Numbers
 from taskvec.lab.batchnorm import has_statistics
 from taskvec.lab.bench import Bench, require
 from taskvec.lab.experiments.batchnorm import comparison
-from taskvec.lab.experiments.common import averaged, compared, correlation, too_few, values_of
-from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
+from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, too_few, values_of
+from taskvec.lab.results import Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
 
@@ -121,7 +121,9 @@ class _Work:
     def own(self, name: str, seed: int, share: float = 1.0) -> float:
         """Test accuracy of the model fine-tuned on a task alone: what others are divided by."""
         model = self.bench.base + self.bench.vector(name, seed)
-        return averaged(self.bench.scores(model, [name], "test", share), [name])
+        score = averaged(self.bench.scores(model, [name], "test", share), [name])
+        require(score, f"addition: the model fine-tuned on {name} gets no test example right, and is a divisor")
+        return score
 
     def normalised(self, model: Weights, tasks: Sequence[str], seed: int, share: float = 1.0) -> float:
         """The mean over tasks of the normalised accuracy, on a share of the test examples."""
@@ -300,7 +302,7 @@ class _Work:
                 "The accuracy of a sum goes with that of the ensemble of the single models.",
                 "they correlate (no number)",
                 f"Pearson's correlation over {len(ensembles)} pairs: {r:.2f}",
-                FAILS if not r > 0 else HOLDS if r > 0.5 else WEAKLY,
+                correlated(r),
             )
         )
         told = "Pairs of tasks: the ensemble of both models, and the sum of both vectors"

@@ -6,7 +6,7 @@ from statistics import mean
 
 from taskvec.evals import Numbers
 from taskvec.lab.bench import Bench
-from taskvec.lab.results import FEW
+from taskvec.lab.results import FAILS, FEW, HOLDS, UNTESTED, WEAKLY
 from taskvec.searching.evidence import Difference, difference
 
 Scores = Sequence[Sequence[float]]  # for each seed the scores of the same examples
@@ -47,3 +47,10 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float:
     top = math.fsum((x - mx) * (y - my) for x, y in pairs)
     below = math.sqrt(math.fsum((x - mx) ** 2 for x in xs) * math.fsum((y - my) ** 2 for y in ys))
     return top / below if below else math.nan
+
+
+def correlated(r: float) -> str:
+    """The verdict on a claim that two numbers go together, by their correlation."""
+    if math.isnan(r):
+        return UNTESTED
+    return FAILS if r <= 0 else HOLDS if r > 0.5 else WEAKLY

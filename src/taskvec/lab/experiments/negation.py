@@ -19,8 +19,21 @@ from statistics import mean
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.lab.bench import Bench, Choice, require
-from taskvec.lab.experiments.common import averaged, compared, correlation, too_few, values_of
-from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
+from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, too_few, values_of
+from taskvec.lab.results import (
+    FAILS,
+    HOLDS,
+    UNTESTED,
+    WEAKLY,
+    Claim,
+    Curves,
+    Estimate,
+    Findings,
+    Points,
+    Table,
+    percent,
+    verdict,
+)
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
 
@@ -206,7 +219,8 @@ def _claims(
 ) -> tuple[Claim, ...]:
     negative, noise = NEGATIVE, NOISE
     gap = over(noise, 0).minus(over(negative, 0))
-    kept = over(negative, 1).mean / over("pre-trained", 1).mean
+    before = over("pre-trained", 1).mean
+    kept = over(negative, 1).mean / before if before else math.nan
     claims = [
         Claim(
             "The negative task vector takes more of the target than a random vector of the same norms.",
@@ -219,13 +233,13 @@ def _claims(
             "It leaves the control tasks nearly as they were.",
             "ViT-B/32: control 63.4 before, 60.9 after",
             f"control {percent(over('pre-trained', 1).mean)} before, {percent(over(negative, 1))} after",
-            HOLDS if kept >= s.keep else WEAKLY if kept >= s.keep - 0.05 else FAILS,
+            UNTESTED if math.isnan(kept) else HOLDS if kept >= s.keep else WEAKLY if kept >= s.keep - 0.05 else FAILS,
         ),
         Claim(
             "What fine-tuning did not gain, negation cannot take.",
             "the drop correlates with the gain (appendix; no number)",
             f"Pearson's correlation of gain and drop over the targets: {r:.2f}",
-            FAILS if not r > 0 else HOLDS if r > 0.5 else WEAKLY,
+            correlated(r),
         ),
     ]
     if "gradient ascent" in models:
