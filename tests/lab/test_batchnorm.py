@@ -7,7 +7,16 @@ import torch
 from lab.tiny_images import tiny_image_suite
 from taskvec.errors import RecipeError
 from taskvec.evals.texts import read
-from taskvec.lab.batchnorm import BATCH, averaged, change, has_statistics, measured, normalisations
+from taskvec.lab.batchnorm import (
+    BATCH,
+    averaged,
+    change,
+    has_statistics,
+    inputs,
+    measured,
+    normalisations,
+    repaired,
+)  # fmt: skip
 from taskvec.lab.bench import Bench
 
 
@@ -66,6 +75,32 @@ def test_a_model_can_be_given_them_and_then_normalises_with_them(bench):
         assert np.allclose(state[name].numpy(), values, rtol=1e-5, atol=1e-6), name
     assert torch.equal(state["_conv_stem.weight"], torch.from_numpy(bench.base["_conv_stem.weight"]))
     assert bench.scores(model, ["sides"], "test") != bench.scores(bench.base, ["sides"], "test")
+
+
+def test_a_model_that_was_not_edited_keeps_its_statistics_when_it_is_repaired(bench):
+    pairs = shown(bench, "bars", "corners")
+    found = repaired(bench.base, pairs, inputs(bench.base, pairs))
+    assert set(found) == {name for name in bench.base.specs if "running" in name}
+    for name, values in found.items():
+        assert np.allclose(values, bench.base[name], rtol=1e-3, atol=1e-4), name
+
+
+def test_after_a_repair_every_layer_gives_what_the_other_models_gave(bench):
+    pairs = shown(bench, "bars", "corners")
+    one, two = (bench.base + bench.vector(name, 0) for name in ("bars", "corners"))
+    wanted = averaged([inputs(one, pairs), inputs(two, pairs)])
+    edited = bench.base + bench.vector("bars", 0) + bench.vector("corners", 0)
+    model = edited + change(bench.base, repaired(edited, pairs, wanted), "repaired")
+    found = inputs(model, pairs)
+    for name, layer in normalisations(pairs[0][0].live.take(model)).items():
+        m, v = layer.running_mean.numpy(), layer.running_var.numpy() + layer.eps
+        old_m, old_v = bench.base[f"{name}.running_mean"], bench.base[f"{name}.running_var"] + layer.eps
+        alive = (found[f"{name}.std"] > 1e-4) & (wanted[f"{name}.std"] > 1e-4) & (v > 2 * layer.eps)
+        assert alive.any()
+        means = (found[f"{name}.mean"] - m) / v**0.5, (wanted[f"{name}.mean"] - old_m) / old_v**0.5
+        spreads = found[f"{name}.std"] / v**0.5, wanted[f"{name}.std"] / old_v**0.5
+        assert np.allclose(means[0][alive], means[1][alive], atol=0.01), name
+        assert np.allclose(spreads[0][alive], spreads[1][alive], atol=0.01), name
 
 
 def test_the_module_is_as_before(bench):

@@ -6,7 +6,7 @@ import torch
 from lab.tiny_images import tiny_image_suite
 from taskvec.evals.texts import read
 from taskvec.lab.batchnorm import averaged, change, measured
-from taskvec.lab.experiments.batchnorm import ANEW, AVERAGE, AVERAGED, BASE, KEPT, SUM
+from taskvec.lab.experiments.batchnorm import ANEW, AVERAGE, AVERAGED, BASE, KEPT, REPAIRED, SUM
 from taskvec.lab.run import run
 from taskvec.lab.suite import suite_from
 
@@ -28,8 +28,8 @@ def comparison(result):
 def test_every_model_has_a_row_for_each_answer(done):
     rows = comparison(done[1])
     assert list(rows) == [
-        (BASE, KEPT), (BASE, ANEW), (SUM, KEPT), (SUM, AVERAGED), (SUM, ANEW), (AVERAGE, KEPT), (AVERAGE, AVERAGED),
-        (AVERAGE, ANEW),
+        (BASE, KEPT), (BASE, ANEW), (SUM, KEPT), (SUM, AVERAGED), (SUM, ANEW), (SUM, REPAIRED), (AVERAGE, KEPT),
+        (AVERAGE, AVERAGED), (AVERAGE, ANEW), (AVERAGE, REPAIRED),
     ]  # fmt: skip
     assert any("statistics" in claim.claim for claim in done[1].findings[1].claims)
 
