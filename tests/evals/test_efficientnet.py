@@ -49,7 +49,7 @@ def test_padding_is_that_of_tensorflow(kernel, stride, before, after):
         ({"stem": "wide"}, "stem is a whole number"),
         ({"stages": [[1, 3, 1]]}, "stages are lists"),
         ({"stages": [[1, 3, 1, 0, 8]]}, "stages are lists"),
-        ({"stages": ["one"]}, "stages are lists"),
+        ({"stages": ["one"]}, "stages is a list of lists"),
     ],
 )
 def test_a_table_that_describes_no_network_is_a_stated_error(changes, problem):
