@@ -5,7 +5,7 @@ import pytest
 from lab.archives import archive, tar_of
 from taskvec.errors import DataError
 from taskvec.lab.packages import PACKAGES
-from taskvec.lab.readers import CHARACTERS, READERS, Text, key
+from taskvec.lab.readers import CHARACTERS, READERS, TABLES, Text, key
 
 LONG = " ".join(f"word{k}/nn" for k in range(30))
 
@@ -48,6 +48,16 @@ def test_vader_takes_the_sign_of_the_rating_and_leaves_out_what_is_near_to_0(tmp
     pool = read(tmp_path, "vaderSentiment", files, "films")
     assert pool.examples == [Text("fine", "positive", "1"), Text("poor", "negative", "1")] and pool.test == []
     assert read(tmp_path, "vaderSentiment", files, "tweets").examples == [Text("no!", "negative", "no")]
+
+
+def test_vader_takes_sentences_with_words_of_one_gender_and_none_of_the_other(tmp_path):
+    texts = ("she is great", "his wife is great", "The men are bad", "a theme for heroes", "HE is bad")
+    table = "".join(f"{k}\t{2 if 'great' in text else -2}\t{text}\n" for k, text in enumerate(texts))
+    files = rated(**dict.fromkeys(TABLES, table))
+    she = read(tmp_path, "vaderSentiment", files, "she").examples
+    assert [(t.text, t.label) for t in she] == [("she is great", "positive")] * len(TABLES)
+    he = read(tmp_path, "vaderSentiment", files, "he").examples
+    assert {(t.text, t.label) for t in he} == {("The men are bad", "negative"), ("HE is bad", "negative")}
 
 
 def test_vader_names_the_parts_that_there_are(tmp_path):

@@ -15,7 +15,7 @@ from taskvec.lab.run import report, run
 from taskvec.lab.suite import only, suite_from
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-EXPERIMENTS = ("negation", "addition", "analogies", "methods", "discussion")
+EXPERIMENTS = ("negation", "addition", "analogies", "methods", "discussion", "sequential", "debiasing")
 FILES = {"scores.jsonl", "findings", "about.json", "report.html", "figures"}
 RECOUNT = """
 import json
@@ -86,7 +86,7 @@ def test_what_a_run_gives_says_what_it_trained_and_measured(finished):
 
 
 def test_the_progress_names_the_experiment_and_the_training_and_its_share_rises_to_1(finished):
-    assert ("experiment 1 of 5: negation of food, 1 of 3", 0) in finished.told
+    assert ("experiment 1 of 7: negation of food, 1 of 3", 0) in finished.told
     assert any("training food_0, step 16 of 16" in text for text, _ in finished.told)
     shares = [share for _, share in finished.told if share is not None]
     assert shares == sorted(shares) and shares[0] == 0 and 0.9 < shares[-1] <= 1

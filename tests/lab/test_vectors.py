@@ -1,15 +1,17 @@
 """Vectors in the cache: named by what they were made of, trained once, and refused when they are not whole."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from taskvec.errors import DataError
+from taskvec.evals.texts import read
 from taskvec.lab.bench import Bench
 from taskvec.lab.suite import suite_from
-from taskvec.lab.vectors import Training
+from taskvec.lab.vectors import Drawn, Training
 
 
 def training(bench, *tasks, **changes):
@@ -123,3 +125,46 @@ def test_a_cache_that_cannot_be_written_to_is_a_stated_error(finished, tmp_path)
     with pytest.raises(DataError, match="vectors"):
         bench.vectors.get(training(bench))
     assert not bench.vectors.trained
+
+
+# ---- drawn training sets ---------------------------------------------------------------------------
+def drawn(good, bad, name="set"):
+    return Drawn(name, (("films", "good", good), ("films", "bad", bad), ("meals", "good", bad), ("meals", "bad", good)))
+
+
+def of(bench, what, seed=0):
+    return Training(what.tasks, seed, bench.suite.training, drawn=what)
+
+
+def test_a_drawn_training_set_has_the_first_examples_of_each_class_of_each_task(bench):
+    films = bench.vectors.examples(of(bench, drawn(19, 1)), "films")
+    assert Counter(e.label for e in films) == {"good": 19, "bad": 1}
+    good = [e for e in read(bench.data["films"].file("train")) if e.label == "good"]
+    assert films[:19] == good[:19]
+
+
+def test_a_drawn_training_set_names_its_vector(bench):
+    assert of(bench, drawn(19, 1, "skewed"), 2).name == "skewed_2"
+
+
+def test_other_draws_are_other_vectors_and_all_examples_are_another_still(bench):
+    trainings = [of(bench, drawn(19, 1)), of(bench, drawn(10, 10)), of(bench, drawn(5, 5)), of(bench, drawn(5, 5), 1)]
+    trainings.append(Training(("films", "meals"), 0, bench.suite.training))
+    keys = {bench.vectors.path(training).name.rpartition("-")[2] for training in trainings}
+    assert len(keys) == len(trainings)
+
+
+def test_other_examples_to_draw_from_are_another_vector(bench, monkeypatch):
+    path = bench.vectors.path(of(bench, drawn(19, 1)))
+    films = bench.data["films"]
+    others = replace(films, digests={**films.digests, "train": "others"})
+    monkeypatch.setattr(bench.vectors, "data", bench.data | {"films": others})
+    assert bench.vectors.path(of(bench, drawn(19, 1))) != path
+
+
+def test_a_training_set_that_is_too_large_names_the_classes_that_lack_examples(bench):
+    with pytest.raises(
+        DataError, match=r"(?s)set set is too large.*films has 32 training examples of good, and 33 are wanted"
+    ) as error:
+        bench.drawn(drawn(33, 1), 0)
+    assert "bad" not in str(error.value), "the films have enough of these"

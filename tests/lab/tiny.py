@@ -71,6 +71,8 @@ experiments:
     several_grid: "0:1:1"
   methods: {{counts: [2], methods: [ties, magmax, random vector]}}
   discussion: {{few: [food, home], rates: [0.2, 1.0], shares: [0.25, 1.0], grid: "0:1:0.5", pairs: 1}}
+  sequential: {{tasks: [food, home, moves], anew: 3, grid: "0.5:1:0.5"}}
+  debiasing: {{sets: {{domain: {{groups: [films, meals], size: 40, skew: 0.95}}}}, grid: "0:2:0.5"}}
 """
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.algebra.weights import Weights
-from taskvec.errors import DataError, FormatError, OutputError, RecipeError, TaskvecError, retold
+from taskvec.errors import DataError, FormatError, OutputError, RecipeError, TaskvecError, did_you_mean, retold
 from taskvec.evals import SPLITS, Numbers, means
+from taskvec.evals.evaluator import Judges
 from taskvec.evals.order import digest
 from taskvec.evals.suite import Suite as Tasks
 from taskvec.evals.suite import suite_from as tasks_from
@@ -25,7 +26,7 @@ from taskvec.evals.task import HasProbabilities
 from taskvec.lab.data import Prepared, prepared
 from taskvec.lab.models import base_folder
 from taskvec.lab.suite import Suite
-from taskvec.lab.vectors import Training, Vectors
+from taskvec.lab.vectors import Drawn, Training, Vectors
 from taskvec.places.local import replace_text, stated
 from taskvec.recipes.recipe import load
 from taskvec.searching.search import search
@@ -101,6 +102,10 @@ class Bench:
         named = other | ({"until": until} if until != 1 else {})
         variant = "".join(f"_{name}_{v:g}" if isinstance(v, float) else f"_{name}_{v}" for name, v in named.items())
         return self.vectors.get(Training(tuple(tasks), seed, replace(usual, **other), objective, until, variant))
+
+    def drawn(self, drawn: Drawn, seed: int) -> Weights:
+        """The vector of a training set that is drawn out of several tasks."""
+        return self.vectors.get(Training(drawn.tasks, seed, self.suite.training, drawn=drawn))
 
     # ---- scores
     def scores(self, weights: Weights, tasks: Sequence[str], split: str, share: float = 1.0) -> dict[str, Numbers]:
@@ -197,7 +202,7 @@ class Bench:
     def choose(
         self,
         family: Weights,
-        tasks: Sequence[str],
+        tasks: "Sequence[str] | Judges",
         grid: "Grid | Mapping[str, Grid]",
         objective: str = 'mean("*")',
         constraints: Sequence[str] = (),
@@ -206,11 +211,13 @@ class Bench:
     ) -> Choice:
         """The knobs of a family of models, chosen on validation examples by `search`.
 
+        tasks: those that count, or an evaluator that is made of them.
         grid: the values of the one knob `lam`, or of each knob by its name.
         """
         grids = dict(grid) if isinstance(grid, Mapping) else {"lam": grid}
         result = search(
-            family, self.judge(tasks), {name: g if isinstance(g, str) else [*g] for name, g in grids.items()},
+            family, tasks if callable(tasks) else self.judge(tasks),
+            {name: g if isinstance(g, str) else [*g] for name, g in grids.items()},
             objective=objective, constraints=constraints, rule=rule, minimise=minimise,
             references={"base": self.base}, test=False,
         )  # fmt: skip
@@ -339,6 +346,12 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     problems += [f"the data of {name}" for name, what in now["tasks"].items() if older.get(name, what) != what]
     problems += [f"the task {name}" for name in older.keys() ^ now["tasks"].keys()]
     return problems
+
+
+def require_tasks(suite: Suite, experiment: str, names: Sequence[str]) -> None:
+    """Raise RecipeError for names that are no tasks of a suite, each with the nearest one."""
+    unknown = [f"{name}{did_you_mean(name, suite.specs)}" for name in names if name not in suite.specs]
+    require(not unknown, f"{experiment}: no task is called {', '.join(unknown)}")
 
 
 def require(condition: object, problem: str) -> None:

@@ -70,26 +70,44 @@ def orange(archive: Path, part: str) -> Pool:
 
 
 RATED = "_GroundTruth.txt"  # how the names of its tables of ratings end
+TABLES = ("movieReviewSnippets", "amazonReviewSnippets", "tweets", "nytEditorialSnippets")
+GENDERS = {
+    "he": re.compile(
+        r"\b(he|him|his|himself|man|men|boys?|guys?|actor|father|son|husband|brother|mr)\b", re.IGNORECASE
+    ),
+    "she": re.compile(
+        r"\b(she|hers?|herself|woman|women|girls?|lady|actress|mother|daughter|wife|sister|ms|mrs)\b", re.IGNORECASE
+    ),
+}
 
 
 def vader(archive: Path, part: str) -> Pool:
     """vaderSentiment: sentences with a mean human rating from -4 to 4, in a tar within the source distribution.
 
     The class is the sign of the rating; sentences nearer to 0 than 0.5 are left out. An id such as 12_3 is sentence 3
-    of review or article 12: the sentences of one document stay together.
+    of review or article 12: the sentences of one document stay together. The parts `he` and `she` are the sentences of
+    all four files that have a word of this gender and none of the other (GENDERS).
     """
     inner = next((c for name, c in members(archive) if name.endswith("/hutto_ICWSM_2014.tar.gz")), None)
     if inner is None:
         raise DataError(f"{archive} has no rated sentences")
+    if part in GENDERS:
+        rated = [text for name in TABLES for text in _rated(inner, name)]
+        return Pool([t for t in rated if {g for g, words in GENDERS.items() if words.search(t.text)} == {part}], [])
+    return Pool(_rated(inner, part), [])
+
+
+def _rated(inner: bytes, part: str) -> list[Text]:
+    """The rated sentences of one file. See `vader`."""
     with tarfile.open(fileobj=io.BytesIO(inner)) as tar:
         parts = {name.rpartition("/")[2].removesuffix(RATED): name for name in tar.getnames() if name.endswith(RATED)}
         if part not in parts or (file := tar.extractfile(parts[part])) is None:
-            raise DataError(f"vaderSentiment has no part {part}; there is {', '.join(sorted(parts))}")
+            raise DataError(f"vaderSentiment has no part {part}; there is {', '.join([*sorted(parts), *GENDERS])}")
         lines = file.read().decode("utf8", "replace").splitlines()
     rows = [line.split("\t") for line in lines if line.count("\t") == 2]
     in_documents = "_" in rows[0][0]
     rated = [(i.split("_")[0] if in_documents else key(text), float(rating), text) for i, rating, text in rows]
-    return Pool([Text(t, "positive" if r > 0 else "negative", group) for group, r, t in rated if abs(r) >= 0.5], [])
+    return [Text(t, "positive" if r > 0 else "negative", group) for group, r, t in rated if abs(r) >= 0.5]
 
 
 # The names of WordNet's lexicographer files (lexnames(5WN)), by their numbers

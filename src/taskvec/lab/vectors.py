@@ -30,6 +30,36 @@ FORMAT = 1  # of the rules of training.py: a change there that gives other vecto
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A training set that is made up of examples of several tasks: of each class of a task so many.
+
+    These are the first training examples of the class, which stand in a random order (splits.py). So a larger set of
+    the same cells has all examples of a smaller one.
+    """
+
+    name: str  # what recipes call the vector, before its seed
+    cells: tuple[tuple[str, str, int], ...]  # (task, class, how many)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the examples are of."""
+        return tuple(dict.fromkeys(task for task, _, _ in self.cells))
+
+    def of(self, task: str, examples: Sequence[Example]) -> list[Example]:
+        """The examples of a task that are taken. Raises DataError for a class that has too few."""
+        chosen, problems = [], []
+        for name, label, count in self.cells:
+            if name == task:
+                of_class = [e for e in examples if e.label == label]
+                chosen += of_class[:count]
+                if len(of_class) < count:
+                    problems.append(f"{task} has {len(of_class)} training examples of {label}, and {count} are wanted")
+        if problems:
+            raise DataError(f"the training set {self.name} is too large for its data:", problems)
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """One training: of which tasks (several are trained jointly), with which seed, on what, with which recipe."""
 
@@ -39,11 +69,12 @@ class Training:
     objective: str = "labels"
     until: float = 1.0  # the share of the steps after which the vector is taken
     variant: str = ""  # in words, what differs from the suite's recipe
+    drawn: Drawn | None = None  # without it all training examples of the tasks
 
     @property
     def name(self) -> str:
-        """What recipes call it: movie_0, movie_0_ascent, joint_0, movie_0_until_0_25."""
-        what = self.tasks[0] if len(self.tasks) == 1 else "joint"
+        """What recipes call it: movie_0, movie_0_ascent, joint_0, movie_0_until_0_25, skewed_0."""
+        what = self.drawn.name if self.drawn else self.tasks[0] if len(self.tasks) == 1 else "joint"
         more = "" if self.objective == "labels" else f"_{self.objective}"
         return re.sub(r"\W", "_", f"{what}_{self.seed}{more}{self.variant}")
 
@@ -98,7 +129,13 @@ class Vectors:
             "objective": training.objective,
             "until": training.until,
             **({"heads": heads} if heads else {}),
+            **({"drawn": training.drawn.cells} if training.drawn else {}),
         }
+
+    def examples(self, training: Training, task: str) -> Sequence[Example]:
+        """The examples of a task that a training uses. Raises DataError for a class that has too few."""
+        examples = [*read(self.data[task].file("train"))]
+        return training.drawn.of(task, examples) if training.drawn else examples
 
     def _evaluator(self, name: str) -> dict[str, object]:
         """The keys of the suite and of this task, such as max_tokens and scale, on which the loss depends."""
@@ -108,6 +145,7 @@ class Vectors:
         import torch
 
         began = time.perf_counter()
+        examples = [self.examples(training, name) for name in training.tasks]
         tasks = [self.tasks.tasks[name] for name in training.tasks]
         for task in tasks:
             task.ready()  # the head is made by the base
@@ -116,7 +154,6 @@ class Vectors:
         live.holds = None  # from here on nobody knows what the module holds
         tell = self.tell
         steps = (lambda done, total: tell(training.name, done, total)) if tell else None
-        examples: list[Sequence[Example]] = [[*read(self.data[name].file("train"))] for name in training.tasks]
         made = fine_tune(
             [*zip(tasks, examples, strict=True)],
             training.recipe,
@@ -130,6 +167,7 @@ class Vectors:
             "name": training.name, "tasks": {n: self.data[n].about for n in training.tasks}, "seed": training.seed,
             "objective": training.objective, "until": training.until, "recipe": asdict(training.recipe),
             "model": dict(self.suite.model), "losses": made.losses, "seconds": round(time.perf_counter() - began, 1),
+            **({"drawn": training.drawn.cells} if training.drawn else {}),
             "torch": torch.__version__, "threads": torch.get_num_threads(),
         }  # fmt: skip
         with stated(path, DataError):

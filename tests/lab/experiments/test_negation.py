@@ -110,7 +110,7 @@ def test_one_target_has_no_correlation_and_the_claim_cannot_be_tested(bench):
 
 
 def test_what_a_suite_names_must_be_there(bench, finished, tmp_path):
-    with pytest.raises(RecipeError, match="negation: no task is called fod, vois"):
+    with pytest.raises(RecipeError, match=r"no task is called fod .did you mean food.., vois .did you mean voices"):
         run(bench, replace(SETTINGS, targets=["fod"], controls=["vois"]))
     alone = Bench(replace(finished.suite, specs={"food": finished.suite.specs["food"]}), [0], tmp_path, finished.cache)
     with pytest.raises(RecipeError, match="negation: food has no control task; a suite needs a second task"):

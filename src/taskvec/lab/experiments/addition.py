@@ -28,6 +28,7 @@ from taskvec.lab.bench import Bench, require
 from taskvec.lab.experiments.batchnorm import comparison
 from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, too_few, values_of
 from taskvec.lab.results import Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
+from taskvec.lab.suite import Suite
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
 
@@ -57,10 +58,15 @@ class Settings:
     statistics_grid: str = "0:1:0.1"  # of λ, for a model with BatchNorm
 
 
+def check(suite: Suite, settings: Settings) -> None:
+    """Raise RecipeError for what this experiment cannot do with a suite."""
+    require(len(suite.tasks) > 1, "addition: a suite needs two tasks at least")
+
+
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
+    check(bench.suite, settings)
     tasks = bench.suite.tasks
-    require(len(tasks) > 1, "addition: a suite needs two tasks at least")
     work = _Work(bench, settings, tasks)
     tables, curves, claims, points = [], [], [], list[Points]()
     table, sensitivity, told = work.everything()

@@ -30,10 +30,11 @@ from statistics import mean
 
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
-from taskvec.lab.bench import Bench, require
+from taskvec.lab.bench import Bench, require, require_tasks
 from taskvec.lab.experiments.common import Scores, compared, too_few, values_of
 from taskvec.lab.objectives import OBJECTIVES
 from taskvec.lab.results import Cell, Claim, Estimate, Findings, Table, percent, verdict
+from taskvec.lab.suite import Suite
 from taskvec.searching.evidence import holm
 
 QUESTION = "Does the analogy of three vectors improve a task that has no labelled examples?"
@@ -67,8 +68,8 @@ class _Setting:
 
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
-    planned = [*_domains(bench, settings), *_quadrants(bench, settings)]
-    require(planned, "analogies: the suite names neither `domains` nor `quadrants` (experiments: {analogies: ...})")
+    check(bench.suite, settings)
+    planned = [*_domains(bench.suite, settings), *_quadrants(bench.suite, settings)]
     measured: list[tuple[_Setting, dict[str, list[list[float]]]]] = []
     for number, setting in enumerate(planned):
         bench.tell(f"analogy {number + 1} of {len(planned)}: {setting.told}", number / len(planned))
@@ -100,13 +101,23 @@ def run(bench: Bench, settings: Settings) -> Findings:
 
 
 # ---- settings ------------------------------------------------------------------------------------
-def _domains(bench: Bench, settings: Settings) -> list[_Setting]:
-    domains = [*settings.domains]
-    _require_known(bench, domains)
+def check(suite: Suite, settings: Settings) -> None:
+    """Raise RecipeError for what this experiment cannot do with a suite."""
+    told = "analogies: the suite names neither `domains` nor `quadrants` (experiments: {analogies: ...})"
+    require(settings.domains or settings.quadrants, told)
+    require(len(settings.domains) != 1, "analogies: domains are two tasks at least")
+    require_tasks(suite, "analogies", settings.domains)
     unknown = [name for name in settings.objectives if name not in OBJECTIVES]
     require(not unknown, f"analogies: no objective is called {', '.join(unknown)}; there is {', '.join(OBJECTIVES)}")
-    heads = {tuple(bench.suite.specs[name].descriptions) for name in domains}
+    heads = {tuple(suite.specs[name].descriptions) for name in settings.domains}
     require(len(heads) < 2, "analogies: the domains must have the same classes")
+    for name, quadrant in settings.quadrants.items():
+        require(len(quadrant) == 4, f"analogies: the quadrants {name} are four tasks, [1A, 1B, 2A, 2B]")
+        require_tasks(suite, "analogies", quadrant)
+
+
+def _domains(suite: Suite, settings: Settings) -> list[_Setting]:
+    """Every pair of domains, once with each objective."""
     return [
         _Setting(
             f"sentiment across domains, {objective}",
@@ -116,15 +127,14 @@ def _domains(bench: Bench, settings: Settings) -> list[_Setting]:
             ((auxiliary, "labels", 1), (target, objective, 1), (auxiliary, objective, -1)),
         )
         for objective in settings.objectives
-        for target, auxiliary in permutations(domains, 2)
+        for target, auxiliary in permutations(settings.domains, 2)
     ]
 
 
-def _quadrants(bench: Bench, settings: Settings) -> list[_Setting]:
+def _quadrants(suite: Suite, settings: Settings) -> list[_Setting]:
+    """Each of the four tasks of every quadrant, predicted from the other three."""
     found = []
     for name, quadrant in settings.quadrants.items():
-        require(len(quadrant) == 4, f"analogies: the quadrants {name} are four tasks, [1A, 1B, 2A, 2B]")
-        _require_known(bench, quadrant)
         one_a, one_b, two_a, two_b = quadrant
         for target, same_domain, same_half, opposite in (
             (two_b, two_a, one_b, one_a), (two_a, two_b, one_a, one_b), (one_b, one_a, two_b, two_a),
@@ -133,11 +143,6 @@ def _quadrants(bench: Bench, settings: Settings) -> list[_Setting]:
             terms = ((same_domain, "labels", 1), (same_half, "labels", 1), (opposite, "labels", -1))
             found.append(_Setting(f"subpopulations, {name}", target, f"three to {target}", same_half, terms))
     return found
-
-
-def _require_known(bench: Bench, names: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in bench.suite.specs]
-    require(not unknown, f"analogies: no task is called {', '.join(unknown)}")
 
 
 # ---- models --------------------------------------------------------------------------------------

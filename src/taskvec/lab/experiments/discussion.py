@@ -21,9 +21,10 @@ from statistics import mean
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.analysis.compare import compare
-from taskvec.lab.bench import Bench, require
+from taskvec.lab.bench import Bench, require, require_tasks
 from taskvec.lab.experiments.common import averaged, too_few
 from taskvec.lab.results import FAILS, HOLDS, WEAKLY, Claim, Curves, Estimate, Findings, Table, percent
+from taskvec.lab.suite import Suite
 from taskvec.searching.interference import disentanglement
 
 QUESTION = "Why do task vectors add up: how alike are they, and what do rate, length and seed of fine-tuning change?"
@@ -42,13 +43,17 @@ class Settings:
     alphas: str = "0:1:0.5"
 
 
+def check(suite: Suite, settings: Settings) -> None:
+    """Raise RecipeError for what this experiment cannot do with a suite."""
+    require_tasks(suite, "discussion", settings.few)
+    require(len(suite.tasks) > 1, "discussion: a suite needs two tasks at least")
+
+
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
+    check(bench.suite, settings)
     tasks = bench.suite.tasks
     few = [*(settings.few or tasks[:3])]
-    unknown = [name for name in few if name not in bench.suite.specs]
-    require(not unknown, f"discussion: no task is called {', '.join(unknown)}")
-    require(len(tasks) > 1, "discussion: a suite needs two tasks at least")
     bench.tell("cosines", 0.0)
     cosines, told = _cosines(bench, tasks)
     rates, rate_claim = _rates(bench, settings, few)

@@ -22,6 +22,7 @@ from taskvec.errors import did_you_mean
 from taskvec.lab.bench import Bench, require
 from taskvec.lab.experiments.common import Scores, over_seeds, too_few, values_of
 from taskvec.lab.results import FAILS, HOLDS, Cell, Claim, Estimate, Findings, Table, percent, verdict
+from taskvec.lab.suite import Suite
 from taskvec.recipes.recipe import parse
 from taskvec.searching.evidence import Difference, difference, holm
 
@@ -74,14 +75,21 @@ class Settings:
     methods: Sequence[str] = ()  # all of METHODS, unless named; task arithmetic is always there
 
 
+def check(suite: Suite, settings: Settings) -> None:
+    """Raise RecipeError for what this experiment cannot do with a suite."""
+    unknown = [f"{name}{did_you_mean(name, METHODS)}" for name in settings.methods if name not in METHODS]
+    require(not unknown, f"methods: no method is called {', '.join(unknown)}")
+    most = len(suite.tasks)
+    counts = [count for count in settings.counts if 1 < count <= most]
+    require(counts, f"methods: counts has no number from 2 to {most}, the tasks of the suite")
+
+
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
+    check(bench.suite, settings)
     names = [*dict.fromkeys([PLAIN, *(settings.methods or METHODS)])]
-    unknown = [f"{name}{did_you_mean(name, METHODS)}" for name in names if name not in METHODS]
-    require(not unknown, f"methods: no method is called {', '.join(unknown)}")
     tasks = bench.suite.tasks
     counts = [count for count in settings.counts if 1 < count <= len(tasks)]
-    require(counts, f"methods: counts has no number from 2 to {len(tasks)}, the tasks of the suite")
     tables, claims = [], []
     for place, count in enumerate(counts):
         merged = tasks[:count]

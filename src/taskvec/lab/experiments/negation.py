@@ -18,7 +18,7 @@ from statistics import mean
 
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
-from taskvec.lab.bench import Bench, Choice, require
+from taskvec.lab.bench import Bench, Choice, require, require_tasks
 from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, too_few, values_of
 from taskvec.lab.results import (
     FAILS,
@@ -34,6 +34,7 @@ from taskvec.lab.results import (
     percent,
     verdict,
 )
+from taskvec.lab.suite import Suite
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
 
@@ -70,18 +71,26 @@ class _Target:
     hits: dict[str, list[list[float]]]  # model -> for each seed the test scores of the target
 
 
+def check(suite: Suite, settings: Settings) -> None:
+    """Raise RecipeError for what this experiment cannot do with a suite."""
+    require_tasks(suite, "negation", [*settings.targets, *settings.controls])
+    for name in settings.targets or suite.tasks:
+        require(_controls(suite, settings, name), f"negation: {name} has no control task; a suite needs a second task")
+
+
+def _controls(suite: Suite, settings: Settings, target: str) -> list[str]:
+    """The tasks that a target's edit is to leave alone."""
+    return [name for name in settings.controls or suite.controls or suite.tasks if name != target]
+
+
 def run(bench: Bench, settings: Settings) -> Findings:
     """Run the experiment."""
+    check(bench.suite, settings)
     targets = [*(settings.targets or bench.suite.tasks)]
-    unknown = [name for name in (*targets, *settings.controls) if name not in bench.suite.specs]
-    require(not unknown, f"negation: no task is called {', '.join(unknown)}")
     measured = []
     for k, name in enumerate(targets):
         bench.tell(f"negation of {name}, {k + 1} of {len(targets)}", k / len(targets))
-        controls = [*(settings.controls or bench.suite.controls)] or [n for n in bench.suite.tasks if n != name]
-        controls = [c for c in controls if c != name]
-        require(controls, f"negation: {name} has no control task; a suite needs a second task")
-        measured.append(_measured(bench, settings, name, controls))
+        measured.append(_measured(bench, settings, name, _controls(bench.suite, settings, name)))
     return _told(bench, settings, measured)
 
 
