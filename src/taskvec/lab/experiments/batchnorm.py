@@ -37,8 +37,11 @@ def comparison(
     model's accuracy, divided by the fine-tuned model's."""
     rows: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     hits: dict[tuple[str, str], list[list[list[float]]]] = {}  # -> for each seed, for each task, hits
+    validated: dict[str, list[float]] = {}  # statistics -> the sum's accuracy on validation examples, for each seed
     for seed in bench.seeds:
         for key, (model, lam) in _models(bench, tasks, total, grid, seed).items():
+            if key[0] == SUM:
+                validated.setdefault(key[1], []).append(mean(bench.means(model, tasks, "validation").values()))
             scores = bench.scores(model, tasks, "test")
             rows.setdefault(key, []).append((averaged(scores, tasks), normalised(model, tasks, seed), lam))
             hits.setdefault(key, []).append([values_of(scores, task) for task in tasks])
@@ -51,7 +54,7 @@ def comparison(
         "the base's statistics, from which only `kept` and `repaired` start.",
         plain=("λ",),
     )
-    best = max((AVERAGED, ANEW, REPAIRED), key=lambda kind: mean(row[0] for row in rows[SUM, kind]))
+    best = max((AVERAGED, ANEW, REPAIRED), key=lambda kind: mean(validated[kind]))  # not by test examples
 
     def by_task(kind: str) -> Any:
         return [[of_seed[k] for of_seed in hits[SUM, kind]] for k in range(len(tasks))]
