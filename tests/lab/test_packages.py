@@ -1,14 +1,17 @@
 """Packages: fetched once, checked at each use, read without being installed."""
 
+import hashlib
 import re
 import shutil
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lab.archives import archive, package
 from taskvec.errors import DataError
-from taskvec.lab.packages import PACKAGES, fetched, members, package_named, unpacked
+from taskvec.lab.packages import PACKAGES, Package, fetched, members, package_named, unpacked
 
 KINDS = ("p.whl", "p.tgz", "p.tar.gz", pytest.param("p.deb", marks=pytest.mark.skipif(
     shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")))  # fmt: skip
@@ -90,5 +93,23 @@ def test_an_unknown_package_names_the_nearest():
 def test_every_package_is_pinned_by_version_digest_and_command(name):
     pinned = PACKAGES[name]
     assert pinned.name == name and re.fullmatch("[0-9a-f]{64}", pinned.sha256) and pinned.licence
-    assert any(pinned.version in word for word in pinned.command) and "/" not in pinned.archive
+    if pinned.command:
+        assert any(pinned.version in word for word in pinned.command) and "/" not in pinned.archive
     assert not any(word in ("install", "-i", "--index-url") for word in pinned.command)
+
+
+def test_a_file_of_an_installed_package_is_checked_and_not_fetched(tmp_path):
+    import pytest as installed
+
+    name, file = "pytest", "pytest/py.typed"
+    sha256 = hashlib.sha256((Path(installed.__file__).parent / "py.typed").read_bytes()).hexdigest()
+    wanted = Package(name, "any", file, sha256, (), "MIT")
+    assert fetched(wanted, tmp_path / "cache") == Path(installed.__file__).parent / "py.typed"
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(
+        DataError, match=r"py.typed has the sha256 .*, and pytest any has 0000.*install another version"
+    ):
+        fetched(replace(wanted, sha256="0" * 64), tmp_path)
+    for changes in ({"name": "no-such-package"}, {"archive": "pytest/no.csv"}):
+        with pytest.raises(DataError, match=r"is not installed: pip install "):
+            fetched(replace(wanted, **changes), tmp_path)

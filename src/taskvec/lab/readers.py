@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 
 from taskvec.errors import DataError
+from taskvec.evals.order import digest
+from taskvec.evals.pixels import is_picture
 from taskvec.lab.packages import members
 
 CHARACTERS = 2_000  # of a text that are kept; encoders see far less
@@ -41,9 +43,14 @@ class Pool:
 Reader = Callable[[Path, str], Pool]
 
 
-@cache
 def key(text: str) -> str:
-    """Two texts with the same key count as one text: the first 200 letters and digits, lower-cased."""
+    """Two texts with the same key count as one text: the first 200 letters and digits, lower-cased. Of a picture, which
+    is a text, too (evals/pixels.py), all counts."""
+    return digest(text) if is_picture(text) else _beginning(text)
+
+
+@cache
+def _beginning(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text[:1000].lower()).strip()[:200]
 
 

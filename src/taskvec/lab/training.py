@@ -1,7 +1,8 @@
 """Fine-tuning: a live module is trained on one task or several, and the change of its parameters is the task vector.
 
 1. The module begins as the base. Only the parameters that the recipe names are trained. Heads are frozen: the base
-   makes them before the training begins (evals/classification.py).
+   makes them before the training begins (evals/classification.py). BatchNorm normalises with the base's running
+   statistics, which stay as they are, so a vector has none; its weights and biases are trained like all others.
 2. Every epoch goes through all examples once, in an order drawn with the seed; the seed also decides dropout.
 3. AdamW takes a step for each batch. The rate rises linearly over the warm-up and then falls to 0, linearly or along a
    cosine. Gradients are clipped together.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from taskvec.errors import NonFiniteError, RecipeError
 from taskvec.evals.task import Task
 from taskvec.evals.texts import Example
+from taskvec.lab.batchnorm import normalisations
 from taskvec.lab.objectives import OBJECTIVES
 from taskvec.lab.suite import Recipe
 from taskvec.sources.text import fits_any
@@ -75,6 +77,8 @@ def fine_tune(
     stop = max(1, round(until * len(batches)))
     torch.manual_seed(seed)  # dropout
     module.train()
+    for layer in normalisations(module).values():
+        layer.eval()
     try:
         for step, batch in enumerate(batches[:stop]):
             optimizer.param_groups[0]["lr"] = recipe.rate * rate_at(step, len(batches), recipe)

@@ -117,6 +117,7 @@ class Vectors:
         """All that decides the numbers of a vector, but for the machine."""
         (base,) = self.base.terms
         names = training.tasks
+        heads = [self.data[head].digests["train"] for name in names if (head := self.suite.specs[name].head_of)]
         return {
             "format": FORMAT,
             "base": base.fingerprint,
@@ -127,6 +128,7 @@ class Vectors:
             "seed": training.seed,
             "objective": training.objective,
             "until": training.until,
+            **({"heads": heads} if heads else {}),
             **({"drawn": training.drawn.cells} if training.drawn else {}),
         }
 

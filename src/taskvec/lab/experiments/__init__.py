@@ -10,6 +10,7 @@ in_place.py   what edits leave behind that are made in place
 debiasing.py  subtract the bias of a vector that was trained on skewed data
 fairness.py   groups, their cells, parity and odds, and skewed training sets
 discussion.py cosines, learning rates, vectors along the training, seeds, disentanglement
+batchnorm.py  for addition: which running statistics BatchNorm should have in a sum
 common.py     from scores to means and paired comparisons
 """
 

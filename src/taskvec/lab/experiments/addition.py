@@ -10,6 +10,7 @@
 4. The sensitivity to λ: validation accuracy for λ from 0 to 2, and the plateau around its best.
 5. Target improvement: a model fine-tuned on one task, plus λ times the vector of another task, both chosen on
    validation examples, against the fine-tuned model alone.
+6. For a model with BatchNorm: which running statistics the sum should have (batchnorm.py).
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ from statistics import mean
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.evals import Numbers
+from taskvec.lab.batchnorm import has_statistics
 from taskvec.lab.bench import Bench, require
+from taskvec.lab.experiments.batchnorm import comparison
 from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, too_few, values_of
 from taskvec.lab.results import Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
 from taskvec.lab.suite import Suite
@@ -52,6 +55,7 @@ class Settings:
     ensemble: bool = True  # for tasks that give probabilities of classes
     improvement: bool = True
     improvement_grid: str = "0:0.5:0.1"
+    statistics_grid: str = "0:1:0.1"  # of λ, for a model with BatchNorm
 
 
 def check(suite: Suite, settings: Settings) -> None:
@@ -77,6 +81,11 @@ def run(bench: Bench, settings: Settings) -> Findings:
         curves.append(work.subsets())
     if settings.improvement:
         table, claim = work.improvement()
+        tables.append(table)
+        claims.append(claim)
+    if has_statistics(bench.base):
+        bench.tell("addition with other statistics of BatchNorm", None)
+        table, claim = comparison(bench, tasks, work.total, work.normalised, settings.statistics_grid)
         tables.append(table)
         claims.append(claim)
     limits = too_few(bench)
