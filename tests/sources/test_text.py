@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskvec.sources import text
-from taskvec.sources.text import FirstMatch, fits_any, literal, matches, quoted
+from taskvec.sources.text import FirstMatch, counted, fits_any, literal, matches, quoted
 
 NAMES = ("a.w", "a.b", "A.w", "b.w", "a[0].w")
 
@@ -70,3 +70,7 @@ def test_one_of_several_patterns_fits_a_whole_name():
 def test_a_literal_fits_the_text_itself_and_nothing_else(name):
     assert matches(literal(name), name)
     assert not matches(literal(name), name.replace("*", "x").replace("?", "x").replace("[0]", "0") + "x")
+
+
+def test_a_number_of_things_is_one_thing_or_several():
+    assert [counted(k, "seed") for k in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import NonFiniteError, TaskvecError
+from taskvec.sources.text import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -195,7 +196,8 @@ class Scored:
         lines = [f"{self.evaluator}, {self.split} examples"]
         for name, value in content["metrics"].items():
             count = content["examples"].get(name)
-            lines.append(f"  {name:{width}}  {value:.4g}{f'  ({count} examples)' if count else ''}")
+            of_how_many = f"  ({counted(count, 'example')})" if count else ""
+            lines.append(f"  {name:{width}}  {value:.4g}{of_how_many}")
         return "\n".join(lines)
 
 

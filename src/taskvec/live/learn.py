@@ -26,6 +26,7 @@ from taskvec.live.targets import fit
 from taskvec.recipes.recipe import parse
 from taskvec.sources.abilities import Composite
 from taskvec.sources.source import Source
+from taskvec.sources.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,9 @@ class Learned:
         n = max(1, len(self.losses) // 10)
         first, last = sum(self.losses[:n]) / n, sum(self.losses[-n:]) / n
         values = [f"  {name} = {value:.4g}" for name, value in self.knobs.items()]
-        return "\n".join([f"{len(self.losses)} steps: loss {first:.4g} -> {last:.4g} (means of {n} steps)", *values])
+        steps = counted(len(self.losses), "step")
+        head = f"{steps}: loss {first:.4g} -> {last:.4g} (means of {counted(n, 'step')})"
+        return "\n".join([head, *values])
 
 
 def learn(

@@ -61,3 +61,8 @@ class FirstMatch:
 def quoted(text: str) -> str:
     """The text as a string literal of a recipe."""
     return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 seed", "3 seeds"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"

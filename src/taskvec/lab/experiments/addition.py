@@ -31,6 +31,7 @@ from taskvec.lab.results import Claim, Curves, Estimate, Findings, Points, Table
 from taskvec.lab.suite import Suite
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
+from taskvec.sources.text import counted
 
 QUESTION = "Does a sum of vectors give one model that does all their tasks?"
 SUM, AVERAGE, MATCHED, FIXED, JOINT, ENSEMBLE = (
@@ -183,7 +184,7 @@ class _Work:
             f"One model for all {count} tasks",
             ("model", "accuracy", "normalised", "worst task, normalised", "λ"),
             rows,
-            f"Test examples; means over tasks, and 95 % intervals over {len(self.bench.seeds)} seeds.",
+            f"Test examples; means over tasks, and 95 % intervals over {counted(len(self.bench.seeds), 'seed')}.",
             plain=("λ",),
         )
         return table, self.sensitivity(), self._claims(models, hits)
@@ -240,7 +241,7 @@ class _Work:
                     "Joint training on all tasks is better still.",
                     "joint training 99.4 % normalised, the sum 91.2 %",
                     f"joint training {percent(estimate(JOINT, 1))} % normalised, {percent(behind)} points above the "
-                    f"sum ({seeds} seed{'s' * (seeds > 1)})",
+                    f"sum ({counted(seeds, 'seed')})",
                     verdict(behind),
                 )
             )

@@ -8,6 +8,7 @@ from taskvec.evals import Numbers
 from taskvec.lab.bench import Bench
 from taskvec.lab.results import FAILS, FEW, HOLDS, UNTESTED, WEAKLY
 from taskvec.searching.evidence import Difference, difference
+from taskvec.sources.text import counted
 
 Scores = Sequence[Sequence[float]]  # for each seed the scores of the same examples
 
@@ -15,7 +16,7 @@ Scores = Sequence[Sequence[float]]  # for each seed the scores of the same examp
 def too_few(bench: Bench) -> list[str]:
     """The limit of a run with too few seeds for an interval."""
     count = len(bench.seeds)
-    few = f"{count} seed{'s' * (count > 1)} of fine-tuning: an interval over seeds needs {FEW}."
+    few = f"{counted(count, 'seed')} of fine-tuning: an interval over seeds needs {FEW}."
     return [few] if count < FEW else []
 
 

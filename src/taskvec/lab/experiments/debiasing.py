@@ -34,6 +34,7 @@ from taskvec.lab.vectors import Drawn
 from taskvec.methods import FUNCTIONS
 from taskvec.places.fields import problems_of
 from taskvec.searching.evidence import Difference
+from taskvec.sources.text import counted
 
 QUESTION = "Can the bias of a model that was trained on skewed data be subtracted?"
 BASE, SKEWED, BALANCED = "pre-trained", "trained on skewed data", "trained on balanced data"
@@ -231,8 +232,8 @@ def _summary(plan: _Plan, models: Mapping[str, _Model]) -> Table:
             )
             for name, model in models.items()
         ),
-        f"Test examples, in %; 95 % intervals over {seeds} seeds. β = τ_skewed - τ_balanced. λ was chosen on "
-        "validation examples.",
+        f"Test examples, in %; 95 % intervals over {counted(seeds, 'seed')}. β = τ_skewed - τ_balanced. λ was chosen "
+        "on validation examples.",
         plain=("λ",),
     )
 

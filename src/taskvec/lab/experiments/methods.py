@@ -25,6 +25,7 @@ from taskvec.lab.results import FAILS, HOLDS, Cell, Claim, Estimate, Findings, T
 from taskvec.lab.suite import Suite
 from taskvec.recipes.recipe import parse
 from taskvec.searching.evidence import Difference, difference, holm
+from taskvec.sources.text import counted
 
 QUESTION = "Which merge methods beat plain task arithmetic?"
 PLAIN = "task arithmetic"
@@ -179,7 +180,8 @@ def _told(measured: Mapping[str, _Measured], tasks: Sequence[str], seeds: int) -
         f"{len(tasks)} vectors: {', '.join(tasks)}",
         ("method", "accuracy", "minus task arithmetic, over seeds", "over examples, all together", "p", "chosen", ""),
         tuple(rows),
-        f"Test examples; accuracy with 95 % intervals over {seeds} seeds. p: paired tests with Holm's correction.",
+        f"Test examples; accuracy with 95 % intervals over {counted(seeds, 'seed')}. p: paired tests with Holm's "
+        "correction.",
         plain=("p",),
     )  # fmt: skip
     winners = [name for name in others if verdicts[name] == HOLDS]

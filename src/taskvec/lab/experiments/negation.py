@@ -37,6 +37,7 @@ from taskvec.lab.results import (
 from taskvec.lab.suite import Suite
 from taskvec.methods import FUNCTIONS
 from taskvec.searching.evidence import Difference, holm
+from taskvec.sources.text import counted
 
 QUESTION = "Does subtracting a task's vector make a model forget the task, and nothing else?"
 RULES = ("largest", "lowest target")
@@ -149,7 +150,7 @@ def _told(bench: Bench, settings: Settings, targets: Sequence[_Target]) -> Findi
         ("model", "target", "control", "λ"),
         tuple((m, over_targets(m, 0), over_targets(m, 1), over_targets(m, 2)) for m in models),
         f"Accuracy in % on test examples; mean over {len(targets)} targets, and 95 % intervals over "
-        f"{len(bench.seeds)} seeds of fine-tuning. λ was chosen on validation examples.",
+        f"{counted(len(bench.seeds), 'seed')} of fine-tuning. λ was chosen on validation examples.",
         plain=("λ",),
     )
     forgotten = {t.name: compared([t.hits["pre-trained"]], [t.hits[negative]]) for t in targets}
