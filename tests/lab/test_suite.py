@@ -149,3 +149,13 @@ def test_some_tasks_of_a_suite_leave_its_controls_and_parts(finished):
     assert chosen.tasks == ["home"] and chosen.controls == ["voices"] and "films" in chosen.specs
     with pytest.raises(RecipeError, match=r"the suite tiny has no task:\n  - hom \(did you mean home\?\)\n  - zzz"):
         only(finished.suite, ["hom", "zzz"])
+
+
+def test_the_suite_of_the_manual_can_be_read(tmp_path):
+    manual = (Path(__file__).parents[2] / "docs/lab.md").read_text(encoding="utf-8")
+    (tmp_path / "letters.yml").write_text(manual.split("```yaml\n")[1].split("```")[0])
+    suite = suite_from(str(tmp_path / "letters.yml"))
+    assert suite.tasks == ["mood", "topic"] and suite.controls == ["other"]
+    assert suite.specs["topic"].descriptions == {
+        "bill": ["a letter about an invoice."], "parcel": ["a letter about a delivery."],
+    }  # fmt: skip
