@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 import spans
-import sparse
+import sparse_methods as sparse
 import spectra
 import votes
 from bounds import SLACK, Val, as_long, exactly, rounded, total

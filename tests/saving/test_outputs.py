@@ -196,17 +196,17 @@ def test_a_path_that_is_not_utf_8_is_read_and_written(tmp_path, build, run):
 def test_a_picture_takes_the_place_of_a_link_and_not_of_what_it_leads_to(tmp_path):
     from matplotlib.figure import Figure
 
-    from taskvec.report.plots import _write
+    from taskvec.report.plots import write_picture
 
     (tmp_path / "keys").write_text("keys")
     (tmp_path / "p.svg").symlink_to("keys")
-    _write(Figure(), tmp_path / "p.svg")
+    write_picture(Figure(), tmp_path / "p.svg")
     assert (tmp_path / "keys").read_text() == "keys" and not (tmp_path / "p.svg").is_symlink()
     assert "<svg" in (tmp_path / "p.svg").read_text()
-    _write(Figure(), tmp_path / "no-suffix")
+    write_picture(Figure(), tmp_path / "no-suffix")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["keys", "no-suffix.png", "p.svg"]
     with pytest.raises(OutputError, match="docx"):
-        _write(Figure(), tmp_path / "p.docx")
+        write_picture(Figure(), tmp_path / "p.docx")
 
 
 @pytest.mark.parametrize("verb", ["search", "learn"])

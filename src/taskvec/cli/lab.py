@@ -9,6 +9,9 @@ from typing import Any
 import click
 
 from taskvec.cli.common import as_json, quiet, say, show_json
+from taskvec.escapes import printable
+
+CLEAR = "\r\x1b[K"  # back to the beginning of the terminal's line, which is emptied
 
 
 @click.group()
@@ -118,9 +121,14 @@ class _Told:
         passed = now - self.began
         left = f", about {_duration(passed * (1 - self.share) / self.share)} left" if self.share > 0.02 else ""
         line = f"{_duration(passed)}{left}: {text}"
-        click.echo(f"\r\x1b[K{line}" if self.terminal else line, err=True, nl=not self.terminal)
+        if self.terminal:
+            sys.stderr.write(f"{CLEAR}{printable(line)}")
+            sys.stderr.flush()
+        else:
+            say(line, err=True)
 
     def clear(self) -> Any:
         """Remove the line."""
         if self.terminal and not self.silent:
-            click.echo("\r\x1b[K", err=True, nl=False)
+            sys.stderr.write(CLEAR)
+            sys.stderr.flush()
