@@ -8,6 +8,7 @@ suite.py           the tasks of a YAML file, together one evaluator
 task.py            what all kinds of tasks share
 texts.py           examples out of files, and their two splits
 module.py          one live module of transformers that takes on any weights
+classes.py         what tasks share that put examples into classes by logits
 classification.py  texts in classes, by a zero-shot head, a given head or the model's own
 images.py          pictures in classes, by CLIP and a zero-shot head
 prototypes.py      pictures in classes, by any network of pictures and frozen class means

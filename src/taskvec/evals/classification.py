@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MismatchError, RecipeError
-from taskvec.evals.module import best, by_length, padded
-from taskvec.evals.task import LiveOf, Task
-from taskvec.evals.texts import Example, places
-from taskvec.live.learn import entropy
+from taskvec.evals.classes import IntoClasses
+from taskvec.evals.module import by_length, padded
+from taskvec.evals.task import LiveOf
+from taskvec.evals.texts import Example
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 POOLINGS = ("mean", "cls")
 
@@ -29,7 +28,7 @@ def _texts(given: Any) -> bool:
 
 
 @dataclass
-class Classification(Task):
+class Classification(IntoClasses):
     """For each text 1 if the class with the highest logit is its own, else 0.
 
     prompts: {class: descriptions}, for a zero-shot head. The row of a class is the mean of the embeddings that `model`
@@ -79,36 +78,8 @@ class Classification(Task):
 
         return [source.fingerprint for source in load(str(self.root / self.head)).terms] if self.head else []
 
-    def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """{"": 0 or 1 for each example}."""
-        predicted = self.predictions(weights, split, start, stop)
-        return {"": (predicted == self.wanted(split, start, stop)).astype(float)}
-
-    def wanted(self, split: str, start: float, stop: float) -> list[int]:
-        """The number of each example's own class, (n,)."""
-        return places([e.label for e in self.part(split, start, stop)], self.names, self.name)
-
-    def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
-        """The number of the class with the highest logit for each example, (n,)."""
-        import numpy as np
-
-        return np.asarray(best(self.name, self._all_logits(weights, split, start, stop)), np.int64)
-
-    def probabilities(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
-        """The softmax of each example's logits, (n, classes) in float32; those of a zero-shot head times `scale`."""
-        logits = self._all_logits(weights, split, start, stop)
-        scaled = logits * self.scale if self.prompts else logits
-        probabilities: NDArray[Any] = scaled.softmax(-1).numpy()
-        return probabilities
-
-    def _all_logits(self, weights: Weights, split: str, start: float, stop: float) -> "torch.Tensor":
-        """(n, classes) in float32; kept for the last weights, since scores and predictions both need them."""
-        part = split, start, stop
-        logits: torch.Tensor = self.once(weights, part, lambda: self._computed(weights, self.part(*part)))
-        return logits
-
     def _computed(self, weights: Weights, examples: Sequence[Example]) -> "torch.Tensor":
-        """See `_all_logits`. Raises RecipeError for a text that is too long for the model."""
+        """See `IntoClasses._computed`. Raises RecipeError for a text that is too long for the model."""
         import torch
 
         self.ready()
@@ -136,16 +107,14 @@ class Classification(Task):
                 f"{self.name}: {len(self.names)} classes ({', '.join(self.names)}), and the head has {rows}"
             )
 
-    def loss_of(self, model: Callable[..., Any], examples: Sequence[Example], labels: bool) -> "torch.Tensor":
-        """Cross-entropy, or the entropy of the predictions; logits of a zero-shot head are multiplied by `scale`."""
-        import torch
+    def logits_of(self, model: Callable[..., Any], examples: Sequence[Example]) -> "torch.Tensor":
+        """See `IntoClasses.logits_of`."""
+        return self._logits(model, self._ids([e.text for e in examples])).float()
 
-        logits = self._logits(model, self._ids([e.text for e in examples])).float()
-        logits = logits * self.scale if self.prompts else logits
-        if not labels:
-            return entropy(logits)
-        wanted = places([e.label for e in examples], self.names, self.name)
-        return torch.nn.functional.cross_entropy(logits, torch.tensor(wanted, device=logits.device))
+    @property
+    def sharpness(self) -> float:
+        """`scale` for a zero-shot head, whose logits are cosines."""
+        return self.scale if self.prompts else 1.0
 
     @property
     def names(self) -> list[str]:

@@ -10,7 +10,7 @@ So a network without a text encoder, which could not make a head from words, has
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,21 +18,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.algebra.weights import Weights
 from taskvec.errors import FormatError, MismatchError, RecipeError
-from taskvec.evals.module import Live, best
+from taskvec.evals.classes import IntoClasses
+from taskvec.evals.module import Live
 from taskvec.evals.pixels import decoded
-from taskvec.evals.task import LiveOf, Task
-from taskvec.evals.texts import Example, places, read
-from taskvec.live.learn import entropy
+from taskvec.evals.task import LiveOf
+from taskvec.evals.texts import Example, read
 from taskvec.live.load_into import load_into
 from taskvec.recipes.recipe import load
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 
 @dataclass
-class Prototypes(Task):
+class Prototypes(IntoClasses):
     """For each picture 1 if the class with the nearest prototype is its own, else 0.
 
     model: a folder that transformers reads as a model of pictures (AutoModel), or one whose config.json describes an
@@ -77,51 +76,19 @@ class Prototypes(Task):
         """The pictures that the prototypes are made of."""
         return [f"{e.identity} {e.label}" for of_class in self._shown.values() for e in of_class]
 
-    def scores(self, weights: Weights, split: str, start: float, stop: float) -> Mapping[str, Any]:
-        """{"": 0 or 1 for each picture}."""
-        predicted = self.predictions(weights, split, start, stop)
-        return {"": (predicted == self.wanted(split, start, stop)).astype(float)}
-
-    def wanted(self, split: str, start: float, stop: float) -> list[int]:
-        """The number of each picture's own class, (n,)."""
-        return places([e.label for e in self.part(split, start, stop)], self.names, self.name)
-
-    def predictions(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
-        """The number of the class with the nearest prototype for each picture, (n,)."""
-        import numpy as np
-
-        return np.asarray(best(self.name, self._all_logits(weights, split, start, stop)), np.int64)
-
-    def probabilities(self, weights: Weights, split: str, start: float, stop: float) -> "NDArray[Any]":
-        """The softmax of each picture's cosines times `scale`, (n, classes) in float32."""
-        logits = self._all_logits(weights, split, start, stop) * self.scale
-        probabilities: NDArray[Any] = logits.softmax(-1).numpy()
-        return probabilities
-
-    def _all_logits(self, weights: Weights, split: str, start: float, stop: float) -> "torch.Tensor":
-        """(n, classes) in float32; kept for the last weights, since scores and predictions both need them."""
-        part = split, start, stop
-        logits: torch.Tensor = self.once(weights, part, lambda: self._computed(weights, self.part(*part)))
-        return logits
-
     def _computed(self, weights: Weights, examples: Sequence[Example]) -> "torch.Tensor":
-        """See `_all_logits`."""
+        """See `IntoClasses._computed`."""
         import torch
 
         self.ready()
         module, batches = self.live.take(weights), range(0, len(examples), self.batch)
         with torch.inference_mode():
-            return torch.cat([self._logits(module, examples[k : k + self.batch]).cpu() for k in batches])
+            return torch.cat([self.logits_of(module, examples[k : k + self.batch]).cpu() for k in batches])
 
-    def loss_of(self, model: Callable[..., Any], examples: Sequence[Example], labels: bool) -> "torch.Tensor":
-        """Cross-entropy, or the entropy of the predictions, of the cosines times `scale`."""
-        import torch
-
-        logits = self._logits(model, examples) * self.scale
-        if not labels:
-            return entropy(logits)
-        wanted = places([e.label for e in examples], self.names, self.name)
-        return torch.nn.functional.cross_entropy(logits, torch.tensor(wanted, device=logits.device))
+    @property
+    def sharpness(self) -> float:
+        """`scale`, since logits are cosines."""
+        return self.scale
 
     def ready(self) -> None:
         """Make the prototypes."""
@@ -157,12 +124,12 @@ class Prototypes(Task):
         given = next(self.live.module.parameters())
         return torch.stack(pictures).to(given.device, given.dtype)
 
-    def _logits(self, module: Callable[..., Any], examples: Sequence[Example]) -> "torch.Tensor":
+    def logits_of(self, model: Callable[..., Any], examples: Sequence[Example]) -> "torch.Tensor":
         """Cosines with the prototypes, (pictures, classes) in float32."""
         import torch
 
         middle, rows = self._head
-        return torch.nn.functional.normalize(self.embedded(module, examples) - middle, dim=-1) @ rows.T
+        return torch.nn.functional.normalize(self.embedded(model, examples) - middle, dim=-1) @ rows.T
 
     @cached_property
     def _head(self) -> "tuple[torch.Tensor, torch.Tensor]":
