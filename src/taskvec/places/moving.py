@@ -3,7 +3,8 @@
 import ctypes
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE, NOREPLACE, EXCHANGE = -100, 1, 2  # AT_FDCWD and the flags of renameat2
@@ -59,6 +60,27 @@ def _linked(new: Path, target: Path) -> None:
         new.rename(target)
     else:
         new.unlink()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to be filled. Behind the `with` it has the name `folder`, in one step; after an error it is gone.
+
+    If another process has made a folder of that name meanwhile, that one stays: it is for folders whose name says what
+    is in them, such as those of a cache.
+    """
+    import tempfile  # which imports shutil and random: not at the start of every command
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as held:
+        whole = Path(held) / "whole"
+        whole.mkdir()
+        yield whole
+        try:
+            move_new(whole, folder)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
 
 
 def swap(a: Path, b: Path) -> bool:

@@ -5,9 +5,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, over_seeds, too_few, values_of
-from taskvec.lab.results import FAILS, HOLDS, UNTESTED, WEAKLY
+from taskvec.lab.experiments.common import (
+    averaged,
+    compared,
+    control_kept,
+    correlated,
+    correlation,
+    line_of,
+    over_seeds,
+    too_few,
+    values_of,
+)
+from taskvec.lab.results import FAILS, HOLDS, UNTESTED, WEAKLY, Estimate
 from taskvec.searching.evidence import difference
+from taskvec.searching.goals import constraint
 
 SCORES = {"a": [1, 0, 1, 1], "b": [0.5, 0.0], "c": 0.25}
 
@@ -45,3 +56,17 @@ def test_pearson_s_correlation_and_what_it_says():
 def test_too_few_seeds_are_a_limit(count, said):
     limits = too_few(SimpleNamespace(seeds=range(count)))
     assert [limit.startswith(said) for limit in limits] == ([True] if said else [])
+
+
+def test_a_line_has_for_each_x_the_estimate_over_seeds():
+    curves = [[(0.0, 0.5), (1.0, 0.9)], [(0.0, 0.5), (1.0, 0.7)], [(0.0, 0.5), (1.0, 0.8)]]
+    there = Estimate.over([0.9, 0.7, 0.8])
+    assert line_of(curves) == ((0.0, 0.5, None, None), (1.0, there.mean, there.low, there.high))
+    with pytest.raises(ValueError, match="zip"):
+        line_of([curves[0], curves[1][:1]])
+
+
+def test_the_constraint_on_controls_is_one_that_a_search_reads():
+    goal = constraint(control_kept(["a", "b"], 0.95))
+    assert goal.holds({"": {"a": 0.95, "b": 0.95}, "base": {"a": 1.0, "b": 1.0}})
+    assert not goal.holds({"": {"a": 0.95, "b": 0.94}, "base": {"a": 1.0, "b": 1.0}})

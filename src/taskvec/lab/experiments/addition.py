@@ -26,7 +26,7 @@ from taskvec.evals import Numbers
 from taskvec.lab.batchnorm import has_statistics
 from taskvec.lab.bench import Bench, require
 from taskvec.lab.experiments.batchnorm import comparison
-from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, too_few, values_of
+from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, line_of, too_few, values_of
 from taskvec.lab.results import Claim, Curves, Estimate, Findings, Points, Table, percent, verdict
 from taskvec.lab.suite import Suite
 from taskvec.methods import FUNCTIONS
@@ -255,12 +255,9 @@ class _Work:
             curve = self.bench.choose(family, self.tasks, self.settings.sensitivity).curve
             curves.append([(lam, mean(metrics.values())) for lam, metrics in curve])
             values.append(self.chosen(self.total(self.tasks, seed), self.tasks, self.settings.grid)[1])
-        points = [
-            (of_lam[0][0], Estimate.over([accuracy for _, accuracy in of_lam])) for of_lam in zip(*curves, strict=True)
-        ]
-        line = tuple((lam, e.mean, e.low, e.high) for lam, e in points)
-        best = max(e.mean for _, e in points)
-        flat = [lam for lam, e in points if e.mean >= best - 0.01]
+        line = line_of(curves)
+        best = max(accuracy for _, accuracy, _, _ in line)
+        flat = [lam for lam, accuracy, _, _ in line if accuracy >= best - 0.01]
         return Curves(
             "Sensitivity of the sum of all vectors to λ, on validation examples",
             "λ in θ0 + λ Σ τ",

@@ -6,11 +6,12 @@ from statistics import mean
 
 from taskvec.evals import Numbers
 from taskvec.lab.bench import Bench
-from taskvec.lab.results import FAILS, FEW, HOLDS, UNTESTED, WEAKLY
+from taskvec.lab.results import FAILS, FEW, HOLDS, UNTESTED, WEAKLY, Estimate
 from taskvec.searching.evidence import Difference, difference
 from taskvec.sources.text import counted
 
 Scores = Sequence[Sequence[float]]  # for each seed the scores of the same examples
+Point = tuple[float, float, float | None, float | None]  # of a line: x, mean, low, high
 
 
 def too_few(bench: Bench) -> list[str]:
@@ -39,6 +40,17 @@ def compared(first: Sequence[Scores], second: Sequence[Scores]) -> Difference:
 def averaged(scores: Mapping[str, Numbers], tasks: Sequence[str]) -> float:
     """The mean over tasks of the mean over their examples."""
     return mean(mean(values_of(scores, task)) for task in tasks)
+
+
+def line_of(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[Point, ...]:
+    """One line of several seeds: curves has for each seed (x, value), with the same x. Gives (x, mean, low, high)."""
+    estimates = [(of_x[0][0], Estimate.over([value for _, value in of_x])) for of_x in zip(*curves, strict=True)]
+    return tuple((x, e.mean, e.low, e.high) for x, e in estimates)
+
+
+def control_kept(controls: Sequence[str], keep: float) -> str:
+    """The constraint for `search` that the mean control accuracy is at least this share of the base's."""
+    return f"mean({', '.join(controls)}) >= {keep}*mean({', '.join(f'base.{c}' for c in controls)})"
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> float:

@@ -26,7 +26,7 @@ from typing import Any
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.lab.bench import Bench, Choice, require, require_tasks
-from taskvec.lab.experiments.common import averaged, compared, too_few
+from taskvec.lab.experiments.common import averaged, compared, control_kept, line_of, too_few
 from taskvec.lab.experiments.fairness import Accuracies, ByCell, Groups, Hits, accuracies, groups_of
 from taskvec.lab.results import Claim, Curves, Estimate, Findings, Table, percent, verdict
 from taskvec.lab.suite import Suite
@@ -192,10 +192,10 @@ def _measure(models: dict[str, _Model], plan: _Plan, settings: Settings, seed: i
 
 
 def _chosen(judge: ByCell, family: Weights, settings: Settings, name: str) -> Choice:
-    kept = f"mean({', '.join(judge.others)}) >= {settings.keep}*mean({', '.join(f'base.{c}' for c in judge.others)})"
     worst = f"worst({', '.join(judge.metrics.values())})"
     grid = settings.base_grid if name == FROM_BASE else settings.grid
-    return judge.bench.choose(family, judge, grid, worst, [kept] if judge.others and name != FREE else [])
+    kept = [control_kept(judge.others, settings.keep)] if judge.others and name != FREE else []
+    return judge.bench.choose(family, judge, grid, worst, kept)
 
 
 def _judge(model: _Model, judge: ByCell, weights: Weights, value: float) -> None:
@@ -266,13 +266,10 @@ def _curves(plan: _Plan, name: str, model: _Model) -> list[Curves]:
     }
     charts = []
     for y, measures in (("accuracy", accuracy), ("difference between the groups", gaps)):
-        lines = {}
-        for what, measure in measures.items():
-            points = [
-                (of_lam[0][0], Estimate.over([measure(metrics) for _, metrics in of_lam]))
-                for of_lam in zip(*model.curves, strict=True)
-            ]
-            lines[what] = tuple((lam, e.mean, e.low, e.high) for lam, e in points)
+        lines = {
+            what: line_of([[(lam, measure(metrics)) for lam, metrics in curve] for curve in model.curves])
+            for what, measure in measures.items()
+        }
         marks = {"mean of the chosen λ": mean(model.lams)}
         charts.append(Curves(f"{plan.name}, {name}: {y}, on validation examples", f"λ in {name}", y, lines, marks))
     return charts

@@ -19,7 +19,16 @@ from statistics import mean
 from taskvec.algebra.coefficients import knob
 from taskvec.algebra.weights import Weights
 from taskvec.lab.bench import Bench, Choice, require, require_tasks
-from taskvec.lab.experiments.common import averaged, compared, correlated, correlation, too_few, values_of
+from taskvec.lab.experiments.common import (
+    averaged,
+    compared,
+    control_kept,
+    correlated,
+    correlation,
+    line_of,
+    too_few,
+    values_of,
+)
 from taskvec.lab.results import (
     FAILS,
     HOLDS,
@@ -124,7 +133,7 @@ def _measured(bench: Bench, settings: Settings, name: str, controls: list[str]) 
 def _chosen(
     bench: Bench, settings: Settings, family: Weights, grid: str, name: str, controls: Sequence[str], rule: str
 ) -> Choice:
-    kept = f"mean({', '.join(controls)}) >= {settings.keep}*mean({', '.join(f'base.{c}' for c in controls)})"
+    kept = control_kept(controls, settings.keep)
     searched = "largest" if rule == "largest" else "best"
     return bench.choose(family, [name, *controls], grid, f"-{name}", [kept], searched)
 
@@ -207,14 +216,14 @@ def _told(bench: Bench, settings: Settings, targets: Sequence[_Target]) -> Findi
 
 def _sensitivity(targets: Sequence[_Target], marked: float) -> Curves:
     """Mean over targets of the target and the control accuracy, over λ."""
-    lams = [lam for lam, _, _ in targets[0].curves[0]]
-    lines = {}
-    for what, place in (("target", 1), ("control", 2)):
-        estimates = [
-            Estimate.over([mean(t.curves[seed][k][place] for t in targets) for seed in range(len(targets[0].curves))])
-            for k in range(len(lams))
-        ]
-        lines[what] = tuple((lam, e.mean, e.low, e.high) for lam, e in zip(lams, estimates, strict=True))
+    of_seeds = [*zip(*(target.curves for target in targets), strict=True)]  # for each seed, each target's curve
+    lines = {
+        what: line_of([
+            [(of_lam[0][0], mean(point[place] for point in of_lam)) for of_lam in zip(*of_targets, strict=True)]
+            for of_targets in of_seeds
+        ])
+        for what, place in (("target", 1), ("control", 2))
+    }  # fmt: skip
     return Curves(
         "Sensitivity of forgetting to λ, on validation examples",
         "λ in θ0 - λτ",
