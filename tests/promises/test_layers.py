@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import taskvec
+from taskvec.numbers import compiled
 
 ROOT = Path(taskvec.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -234,6 +235,7 @@ def test_a_plan_of_plain_models_imports_no_reader_of_adapters_and_nothing_for_er
 
     save_file({"w": np.ones(3, np.float32)}, tmp_path / "a.safetensors")
     idle = {"taskvec.formats.peft", "taskvec.formats.adapter_config", "hashlib", "difflib", "shutil", "html"}
+    idle |= {"taskvec.numbers.in_numpy", "taskvec.numbers.floats"} if compiled.AVAILABLE else set()
     code = (
         "import sys; from taskvec.cli import taskvec; taskvec(['plan', 'a', 'a=a.safetensors'], standalone_mode=False);"
         f"print(sorted({idle} & set(sys.modules)))"

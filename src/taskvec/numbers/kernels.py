@@ -7,7 +7,7 @@ What they compute is said in operations.py, at `Kernels`.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskvec.numbers import compiled, in_numpy
+from taskvec.numbers import compiled
 from taskvec.numbers.dtypes import BITS
 from taskvec.numbers.operations import PAIR, SUM, Buffer, Input, Kernels, Op
 
@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COMPILED = compiled.AVAILABLE
-_kernels: Kernels = compiled if COMPILED else in_numpy
+
+
+def _implementation() -> Kernels:
+    """The compiled kernels, or those of numpy. Their module is imported only where there are no compiled ones."""
+    if COMPILED:
+        return compiled
+    from taskvec.numbers import in_numpy
+
+    return in_numpy
+
+
+_kernels = _implementation()
 run, lowrank, philox, prune = _kernels.run, _kernels.lowrank, _kernels.philox, _kernels.prune
 
 
